@@ -1,0 +1,26 @@
+"""What a person can get wrong, said in one sentence: what, where, and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in the input or the environment. Shown without a traceback, exit code 2.
+
+    The message is one sentence that names what is wrong, where, and what to do about it.
+    """
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """The valid names nearest to `name`, as the end of a sentence: ``did you mean 'rrhf'?``.
+
+    Lists all names when none is near and there are few of them.
+    """
+    names = sorted(str(candidate) for candidate in valid)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(f"'{candidate}'" for candidate in near) + "?"
+    shown = ", ".join(f"'{candidate}'" for candidate in names[:12])
+    return f"valid names are {shown}" + (", ..." if len(names) > 12 else "") + "."

@@ -1,0 +1,56 @@
+"""The rows that travel between stages. Every row is a plain dict, so it is also a `datasets` row.
+
+prompts -> `Prompt`; sample, score and rank -> `Group`: a prompt with its responses, which gain
+`scores`, then `score` and `rank`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+Split = Literal["train", "validation", "heldout"]
+FinishReason = Literal["stop", "length"]
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Prompt(TypedDict):
+    """A conversation that ends before the response."""
+
+    prompt_id: str
+    """Hash of the messages: equal conversations have equal ids in every data set."""
+    split: Split
+    """Choices are made on validation, figures are reported on heldout."""
+    messages: list[Message]
+
+
+class Response(TypedDict):
+    """One response to a prompt."""
+
+    text: str
+    token_ids: list[int]
+    """As sampled, EOS included when the model wrote it; never re-tokenised by the same tokenizer."""
+    finish_reason: FinishReason
+    """`stop`: ended by EOS; `length`: cut by `sample.max_response_tokens`."""
+    source: str
+    """Who wrote it: `student`, `teacher`, or the name in an imported data set."""
+    scores: NotRequired[dict[str, float]]
+    """One value a scorer, higher is better, each in its scorer's own scale."""
+    score: NotRequired[float]
+    """The value the ranking is made from."""
+    rank: NotRequired[int]
+    """0 is best; tied responses share a rank."""
+
+
+class Group(TypedDict):
+    """A prompt and the responses to it."""
+
+    prompt_id: str
+    split: Split
+    messages: list[Message]
+    responses: list[Response]
