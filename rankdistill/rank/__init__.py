@@ -1,0 +1,44 @@
+"""The rank stage: scores -> order, ties, selection."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rankdistill.config import RankConfig
+from rankdistill.errors import UserError
+from rankdistill.rank.ranking import rank_group, ranks
+from rankdistill.rank.select import select
+from rankdistill.records import Group
+
+__all__ = ["rank_group", "rank_groups", "ranks", "select"]
+
+REASONS = ("score_missing", "single", "all_tied")
+
+
+def check(config: RankConfig) -> None:
+    """Refuse a margin below 0 and a `top_k` below 2."""
+    if config.tie_margin < 0:
+        raise UserError(f"rank.tie_margin is {config.tie_margin}; it must be at least 0.")
+    if config.top_k < 2:
+        raise UserError(f"rank.top_k is {config.top_k}; a ranking needs at least 2 responses.")
+
+
+def rank_groups(
+    groups: Sequence[Group], config: RankConfig, seed: int
+) -> tuple[list[Group], Counter[str]]:
+    """The groups that can be trained on, ranked and cut to `rank.select`, and the counts.
+
+    Raises:
+        UserError: No group is left.
+    """
+    counts: Counter[str] = Counter(groups=len(groups))
+    ranked = [rank_group(group, config.tie_margin, counts) for group in groups]
+    kept = [select(group, config.select.name, config.top_k, seed) for group in ranked if group]
+    if not kept:
+        reasons = ", ".join(f"{counts[reason]} {reason}" for reason in REASONS if counts[reason])
+        raise UserError(
+            f"no group is left to train on: {len(groups)} groups, set aside: {reasons or 'none'}; "
+            "sample more responses (sample.responses_per_prompt) or lower rank.tie_margin."
+        )
+    return kept, counts

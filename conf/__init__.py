@@ -1,0 +1,1 @@
+"""Hydra's `pkg://rankdistill.conf` needs a package here; it holds YAML only."""

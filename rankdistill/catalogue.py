@@ -1,0 +1,57 @@
+"""What the wheel offers by name: recipes, evaluation suites and the options of every group.
+
+Read from the YAML files as text, so that listing them imports neither Hydra nor torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The head of a recipe's file: its first comment line, and the line that begins with `Needs:`."""
+
+    name: str
+    what: str
+    needs: str
+
+
+def _yaml_files(folder: Traversable) -> dict[str, Traversable]:
+    found = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    return {name.removesuffix(".yaml"): found[name] for name in sorted(found)}
+
+
+def recipe_files() -> dict[str, Traversable]:
+    """The shipped recipes by name."""
+    return _yaml_files(files("rankdistill.recipes"))
+
+
+def suite_files() -> dict[str, Traversable]:
+    """The shipped evaluation suites by name."""
+    return _yaml_files(files("rankdistill.eval"))
+
+
+def recipes() -> list[Recipe]:
+    """The shipped recipes, as they describe themselves."""
+    listed = []
+    for name, path in recipe_files().items():
+        comments = [
+            line.removeprefix("#").strip()
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.startswith("#") and "@package" not in line
+        ]
+        needs = next((line for line in comments if line.startswith("Needs:")), "Needs:")
+        listed.append(Recipe(name, comments[0], needs.removeprefix("Needs:").strip()))
+    return listed
+
+
+def groups() -> dict[str, list[str]]:
+    """The options of every group in `conf/`, and the suites."""
+    conf = files("rankdistill.conf")
+    folders = sorted(entry.name for entry in conf.iterdir() if entry.is_dir())
+    options = {name: list(_yaml_files(conf / name)) for name in folders}
+    found = {name: names for name, names in options.items() if names}
+    return {**found, "eval": list(suite_files()), "recipe": list(recipe_files())}

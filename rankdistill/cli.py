@@ -1,0 +1,136 @@
+"""The command line: `python -m rankdistill recipe=rrhf`.
+
+Hydra composes `conf/`, the recipes and the suites; this module offers the latter two as groups,
+names the run folder after the command, and says a person's mistake in one sentence (exit code 2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rankdistill import catalogue
+from rankdistill.errors import UserError
+
+USAGE = """rankdistill - a student writes, a teacher ranks, the student learns the ranking.
+
+usage: python -m rankdistill recipe=NAME [group=OPTION] [key=value] ...
+       python -m rankdistill -m recipe=NAME seed=0,1,2        a sweep: one run a value
+       python -m rankdistill recipe=NAME --cfg job            print every key of the run, run nothing
+
+Flags are Hydra's: -m/--multirun, --cfg job, --info defaults, --config-dir DIR (a folder with your
+own recipes and options), --hydra-help. hydra.verbose=true shows tracebacks.
+Outputs are kept in $RANKDISTILL_HOME (~/.cache/rankdistill); `python -m rankdistill.store` lists them.
+"""
+
+
+def list_recipes() -> str:
+    """The recipes with what they do and need, for a terminal."""
+    lines = ["Recipes:"]
+    for recipe in catalogue.recipes():
+        lines += [f"  {recipe.name}", f"      {recipe.what}", f"      needs {recipe.needs}"]
+    return "\n".join(lines)
+
+
+def list_groups() -> str:
+    """The options of every group, for a terminal."""
+    lines = ["Groups and their options:"]
+    lines += [f"  {group}: {', '.join(names)}" for group, names in catalogue.groups().items()]
+    return "\n".join(lines)
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """A folder name for a command: its recipe, then its other overrides; the same for the same command.
+
+    Characters that a folder name cannot have become `-`; a long name is cut and gets a hash.
+    """
+    parts = sorted(overrides, key=lambda part: (not part.startswith("recipe="), part))
+    name = ",".join(part.removeprefix("recipe=") for part in parts) or "defaults"
+    clean = re.sub(r"[^\w.,=+-]+", "-", name).strip("-.") or "run"
+    if clean == name and len(name) <= 80:
+        return name
+    return f"{clean[:64]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def register() -> None:
+    """Offer schemas, recipes and suites to Hydra, and the resolver that names run folders."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from rankdistill.config import register_schemas
+
+    register_schemas()
+    store = ConfigStore.instance()
+    for name, path in catalogue.recipe_files().items():
+        node = OmegaConf.create(path.read_text(encoding="utf-8"))
+        store.store(group="recipe", name=name, package="_global_", node=node)
+    for name, path in catalogue.suite_files().items():
+        node = OmegaConf.create(path.read_text(encoding="utf-8"))
+        store.store(group="eval", name=name, package=f"eval.{name}", node=node)
+
+    def named(*, _root_: Any) -> str:
+        hydra = _root_.get("hydra") or HydraConfig.get()
+        return run_name(list(hydra.overrides.task))
+
+    OmegaConf.register_new_resolver("run_name", named, replace=True)
+
+
+def _job(failures: list[str]) -> Any:
+    """The function that Hydra calls once a run. A person's mistake is shown here and kept in `failures`."""
+
+    def job(config: Any) -> None:
+        from rankdistill.pipeline import run
+
+        try:
+            run(config)
+        except UserError as error:
+            if config_is_verbose():
+                raise
+            failures.append(str(error))
+            print(f"error: {error}", file=sys.stderr)
+
+    return job
+
+
+def config_is_verbose() -> bool:
+    """Whether `hydra.verbose` asks for tracebacks."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return bool(HydraConfig.get().verbose)
+
+
+def main() -> None:
+    """Entry point of `python -m rankdistill` and of the `rankdistill` script."""
+    arguments = sys.argv[1:]
+    if not arguments:
+        print(f"{USAGE}\n{list_recipes()}")
+        return
+    if {"-h", "--help"} & set(arguments):
+        print(f"{USAGE}\n{list_recipes()}\n\n{list_groups()}")
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing a traceback of its own
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rankdistill.config_errors import explain
+
+    register()
+    failures: list[str] = []
+    entry = hydra.main(
+        config_path="pkg://rankdistill.conf", config_name="config", version_base="1.3"
+    )(_job(failures))
+    try:
+        entry()
+    except (HydraException, OmegaConfBaseException) as error:
+        if "hydra.verbose=true" in arguments:
+            raise
+        print(f"error: {explain(error, arguments)}", file=sys.stderr)
+        sys.exit(2)
+    if failures:
+        sys.exit(2)

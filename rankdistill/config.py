@@ -1,0 +1,202 @@
+"""The schema of every Hydra group: names and types. The values, and what they mean, are in `conf/`.
+
+A key that is not here, or a value of another type, is refused while Hydra composes the
+configuration, inside recipes too. This module imports nothing heavy, so that a mistake is told at once.
+Objectives have no schema here: the frozen dataclass that `_target_` names is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+Layout = Enum("Layout", ["shared", "packed", "padded"])
+Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
+LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced"])
+SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
+Select = Enum("Select", ["all", "best_worst", "best_random", "top_k"])
+Schedule = Enum("Schedule", ["linear", "cosine", "constant", "constant_with_warmup"])
+
+
+@dataclass
+class Fractions:
+    train: float
+    validation: float
+    heldout: float
+
+
+@dataclass
+class Limits:
+    train: int | None
+    validation: int | None
+    heldout: int | None
+
+
+@dataclass
+class PromptsConfig:
+    path: str
+    column: str | None
+    max_prompt_tokens: int
+    splits: Fractions
+    limit: Limits
+
+
+@dataclass
+class TeacherConfig:
+    path: str
+    precision: Precision
+    attn_implementation: str
+    trust_remote_code: bool
+
+
+@dataclass
+class StudentConfig:
+    path: str | None
+    keep_layers: int | None
+    layer_choice: LayerChoice
+    precision: Precision
+    attn_implementation: str
+    trust_remote_code: bool
+
+
+@dataclass
+class NoWarmupConfig:
+    _target_: str
+
+
+@dataclass
+class OptimiserConfig:
+    """What both warm-ups share; see `conf/warmup/`."""
+
+    _target_: str
+    learning_rate: float
+    epochs: float
+    responses_per_step: int
+    max_batch_tokens: int
+    warmup_ratio: float
+    weight_decay: float
+    lr_scheduler_type: Schedule
+    logging_steps: int
+    save_steps: int
+
+
+@dataclass
+class SFTWarmupConfig(OptimiserConfig):
+    pass
+
+
+@dataclass
+class LogitsWarmupConfig(OptimiserConfig):
+    temperature: float
+    alpha: float
+    divergence: str
+
+
+@dataclass
+class VLLMConfig:
+    dtype: str
+    gpu_memory_utilization: float
+    max_num_seqs: int
+    tensor_parallel_size: int
+
+
+@dataclass
+class TransformersConfig:
+    batch_size: int
+
+
+@dataclass
+class SampleConfig:
+    sampler: SamplerName
+    responses_per_prompt: int
+    temperature: float
+    top_p: float
+    top_k: int
+    max_response_tokens: int
+    teacher_response: bool
+    vllm: VLLMConfig
+    transformers: TransformersConfig
+
+
+@dataclass
+class LikelihoodConfig:
+    _target_: str
+    per_token: bool
+    max_batch_tokens: int
+
+
+@dataclass
+class RankConfig:
+    path: str | None
+    tie_margin: float
+    select: Select
+    top_k: int
+
+
+@dataclass
+class TrainConfig:
+    layout: Layout
+    max_batch_tokens: int
+    prompts_per_step: int
+    learning_rate: float | None
+    epochs: float
+    lr_scheduler_type: Schedule
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    logging_steps: int
+    save_steps: int
+
+
+@dataclass
+class QuickConfig:
+    version: int
+    responses_per_prompt: int
+    sharpening_control: bool
+    max_batch_tokens: int
+
+
+@dataclass
+class Config:
+    """A whole run. The groups are typed by their own schema."""
+
+    prompts: Any
+    student: Any
+    teacher: Any
+    warmup: Any
+    sample: Any
+    score: Any
+    rank: Any
+    objective: Any
+    train: Any
+    eval: Any
+    seed: int
+    report_to: list[str]
+
+
+SCHEMAS: dict[str, type] = {
+    "prompts": PromptsConfig,
+    "teacher": TeacherConfig,
+    "student": StudentConfig,
+    "warmup/none": NoWarmupConfig,
+    "warmup/logits": LogitsWarmupConfig,
+    "warmup/sft": SFTWarmupConfig,
+    "sample": SampleConfig,
+    "score/likelihood": LikelihoodConfig,
+    "rank": RankConfig,
+    "train": TrainConfig,
+    "eval/quick": QuickConfig,
+}
+
+
+def register_schemas() -> None:
+    """Offer the schemas to the defaults lists in `conf/` as `/schema/<name>@_here_`."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for path, node in SCHEMAS.items():
+        group, _, name = f"schema/{path}".rpartition("/")
+        store.store(group=group, name=name, node=node)

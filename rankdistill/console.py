@@ -1,0 +1,116 @@
+"""What a person sees while a run goes on: a heading a stage, bars with rate and time left, no noise."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+console = Console(highlight=False)
+
+PLAIN_SECONDS = 15.0
+"""Without a terminal a bar is a line that is printed at most this often."""
+
+
+def quiet() -> None:
+    """Silence the libraries' own bars, warnings and advice; errors still show."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    warnings.filterwarnings("ignore")
+    for name in ("transformers", "datasets", "accelerate", "trl", "torch", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that talks (rank 0)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(message: str) -> None:
+    """One line for the person; rank 0 only."""
+    if is_main_process():
+        console.print(message)
+
+
+def heading(stage: str, what: str) -> None:
+    """The heading of a stage."""
+    say(f"[bold cyan]{stage:<9}[/] {what}")
+
+
+def result(what: str) -> None:
+    """What a stage ended with, below its heading."""
+    say(f"          [dim]{what}[/]")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {task.fields['unit']}/s", style="dim")
+
+
+class Bar:
+    """A progress bar on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, total: float, unit: str, done: float = 0) -> None:
+        self.total, self.unit, self.done = total, unit, done
+        self._from, self._started, self._printed = done, time.monotonic(), time.monotonic()
+        self._live: Progress | None = None
+        if console.is_terminal and is_main_process():
+            columns = (
+                TextColumn("         "), BarColumn(30), MofNCompleteColumn(), _Rate(),
+                TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[note]}"),
+            )  # fmt: skip
+            self._live = Progress(*columns, console=console, transient=True)
+            self._task = self._live.add_task("", total=total, completed=done, unit=unit, note="")
+            self._live.start()
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """`amount` more units are done; `note` is shown beside the bar."""
+        self.done += amount
+        if self._live is not None:
+            self._live.update(self._task, advance=amount, note=note)
+        elif time.monotonic() - self._printed > PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            rate = (self.done - self._from) / (self._printed - self._started)
+            left = (self.total - self.done) / rate if rate else 0.0
+            result(
+                f"{self.done:.0f}/{self.total:.0f} {self.unit}, {rate:.1f}/s, "
+                f"{left:.0f} s left {note}".rstrip()
+            )
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._live is not None:
+            self._live.stop()
+
+
+@contextmanager
+def progress(total: float, unit: str, done: float = 0) -> Iterator[Bar]:
+    """A bar for the time of a `with` block."""
+    bar = Bar(total, unit, done)
+    try:
+        yield bar
+    finally:
+        bar.close()

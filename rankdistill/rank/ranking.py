@@ -1,0 +1,69 @@
+"""Scores become ranks; groups that teach nothing are set aside and counted."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from rankdistill.records import Group, Response
+
+
+def ranks(scores: Sequence[float], tie_margin: float = 0.0) -> list[int]:
+    """Dense ranks of scores, 0 for the best.
+
+    From the best downwards, a score ties with the *first* of the current tie as long as they differ
+    by at most `tie_margin`; so a long chain of close scores does not become one tie.
+
+    Args:
+        scores: Finite values, higher is better.
+        tie_margin: In the scale of the scores, at least 0.
+    """
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    result = [0] * len(scores)
+    rank, leader = -1, math.inf
+    for i in order:
+        if rank < 0 or leader - scores[i] > tie_margin:
+            rank, leader = rank + 1, scores[i]
+        result[i] = rank
+    return result
+
+
+def distinct(responses: Sequence[Response]) -> list[Response]:
+    """The responses without those whose token ids appeared before."""
+    seen: set[tuple[int, ...]] = set()
+    kept = []
+    for response in responses:
+        key = tuple(response["token_ids"])
+        if key not in seen:
+            seen.add(key)
+            kept.append(response)
+    return kept
+
+
+def rank_group(group: Group, tie_margin: float, counts: Counter[str]) -> Group | None:
+    """The group with `rank` in each response, best first; None where it is set aside.
+
+    Counted in `counts`: `duplicates` (responses), and groups by the reason why they were set aside:
+    `score_missing` (NaN or infinite), `single` (fewer than two distinct responses), `all_tied`.
+    """
+    responses = distinct(group["responses"])
+    counts["duplicates"] += len(group["responses"]) - len(responses)
+    scores = [response.get("score", math.nan) for response in responses]
+    if not all(math.isfinite(score) for score in scores):
+        counts["score_missing"] += 1
+        return None
+    if len(responses) < 2:
+        counts["single"] += 1
+        return None
+    ranked = ranks(scores, tie_margin)
+    if max(ranked) == 0:
+        counts["all_tied"] += 1
+        return None
+    counts["ranked"] += 1
+    counts["tied_pairs"] += sum(n * (n - 1) // 2 for n in Counter(ranked).values())
+    counts["pairs"] += len(ranked) * (len(ranked) - 1) // 2
+    with_rank: list[Response] = [
+        {**response, "rank": rank} for response, rank in zip(responses, ranked, strict=True)
+    ]
+    return {**group, "responses": sorted(with_rank, key=lambda response: response["rank"])}

@@ -1,0 +1,33 @@
+"""Which responses of a ranked group are trained on (`rank.select`)."""
+
+from __future__ import annotations
+
+import random
+
+from rankdistill.records import Group, Response
+
+
+def select(group: Group, how: str, top_k: int, seed: int) -> Group:
+    """The group with the chosen responses only, best first; their ranks are kept.
+
+    Args:
+        group: A ranked group, best first, with at least two different ranks.
+        how: `all`; `best_worst`; `best_random`, the best and one strictly worse at random (Zephyr,
+            Tunstall et al. 2023); `top_k`, the best `top_k`, or as many more as bring a second rank.
+        top_k: At least 2.
+        seed: Of the draw, together with the prompt's id: the same whatever else is in the data.
+    """
+    responses = group["responses"]
+    return {**group, "responses": _chosen(responses, how, top_k, f"{seed}/{group['prompt_id']}")}
+
+
+def _chosen(responses: list[Response], how: str, top_k: int, seed: str) -> list[Response]:
+    if how == "best_worst":
+        return [responses[0], responses[-1]]
+    if how == "best_random":
+        worse = [r for r in responses if r.get("rank", 0) > responses[0].get("rank", 0)]
+        return [responses[0], random.Random(seed).choice(worse)]
+    if how == "top_k":
+        second = next(i for i, r in enumerate(responses) if r.get("rank") != responses[0].get("rank"))
+        return responses[: max(top_k, second + 1)]
+    return responses

@@ -1,0 +1,82 @@
+"""The teacher's own log-probability of a response as its score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from rankdistill.errors import UserError
+from rankdistill.forward import TokenGroup, bind, collate, micro_batches, response_logps
+from rankdistill.models import (
+    encode_prompt,
+    encode_response,
+    load_model,
+    load_tokenizer,
+    tokenizers_agree,
+)
+from rankdistill.records import Group, Response
+from rankdistill.score.base import Judge
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """log P(response | prompt) under the teacher, in nats.
+
+    Args:
+        per_token: Divide by the number of response tokens, EOS included.
+        max_batch_tokens: Tokens that go through the teacher at once.
+    """
+
+    per_token: bool
+    max_batch_tokens: int
+
+    name: ClassVar[str] = "likelihood"
+
+    def __post_init__(self) -> None:
+        if self.max_batch_tokens < 1:
+            raise UserError(f"score.max_batch_tokens is {self.max_batch_tokens}; give at least 1.")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"scorer": self.name, "code": 1, "per_token": self.per_token}
+
+    def __call__(self, groups: Sequence[Group], judge: Judge) -> Iterator[list[list[float]]]:
+        """The scores `[group][response]` of one micro-batch after the other."""
+        tokenizer = load_tokenizer(judge.path)
+        same = judge.path == judge.writer or not tokenizers_agree(
+            tokenizer, load_tokenizer(judge.writer)
+        )
+        tokens = [
+            TokenGroup(
+                encode_prompt(tokenizer, group["messages"]),
+                [_response_ids(tokenizer, response, same) for response in group["responses"]],
+            )
+            for group in groups
+        ]
+        model = load_model(
+            judge.path,
+            precision=judge.precision,
+            attn_implementation=judge.attn_implementation,
+            trust_remote_code=judge.trust_remote_code,
+        )
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        bind(model.to(device).eval(), judge.layout)
+        for indices in micro_batches(tokens, self.max_batch_tokens, judge.layout):
+            batch = collate([tokens[i] for i in indices], judge.layout).to(device)
+            with torch.no_grad():
+                output = response_logps(model, batch)
+            values = output.logps / output.lengths if self.per_token else output.logps
+            yield [
+                values[row, : len(tokens[i].responses)].tolist() for row, i in enumerate(indices)
+            ]
+
+
+def _response_ids(tokenizer: Any, response: Response, same_tokenizer: bool) -> list[int]:
+    """The sampled ids as they are, or the text in the teacher's tokens, with EOS only if it ended."""
+    if same_tokenizer:
+        return response["token_ids"]
+    ids = encode_response(tokenizer, response["text"])
+    return ids if response["finish_reason"] == "stop" else ids[:-1]

@@ -1,0 +1,1 @@
+"""YAML only; a package so that the wheel carries it as `rankdistill.recipes`."""
