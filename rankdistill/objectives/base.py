@@ -17,7 +17,7 @@ class Candidates:
     """The candidate responses of B prompts, padded to C a prompt. Their order means nothing."""
 
     logps: Tensor
-    """[B, C] log-probability of the response under the policy: sum over its tokens, EOS included, nats."""
+    """[B, C] log-probability under the policy: sum over response tokens, EOS included, nats."""
     lengths: Tensor
     """[B, C] number of response tokens that were summed."""
     scores: Tensor
@@ -25,7 +25,7 @@ class Candidates:
     mask: Tensor
     """[B, C] bool, False is padding."""
     ranks: Tensor | None = None
-    """[B, C] int, 0 is best, ties share a rank; None: from the scores, where only exact ties tie."""
+    """[B, C] int, 0 is best, ties share a rank; None: from the scores, exact ties only."""
     reference_logps: Tensor | None = None
     """[B, C] the same sums under the frozen reference; None where the objective needs none."""
 
@@ -47,6 +47,9 @@ class Objective(Protocol):
     Implementations are frozen dataclasses that check their ranges in `__post_init__`.
     """
 
-    needs_reference: bool
+    @property
+    def needs_reference(self) -> bool:
+        """Whether `Candidates.reference_logps` is read. A class attribute does as well."""
+        ...
 
     def __call__(self, candidates: Candidates) -> ObjectiveOutput: ...

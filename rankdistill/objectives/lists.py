@@ -1,0 +1,150 @@
+"""Candidates as the objectives compute on them: padding made harmless, pairs, reductions.
+
+Every tensor is at least float32, and every reduction ignores padding, so that an objective is its
+formula and nothing else. Only elementwise operations and sums are used: autocast leaves them in
+float32, where it would run a matrix product in bfloat16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rankdistill.errors import UserError
+from rankdistill.objectives.base import Candidates
+
+Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class RankedLists:
+    """B ranked lists of C candidates. Padding holds logp 0, length 1, score 0 and is in no pair."""
+
+    logps: Tensor
+    """[B, C] nats, float32 or float64; the gradient to padding is exactly 0, whatever it held."""
+    lengths: Tensor
+    """[B, C] tokens as a float, at least 1."""
+    scores: Tensor
+    """[B, C] the scorer's scale."""
+    mask: Tensor
+    """[B, C] bool, False is padding."""
+    better: Tensor
+    """[B, C, C] bool, the strict pairs: `better[b, i, j]`: both real and i better than j."""
+    reference_logps: Tensor | None
+    """[B, C] nats, no gradient."""
+
+    @classmethod
+    def of(cls, candidates: Candidates) -> RankedLists:
+        """Reads `candidates`. The order is that of the ranks if given, else that of the scores."""
+        _check_shapes(candidates)
+        mask = candidates.mask.bool()
+        dtype = torch.promote_types(candidates.logps.dtype, torch.float32)
+        if candidates.ranks is None:
+            first_is_better = candidates.scores[:, :, None] > candidates.scores[:, None, :]
+        else:
+            first_is_better = candidates.ranks[:, :, None] < candidates.ranks[:, None, :]
+        reference = candidates.reference_logps
+        return cls(
+            logps=torch.where(mask, candidates.logps.to(dtype), 0.0),
+            lengths=torch.where(mask, candidates.lengths.to(dtype), 1.0).clamp(min=1.0),
+            # Never narrowed: the small gaps of large scores would be lost.
+            scores=torch.where(
+                mask, candidates.scores.to(torch.promote_types(candidates.scores.dtype, dtype)), 0.0
+            ),
+            mask=mask,
+            better=first_is_better & mask[:, :, None] & mask[:, None, :],
+            reference_logps=(
+                None if reference is None else torch.where(mask, reference.detach().to(dtype), 0.0)
+            ),
+        )
+
+    @property
+    def mean_logps(self) -> Tensor:
+        """[B, C] log-probability a token."""
+        return self.logps / self.lengths
+
+    @property
+    def best(self) -> Tensor:
+        """[B, C] bool: real and no candidate is better. All of a tie; everyone if all are equal."""
+        return self.mask & ~self.better.any(dim=1)
+
+    @property
+    def worst(self) -> Tensor:
+        """[B, C] bool: real and no candidate is worse. All of a tie; everyone if all are equal."""
+        return self.mask & ~self.better.any(dim=2)
+
+    @property
+    def tied(self) -> Tensor:
+        """[B, C, C] bool: both real and neither is better; each real candidate ties with itself."""
+        real = self.mask[:, :, None] & self.mask[:, None, :]
+        return real & ~self.better & ~self.better.transpose(1, 2)
+
+    @property
+    def score_gaps(self) -> Tensor:
+        """[B, C, C] distance of two scores, never negative: which is better is up to `better`."""
+        return differences(self.scores).abs().to(self.logps.dtype)
+
+    def log_ratios(self, objective: object, *, reference_free: bool = False) -> Tensor:
+        """[B, C] policy minus reference logp, nats; against a uniform reference the logp alone.
+
+        Raises:
+            UserError: the candidates bring no `reference_logps`.
+        """
+        if reference_free:
+            return self.logps
+        if self.reference_logps is None:
+            raise UserError(
+                f"{type(objective).__name__} needs `reference_logps`, the responses' "
+                "log-probabilities under the frozen reference, and the candidates bring none: "
+                "compute them before training (RankingTrainer does), or take an objective without "
+                "a reference, such as objective=simpo or objective=rrhf."
+            )
+        return self.logps - self.reference_logps
+
+    def nll_of_best(self, reduction: Reduction) -> Tensor:
+        """[B] negative log-likelihood of the best, a token (`mean`) or in all (`sum`), nats.
+
+        Candidates that tie for the best share it: the average of theirs. 0 where nothing is real.
+        """
+        return average(-(self.mean_logps if reduction == "mean" else self.logps), self.best)
+
+    def pair_sum(self, values: Tensor) -> Tensor:
+        """[B] sum of `values` [B, C, C] over the strict pairs; 0 where there is none."""
+        return torch.where(self.better, values, 0.0).sum(dim=(1, 2))
+
+    def pair_mean(self, values: Tensor) -> Tensor:
+        """[B] mean of `values` [B, C, C] over the strict pairs; 0 where there is none."""
+        return self.pair_sum(values) / self.better.sum(dim=(1, 2)).clamp(min=1)
+
+
+def differences(values: Tensor) -> Tensor:
+    """[B, C] -> [B, C, C]: `values[b, i] - values[b, j]`."""
+    return values[:, :, None] - values[:, None, :]
+
+
+def average(values: Tensor, where: Tensor) -> Tensor:
+    """Mean of `values` over the last axis where `where` is True; 0 where it never is."""
+    return torch.where(where, values, 0.0).sum(dim=-1) / where.sum(dim=-1).clamp(min=1)
+
+
+def logsumexp(values: Tensor, where: Tensor) -> Tensor:
+    """log(sum(exp(values))) over the last axis where `where` is True; 0 where it never is."""
+    some = where.any(dim=-1, keepdim=True)
+    # An all -inf row would make the gradient nan, so such a row is made of zeros.
+    kept = torch.where(some, torch.where(where, values, -torch.inf), 0.0)
+    return torch.where(some[..., 0], torch.logsumexp(kept, dim=-1), 0.0)
+
+
+def _check_shapes(candidates: Candidates) -> None:
+    shape = candidates.logps.shape
+    if len(shape) != 2:
+        raise ValueError(f"candidates.logps is [prompts, candidates], not of shape {tuple(shape)}")
+    for name in ("lengths", "scores", "mask", "ranks", "reference_logps"):
+        tensor = getattr(candidates, name)
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(
+                f"candidates.{name} has shape {tuple(tensor.shape)}, logps {tuple(shape)}"
+            )
