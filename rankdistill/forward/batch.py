@@ -1,0 +1,252 @@
+"""Groups of responses as tensors, in one of three layouts.
+
+- `shared`: one sequence ``[prompt, r1 .. rC]`` a group, groups one after another; the prompt is there once.
+- `packed`: one sequence ``[prompt, r1, prompt, r2, ..]``; nothing is shared and nothing is padded.
+- `padded`: one row a response, ``[prompt, r]`` padded on the right.
+
+Axes: **B** groups (prompts), **C** candidates of a group, **N** all response tokens of the batch. The order
+of the N tokens is group, candidate, position in every layout, so results compare one to one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from rankdistill.errors import UserError, suggest
+from rankdistill.forward.plan import AttentionPlan, Segment
+
+LAYOUTS = ("shared", "packed", "padded")
+PADDING_ID = 0
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """A prompt and the responses to it, as token ids.
+
+    The last prompt token predicts the first token of every response, so neither may be empty.
+    """
+
+    prompt: Sequence[int]
+    responses: Sequence[Sequence[int]]
+    """At least one, each at least one token (EOS included where the model wrote it)."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupBatch:
+    """B groups as tensors; build it with `collate`."""
+
+    groups: tuple[TokenGroup, ...]
+    layout: str
+    input_ids: Tensor
+    """[1, L] for `shared` and `packed`, [rows, T] for `padded`."""
+    position_ids: Tensor
+    """The shape of `input_ids`; every response continues the positions of its prompt."""
+    predictors: Tensor
+    """[N] row of the flattened `input_ids` whose hidden state predicts the response token."""
+    targets: Tensor
+    """[N] the response tokens."""
+    candidate: Tensor
+    """[N] whose token it is: ``group * C + candidate``."""
+    lengths: Tensor
+    """[B, C] response tokens; 0 is padding (a group with fewer than C responses)."""
+    attention_mask: Tensor | None = None
+    """[rows, T] True is real, `padded` only."""
+    plan: AttentionPlan | None = field(default=None, repr=False)
+    """Which token sees which, `shared` and `packed` only."""
+
+    @property
+    def B(self) -> int:  # noqa: N802 (the axis is called B)
+        """Groups in the batch."""
+        return self.lengths.shape[0]
+
+    @property
+    def C(self) -> int:  # noqa: N802 (the axis is called C)
+        """The largest number of candidates of a group."""
+        return self.lengths.shape[1]
+
+    @property
+    def mask(self) -> Tensor:
+        """[B, C] bool, True is a real candidate."""
+        return self.lengths > 0
+
+    def to(self, device: torch.device | str) -> GroupBatch:
+        """The batch with its tensors on `device`."""
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        if all(v.device == torch.device(device) for v in tensors.values()):
+            return self
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
+
+    def in_layout(self, layout: str) -> GroupBatch:
+        """The same groups in another layout, on the same device."""
+        if layout == self.layout:
+            return self
+        return collate(self.groups, layout).to(self.input_ids.device)
+
+
+def collate(groups: Sequence[TokenGroup], layout: str = "shared") -> GroupBatch:
+    """Lays groups out as tensors on the CPU.
+
+    Raises:
+        UserError: an unknown layout, no group, or a group with an empty prompt, no response or an
+            empty response.
+    """
+    check_layout(layout)
+    if not groups:
+        raise UserError("A batch needs at least one group of a prompt and its responses.")
+    for index, group in enumerate(groups):
+        _check_group(group, index)
+    lay_out = {"shared": _shared, "packed": _packed, "padded": _padded}[layout]
+    most = max(len(group.responses) for group in groups)
+    lengths = [[len(response) for response in group.responses] for group in groups]
+    candidate = [
+        index * most + position
+        for index, of_group in enumerate(lengths)
+        for position, length in enumerate(of_group)
+        for _ in range(length)
+    ]
+    return GroupBatch(
+        groups=tuple(groups),
+        layout=layout,
+        targets=torch.tensor([token for group in groups for r in group.responses for token in r]),
+        candidate=torch.tensor(candidate),
+        lengths=torch.tensor([row + [0] * (most - len(row)) for row in lengths]),
+        **lay_out(groups),
+    )
+
+
+def sum_by_candidate(values: Tensor, batch: GroupBatch) -> Tensor:
+    """[N] -> [B, C]: the sum over each response's tokens, at least float32, 0 where there is no candidate."""
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    sums = values.new_zeros(batch.B * batch.C).index_add(0, batch.candidate, values)
+    return sums.view(batch.B, batch.C)
+
+
+def token_count(group: TokenGroup, layout: str) -> int:
+    """What a group costs against `max_batch_tokens`: the tokens the model computes for it.
+
+    For `padded` that is the area of its own rows; `micro_batches` adds what padding to longer groups costs.
+    """
+    check_layout(layout)
+    prompt, lengths = len(group.prompt), [len(response) for response in group.responses]
+    if layout == "shared":
+        return prompt + sum(lengths)
+    if layout == "packed":
+        return prompt * len(lengths) + sum(lengths)
+    return (prompt + max(lengths)) * len(lengths)
+
+
+def micro_batches(
+    groups: Sequence[TokenGroup], max_batch_tokens: int, layout: str
+) -> list[list[int]]:
+    """Splits groups into consecutive batches of at most `max_batch_tokens` tokens each, as indices.
+
+    A group that is above the budget by itself gets a batch of its own.
+    """
+    check_layout(layout)
+    batches: list[list[int]] = []
+    rows = width = tokens = 0
+    for index, group in enumerate(groups):
+        longest = len(group.prompt) + max(len(response) for response in group.responses)
+        rows, width = rows + len(group.responses), max(width, longest)
+        tokens = rows * width if layout == "padded" else tokens + token_count(group, layout)
+        if not batches or tokens > max_batch_tokens:
+            batches.append([])
+            rows, width, tokens = len(group.responses), longest, token_count(group, layout)
+        batches[-1].append(index)
+    return batches
+
+
+def check_layout(layout: str) -> None:
+    """Raises UserError where there is no such layout."""
+    if layout not in LAYOUTS:
+        raise UserError(f"There is no layout '{layout}'; {suggest(layout, LAYOUTS)}")
+
+
+def _check_group(group: TokenGroup, index: int) -> None:
+    if len(group.prompt) == 0:
+        raise UserError(
+            f"The prompt of group {index} of the batch has no token, so nothing predicts the first"
+            " response token; drop the row or add a BOS token."
+        )
+    if len(group.responses) == 0:
+        raise UserError(f"Group {index} of the batch has no response; drop the row.")
+    for position, response in enumerate(group.responses):
+        if len(response) == 0:
+            raise UserError(
+                f"Response {position} of group {index} of the batch has no token; drop it or give"
+                " it its EOS token."
+            )
+
+
+def _shared(groups: Sequence[TokenGroup]) -> dict:
+    """Tensors of the layout `shared`."""
+    ids: list[int] = []
+    positions: list[int] = []
+    predictors: list[int] = []
+    segments: list[Segment] = []
+    for group in groups:
+        prompt = len(group.prompt)
+        last_of_prompt = len(ids) + prompt - 1
+        segments.append(Segment(len(ids), prompt, tuple(len(r) for r in group.responses)))
+        ids += group.prompt
+        positions += range(prompt)
+        for response in group.responses:
+            predictors += [last_of_prompt, *range(len(ids), len(ids) + len(response) - 1)]
+            ids += response
+            positions += range(prompt, prompt + len(response))
+    return _sequence(ids, positions, predictors, segments)
+
+
+def _packed(groups: Sequence[TokenGroup]) -> dict:
+    """Tensors of the layout `packed`."""
+    ids: list[int] = []
+    positions: list[int] = []
+    predictors: list[int] = []
+    segments: list[Segment] = []
+    for prompt, response in _pairs(groups):
+        length = len(prompt) + len(response)
+        segments.append(Segment(len(ids), length, ()))
+        predictors += range(len(ids) + len(prompt) - 1, len(ids) + length - 1)
+        positions += range(length)
+        ids += [*prompt, *response]
+    return _sequence(ids, positions, predictors, segments)
+
+
+def _sequence(
+    ids: list[int], positions: list[int], predictors: list[int], segments: list[Segment]
+) -> dict:
+    return dict(
+        input_ids=torch.tensor([ids]),
+        position_ids=torch.tensor([positions]),
+        predictors=torch.tensor(predictors),
+        plan=AttentionPlan(tuple(segments)),
+    )
+
+
+def _padded(groups: Sequence[TokenGroup]) -> dict:
+    """Tensors of the layout `padded`."""
+    rows = [[*prompt, *response] for prompt, response in _pairs(groups)]
+    width = max(len(row) for row in rows)
+    starts = [len(prompt) - 1 for prompt, _ in _pairs(groups)]
+    predictors = itertools.chain.from_iterable(
+        range(index * width + start, index * width + len(row) - 1)
+        for index, (start, row) in enumerate(zip(starts, rows, strict=True))
+    )
+    lengths = torch.tensor([len(row) for row in rows])
+    return dict(
+        input_ids=torch.tensor([row + [PADDING_ID] * (width - len(row)) for row in rows]),
+        position_ids=torch.arange(width).expand(len(rows), width).contiguous(),
+        predictors=torch.tensor(list(predictors)),
+        attention_mask=torch.arange(width) < lengths[:, None],
+    )
+
+
+def _pairs(groups: Sequence[TokenGroup]) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    for group in groups:
+        for response in group.responses:
+            yield group.prompt, response

@@ -1,0 +1,224 @@
+"""From hidden states to log-probabilities of the response tokens, in chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from rankdistill.forward.batch import GroupBatch
+
+
+class LMHead:
+    """The model's own way from hidden states to logits: bias, soft-cap and logit scale included."""
+
+    def __init__(self, model: Any, linear: bool) -> None:
+        """`linear`: the model's forward does nothing after its output layer (see `only_linear`)."""
+        self._model = model
+        self._linear = linear
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """[N, D] -> [N, V] logits, at least float32."""
+        logits = own_logits(self._model, hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @property
+    def layer(self) -> nn.Module:
+        """The output layer."""
+        return self._model.get_output_embeddings()
+
+    @property
+    def linear(self) -> bool:
+        """Whether logits are ``hidden @ weight.T + bias`` and nothing else.
+
+        Asked at every call: an adapter may have wrapped the layer since the model was bound.
+        """
+        return self._linear and type(self.layer) is nn.Linear
+
+
+class _Backbone:
+    """Hidden states that are already there, in the place of the backbone that would compute them."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden[None]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Backbone:
+        return self
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+class _WithoutBackbone:
+    """A model whose backbone returns given hidden states; everything else is the model's."""
+
+    def __init__(self, model: Any, hidden: Tensor) -> None:
+        self._model = model
+        setattr(self, model.base_model_prefix, _Backbone(hidden))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def own_logits(model: Any, hidden: Tensor) -> Tensor:
+    """[N, D] -> [N, V]: the logits that the model's own forward makes of hidden states.
+
+    The code after the backbone differs between architectures (soft-caps, scales); running it, rather
+    than listing it, is right for all of them.
+    """
+    return type(model).forward(_WithoutBackbone(model, hidden), return_dict=True).logits[0]
+
+
+@torch.no_grad()
+def only_linear(model: Any) -> bool:
+    """Whether the model's forward does nothing after its linear output layer: tried on two rows."""
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear or layer.weight.is_meta:
+        return False
+    rows = torch.linspace(-3, 3, 2 * layer.in_features).view(2, -1).to(layer.weight)
+    return torch.equal(own_logits(model, rows), layer(rows))
+
+
+class Head(Protocol):
+    """What a bound model computes from the hidden states that predict response tokens."""
+
+    def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Any:
+        """Runs inside the model's forward.
+
+        Args:
+            hidden: [N, D], one row a response token, in the order of `batch.targets`.
+            lm_head: [N, D] -> logits [N, V].
+            batch: `targets` [N], `candidate` [N] and the rest.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TokenLogps:
+    """Log-probabilities of the response tokens: [N], nats, at least float32."""
+
+    temperature: float = 1.0
+    """Logits are divided by it; > 0. The sampling temperature gives the probabilities of the sampler."""
+    chunk_rows: int = 256
+    """Rows whose logits are computed at once."""
+    logits_budget: int = 2**29
+    """Bytes of logits that are kept for the backward pass; above it they are computed again there."""
+
+    def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Tensor:
+        if not lm_head.linear:
+            return self._any_head(hidden, lm_head, batch.targets)
+        layer: Any = lm_head.layer
+        size = torch.finfo(_accumulate(layer.weight.dtype)).bits // 8
+        keep = torch.is_grad_enabled() and (
+            hidden.shape[0] * layer.out_features * size <= self.logits_budget
+        )
+        return _LinearLogps.apply(
+            hidden, layer.weight, layer.bias, batch.targets, self.temperature, self.chunk_rows, keep
+        )
+
+    def _any_head(self, hidden: Tensor, lm_head: LMHead, targets: Tensor) -> Tensor:
+        """Chunks whose logits are computed again in the backward pass, whatever the head does."""
+
+        def logps(rows: Tensor, wanted: Tensor) -> Tensor:
+            logits = lm_head(rows) / self.temperature
+            return logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(-1)
+
+        chunks = zip(hidden.split(self.chunk_rows), targets.split(self.chunk_rows), strict=True)
+        if not torch.is_grad_enabled():
+            return torch.cat([logps(rows, wanted) for rows, wanted in chunks])
+        return torch.cat(
+            [checkpoint(logps, rows, wanted, use_reentrant=False) for rows, wanted in chunks]  # type: ignore[misc]
+        )
+
+
+class _LinearLogps(torch.autograd.Function):
+    """``log_softmax((h W^T + b) / T)[targets]`` without ever holding a gradient beside the logits.
+
+    The chunk of logits is kept in at least float32 and turned in place into its own gradient
+    ``g (onehot - softmax) / T``; a frozen weight skips its matrix product.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, temperature, chunk_rows, keep):
+        compute = _compute_dtype(hidden, weight)
+        ctx.settings = (temperature, chunk_rows, compute)
+        total = hidden.new_empty(hidden.shape[0], dtype=_accumulate(compute))
+        logps = torch.empty_like(total)
+        ctx.kept = []
+        with torch.autocast(hidden.device.type, enabled=False):
+            w = weight.to(compute)
+            for rows in _chunks(hidden.shape[0], chunk_rows):
+                logits = _logits(hidden[rows].to(compute), w, bias, temperature)
+                total[rows] = logits.logsumexp(-1)
+                logps[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - total[rows]
+                if keep:
+                    ctx.kept.append(logits)
+                del logits
+        ctx.save_for_backward(hidden, weight, bias, targets, total)
+        return logps
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        hidden, weight, bias, targets, total = ctx.saved_tensors
+        temperature, chunk_rows, compute = ctx.settings
+        for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
+        grad_hidden = torch.empty_like(hidden) if for_hidden else None
+        grad_weight = torch.zeros_like(weight) if for_weight else None
+        grad_bias = torch.zeros_like(bias) if for_bias else None
+        kept, ctx.kept = ctx.kept, []  # used up: a second backward computes them again
+        kept.reverse()
+        w = weight.to(compute)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for rows in _chunks(hidden.shape[0], chunk_rows):
+                h = hidden[rows].to(compute)
+                z = kept.pop() if kept else _logits(h, w, bias, temperature)
+                g = grad[rows, None] / temperature
+                z.sub_(total[rows, None]).exp_().mul_(-g)
+                z.scatter_add_(1, targets[rows, None], g)
+                if grad_bias is not None:
+                    grad_bias += z.sum(0).to(grad_bias.dtype)
+                z = z.to(compute)
+                if grad_hidden is not None:
+                    grad_hidden[rows] = (z @ w).to(hidden.dtype)
+                if grad_weight is not None:
+                    _add_product(grad_weight, z, h)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    logits = (hidden @ weight.t()).to(_accumulate(hidden.dtype))
+    if bias is not None:
+        logits += bias
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+    """``total += gradient^T hidden``."""
+    if total.dtype == gradient.dtype:
+        total.addmm_(gradient.t(), hidden)
+    else:
+        total += gradient.t() @ hidden
+
+
+def _chunks(rows: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _accumulate(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _compute_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """What the matrix products run in: autocast's type where it is on, else the weight's."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
