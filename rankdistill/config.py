@@ -79,6 +79,8 @@ class OptimiserConfig:
     warmup_ratio: float
     weight_decay: float
     lr_scheduler_type: Schedule
+    max_grad_norm: float
+    gradient_checkpointing: bool
     logging_steps: int
     save_steps: int
 

@@ -1,0 +1,86 @@
+"""The student stage: a student made from a larger model by dropping layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import AutoConfig
+
+from rankdistill.config import LayerChoice
+from rankdistill.errors import UserError
+from rankdistill.models import (
+    encode_prompt,
+    evenly_spaced_layers,
+    influential_layers,
+    keep_layers,
+    layer_influence,
+    load_model,
+    load_tokenizer,
+    save_model,
+)
+from rankdistill.records import Prompt
+from rankdistill.run import Model, Run, model_of
+from rankdistill.store import Output, Partial
+
+INFLUENCE_PROMPTS = 64
+"""Prompts of the train split that the layers' influence is measured on."""
+
+
+def check_student(run: Run) -> None:
+    """Refuse, before anything runs, more layers than there are."""
+    keep = run.settings.student.keep_layers
+    if keep is None:
+        return
+    config = AutoConfig.from_pretrained(
+        run.start.path, trust_remote_code=run.settings.student.trust_remote_code
+    )
+    layers = config.get_text_config().num_hidden_layers
+    if not 1 <= keep <= layers:
+        raise UserError(
+            f"student.keep_layers is {keep}, but {run.settings.student.path or run.settings.teacher.path} "
+            f"has {layers} layers; give 1 to {layers}."
+        )
+
+
+def student(run: Run, prompts: Output) -> Model:
+    """The student before any training: as it was given, or with `student.keep_layers` layers."""
+    settings = run.settings.student
+    keep = settings.keep_layers
+    if keep is None:
+        return run.start
+    by_influence = settings.layer_choice is LayerChoice.influence
+    identity = {
+        "code": 1,
+        "model": run.start.identity,
+        "keep_layers": keep,
+        "layer_choice": settings.layer_choice.name,
+        "prompts": prompts.key if by_influence else None,
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        model = load_model(
+            run.start.path,
+            precision=settings.precision.name,
+            attn_implementation=settings.attn_implementation,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        tokenizer = load_tokenizer(run.start.path)
+        layers = model.config.get_text_config().num_hidden_layers
+        record: dict[str, Any] = {"layers_before": layers, "layers": keep}
+        if by_influence:
+            record["influence"] = layer_influence(model, _train_ids(prompts.rows(), tokenizer))
+            record["kept"] = influential_layers(record["influence"], keep)
+        else:
+            record["kept"] = evenly_spaced_layers(layers, keep)
+        smaller = keep_layers(model, record["kept"])
+        save_model(smaller, tokenizer, partial.path / "model")
+        return {**record, "parameters": sum(p.numel() for p in smaller.parameters())}
+
+    what = f"{keep} layers of {run.settings.student.path or run.settings.teacher.path}"
+    return model_of(run.stage("student", f"{what}, chosen by {settings.layer_choice.name}", identity, make))
+
+
+def _train_ids(rows: Sequence[Any], tokenizer: Any) -> list[list[int]]:
+    train: list[Prompt] = [row for row in rows if row["split"] == "train"]
+    return [encode_prompt(tokenizer, row["messages"]) for row in train[:INFLUENCE_PROMPTS]]

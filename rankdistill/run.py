@@ -1,0 +1,117 @@
+"""What the stages of one run share: settings, store, sampler, and the record of what was done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rankdistill import models
+from rankdistill.console import heading, result
+from rankdistill.sample import Sampler, open_sampler, resolve_sampler
+from rankdistill.settings import Settings
+from rankdistill.store import Output, Partial, Store
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model between stages."""
+
+    path: str
+    """What `from_pretrained` takes."""
+    identity: Mapping[str, Any]
+    """What determines its content; goes into the keys of what is made from it."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What the report tells of a stage."""
+
+    stage: str
+    what: str
+    key: str
+    seconds: float
+    reused: bool
+    counts: Mapping[str, Any]
+
+
+@dataclass
+class Run:
+    """One run over one store."""
+
+    settings: Settings
+    store: Store
+    folder: Path
+    records: list[StageRecord] = field(default_factory=list)
+    _sampler: Sampler | None = None
+
+    def __post_init__(self) -> None:
+        teacher, student = self.settings.teacher, self.settings.student
+        self.sampler_name = resolve_sampler(self.settings.sample.sampler.name)
+        self.teacher = _located(teacher.path, teacher.precision.name)
+        self.start = _located(student.path or teacher.path, student.precision.name)
+
+    def stage(
+        self,
+        stage: str,
+        what: str,
+        identity: Mapping[str, Any],
+        make: Callable[[Partial], Mapping[str, Any] | None],
+        *,
+        every_rank: bool = False,
+    ) -> Output:
+        """The output of a stage, from the store where it is complete, else made now.
+
+        Args:
+            stage: The stage's name.
+            what: For the person: what is done to what.
+            identity: What determines the content, and nothing else.
+            make: Writes the output into the partial's folder; returns counts for the manifest.
+            every_rank: All processes of a distributed run work on it together.
+        """
+        heading(stage, what)
+        built = False
+
+        def build(partial: Partial) -> Mapping[str, Any] | None:
+            nonlocal built
+            built = True
+            return make(partial)
+
+        started = time.monotonic()
+        output = self.store.output(stage, identity, build, every_rank=every_rank)
+        seconds = time.monotonic() - started
+        counts = {k: v for k, v in output.manifest["counts"].items() if isinstance(v, int | float)}
+        record = StageRecord(stage, what, output.key, seconds, not built, counts)
+        self.records.append(record)
+        shown = ", ".join(f"{_short(v)} {k.replace('_', ' ')}" for k, v in counts.items() if v)
+        took = f"{seconds:.0f} s" if built else "reused"
+        result(f"{took}, {output.key}" + (f": {shown}" if shown else ""))
+        return output
+
+    def sampler(self) -> Sampler:
+        """The sampler, started when it is first needed; it serves consecutive stages."""
+        if self._sampler is None:
+            options = asdict(getattr(self.settings.sample, self.sampler_name))
+            self._sampler = open_sampler(self.sampler_name, **options)
+        return self._sampler
+
+    def close_sampler(self) -> None:
+        """Free the sampler's memory before a training stage."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+
+
+def model_of(output: Output) -> Model:
+    """The model that a stage's output holds."""
+    return Model(str(output.path / "model"), {"output": output.key})
+
+
+def _located(path: str, precision: str) -> Model:
+    return Model(models.locate(path), {**models.identity(path), "precision": precision})
+
+
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,134 @@
+"""The composed configuration as typed objects, checked before anything is computed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from rankdistill.config import (
+    PromptsConfig,
+    QuickConfig,
+    RankConfig,
+    SampleConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+from rankdistill.errors import UserError, suggest
+from rankdistill.objectives.base import Objective
+from rankdistill.score.base import Scorer
+from rankdistill.warmup.base import Warmup
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run. Groups that are plug-ins are built; `options` has their keys, for hashing."""
+
+    prompts: PromptsConfig
+    teacher: TeacherConfig
+    student: StudentConfig
+    sample: SampleConfig
+    rank: RankConfig
+    train: TrainConfig
+    quick: QuickConfig
+    warmup: Warmup
+    scorer: Scorer
+    objective: Objective
+    options: dict[str, dict[str, Any]]
+    seed: int
+    report_to: list[str]
+
+
+def build(config: DictConfig) -> Settings:
+    """Typed settings of a composed configuration.
+
+    Raises:
+        UserError: A plug-in refuses an argument, or a value is out of its range.
+    """
+    unknown = set(config) - set(Settings.__dataclass_fields__) - {"score", "eval"}
+    if unknown:
+        name = sorted(map(str, unknown))[0]
+        raise UserError(f"there is no key '{name}': {suggest(name, map(str, config))}")
+    options = {
+        group: OmegaConf.to_container(config[group], resolve=True, enum_to_str=True)
+        for group in ("warmup", "score", "objective", "train")
+    }
+    typed = {
+        group: OmegaConf.to_object(config[group])
+        for group in ("prompts", "teacher", "student", "sample", "rank", "train")
+    }
+    settings = Settings(
+        **typed,  # type: ignore[arg-type]
+        quick=OmegaConf.to_object(config.eval.quick),  # type: ignore[arg-type]
+        warmup=_plug_in("warmup", options["warmup"]),
+        scorer=_plug_in("score", options["score"]),
+        objective=_plug_in("objective", options["objective"]),
+        options=options,  # type: ignore[arg-type]
+        seed=config.seed,
+        report_to=list(config.report_to),
+    )
+    _check(settings)
+    return settings
+
+
+def _plug_in(group: str, options: Any) -> Any:
+    """What `_target_` names, with the other keys as its arguments."""
+    target = options.get("_target_")
+    if not target:
+        raise UserError(f"the option of '{group}' has no `_target_`: name the class that implements it.")
+    try:
+        return instantiate(options)
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        raise UserError(_refused(group, target, options, str(error))) from error
+
+
+def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str:
+    unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
+    if unexpected:
+        from hydra.utils import get_class
+
+        valid = get_class(target).__dataclass_fields__
+        return f"'{group}' ({target}) has no key '{unexpected[1]}': {suggest(unexpected[1], valid)}"
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return f"'{group}' could not be built from `_target_: {target}`: {first}"
+
+
+def _check(settings: Settings) -> None:
+    sample, train = settings.sample, settings.train
+    _at_least("sample.max_response_tokens", sample.max_response_tokens, 1)
+    _at_least("train.prompts_per_step", train.prompts_per_step, 1)
+    _at_least("train.max_batch_tokens", train.max_batch_tokens, 1)
+    _at_least("eval.quick.responses_per_prompt", settings.quick.responses_per_prompt, 1)
+    _at_least("prompts.max_prompt_tokens", settings.prompts.max_prompt_tokens, 1)
+    _at_least("rank.top_k", settings.rank.top_k, 2)
+    _at_least("rank.tie_margin", settings.rank.tie_margin, 0)
+    _at_least("train.epochs", train.epochs, 0)
+    if train.learning_rate is not None:
+        _at_least("train.learning_rate", train.learning_rate, 0)
+    if settings.rank.path is None and sample.responses_per_prompt < 2:
+        raise UserError(
+            f"sample.responses_per_prompt is {sample.responses_per_prompt}; a ranking needs at least 2 "
+            "responses of the student to each prompt."
+        )
+    if sample.temperature <= 0:
+        raise UserError(
+            f"sample.temperature is {sample.temperature}; it must be above 0, or all responses to a "
+            "prompt are the same."
+        )
+    if not 0 < sample.top_p <= 1:
+        raise UserError(f"sample.top_p is {sample.top_p}; it must be above 0 and at most 1.")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if value < least:
+        raise UserError(f"{key} is {value}; it must be at least {least}.")
