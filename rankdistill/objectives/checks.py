@@ -24,6 +24,20 @@ def check_not_negative(objective: object, *arguments: str) -> None:
             _refuse(objective, argument, "a number, 0 or above", value)
 
 
+def check_number(objective: object, argument: str) -> None:
+    """Raises UserError unless the argument is a finite number."""
+    value = getattr(objective, argument)
+    if not _is_number(value):
+        _refuse(objective, argument, "a finite number", value)
+
+
+def check_count(objective: object, argument: str) -> None:
+    """Raises UserError unless the argument is a whole number, 1 or above."""
+    value = getattr(objective, argument)
+    if not (_is_number(value) and value == int(value) and value >= 1):
+        _refuse(objective, argument, "a whole number, 1 or above", value)
+
+
 def check_label_smoothing(objective: object) -> None:
     """Raises UserError unless `label_smoothing` is in [0, 0.5): at 0.5 a label says nothing."""
     value = getattr(objective, "label_smoothing")  # noqa: B009  (any objective that has it)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.base import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import (
@@ -68,7 +68,7 @@ class DPO:
         margins = differences(rewards)
         flipped = self.label_smoothing
         rank_loss = lists.pair_mean(
-            (1 - flipped) * softplus(-margins) + flipped * softplus(margins)
+            -(1 - flipped) * logsigmoid(margins) - flipped * logsigmoid(-margins)
         )
         sft_loss = lists.nll_of_best("mean")
         return ObjectiveOutput(

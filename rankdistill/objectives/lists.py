@@ -119,6 +119,23 @@ class RankedLists:
         """[B] mean of `values` [B, C, C] over the strict pairs; 0 where there is none."""
         return self.pair_sum(values) / self.better.sum(dim=(1, 2)).clamp(min=1)
 
+    def position_losses(self, own: Tensor, others: Tensor) -> Tensor:
+        """[B, C] of each position, -log of the softmax of a candidate against all strictly worse
+        ones.
+
+        Args:
+            own: [B, C] the logit of candidate k in its own softmax.
+            others: [B, C, C] `others[b, k, i]`, the logit of i in the softmax of k; read where k is
+                better than i.
+
+        0, without gradient, for a candidate that has none worse: the last one and padding. Tied
+        candidates never enter each other's softmax.
+        """
+        has_worse = self.better.any(dim=2)
+        compared = torch.cat([has_worse[:, :, None], self.better], dim=2)
+        logits = torch.cat([own[:, :, None], others.expand_as(self.better)], dim=2)
+        return logsumexp(logits, compared) - torch.where(has_worse, own, 0.0)
+
 
 def differences(values: Tensor) -> Tensor:
     """[B, C] -> [B, C, C]: `values[b, i] - values[b, j]`."""

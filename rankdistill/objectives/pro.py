@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rankdistill.objectives.base import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative
-from rankdistill.objectives.lists import RankedLists, logsumexp
+from rankdistill.objectives.lists import RankedLists
 from rankdistill.objectives.watch import watch
 
 
@@ -65,12 +65,7 @@ class PRO:
 
     def _rank_loss(self, lists: RankedLists) -> Tensor:
         """[B] the sum over positions."""
-        ones = torch.ones_like(lists.score_gaps)
-        gaps = torch.where(lists.better, lists.score_gaps if self.reward_temperature else ones, 0.0)
-        own = lists.mean_logps * gaps.amax(dim=2)
-        worse = lists.mean_logps[:, None, :] * gaps
-        has_worse = lists.better.any(dim=2)
-        terms = torch.cat([own[:, :, None], worse], dim=2)
-        compared = torch.cat([has_worse[:, :, None], lists.better], dim=2)
-        # Where nothing is worse, no gap is set: own is 0 there, and so is the logsumexp.
-        return (logsumexp(terms, compared) - own).sum(dim=1)
+        gaps = lists.score_gaps if self.reward_temperature else torch.ones_like(lists.score_gaps)
+        largest = torch.where(lists.better, gaps, 0.0).amax(dim=2)
+        values = lists.mean_logps
+        return lists.position_losses(values * largest, values[:, None, :] * gaps).sum(dim=1)
