@@ -22,7 +22,7 @@ class Warmup(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the warmed-up weights depend on besides the models, the rows and the seed; hashed."""
+        """What the weights depend on besides the models, the rows and the seed; hashed."""
         ...
 
     def __call__(
@@ -50,8 +50,8 @@ class Warmup(Protocol):
             out: Folder to create.
             seed: Of the data order.
             report_to: Trackers, as in transformers.
-            precision: Of the student's forward and backward; bfloat16 and float16 keep float32 master
-                weights (mixed precision).
+            precision: Of the student's forward and backward; bfloat16 and float16 keep float32
+                master weights (mixed precision).
             checkpoints: Folder of checkpoints; a killed warm-up continues from the last one.
             teacher_precision: Of the teacher's weights.
             attn_implementation: Of both models.

@@ -1,0 +1,191 @@
+"""The distillation loss from hidden states, with neither model's [N, V] logits ever whole.
+
+Axes: **N** response tokens of a micro-batch, **D** hidden size, **V** vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy
+
+from rankdistill.forward import GroupBatch, LMHead
+from rankdistill.warmup.divergences import DIVERGENCES, shared_vocabulary
+
+BLOCK_VALUES = 2**21
+"""Logits that the loss is worked out for at once: its temporaries are a few times their size."""
+
+BlockDivergence = Callable[[Tensor, slice], Tensor]
+
+
+class Target(Protocol):
+    """What the student is held against at the N response tokens of a micro-batch."""
+
+    def open(self, rows: slice) -> BlockDivergence:
+        """The divergences of a chunk of rows.
+
+        Returns:
+            ``(student_logits [n, V], which rows of the chunk) -> [n]``, times T^2, differentiable
+            in the student's logits.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TeacherRows:
+    """A teacher whose logits are made of its hidden states, a chunk at a time."""
+
+    hidden: Tensor
+    """[N, D of the teacher]"""
+    lm_head: Callable[[Tensor], Tensor]
+    """[n, D] -> [n, V of the teacher], at least float32."""
+    divergence: str
+    temperature: float
+
+    def open(self, rows: slice) -> BlockDivergence:
+        with torch.no_grad():
+            teacher_logits = self.lm_head(self.hidden[rows])
+
+        def divergence(student_logits: Tensor, block: slice) -> Tensor:
+            pair = shared_vocabulary(student_logits, teacher_logits[block])
+            return DIVERGENCES[self.divergence](*pair, self.temperature)
+
+        return divergence
+
+
+def hidden_rows(
+    hidden: Tensor, lm_head: LMHead, batch: GroupBatch
+) -> tuple[Tensor, LMHead]:  # a Head
+    """The head by which a teacher's forward returns its hidden rows [N, D] and its output layer."""
+    return hidden, lm_head
+
+
+class DistillationSums(NamedTuple):
+    """Sums over the N response tokens of a micro-batch."""
+
+    loss: Tensor
+    """[] ``alpha * divergence + (1 - alpha) * cross_entropy``, nats; has the gradient."""
+    divergence: Tensor
+    """[] times T^2, nats."""
+    cross_entropy: Tensor
+    """[] -log q(response token) at temperature 1, over the student's whole vocabulary, nats."""
+
+
+@dataclass(frozen=True)
+class DistillationHead:
+    """``alpha * T^2 D(teacher, student) + (1 - alpha) * CE(response)``, summed over response
+    tokens.
+
+    A `Head` of the grouped forward: it runs inside the student's own forward. Gradients are worked
+    out in the forward pass, chunk by chunk, in the place of the student's logits; the backward pass
+    scales them. So the result can be differentiated once.
+
+    Args:
+        target: The teacher's side of the same rows.
+        alpha: Weight of the divergence, in [0, 1].
+        chunk_rows: Rows whose logits are computed at once.
+    """
+
+    target: Target
+    alpha: float
+    chunk_rows: int = 256
+
+    def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> DistillationSums:
+        parameters = [p for p in lm_head.layer.parameters() if p.requires_grad]
+        wanted = torch.is_grad_enabled()
+        return DistillationSums(
+            *_Chunked.apply(self, lm_head, wanted, batch.targets, hidden, *parameters)
+        )
+
+    def losses(self, student_logits: Tensor, targets: Tensor, divergence: Tensor) -> Tensor:
+        """[3, n] loss, divergence and cross-entropy of student logits [n, V]."""
+        entropy = cross_entropy(student_logits, targets, reduction="none")
+        if self.alpha == 1.0:  # an infinite cross-entropy must not become 0 * inf
+            return torch.stack([divergence, divergence, entropy])
+        mix = self.alpha * divergence + (1 - self.alpha) * entropy
+        return torch.stack([mix, divergence, entropy])
+
+
+class _Chunked(torch.autograd.Function):
+    """[] loss, divergence, cross-entropy; the loss's gradient is there when forward returns."""
+
+    @staticmethod
+    def forward(ctx, head, lm_head, wanted, targets, hidden, *parameters):
+        gradients = [torch.zeros_like(t) for t in (hidden, *parameters)] if wanted else []
+        total = torch.zeros(3, device=hidden.device, dtype=_at_least_float32(hidden))
+        for start in range(0, hidden.shape[0], head.chunk_rows):
+            rows = slice(start, start + head.chunk_rows)
+            with torch.set_grad_enabled(wanted):
+                leaf = hidden[rows].detach().requires_grad_(wanted)
+                logits = lm_head(leaf)
+            slope = logits.detach()
+            total += _work_out(head, slope, targets[rows], head.target.open(rows), wanted)
+            if wanted:
+                _add_gradients(gradients, rows, lm_head, leaf, logits, slope, parameters)
+        ctx.gradients = gradients
+        ctx.mark_non_differentiable(*(parts := total.unbind())[1:])
+        return parts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the distillation loss can be differentiated once only")
+        for gradient in gradients:
+            gradient.mul_(grad)
+        return None, None, None, None, *gradients
+
+
+def _work_out(
+    head: DistillationHead,
+    logits: Tensor,
+    targets: Tensor,
+    divergence: BlockDivergence,
+    wanted: bool,
+) -> Tensor:
+    """[3] sums over a chunk; its logits [n, V] become the gradient of the first where `wanted`."""
+    total = torch.zeros(3, device=logits.device, dtype=logits.dtype)
+    step = max(1, BLOCK_VALUES // logits.shape[1])
+    for start in range(0, logits.shape[0], step):
+        block = slice(start, start + step)
+        with torch.set_grad_enabled(wanted):
+            z = logits[block].detach().requires_grad_(wanted)
+            losses = head.losses(z, targets[block], divergence(z, block))
+            loss = losses[0].sum()
+        total += losses.detach().sum(dim=1)
+        if wanted:
+            logits[block] = torch.autograd.grad(loss, z)[0]
+    return total
+
+
+def _add_gradients(
+    gradients: list[Tensor],
+    rows: slice,
+    lm_head: LMHead,
+    leaf: Tensor,
+    logits: Tensor,
+    slope: Tensor,
+    parameters: Sequence[Tensor],
+) -> None:
+    """Takes the gradient of a chunk's logits on to its hidden rows and the output layer."""
+    of_hidden, *of_parameters = gradients
+    plain = lm_head.linear and lm_head.layer.bias is None and slope.dtype == leaf.dtype
+    if plain and not torch.is_autocast_enabled(leaf.device.type):  # adds up without a copy
+        torch.mm(slope, lm_head.layer.weight, out=of_hidden[rows])
+        for gradient in of_parameters:
+            gradient.addmm_(slope.t(), leaf)
+        return
+    found = torch.autograd.grad(logits, [leaf, *parameters], slope)
+    of_hidden[rows] = found[0]
+    for gradient, part in zip(of_parameters, found[1:], strict=True):
+        gradient += part
+
+
+def _at_least_float32(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

@@ -1,0 +1,164 @@
+"""What every trained warm-up shares: its options, its rows, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from rankdistill.errors import UserError, suggest
+from rankdistill.forward import TokenGroup
+from rankdistill.models import encode_prompt
+from rankdistill.records import Group
+
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimisation:
+    """How a warm-up is optimised.
+
+    Args:
+        learning_rate: Peak learning rate of AdamW.
+        epochs: Passes over the teacher's responses.
+        responses_per_step: Responses in one optimiser step, over all devices.
+        max_batch_tokens: Tokens that go through a model at once; changes no gradient.
+        lr_scheduler_type: linear, cosine, constant or constant_with_warmup.
+        warmup_ratio: Share of the steps over which the learning rate rises to its peak.
+        weight_decay: Of AdamW.
+        max_grad_norm: Norm that gradients are clipped to.
+        gradient_checkpointing: Recompute activations in the backward pass.
+        logging_steps: Steps between logged figures.
+        save_steps: Steps between checkpoints.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+
+    learning_rate: float = 3e-4
+    epochs: float = 2.0
+    responses_per_step: int = 8
+    max_batch_tokens: int = 4096
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    logging_steps: int = 1
+    save_steps: int = 50
+
+    needs_teacher_responses: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for key in ("responses_per_step", "max_batch_tokens", "logging_steps", "save_steps"):
+            require(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
+        for key in ("learning_rate", "epochs", "max_grad_norm"):
+            require(key, getattr(self, key), 0 < getattr(self, key) < math.inf, "above 0")
+        require("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio < 1, "in [0, 1)")
+        require("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        if self.lr_scheduler_type not in SCHEDULES:
+            raise UserError(
+                f"warmup.lr_scheduler_type '{self.lr_scheduler_type}' is unknown: "
+                f"{suggest(self.lr_scheduler_type, SCHEDULES)}"
+            )
+
+    @property
+    def optimisation(self) -> dict[str, Any]:
+        """The options that change the weights, for `identity`."""
+        keys = (
+            "learning_rate", "epochs", "responses_per_step", "lr_scheduler_type", "warmup_ratio",
+            "weight_decay", "max_grad_norm",
+        )  # fmt: skip
+        return {key: getattr(self, key) for key in keys}
+
+
+def require(key: str, value: Any, condition: bool, what: str) -> None:
+    """UserError unless `condition`: ``warmup.<key> is <value>; it must be <what>.``"""
+    if not condition:
+        raise UserError(f"warmup.{key} is {value}; it must be {what}.")
+
+
+def token_rows(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[TokenGroup]:
+    """One row a response: its prompt's ids and the response's ids as they were sampled.
+
+    EOS is among the ids where the teacher wrote it; a response cut by length has none, so that the
+    student does not learn to stop there. Responses without a token are left out.
+
+    Raises:
+        UserError: There is no response.
+    """
+    rows = []
+    for group in groups:
+        prompt = encode_prompt(tokenizer, group["messages"])
+        rows += [
+            TokenGroup(prompt, [response["token_ids"]])
+            for response in group["responses"]
+            if response["token_ids"]
+        ]
+    if not rows:
+        raise UserError(
+            "the warm-up has no response of the teacher to learn from: check the train split of "
+            "prompts.path, or set warmup=none."
+        )
+    return rows
+
+
+def training_arguments(
+    kind: type[Arguments],
+    options: Optimisation,
+    *,
+    checkpoints: Path,
+    seed: int,
+    report_to: Sequence[str],
+    precision: str,
+    **more: Any,
+) -> Arguments:
+    """The Trainer's arguments for `options`; `more` are further ones of `kind`."""
+    on_cpu = not torch.cuda.is_available()
+    return kind(
+        output_dir=str(checkpoints),
+        learning_rate=options.learning_rate,
+        num_train_epochs=options.epochs,
+        lr_scheduler_type=options.lr_scheduler_type,
+        warmup_steps=options.warmup_ratio,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        gradient_checkpointing=options.gradient_checkpointing,
+        logging_steps=options.logging_steps,
+        save_strategy="steps",
+        save_steps=options.save_steps,
+        save_total_limit=2,
+        optim="adamw_torch_fused",
+        seed=seed,
+        report_to=list(report_to) or "none",
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu else None,
+        dataloader_pin_memory=not on_cpu,
+        disable_tqdm=True,
+        **more,
+    )
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest complete checkpoint in `folder`.
+
+    The Trainer writes `trainer_state.json` last, so a checkpoint without a readable one was being
+    written when its process was killed.
+    """
+    complete = {}
+    for path in folder.glob("checkpoint-*"):
+        try:
+            complete[json.loads((path / "trainer_state.json").read_text())["global_step"]] = path
+        except (OSError, ValueError, KeyError):
+            continue
+    return str(complete[max(complete)]) if complete else None
