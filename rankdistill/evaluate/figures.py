@@ -1,0 +1,65 @@
+"""Figures of what a model wrote: diversity, repetition, length. Pure functions of token ids.
+
+They are there to tell an improvement from a collapse: a model that only became surer of itself
+writes responses that score higher, but are shorter, more repetitive and more alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean
+
+from rankdistill.records import Group, Response
+
+
+def distinct_n(responses: Iterable[Sequence[int]], n: int = 2) -> float | None:
+    """Distinct n-grams of the responses over all their n-grams, in (0, 1]; None: no n-gram at all.
+
+    responses: token ids. N-grams do not cross responses. Li et al. 2016 (arXiv:1510.03055) divide
+    by the number of tokens; we divide by the number of n-grams, so that 1 means that nothing
+    recurs. It falls as the amount of text grows, so compare equal numbers of responses only: the
+    tables average it over prompts, each with the same number of responses.
+    """
+    seen: set[tuple[int, ...]] = set()
+    total = 0
+    for token_ids in responses:
+        for gram in _ngrams(token_ids, n):
+            seen.add(gram)
+            total += 1
+    return len(seen) / total if total else None
+
+
+def repetition(token_ids: Sequence[int], n: int = 3) -> float:
+    """Share of the n-grams that occurred before in the same response, in [0, 1).
+
+    0: nothing recurs; near 1: a loop. The same as ``1 - distinct_n([token_ids], n)`` ("rep-n" of
+    Welleck et al. 2020, arXiv:1908.04319); 0 for a response of fewer than n tokens.
+    """
+    distinct = distinct_n([token_ids], n)
+    return 0.0 if distinct is None else 1.0 - distinct
+
+
+def mean_length(responses: Iterable[Response]) -> float:
+    """Tokens a response, EOS included. StatisticsError: no response."""
+    return fmean(len(response["token_ids"]) for response in responses)
+
+
+def cut_share(responses: Iterable[Response]) -> float:
+    """Share of the responses that the length limit cut, in [0, 1]. StatisticsError: none given."""
+    return fmean(response["finish_reason"] == "length" for response in responses)
+
+
+def group_distinct_n(groups: Iterable[Group], n: int = 2) -> float | None:
+    """`distinct_n` of the responses to one prompt, averaged over prompts; None: no n-gram at all.
+
+    How different a model's answers to the same prompt are, from each other and within themselves.
+    """
+    shares = [distinct_n((r["token_ids"] for r in group["responses"]), n) for group in groups]
+    defined = [share for share in shares if share is not None]
+    return fmean(defined) if defined else None
+
+
+def _ngrams(token_ids: Sequence[int], n: int) -> Iterator[tuple[int, ...]]:
+    if n < 1:
+        raise ValueError(f"an n-gram has at least one token, not {n}")
+    return (tuple(token_ids[i : i + n]) for i in range(len(token_ids) - n + 1))

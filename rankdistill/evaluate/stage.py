@@ -1,0 +1,179 @@
+"""The evaluate stage: every model answers the held-out prompts, the teacher scores, figures follow.
+
+A model's figures depend on the models they are taken against, and on no other; so the points of a
+sweep share those of the pruned student, the warmed-up student and the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from rankdistill.evaluate.model_figures import ModelFigures
+from rankdistill.evaluate.students import HeldOut, evaluate_model
+from rankdistill.evaluate.tokens import batches_of, matching_temperature
+from rankdistill.forward import TokenGroup, bind
+from rankdistill.models import encode_prompt, load_model, load_tokenizer, tokenizers_agree
+from rankdistill.records import Group, Prompt
+from rankdistill.run import Model, Run
+from rankdistill.sample.stage import sample
+from rankdistill.score.stage import score
+from rankdistill.store import Output, Partial
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's scored responses to the held-out prompts."""
+
+    model: Model
+    scored: Output
+    temperature: float
+    tokens_per_second: float
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        return self.scored.rows()  # type: ignore[return-value]
+
+
+@dataclass
+class Evaluation:
+    """The figures of a run's models against its warmed-up student and its teacher."""
+
+    run: Run
+    prompts: Sequence[Prompt]
+    """Of the held-out split."""
+    prompts_key: str
+    baseline: Model
+
+    def answers(self, model: Model, name: str, temperature: float | None = None) -> Answers:
+        """What `model` writes to the held-out prompts, and the teacher's scores of it."""
+        run = self.run
+        count = run.settings.quick.responses_per_prompt
+        source = "teacher" if model == run.teacher else "student"
+        sampled = sample(
+            run, model, self.prompts, self.prompts_key, source, count, temperature=temperature
+        )
+        groups: list[Any] = sampled.rows()
+        scored = score(run, groups, sampled.key, model, f"{name}, {len(groups)} held-out prompts")
+        used = run.settings.sample.temperature if temperature is None else temperature
+        return Answers(model, scored, used, sampled.manifest["counts"]["tokens_per_second"])
+
+    def figures(self, name: str, label: str, answers: Answers, reference: Reference) -> ModelFigures:
+        """The figures of one model, from the store where they were measured before."""
+        settings = self.run.settings
+        identity = {
+            "code": 1,
+            "suite": settings.quick.version,
+            "name": name,
+            "label": label,
+            "model": answers.model.identity,
+            "answers": answers.scored.key,
+            "baseline": self.baseline.identity,
+            "baseline_answers": reference.baseline.scored.key,
+            "teacher": self.run.teacher.identity,
+            "teacher_answers": reference.teacher.scored.key,
+            "temperature": answers.temperature,
+            "layout": settings.train.layout.name,
+        }
+
+        def make(partial: Partial) -> Mapping[str, Any]:
+            held_out = reference.held_out(self.run)
+            model = held_out.baseline if answers.model == self.baseline else self._load(answers.model)
+            if answers.model == self.run.teacher and held_out.teacher is not None:
+                model = held_out.teacher
+            row = evaluate_model(
+                name,
+                model,
+                answers.groups,
+                held_out,
+                label=label,
+                temperature=answers.temperature,
+                tokenizer=None if reference.same_tokenizer(answers.model) else load_tokenizer(answers.model.path),
+            ).row()
+            partial.shards().append([row])
+            return {"prompts": len(answers.groups)}
+
+        output = self.run.stage("evaluate", label, identity, make)
+        row = {**output.rows()[0], "tokens_per_second": answers.tokens_per_second or None}
+        return ModelFigures.from_row(row)
+
+    def matched_temperature(self, trained: ModelFigures, reference: Reference) -> float:
+        """The temperature that gives the warmed-up student the trained student's entropy."""
+        identity = {
+            "code": 1,
+            "model": self.baseline.identity,
+            "answers": reference.baseline.scored.key,
+            "entropy": trained.entropy,
+            "layout": self.run.settings.train.layout.name,
+        }
+
+        def make(partial: Partial) -> Mapping[str, Any]:
+            held_out = reference.held_out(self.run)
+            tokens = [
+                TokenGroup(
+                    encode_prompt(held_out.tokenizer, group["messages"]),
+                    [response["token_ids"] for response in group["responses"]],
+                )
+                for group in reference.baseline.groups
+            ]
+            layout = self.run.settings.train.layout.name
+            batches = batches_of(tokens, max_batch_tokens=held_out.max_batch_tokens, layout=layout)
+            matched = matching_temperature(
+                bind(held_out.baseline, layout), batches, trained.entropy or 0.0,
+                base_temperature=reference.baseline.temperature,
+            )  # fmt: skip
+            return {"temperature": matched.temperature, "matched": matched.matched}
+
+        what = "temperature that gives the warmed-up student the trained one's entropy"
+        output = self.run.stage("evaluate", what, identity, make)
+        return output.manifest["counts"]["temperature"]
+
+    def _load(self, model: Model) -> Any:
+        return _load(self.run, model)
+
+
+@dataclass
+class Reference:
+    """What every model of the run is measured against; the models are loaded when first needed."""
+
+    baseline: Answers
+    teacher: Answers
+    _held_out: HeldOut | None = None
+
+    def same_tokenizer(self, model: Model) -> bool:
+        """Whether `model` shares the students' token ids."""
+        if model.path == self.baseline.model.path:
+            return True
+        ours = load_tokenizer(self.baseline.model.path)
+        return not tokenizers_agree(ours, load_tokenizer(model.path))
+
+    def held_out(self, run: Run) -> HeldOut:
+        """The models and rows; loaded once a run, and only where a figure is missing."""
+        if self._held_out is None:
+            comparable = self.same_tokenizer(self.teacher.model)
+            self._held_out = HeldOut(
+                tokenizer=load_tokenizer(self.baseline.model.path),
+                ranked=self.baseline.groups,
+                baseline=_load(run, self.baseline.model),
+                teacher=_load(run, self.teacher.model) if comparable else None,
+                teacher_groups=self.teacher.groups if comparable else [],
+                temperature=self.baseline.temperature,
+                max_batch_tokens=run.settings.quick.max_batch_tokens,
+                layout=run.settings.train.layout.name,
+            )
+        return self._held_out
+
+
+def _load(run: Run, model: Model) -> Any:
+    settings = run.settings.teacher if model == run.teacher else run.settings.student
+    loaded = load_model(
+        model.path,
+        precision=settings.precision.name,
+        attn_implementation=settings.attn_implementation,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    return loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()

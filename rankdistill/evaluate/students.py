@@ -1,0 +1,170 @@
+"""From a model and the responses it wrote to held-out prompts to its figures.
+
+The caller samples and has the responses scored; here the models are run over given tokens only.
+Every model of one comparison is measured against the same `HeldOut`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rankdistill.evaluate.figures import cut_share, group_distinct_n, mean_length, repetition
+from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
+from rankdistill.evaluate.statistics import tau_b
+from rankdistill.evaluate.tokens import batches_of, divergence, mean_entropy, policy_values
+from rankdistill.forward import TokenGroup, bind
+from rankdistill.models import encode_prompt
+from rankdistill.records import Group, Response
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What all models of one comparison are measured against; models are bound when needed."""
+
+    tokenizer: PreTrainedTokenizerBase
+    """Of the students."""
+    ranked: Sequence[Group]
+    """Scored groups whose order every policy is asked for: the baseline's held-out responses."""
+    baseline: PreTrainedModel
+    """The model that differences are taken to: the warmed-up student."""
+    teacher: PreTrainedModel | None
+    """None where its tokenizer is another: then no KL to it exists."""
+    teacher_groups: Sequence[Group]
+    """The teacher's responses to the held-out prompts; the KL to the teacher is taken on them."""
+    temperature: float
+    """At which baseline and teacher were sampled."""
+    max_batch_tokens: int
+    layout: str = "shared"
+
+
+def evaluate_model(
+    name: str,
+    model: PreTrainedModel,
+    groups: Sequence[Group],
+    held_out: HeldOut,
+    *,
+    label: str | None = None,
+    temperature: float | None = None,
+    sampling_seconds: float | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> ModelFigures:
+    """The figures of one model.
+
+    groups: the model's own responses to the held-out prompts, with their `score`. label: its
+    heading, default: the name. temperature: at which they were sampled, default: the held-out
+    set's. sampling_seconds: how long that took, None where unknown. tokenizer: the model's own
+    where it is not the students'; then the figures that need the others' tokens are None.
+
+    ValueError: no response to measure.
+    """
+    temperature = held_out.temperature if temperature is None else temperature
+    responses = [response for group in groups for response in group["responses"]]
+    if not responses:
+        raise ValueError(f"model '{name}' has no response to measure")
+    token_figures = _TokenFigures(model, held_out, temperature, tokenizer is None)
+    own = _token_groups(groups, tokenizer or held_out.tokenizer)
+    tokens = sum(len(response["token_ids"]) for response in responses)
+    return ModelFigures(
+        name=name,
+        label=label or name,
+        temperature=temperature,
+        per_prompt=prompt_scores(groups),
+        unscored=sum(_score(response) is None for response in responses),
+        kendall_tau=token_figures.agreement(),
+        kl_to_baseline=token_figures.kl_to_baseline(own),
+        kl_to_teacher=token_figures.kl_to_teacher(),
+        entropy=token_figures.entropy(own),
+        distinct_2=group_distinct_n(groups),
+        repetition=fmean(repetition(response["token_ids"]) for response in responses),
+        response_tokens=mean_length(responses),
+        cut_share=cut_share(responses),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        tokens_per_second=tokens / sampling_seconds if sampling_seconds else None,
+    )
+
+
+def prompt_scores(groups: Sequence[Group]) -> dict[str, PromptScores]:
+    """The scored responses of every prompt; prompts without any are left out."""
+    result: dict[str, PromptScores] = {}
+    for group in groups:
+        scored = [
+            (s, len(r["token_ids"])) for r in group["responses"] if (s := _score(r)) is not None
+        ]
+        if scored:
+            scores, tokens = map(list, zip(*scored, strict=True))
+            result[group["prompt_id"]] = PromptScores(scores, tokens)
+    return result
+
+
+@dataclass(frozen=True)
+class _TokenFigures:
+    """The figures that a model has to be run for."""
+
+    model: PreTrainedModel
+    held_out: HeldOut
+    temperature: float
+    shares_tokenizer: bool
+
+    def entropy(self, own: Sequence[TokenGroup]) -> float | None:
+        return mean_entropy(self._bound(), self._batches(own), self.temperature) if own else None
+
+    def kl_to_baseline(self, own: Sequence[TokenGroup]) -> float | None:
+        """KL(model || baseline), each at the temperature it was sampled at: 0 for the baseline."""
+        baseline, temperature = self.held_out.baseline, self.held_out.temperature
+        is_baseline = self.model is baseline and self.temperature == temperature
+        if not own or not self.shares_tokenizer or is_baseline:
+            return None
+        bind(baseline, self.held_out.layout)
+        temperatures = (self.temperature, temperature)
+        return divergence(self._bound(), baseline, self._batches(own), temperatures)
+
+    def kl_to_teacher(self) -> float | None:
+        """KL(teacher || model) on the teacher's responses, each at its sampling temperature."""
+        teacher = self.held_out.teacher
+        groups = _token_groups(self.held_out.teacher_groups, self.held_out.tokenizer)
+        if teacher is None or not groups or not self.shares_tokenizer or self.model is teacher:
+            return None
+        bind(teacher, self.held_out.layout)
+        temperatures = (self.held_out.temperature, self.temperature)
+        return divergence(teacher, self._bound(), self._batches(groups), temperatures)
+
+    def agreement(self) -> list[float | None]:
+        """Kendall's tau-b of every held-out group whose responses are scored."""
+        if not self.shares_tokenizer:
+            return []
+        scored = [_scored_only(group) for group in self.held_out.ranked]
+        scored = [group for group in scored if group["responses"]]
+        batches = self._batches(_token_groups(scored, self.held_out.tokenizer))
+        values = policy_values(self._bound(), batches)
+        scores = [[r.get("score", 0.0) for r in group["responses"]] for group in scored]
+        return [tau_b(v, s) for v, s in zip(values, scores, strict=True)]
+
+    def _bound(self) -> PreTrainedModel:
+        return bind(self.model, self.held_out.layout)
+
+    def _batches(self, groups: Sequence[TokenGroup]):
+        budget, layout = self.held_out.max_batch_tokens, self.held_out.layout
+        return batches_of(groups, max_batch_tokens=budget, layout=layout)
+
+
+def _score(response: Response) -> float | None:
+    return response.get("score")
+
+
+def _scored_only(group: Group) -> Group:
+    kept = [r for r in group["responses"] if _score(r) is not None and r["token_ids"]]
+    return {**group, "responses": kept}
+
+
+def _token_groups(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[TokenGroup]:
+    """Prompt and response ids of the groups that have a response token."""
+    rows: list[TokenGroup] = []
+    for group in groups:
+        responses = [r["token_ids"] for r in group["responses"] if r["token_ids"]]
+        if responses:
+            rows.append(TokenGroup(encode_prompt(tokenizer, group["messages"]), responses))
+    return rows
