@@ -78,7 +78,9 @@ def student(run: Run, prompts: Output) -> Model:
         return {**record, "parameters": sum(p.numel() for p in smaller.parameters())}
 
     what = f"{keep} layers of {run.settings.student.path or run.settings.teacher.path}"
-    return model_of(run.stage("student", f"{what}, chosen by {settings.layer_choice.name}", identity, make))
+    return model_of(
+        run.stage("student", f"{what}, chosen by {settings.layer_choice.name}", identity, make)
+    )
 
 
 def _train_ids(rows: Sequence[Any], tokenizer: Any) -> list[list[int]]:

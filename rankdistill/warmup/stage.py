@@ -10,6 +10,7 @@ from typing import Any
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
 
+
 def warm_up(run: Run, student: Model, taught: Output | None) -> tuple[Model, list[dict[str, Any]]]:
     """The warmed-up student and the history of its training.
 

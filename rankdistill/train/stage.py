@@ -1,0 +1,143 @@
+"""The train stage: the warmed-up student learns the ranking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rankdistill.models import load_model, load_tokenizer, save_model
+from rankdistill.run import Model, Run, model_of
+from rankdistill.store import Output, Partial
+from rankdistill.train.progress import ProgressBar
+from rankdistill.train.ranking import RankingConfig, RankingTrainer
+from rankdistill.train.reference import add_reference_logps
+
+FALLBACK_LEARNING_RATE = 1e-5
+"""For an objective of somebody else's that suggests none."""
+
+BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save_steps")
+"""Keys of `train` that change memory, speed or what is logged, and not the result."""
+
+
+def train(run: Run, student: Model, ranked: Output) -> tuple[Model, list[dict[str, Any]]]:
+    """The trained student and the history of its training."""
+    run.close_sampler()
+    objective, options = run.settings.objective, run.settings.options
+    rows = ranked.rows()
+    training = [row for row in rows if row["split"] == "train"]
+    validation = [row for row in rows if row["split"] == "validation"]
+    learning_rate = peak_learning_rate(run)
+    identity = {
+        "code": 1,
+        "student": student.identity,
+        "ranked": ranked.key,
+        "objective": options["objective"],
+        "train": {key: value for key, value in options["train"].items() if key not in BATCHING},
+        "learning_rate": learning_rate,
+        "precision": run.settings.student.precision.name,
+        "seed": run.settings.seed,
+    }
+    reference = _reference(run, student, rows, ranked.key) if objective.needs_reference else {}
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        return _train(run, student, training, validation, reference, partial)
+
+    what = f"{type(objective).__name__} on {len(training)} ranked groups, learning rate {learning_rate:g}"
+    output = run.stage("train", what, identity, make, every_rank=True)
+    return model_of(output), json.loads((output.path / "history.json").read_text())
+
+
+def peak_learning_rate(run: Run) -> float:
+    """`train.learning_rate`, or what suits the objective."""
+    given = run.settings.train.learning_rate
+    if given is not None:
+        return given
+    return getattr(run.settings.objective, "learning_rate", FALLBACK_LEARNING_RATE)
+
+
+def _train(
+    run: Run,
+    student: Model,
+    training: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]],
+    reference: Mapping[str, Any],
+    partial: Partial,
+) -> Mapping[str, Any]:
+    tokenizer = load_tokenizer(student.path)
+    trainer = RankingTrainer(
+        _policy(run, student),
+        _arguments(run, partial, bool(validation)),
+        [_with_reference(row, reference) for row in training],
+        run.settings.objective,
+        processing_class=tokenizer,
+        eval_dataset=[_with_reference(row, reference) for row in validation] or None,
+        callbacks=[ProgressBar()],
+    )
+    trainer.train(resume_from_checkpoint=True)
+    if trainer.is_world_process_zero():
+        save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, partial.path / "model")
+        (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))
+    trainer.accelerator.wait_for_everyone()
+    return {"groups": len(training), "steps": trainer.state.global_step}
+
+
+def _policy(run: Run, student: Model) -> Any:
+    settings = run.settings.student
+    return load_model(
+        student.path,
+        precision=settings.precision.name,
+        attn_implementation=settings.attn_implementation,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def _arguments(run: Run, partial: Partial, validate: bool) -> RankingConfig:
+    settings = run.settings.train
+    return RankingConfig(
+        str(partial.scratch / "checkpoints"),
+        layout=settings.layout.name,
+        max_batch_tokens=settings.max_batch_tokens,
+        prompts_per_step=settings.prompts_per_step,
+        learning_rate=peak_learning_rate(run),
+        num_train_epochs=settings.epochs,
+        lr_scheduler_type=settings.lr_scheduler_type.name,
+        warmup_steps=settings.warmup_ratio,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        logging_steps=settings.logging_steps,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        eval_strategy="epoch" if validate else "no",
+        per_device_eval_batch_size=settings.prompts_per_step,
+        seed=run.settings.seed,
+        report_to=run.settings.report_to,
+        disable_tqdm=True,
+    )
+
+
+def _reference(run: Run, student: Model, rows: Sequence[Any], ranked_key: str) -> dict[str, Any]:
+    """The responses' log-probabilities under the warmed-up student, by prompt id."""
+    identity = {
+        "code": 1,
+        "reference": student.identity,
+        "ranked": ranked_key,
+        "layout": run.settings.train.layout.name,
+        "precision": run.settings.student.precision.name,
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        config = _arguments(run, partial, validate=False)
+        tokenizer = load_tokenizer(student.path)
+        with_reference = add_reference_logps(rows, _policy(run, student), tokenizer, config)
+        kept = ("prompt_id", "reference_logps")
+        partial.shards().append([{key: row[key] for key in kept} for row in with_reference])
+        return {"groups": len(rows)}
+
+    output = run.stage("reference", f"{len(rows)} groups under the student before training", identity, make)
+    return {row["prompt_id"]: row["reference_logps"] for row in output.rows()}
+
+
+def _with_reference(row: Mapping[str, Any], reference: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**row, "reference_logps": reference[row["prompt_id"]]} if reference else row

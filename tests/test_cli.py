@@ -1,0 +1,93 @@
+"""The command line as a person meets it: what is listed, and what is refused in one sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rankdistill import catalogue
+from rankdistill.cli import run_name
+
+
+def run(*arguments: str, cwd: Path | str = "/", **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rankdistill", *arguments]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def refused(*arguments: str, cwd: Path | str = "/", **environment: str) -> str:
+    """The one sentence on standard error; there is nothing else, and the exit code is 2."""
+    done = run(*arguments, cwd=cwd, **environment)
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+def test_no_arguments_lists_the_recipes_and_what_they_need():
+    done = run()
+    assert done.returncode == 0
+    for recipe in catalogue.recipes():
+        assert recipe.name in done.stdout and recipe.what in done.stdout
+        assert recipe.needs, f"recipe {recipe.name} does not say what it needs"
+
+
+def test_help_lists_groups_and_imports_neither_torch_nor_hydra():
+    code = (
+        "import sys; sys.argv = ['rankdistill', '--help']\n"
+        "from rankdistill.cli import main; main()\n"
+        "print([m for m in ('torch', 'transformers', 'hydra') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert "objective: " in done.stdout and "recipe: " in done.stdout
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_cfg_job_works_from_any_directory(tmp_path):
+    done = run("recipe=rrhf", "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0 and "responses_per_prompt: 4" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("recipe=rrhff", "there is no recipe named 'rrhff': did you mean 'rrhf'?"),
+        ("objective=pr0", "did you mean 'pro'"),
+        ("train.epochz=1", "'train' has no key 'epochz' (on the command line): did you mean 'epochs'?"),
+        ("train.epochs=x", "train.epochs: Value 'x' of type 'str' could not be converted to Float"),
+        ("train.layout=sharde", "expected one of [shared, packed, padded]"),
+        ("trian=ranking", "did you mean 'train'"),
+        ("objective.sft_wight=2", "did you mean 'sft_weight'?"),
+        ("prompts.splits.heldut=1", "did you mean 'heldout'?"),
+    ],
+)
+def test_a_wrong_name_or_type_is_one_sentence(argument, sentence):
+    assert sentence in refused(argument)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("train:\n  epochz: 3\n", "'train' has no key 'epochz' (in recipe/mine): did you mean 'epochs'?"),
+        ("train:\n  epochs: many\n", "train.epochs: Value 'many'"),
+        ("trian:\n  epochs: 3\n", "did you mean 'train'"),
+    ],
+)
+def test_a_mistake_inside_a_recipe_is_refused_too(tmp_path, body, sentence):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text(f"# @package _global_\n{body}")
+    assert sentence in refused("--config-dir", str(tmp_path), "recipe=mine", "--cfg", "job")
+
+
+def test_run_folders_are_named_by_the_command():
+    assert run_name([]) == "defaults"
+    assert run_name(["seed=1", "recipe=rrhf"]) == "rrhf,seed=1"
+    assert run_name(["recipe=rrhf"]) == "rrhf"
+    a, b = run_name(["prompts.path=/a/b c"]), run_name(["prompts.path=/a/b_c"])
+    assert a != b and "/" not in a and " " not in a
+    assert len(run_name([f"train.epochs={'9' * 200}"])) < 90
