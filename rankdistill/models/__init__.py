@@ -1,0 +1,40 @@
+"""Models: where they come from, how text becomes their tokens, and smaller ones made of them."""
+
+from rankdistill.models.export import export_untied
+from rankdistill.models.layers import (
+    evenly_spaced_layers,
+    influential_layers,
+    keep_layers,
+    layer_influence,
+)
+from rankdistill.models.load import load_model
+from rankdistill.models.locate import identity, locate
+from rankdistill.models.saving import save_model
+from rankdistill.models.tokenizer import (
+    decode_response,
+    encode_prompt,
+    encode_response,
+    load_tokenizer,
+    tokenizer_difference,
+    tokenizers_agree,
+)
+from rankdistill.store import home
+
+__all__ = [
+    "decode_response",
+    "encode_prompt",
+    "encode_response",
+    "evenly_spaced_layers",
+    "export_untied",
+    "home",
+    "identity",
+    "influential_layers",
+    "keep_layers",
+    "layer_influence",
+    "load_model",
+    "load_tokenizer",
+    "locate",
+    "save_model",
+    "tokenizer_difference",
+    "tokenizers_agree",
+]

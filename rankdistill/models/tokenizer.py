@@ -1,0 +1,160 @@
+"""The rules by which text becomes token ids, in one place.
+
+- A prompt is the chat template's text with the generation prompt, tokenised without further
+  special tokens. The template alone decides about BOS, so there are never two of them.
+- A response is its text and EOS, once. EOS is the token with which the chat template ends an
+  assistant turn: some tokenizers name another one (the base model's end of document), which a
+  chat model does not write after a response.
+- The padding token may equal EOS: masks are made from lengths, never from ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from rankdistill.errors import UserError
+from rankdistill.models.locate import first_line, locate
+
+_REPLY = "A reply to find the end of."
+
+
+def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, made to follow the rules of this module.
+
+    Its `eos_token` is the token that ends an assistant turn, and its `pad_token` is EOS where the
+    model names none.
+
+    Args:
+        path: Bundled model, GGUF file, folder or hub id, see `locate`.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        UserError: the model isn't there, has no tokenizer, no chat template or no EOS.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            locate(path, weights=False),
+            trust_remote_code=trust_remote_code,
+            clean_up_tokenization_spaces=False,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"The tokenizer of '{path}' cannot be loaded: {first_line(error)}"
+        ) from error
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"The tokenizer of '{path}' has no chat template, so a conversation cannot be written "
+            f"for it: take its instruct version, or save one as `chat_template.jinja` beside it."
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"The tokenizer of '{path}' names no EOS token, so a response could never end: "
+            f"set `eos_token` in its tokenizer_config.json."
+        )
+    _use_the_end_of_a_turn(tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]]
+) -> list[int]:
+    """Token ids of a conversation up to where the response begins.
+
+    A template may write a system message of its own where the conversation has none (SmolLM2's
+    and Qwen2's do); it is kept, since the model was trained with it.
+
+    Raises:
+        UserError: the template refuses the conversation, for example its system message.
+    """
+    text = _render(tokenizer, messages, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a complete response: its text and EOS, which is added unless the text has it."""
+    token_ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not token_ids or token_ids[-1] != tokenizer.eos_token_id:
+        token_ids.append(tokenizer.eos_token_id)
+    return token_ids
+
+
+def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The text of a response, without its special tokens."""
+    return str(
+        tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+    )
+
+
+def tokenizer_difference(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> str | None:
+    """How the vocabularies of two tokenizers differ, as a clause; None where they are the same.
+
+    Equal means that every token has the same id in both, so that the two models' logits speak of
+    the same tokens. Merge rules, templates and the choice of special tokens are not compared.
+    """
+    ours, theirs = a.get_vocab(), b.get_vocab()
+    if ours == theirs:
+        return None
+    if len(ours) != len(theirs):
+        return f"the vocabularies have {len(ours):,} and {len(theirs):,} tokens"
+    token = min((t for t in ours if theirs.get(t) != ours[t]), key=ours.__getitem__)
+    other = f"id {theirs[token]}" if token in theirs else "not a token"
+    differing = sum(theirs.get(t) != i for t, i in ours.items())
+    return (
+        f"{differing:,} of {len(ours):,} tokens differ, the first is {token!r}: "
+        f"id {ours[token]} in one, {other} in the other"
+    )
+
+
+def tokenizers_agree(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
+    """Whether every token has the same id in both; `tokenizer_difference` says what differs."""
+    return tokenizer_difference(a, b) is None
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool,
+) -> str:
+    conversation = [dict(message) for message in messages]
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        )
+    except TemplateError as error:
+        where = f"The chat template of '{tokenizer.name_or_path}'"
+        if (
+            any(message.get("role") == "system" for message in messages)
+            and "system" in str(error).lower()
+        ):
+            raise UserError(
+                f"{where} takes no system message: put its text into the first user message."
+            ) from error
+        roles = ", ".join(str(message.get("role")) for message in messages)
+        raise UserError(
+            f"{where} refuses a conversation with the roles {roles}: {first_line(error)}"
+        ) from error
+
+
+def _use_the_end_of_a_turn(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Sets EOS to the special token that the template writes right after an assistant's text."""
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _REPLY}]
+    try:
+        text = _render(tokenizer, turns, add_generation_prompt=False)
+    except UserError:
+        return  # a template that takes no assistant turn has no end of one
+    ending = text.rpartition(_REPLY)[2].strip()
+    token_ids = list(tokenizer(ending, add_special_tokens=False)["input_ids"]) if ending else []
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if token_ids and token_ids[0] in special:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(token_ids[0])
