@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.base import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_choice, check_positive
-from rankdistill.objectives.lists import RankedLists, differences
+from rankdistill.objectives.lists import RankedLists, average, differences
 from rankdistill.objectives.watch import watch
 
 
@@ -32,7 +32,7 @@ class LiPO:
         beta: Above 0: how strongly the policy is held to the reference (paper: 0.05).
         labels: A label is the chance, in [0, 1], to win against a random candidate of the prompt,
             itself included. `ranks`: a win counts 1 and a tie 1/2. `scores`: a win counts
-            sigmoid(score_i - score_j), the paper's for a Bradley-Terry scorer.
+            sigmoid(|score_i - score_j|), the paper's for a Bradley-Terry scorer.
         discount: `log`, the paper's, or `log2`, that of DCG; they differ by the factor log 2.
 
     Candidates with equal rewards, as all are while the policy equals the reference, take the
@@ -70,11 +70,13 @@ class LiPO:
     def _win_chances(self, lists: RankedLists) -> Tensor:
         """[B, C] the labels."""
         real = lists.mask[:, :, None] & lists.mask[:, None, :]
-        if self.labels == "ranks":
-            wins = lists.better.to(lists.logps.dtype) + 0.5 * lists.tied
-        else:
-            wins = torch.where(real, differences(lists.scores).sigmoid(), 0.0).to(lists.logps.dtype)
-        return wins.sum(dim=2) / real.sum(dim=2).clamp(min=1)
+        # 1 for a win, -1 for a loss, 0 for a tie.
+        wins = lists.better.to(lists.logps.dtype)
+        order = wins - wins.transpose(1, 2)
+        chances = (
+            (order + 1) / 2 if self.labels == "ranks" else (order * lists.score_gaps).sigmoid()
+        )
+        return average(chances, real)
 
     def _discount_gaps(self, rewards: Tensor, mask: Tensor) -> Tensor:
         """[B, C, C] expected |1 / D(place_i) - 1 / D(place_j)| over the orders of equal rewards."""
