@@ -57,7 +57,7 @@ class PRO:
         lists = RankedLists.of(candidates)
         rank_loss = self._rank_loss(lists)
         sft_loss = lists.nll_of_best("sum")
-        others = (lists.mask.sum(dim=1) - 1).clamp(min=0)
+        others = (lists.mask.sum(dim=1) - 1).clamp(min=0).to(sft_loss.dtype)
         return ObjectiveOutput(
             loss=rank_loss + self.sft_weight * others**2 * sft_loss,
             metrics=watch(lists, lists.mean_logps, rank_loss=rank_loss, sft_loss=sft_loss),
