@@ -38,6 +38,14 @@ def check_count(objective: object, argument: str) -> None:
         _refuse(objective, argument, "a whole number, 1 or above", value)
 
 
+def check_flag(objective: object, *arguments: str) -> None:
+    """Raises UserError unless each argument is a bool: any misspelt word would count as true."""
+    for argument in arguments:
+        value = getattr(objective, argument)
+        if not isinstance(value, bool):
+            _refuse(objective, argument, "true or false", value)
+
+
 def check_label_smoothing(objective: object) -> None:
     """Raises UserError unless `label_smoothing` is in [0, 0.5): at 0.5 a label says nothing."""
     value = getattr(objective, "label_smoothing")  # noqa: B009  (any objective that has it)

@@ -8,6 +8,7 @@ from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.base import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import (
+    check_flag,
     check_label_smoothing,
     check_not_negative,
     check_positive,
@@ -59,6 +60,7 @@ class DPO:
         check_positive(self, "beta")
         check_label_smoothing(self)
         check_not_negative(self, "nll_weight")
+        check_flag(self, "reference_free", "length_normalised")
 
     def __call__(self, candidates: Candidates) -> ObjectiveOutput:
         """Loss [B] in nats and the metrics of `watch`, `rank_loss` and `sft_loss` among them."""

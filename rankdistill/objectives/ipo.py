@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankdistill.objectives.base import Candidates, ObjectiveOutput
-from rankdistill.objectives.checks import check_positive
+from rankdistill.objectives.checks import check_flag, check_positive
 from rankdistill.objectives.lists import RankedLists, differences
 from rankdistill.objectives.watch import watch
 
@@ -42,6 +42,7 @@ class IPO:
 
     def __post_init__(self) -> None:
         check_positive(self, "beta")
+        check_flag(self, "length_normalised")
 
     def __call__(self, candidates: Candidates) -> ObjectiveOutput:
         """Loss [B] in nats squared and the metrics of `watch`, `rank_loss` among them."""

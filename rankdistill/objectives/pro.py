@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.objectives.base import Candidates, ObjectiveOutput
-from rankdistill.objectives.checks import check_not_negative
+from rankdistill.objectives.checks import check_flag, check_not_negative
 from rankdistill.objectives.lists import RankedLists
 from rankdistill.objectives.watch import watch
 
@@ -51,6 +51,7 @@ class PRO:
 
     def __post_init__(self) -> None:
         check_not_negative(self, "sft_weight")
+        check_flag(self, "reward_temperature")
 
     def __call__(self, candidates: Candidates) -> ObjectiveOutput:
         """Loss [B] in nats and the metrics of `watch`, `rank_loss` and `sft_loss` among them."""
