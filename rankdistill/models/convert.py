@@ -76,12 +76,15 @@ def _convert(file: Path, to: Path) -> None:
     for name, token_id in special.items():
         setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(token_id))
         tokenizer.init_kwargs.pop(f"{name}_id", None)
+    for unread in ("model_type", "is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(unread, None)
 
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     repaired: Any = model
     del repaired.config.quantization_config
     repaired.hf_quantizer = None
     repaired.is_quantized = False
+    tokenizer.model_max_length = model.config.max_position_embeddings
     save_model(model, tokenizer, to)
 
 

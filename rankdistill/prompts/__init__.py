@@ -1,0 +1,98 @@
+"""Prompts: read, de-duplicated, measured and split, the same way whatever else is in the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rankdistill.errors import UserError
+from rankdistill.models.tokenizer import encode_prompt
+from rankdistill.prompts.formats import conversation
+from rankdistill.prompts.sources import read_rows
+from rankdistill.prompts.splits import Splitter
+from rankdistill.records import Message, Prompt
+
+__all__ = ["load_prompts", "prompt_id"]
+
+
+def load_prompts(
+    path: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_tokens: int,
+    splits: Mapping[str, float],
+    limit: Mapping[str, int | None],
+    seed: int,
+    column: str | None = None,
+) -> tuple[list[Prompt], dict[str, int]]:
+    """The prompts of a file, a hub data set or the starter set, with what became of the rest.
+
+    A row is a conversation (`messages`, or ShareGPT's `conversations`), `prompt` (text or a
+    conversation) or Alpaca's `instruction` and `input`. What an assistant said last is the
+    response, and is cut off. The split of a prompt depends on `seed` and its own messages only, so
+    that it stays the same when the file grows; a `split` column wins.
+
+    Args:
+        path: "starter", a JSONL, JSON, CSV or Parquet file, or `owner/name[/config][:split]`.
+        tokenizer: Measures the prompts, chat template included.
+        max_prompt_tokens: Longer prompts are dropped.
+        splits: Share of train, validation and heldout; they add up to 1.
+        limit: Most prompts of each split, None for all; those that the hash draws first.
+        seed: Another seed is another draw of the splits.
+        column: The column with the prompt, text or conversation; None finds it by the names above.
+
+    Returns:
+        The prompts, train first, each split in the order of the hash; and the counts `read`,
+        `duplicates`, `empty` (nothing but white space), `too_long`, and kept by split.
+
+    Raises:
+        UserError: no such file or data set, an empty or malformed one (with the line), no column
+            that holds prompts, shares that don't add up, or no prompt left.
+    """
+    splitter = Splitter(splits, limit, seed)
+    counts: dict[str, int] = dict.fromkeys(("read", "duplicates", "empty", "too_long"), 0)
+    prompts: dict[str, Prompt] = {}
+    shortest: int | None = None
+    seen: set[str] = set()
+    for where, row in read_rows(path):
+        counts["read"] += 1
+        messages = conversation(row, where, column)
+        identifier = prompt_id(messages)
+        if not messages:
+            counts["empty"] += 1
+        elif identifier in seen:
+            counts["duplicates"] += 1
+        elif (tokens := len(encode_prompt(tokenizer, messages))) > max_prompt_tokens:
+            counts["too_long"] += 1
+            shortest = min(tokens, shortest or tokens)
+        else:
+            split = splitter.split_of(identifier, row.get("split"), where)
+            prompts[identifier] = Prompt(prompt_id=identifier, split=split, messages=messages)
+        seen.add(identifier)
+    if not prompts:
+        raise UserError(_nothing_left(path, counts, max_prompt_tokens, shortest))
+    kept = splitter.ordered(prompts.values())
+    return kept, counts | {name: sum(p["split"] == name for p in kept) for name in splits}
+
+
+def prompt_id(messages: Sequence[Mapping[str, Any] | Message]) -> str:
+    """Hash of the messages: 16 hexadecimal digits, equal for equal conversations everywhere."""
+    content = [[message["role"], message["content"]] for message in messages]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _nothing_left(
+    path: str, counts: Mapping[str, int], max_prompt_tokens: int, shortest: int | None
+) -> str:
+    if not counts["read"]:
+        return f"The prompts '{path}' are empty: write one prompt a line."
+    if shortest is None:
+        return f"The prompts '{path}' hold {counts['read']} rows, and no text in any of them."
+    return (
+        f"All prompts of '{path}' are longer than max_prompt_tokens={max_prompt_tokens} "
+        f"(the shortest has {shortest} tokens, chat template included): raise it."
+    )

@@ -1,0 +1,158 @@
+"""Rows of prompts from a file, the hub or the starter set, each with where it stands."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rankdistill.errors import UserError, suggest
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where the row stands, for errors (``line 3 of 'prompts.jsonl'``), and the row."""
+
+
+def read_rows(path: str) -> Iterator[Row]:
+    """The rows of "starter", a file, or a hub data set `owner/name[/config][:split]`.
+
+    Raises:
+        UserError: there is no such file or data set, it can't be read, or a row is no object.
+    """
+    if path == "starter":
+        starter = resources.files("rankdistill.data") / "starter_prompts.jsonl"
+        with resources.as_file(starter) as file:
+            yield from _json_lines(file, path)
+        return
+    file = Path(path).expanduser()
+    if file.suffix.lower() not in _READERS and not (
+        file.exists() or path.startswith((".", "/", "~"))
+    ):
+        yield from _hub_rows(path)
+        return
+    if not file.is_file():
+        raise UserError(f"There is no prompt file '{path}': {_near(file)}")
+    if file.suffix.lower() not in _READERS:
+        known = ", ".join(_READERS)
+        raise UserError(f"The prompt file '{path}' is of no known format: it must end in {known}.")
+    try:
+        yield from _READERS[file.suffix.lower()](file, path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"The prompt file '{path}' is no UTF-8 text: save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"The prompt file '{path}' can't be read: {error.strerror}.") from error
+
+
+def _json_lines(file: Path, path: str) -> Iterator[Row]:
+    with file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                where = f"line {number} of '{path}'"
+                yield where, _object(_json(line, where), where)
+
+
+def _json_list(file: Path, path: str) -> Iterator[Row]:
+    text = file.read_text(encoding="utf-8-sig")
+    if not text.strip():
+        return
+    rows = _json(text, f"'{path}'")
+    if not isinstance(rows, list):
+        raise UserError(
+            f"'{path}' holds no list of rows: one object a line goes into a .jsonl file."
+        )
+    for number, row in enumerate(rows, start=1):
+        where = f"row {number} of '{path}'"
+        yield where, _object(row, where)
+
+
+def _csv(file: Path, path: str) -> Iterator[Row]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+        try:
+            for row in reader:
+                where = f"line {reader.line_num} of '{path}'"
+                if None in row:
+                    raise UserError(f"There are more cells than column names in {where}.")
+                yield where, row
+        except csv.Error as error:
+            raise UserError(
+                f"Malformed CSV in line {reader.line_num} of '{path}': {error}."
+            ) from error
+
+
+def _parquet(file: Path, path: str) -> Iterator[Row]:
+    try:
+        batches = pq.ParquetFile(file).iter_batches()
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(rows, start=1):
+            yield f"row {number} of '{path}'", row
+    except pa.ArrowException as error:
+        raise UserError(f"'{path}' is no readable Parquet file: write it again.") from error
+
+
+_READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_list,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+}
+
+
+def _hub_rows(path: str) -> Iterator[Row]:
+    # Its import takes a second, which files and the starter set don't need.
+    from datasets import DatasetDict, load_dataset
+
+    name, _, split = path.partition(":")
+    owner, _, rest = name.partition("/")
+    repository, _, config = rest.partition("/")
+    try:
+        data = load_dataset(f"{owner}/{repository}" if rest else owner, config or None)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(
+            f"'{path}' is no prompt file, and no data set of the hub that can be loaded "
+            f"({reason}): {suggest(path, ['starter', *_files(Path())])}"
+        ) from error
+    if not isinstance(data, DatasetDict):
+        raise UserError(f"The data set '{path}' has no named splits, so it cannot be read.")
+    names = [str(name) for name in data]
+    split = split or (names[0] if len(names) == 1 else "train")
+    if split not in names:
+        raise UserError(
+            f"The data set '{name}' has no split '{split}', add one as '{name}:<split>': "
+            f"{suggest(split, names)}"
+        )
+    for number, row in enumerate(data[split], start=1):
+        yield f"row {number} of '{path}'", dict(row)
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
+        raise UserError(f"Malformed JSON in {where}: {error.msg} at {place}.") from error
+
+
+def _object(row: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(row, Mapping):
+        raise UserError(f'A JSON object is expected in {where}, such as {{"prompt": "..."}}.')
+    return row
+
+
+def _near(file: Path) -> str:
+    """What could have been meant by a file that isn't there."""
+    if not file.parent.is_dir():
+        return f"its folder '{file.parent}' doesn't exist."
+    names = _files(file.parent)
+    return suggest(file.name, names) if names else f"'{file.parent}' holds no prompt file."
+
+
+def _files(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if entry.suffix.lower() in _READERS]

@@ -1,0 +1,78 @@
+"""Which split a prompt belongs to, drawn from its id alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
+
+from rankdistill.errors import UserError, suggest
+from rankdistill.records import Prompt, Split
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+_NAMES: dict[str, Split] = {
+    **{name: name for name in SPLITS},
+    "val": "validation", "valid": "validation", "dev": "validation",
+    "test": "heldout", "held-out": "heldout", "held_out": "heldout",
+}  # fmt: skip
+
+
+class Splitter:
+    """Draws splits by hash: equal shares, seed and id give the same split in every data set.
+
+    Args:
+        shares: Share of each split, not negative, adding up to 1.
+        limit: Most prompts of a split; None, or no entry, is all.
+        seed: Another seed is another draw.
+
+    Raises:
+        UserError: unknown split, or shares or limits out of range.
+    """
+
+    def __init__(
+        self, shares: Mapping[str, float], limit: Mapping[str, int | None], seed: int
+    ) -> None:
+        for name in [*shares, *limit]:
+            if name not in SPLITS:
+                raise UserError(f"There is no split '{name}': {suggest(name, SPLITS)}")
+        self._shares: dict[Split, float] = {name: shares.get(name, 0.0) for name in SPLITS}
+        total = sum(self._shares.values())
+        if min(self._shares.values()) < 0 or abs(total - 1) > 1e-6:
+            listed = ", ".join(f"{name} {share:g}" for name, share in self._shares.items())
+            raise UserError(
+                f"The shares of the splits ({listed}) must be at least 0 and add up to 1."
+            )
+        for name, most in limit.items():
+            if most is not None and most < 0:
+                raise UserError(
+                    f"The limit of the split '{name}' is {most}: give null or 0 or more."
+                )
+        self._limit, self._seed = limit, seed
+
+    def split_of(self, prompt_id: str, stated: Any, where: str) -> Split:
+        """The split that the data states, else the drawn one."""
+        if stated is not None:
+            name = str(stated).strip().lower()
+            if name in _NAMES:
+                return _NAMES[name]
+            raise UserError(f"The split '{stated}' in {where} is unknown: {suggest(name, SPLITS)}")
+        draw, bound = self._draw(prompt_id), 0.0
+        for name, share in self._shares.items():
+            bound += share
+            if draw < bound:
+                return name
+        # The shares may add up to a little less than 1.
+        return max(SPLITS, key=self._shares.__getitem__)
+
+    def ordered(self, prompts: Iterable[Prompt]) -> list[Prompt]:
+        """By split, then by the draw, and of each split no more than its limit."""
+        by_split: dict[Split, list[Prompt]] = {name: [] for name in SPLITS}
+        for prompt in sorted(prompts, key=lambda prompt: self._draw(prompt["prompt_id"])):
+            by_split[prompt["split"]].append(prompt)
+        return [prompt for name in SPLITS for prompt in by_split[name][: self._limit.get(name)]]
+
+    def _draw(self, prompt_id: str) -> float:
+        """Uniform in [0, 1)."""
+        digest = hashlib.sha256(f"{self._seed} {prompt_id}".encode()).digest()
+        # 53 bits, so that no draw is rounded up to 1.
+        return (int.from_bytes(digest[:8]) >> 11) / 2**53
