@@ -1,11 +1,13 @@
 """Groups of responses as tensors, in one of three layouts.
 
-- `shared`: one sequence ``[prompt, r1 .. rC]`` a group, groups one after another; the prompt is there once.
-- `packed`: one sequence ``[prompt, r1, prompt, r2, ..]``; nothing is shared and nothing is padded.
+- `shared`: one sequence, ``[prompt, r1 .. rC]`` a group, one group after another; a prompt is
+  computed once.
+- `packed`: one sequence, ``[prompt, r1, prompt, r2, ..]``; nothing is shared, nothing is padded.
 - `padded`: one row a response, ``[prompt, r]`` padded on the right.
 
-Axes: **B** groups (prompts), **C** candidates of a group, **N** all response tokens of the batch. The order
-of the N tokens is group, candidate, position in every layout, so results compare one to one.
+Axes: **B** groups (prompts), **C** candidates of a group, **N** all response tokens of the batch.
+The N tokens are in the order group, candidate, position in every layout, so results compare one to
+one.
 """
 
 from __future__ import annotations
@@ -60,12 +62,12 @@ class GroupBatch:
     """Which token sees which, `shared` and `packed` only."""
 
     @property
-    def B(self) -> int:  # noqa: N802 (the axis is called B)
+    def B(self) -> int:
         """Groups in the batch."""
         return self.lengths.shape[0]
 
     @property
-    def C(self) -> int:  # noqa: N802 (the axis is called C)
+    def C(self) -> int:
         """The largest number of candidates of a group."""
         return self.lengths.shape[1]
 
@@ -74,12 +76,11 @@ class GroupBatch:
         """[B, C] bool, True is a real candidate."""
         return self.lengths > 0
 
-    def to(self, device: torch.device | str) -> GroupBatch:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> GroupBatch:
         """The batch with its tensors on `device`."""
-        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
-        if all(v.device == torch.device(device) for v in tensors.values()):
-            return self
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
+        tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
+        moved = {name: x.to(device, non_blocking=non_blocking) for name, x in tensors.items()}
+        return replace(self, **moved)
 
     def in_layout(self, layout: str) -> GroupBatch:
         """The same groups in another layout, on the same device."""
@@ -120,7 +121,10 @@ def collate(groups: Sequence[TokenGroup], layout: str = "shared") -> GroupBatch:
 
 
 def sum_by_candidate(values: Tensor, batch: GroupBatch) -> Tensor:
-    """[N] -> [B, C]: the sum over each response's tokens, at least float32, 0 where there is no candidate."""
+    """[N] -> [B, C]: the sum over each response's tokens, in at least float32.
+
+    Where there is no candidate it is 0.
+    """
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     sums = values.new_zeros(batch.B * batch.C).index_add(0, batch.candidate, values)
     return sums.view(batch.B, batch.C)
@@ -129,7 +133,8 @@ def sum_by_candidate(values: Tensor, batch: GroupBatch) -> Tensor:
 def token_count(group: TokenGroup, layout: str) -> int:
     """What a group costs against `max_batch_tokens`: the tokens the model computes for it.
 
-    For `padded` that is the area of its own rows; `micro_batches` adds what padding to longer groups costs.
+    For `padded` that is the area of its own rows; `micro_batches` also counts what padding to the
+    longest row of a batch costs.
     """
     check_layout(layout)
     prompt, lengths = len(group.prompt), [len(response) for response in group.responses]
@@ -192,7 +197,7 @@ def _shared(groups: Sequence[TokenGroup]) -> dict:
     for group in groups:
         prompt = len(group.prompt)
         last_of_prompt = len(ids) + prompt - 1
-        segments.append(Segment(len(ids), prompt, tuple(len(r) for r in group.responses)))
+        segments.append(_segment(prompt, [len(response) for response in group.responses]))
         ids += group.prompt
         positions += range(prompt)
         for response in group.responses:
@@ -200,6 +205,11 @@ def _shared(groups: Sequence[TokenGroup]) -> dict:
             ids += response
             positions += range(prompt, prompt + len(response))
     return _sequence(ids, positions, predictors, segments)
+
+
+def _segment(prompt: int, lengths: list[int]) -> Segment:
+    """A lone response continues its prompt: plain causal attention over both."""
+    return Segment(prompt + lengths[0]) if len(lengths) == 1 else Segment(prompt, tuple(lengths))
 
 
 def _packed(groups: Sequence[TokenGroup]) -> dict:
@@ -210,7 +220,7 @@ def _packed(groups: Sequence[TokenGroup]) -> dict:
     segments: list[Segment] = []
     for prompt, response in _pairs(groups):
         length = len(prompt) + len(response)
-        segments.append(Segment(len(ids), length, ()))
+        segments.append(Segment(length))
         predictors += range(len(ids) + len(prompt) - 1, len(ids) + length - 1)
         positions += range(length)
         ids += [*prompt, *response]
@@ -220,12 +230,12 @@ def _packed(groups: Sequence[TokenGroup]) -> dict:
 def _sequence(
     ids: list[int], positions: list[int], predictors: list[int], segments: list[Segment]
 ) -> dict:
-    return dict(
-        input_ids=torch.tensor([ids]),
-        position_ids=torch.tensor([positions]),
-        predictors=torch.tensor(predictors),
-        plan=AttentionPlan(tuple(segments)),
-    )
+    return {
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "predictors": torch.tensor(predictors),
+        "plan": AttentionPlan(tuple(segments)),
+    }
 
 
 def _padded(groups: Sequence[TokenGroup]) -> dict:
@@ -238,12 +248,12 @@ def _padded(groups: Sequence[TokenGroup]) -> dict:
         for index, (start, row) in enumerate(zip(starts, rows, strict=True))
     )
     lengths = torch.tensor([len(row) for row in rows])
-    return dict(
-        input_ids=torch.tensor([row + [PADDING_ID] * (width - len(row)) for row in rows]),
-        position_ids=torch.arange(width).expand(len(rows), width).contiguous(),
-        predictors=torch.tensor(list(predictors)),
-        attention_mask=torch.arange(width) < lengths[:, None],
-    )
+    return {
+        "input_ids": torch.tensor([row + [PADDING_ID] * (width - len(row)) for row in rows]),
+        "position_ids": torch.arange(width).repeat(len(rows), 1),
+        "predictors": torch.tensor(list(predictors)),
+        "attention_mask": torch.arange(width) < lengths[:, None],
+    }
 
 
 def _pairs(groups: Sequence[TokenGroup]) -> Iterator[tuple[Sequence[int], Sequence[int]]]:

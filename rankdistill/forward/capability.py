@@ -1,19 +1,27 @@
-"""Whether a model's attention can follow the grouped layouts."""
+"""Whether a model's attention can follow the layouts in which prompts are shared or packed."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from rankdistill.errors import UserError
+from rankdistill.forward.backbone import hidden_states
+from rankdistill.forward.batch import TokenGroup, collate
 
 ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+PROBE = (TokenGroup([1, 2, 3], [[4, 5, 3], [2], [4, 1]]), TokenGroup([2, 4], [[1, 3], [5, 2]]))
 
 
 def why_only_padded(model: Any) -> str | None:
-    """Why the model can compute padded rows only, as the end of a sentence; None where it can do more.
+    """Why the model can compute padded rows only, as the end of a sentence; None where it can more.
+
+    Known reasons are read off the configuration; what an architecture does beyond that is tried, on
+    two tiny groups.
 
     Raises:
-        UserError: the model is an encoder-decoder, which has no prompt in the response's sequence.
+        UserError: the model is an encoder-decoder, where a prompt is no prefix of its responses.
     """
     config = model.config
     if config.is_encoder_decoder:
@@ -21,9 +29,9 @@ def why_only_padded(model: Any) -> str | None:
             f"{type(model).__name__} is an encoder-decoder; choose a decoder-only language model."
         )
     others = set(getattr(config, "layer_types", None) or ()) - ATTENTION_LAYERS
-    if getattr(model, "_is_stateful", False) or others:
+    if others or getattr(model, "_is_stateful", False):
         named = f" ({', '.join(sorted(others))})" if others else ""
-        return f"it has layers that are not plain attention{named}"
+        return f"it has layers other than attention over all or the last tokens{named}"
     if any(name.rsplit(".", 1)[-1] == "sinks" for name, _ in model.named_parameters()):
         return "it has attention sinks"
     if not getattr(config, "is_causal", True) or getattr(
@@ -31,5 +39,32 @@ def why_only_padded(model: Any) -> str | None:
     ):
         return "its attention is not causal"
     if not getattr(model, "_supports_attention_backend", False):
-        return "its attention cannot be replaced through transformers' AttentionInterface"
+        return "its attention does not go through transformers' AttentionInterface"
+    if not _layouts_agree(model):
+        return "tried on two tiny groups, its layouts did not agree"
     return None
+
+
+@torch.no_grad()
+def _layouts_agree(model: Any) -> bool:
+    """Whether the shared and the padded layout give the same hidden states, to rounding."""
+    weight = model.get_input_embeddings().weight
+    if weight.is_meta or weight.numel() == 0:  # nothing to try it on: weights come later
+        return True
+    name = model.config._attn_implementation
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        padded, shared = (
+            hidden_states(model, collate(PROBE, layout).to(weight.device), grouped=True)
+            for layout in ("padded", "shared")
+        )
+    finally:
+        model.config._attn_implementation = name
+        for module, training in modes:
+            module.training = training
+    tolerance = torch.finfo(padded.dtype).eps ** 0.5
+    # Not finite: these are no weights yet (another process holds them), so nothing is shown.
+    return bool((padded - shared).norm() <= tolerance * padded.norm()) or not bool(
+        padded.isfinite().all()
+    )

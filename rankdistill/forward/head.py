@@ -41,7 +41,7 @@ class LMHead:
 
 
 class _Backbone:
-    """Hidden states that are already there, in the place of the backbone that would compute them."""
+    """Hidden states that are there already, in the place of the backbone that computes them."""
 
     def __init__(self, hidden: Tensor) -> None:
         self.last_hidden_state = hidden[None]
@@ -72,8 +72,8 @@ class _WithoutBackbone:
 def own_logits(model: Any, hidden: Tensor) -> Tensor:
     """[N, D] -> [N, V]: the logits that the model's own forward makes of hidden states.
 
-    The code after the backbone differs between architectures (soft-caps, scales); running it, rather
-    than listing it, is right for all of them.
+    The code after the backbone differs between architectures (soft-caps, scales); running it,
+    rather than listing what it may do, is right for all of them.
     """
     return type(model).forward(_WithoutBackbone(model, hidden), return_dict=True).logits[0]
 
@@ -85,7 +85,7 @@ def only_linear(model: Any) -> bool:
     if type(layer) is not nn.Linear or layer.weight.is_meta:
         return False
     rows = torch.linspace(-3, 3, 2 * layer.in_features).view(2, -1).to(layer.weight)
-    return torch.equal(own_logits(model, rows), layer(rows))
+    return torch.equal(own_logits(model, rows), layer(rows[None])[0])
 
 
 class Head(Protocol):
@@ -107,11 +107,11 @@ class TokenLogps:
     """Log-probabilities of the response tokens: [N], nats, at least float32."""
 
     temperature: float = 1.0
-    """Logits are divided by it; > 0. The sampling temperature gives the probabilities of the sampler."""
+    """Logits are divided by it; > 0. The sampling temperature gives the sampler's probabilities."""
     chunk_rows: int = 256
     """Rows whose logits are computed at once."""
     logits_budget: int = 2**29
-    """Bytes of logits that are kept for the backward pass; above it they are computed again there."""
+    """Bytes of logits that are kept for the backward pass; more are computed again there."""
 
     def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Tensor:
         if not lm_head.linear:
@@ -133,11 +133,11 @@ class TokenLogps:
             return logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(-1)
 
         chunks = zip(hidden.split(self.chunk_rows), targets.split(self.chunk_rows), strict=True)
-        if not torch.is_grad_enabled():
-            return torch.cat([logps(rows, wanted) for rows, wanted in chunks])
-        return torch.cat(
-            [checkpoint(logps, rows, wanted, use_reentrant=False) for rows, wanted in chunks]  # type: ignore[misc]
-        )
+        if torch.is_grad_enabled():
+            parts = [checkpoint(logps, *chunk, use_reentrant=False) for chunk in chunks]
+        else:
+            parts = [logps(*chunk) for chunk in chunks]
+        return torch.cat(parts)  # type: ignore[arg-type]
 
 
 class _LinearLogps(torch.autograd.Function):

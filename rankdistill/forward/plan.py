@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,87 +14,102 @@ from torch import Tensor
 class Segment:
     """A prompt and the responses that follow it; a sequence without sharing is a prompt alone."""
 
-    start: int
-    """Where the prompt begins in the sequence."""
     prompt: int
     """Tokens of the prompt: each sees itself and the earlier ones."""
-    responses: tuple[int, ...]
-    """Tokens of each response: each sees the prompt, itself and the earlier ones of its response."""
+    responses: tuple[int, ...] = ()
+    """Tokens of each response: each sees the prompt, itself and the earlier ones of its own."""
 
     @property
     def longest(self) -> int:
         """Tokens of the longest response."""
-        return max(self.responses, default=0)
+        return max(self.responses)
 
-    @property
-    def ragged(self) -> bool:
-        """Whether the responses differ in length."""
-        return min(self.responses, default=0) != self.longest
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """How the responses of a segment lie: one after another, or as rows of equal length."""
+
+    count: int
+    longest: int
+    real: Tensor | None
+    """[S] place among count * longest of each of the S tokens; None where all places are taken."""
+
+    def spread(self, x: Tensor) -> Tensor:
+        """[1, H, S, D] -> [count, H, longest, D], zeros where a response is shorter."""
+        x = x[0]
+        if self.real is not None:
+            rows = x.new_zeros(x.shape[0], self.count * self.longest, *x.shape[2:])
+            x = rows.index_copy(1, self.real, x)
+        return x.unflatten(1, (self.count, self.longest)).transpose(0, 1)
+
+    def join(self, x: Tensor) -> Tensor:
+        """[count, H, longest, D] -> [1, H, S, D]: the inverse of `spread`."""
+        x = x.transpose(0, 1).flatten(1, 2)
+        return (x if self.real is None else x.index_select(1, self.real))[None]
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionPlan:
-    """The segments of a sequence, in order and without gaps, and the indices and masks made from them.
+    """The segments of a sequence in order, and the indices and masks that are made from them.
 
-    One plan serves all layers and the recomputation of gradient checkpointing; what it makes is kept.
+    One plan serves all layers and the recomputation of gradient checkpointing, so what it makes is
+    kept.
     """
 
     segments: tuple[Segment, ...]
     _made: dict = field(default_factory=dict, repr=False)
 
-    def gather(self, index: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """For ragged responses of segment `index`: how to pad them and how to get them back.
+    @property
+    def sizes(self) -> list[int]:
+        """Lengths that cut the sequence into prompt, responses, prompt, responses, .."""
+        return [n for each in self.segments for n in (each.prompt, sum(each.responses))]
 
-        Returns:
-            [C * longest] offset among the segment's response tokens for each place of the padded block
-            (padding repeats the last token), and [sum of lengths] place of each response token in it.
-        """
+    def rows(self, index: int, device: torch.device) -> Rows:
+        """How the responses of segment `index` lie."""
 
-        def make() -> tuple[Tensor, Tensor]:
-            segment = self.segments[index]
-            lengths = torch.tensor(segment.responses)
-            place = torch.arange(segment.longest)
-            starts = lengths.cumsum(0) - lengths
-            pad = starts[:, None] + torch.minimum(place, lengths[:, None] - 1)
-            real = (place < lengths[:, None]).flatten().nonzero().squeeze(1)
-            return pad.flatten().to(device), real.to(device)
+        def make() -> Rows:
+            lengths = self.segments[index].responses
+            longest = max(lengths)
+            if min(lengths) == longest:
+                return Rows(len(lengths), longest, None)
+            taken = torch.arange(longest) < torch.tensor(lengths)[:, None]
+            return Rows(len(lengths), longest, taken.flatten().nonzero()[:, 0].to(device))
 
-        return self._once(("gather", index, device), make)
+        return self._once(("rows", index, device), make)
 
     def prompt_mask(self, index: int, window: int | None, device: torch.device) -> Tensor | None:
         """[P, P] bool, True is seen; None where plain causal attention is the same."""
         length = self.segments[index].prompt
         if window is None or length <= window:
             return None
-
-        def make() -> Tensor:
-            position = torch.arange(length, device=device)
-            return _seen(position, position, window)
-
-        return self._once(("prompt", index, window, device), make)
+        return self._mask(length, length, window, device)
 
     def response_mask(self, index: int, window: int | None, device: torch.device) -> Tensor:
-        """[longest, P + longest] bool, True is seen: the prompt and the response's own earlier tokens.
+        """[longest, P + longest] bool, True is seen: the prompt and the response's earlier tokens.
 
         A sliding window counts positions: a response's first token is next to the prompt's last,
         wherever it lies in the sequence.
         """
+        segment = self.segments[index]
+        return self._mask(segment.longest, segment.prompt + segment.longest, window, device)
+
+    def reaches(self, index: int, window: int | None) -> bool:
+        """Whether the last token of every response still sees the whole prompt."""
+        segment = self.segments[index]
+        return window is None or segment.prompt + segment.longest <= window
+
+    def _mask(self, queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+        """[Q, K] bool for the last Q of K positions."""
 
         def make() -> Tensor:
-            segment = self.segments[index]
-            position = torch.arange(segment.prompt + segment.longest, device=device)
-            return _seen(position[segment.prompt :], position, window)
+            position = torch.arange(keys, device=device)
+            distance = position[keys - queries :, None] - position
+            seen = distance >= 0
+            return seen if window is None else seen & (distance < window)
 
-        return self._once(("response", index, window, device), make)
+        return self._once(("mask", queries, keys, window, device), make)
 
-    def _once(self, key: tuple, make):
+    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
-
-
-def _seen(query: Tensor, key: Tensor, window: int | None) -> Tensor:
-    """[Q, K] bool: key at or before the query and fewer than `window` positions away."""
-    distance = query[:, None] - key[None, :]
-    seen = distance >= 0
-    return seen if window is None else seen & (distance < window)
