@@ -1,0 +1,77 @@
+"""What a sampler is, and where its randomness comes from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rankdistill.errors import UserError
+from rankdistill.records import Response
+
+Request = tuple[str, list[int]]
+"""A prompt's id and its token ids."""
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """What is sampled. Order of the filters, as in vLLM: temperature, then top-k, then top-p.
+
+    Args:
+        responses_per_prompt: K, at least 1.
+        temperature: 0 takes the most likely token, and all K responses are the same.
+        top_p: Smallest set of tokens whose probability reaches it; 1 is off.
+        top_k: Number of most likely tokens; 0 is off.
+        max_response_tokens: Responses are cut after it and marked `length`.
+        seed: A response depends on the seed, its prompt's id and its number, and on nothing else.
+    """
+
+    responses_per_prompt: int
+    temperature: float
+    top_p: float
+    top_k: int
+    max_response_tokens: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("responses_per_prompt", "max_response_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"sample.{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.temperature < 0 or self.top_k < 0:
+            raise UserError("sample.temperature and sample.top_k must be at least 0.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"sample.top_p is {self.top_p}; it must be above 0 and at most 1.")
+
+
+class Sampler(Protocol):
+    """Writes responses with a model. One instance serves consecutive stages, then is closed."""
+
+    name: str
+    """Part of the identity of what it samples."""
+
+    def sample(
+        self, model: Path, requests: Sequence[Request], options: SamplingOptions, source: str
+    ) -> Iterator[tuple[str, list[Response]]]:
+        """(prompt id, its K responses) in the given order, as they are finished.
+
+        Args:
+            model: Folder with weights and tokenizer.
+            requests: (prompt id, token ids).
+            source: Written into the responses.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free memory and processes."""
+        ...
+
+
+def response_seed(seed: int, prompt_id: str, number: int) -> int:
+    """The seed of one response, 63 bits.
+
+    Hashed, since samplers that count up from a seed make the streams of neighbouring seeds overlap.
+    """
+    digest = hashlib.sha256(f"{seed}/{prompt_id}/{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
