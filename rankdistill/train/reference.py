@@ -1,0 +1,98 @@
+"""Log-probabilities under the frozen reference, computed once, before the policy moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from rankdistill.forward import bind, bound_layout, collate, micro_batches, response_logps
+from rankdistill.models import load_model
+from rankdistill.train.config import RankingConfig
+from rankdistill.train.groups import RankedGroup, ranked_group
+
+COLUMN = "reference_logps"
+
+
+def add_reference_logps(
+    rows: Any, model: Any, tokenizer: PreTrainedTokenizerBase, config: RankingConfig
+) -> Any:
+    """The rows with a column `reference_logps`: a value a response, in their order, nats.
+
+    The forward, its layout, temperature and precision are those that `RankingTrainer` trains the
+    policy with, so that a policy which equals the reference has log-ratios of 0.
+
+    Args:
+        rows: What `RankingTrainer` takes.
+        model: The reference: a model or its path. Of a model with an adapter, the model without it.
+        tokenizer: Of the rows' responses.
+        config: The training's.
+
+    Returns:
+        A `Dataset` for a `Dataset`, else a list of dicts. Groups that are too long for the training
+        get None.
+    """
+    model = load_model(model) if isinstance(model, str) else model
+    model.to(config.device)
+    bind(model, config.layout)
+    groups = [ranked_group(row, index, tokenizer) for index, row in enumerate(rows)]
+    limit = length_limit(model, config)
+    kept = [i for i, group in enumerate(groups) if limit is None or group.length <= limit]
+    column: list[list[float] | None] = [None] * len(groups)
+    logps = reference_logps([groups[i] for i in kept], model, config)
+    for index, values in zip(kept, logps, strict=True):
+        column[index] = values
+    if isinstance(rows, Dataset):
+        return rows.remove_columns([COLUMN] if COLUMN in rows.column_names else []).add_column(
+            COLUMN, column
+        )
+    return [{**row, COLUMN: values} for row, values in zip(rows, column, strict=True)]
+
+
+@torch.no_grad()
+def reference_logps(
+    groups: Sequence[RankedGroup], model: Any, config: RankingConfig
+) -> list[list[float]]:
+    """[group][response] log-probability under a bound model, nats; an adapter is switched off."""
+    device, layout = next(model.parameters()).device, bound_layout(model)
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16)
+    without_adapter = model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+    was_training = model.training
+    model.eval()
+    result: list[list[float]] = []
+    with without_adapter, autocast:
+        tokens = [group.tokens for group in groups]
+        for indices in micro_batches(tokens, config.max_batch_tokens, layout):
+            batch = collate([tokens[i] for i in indices], layout).to(device)
+            logps = response_logps(model, batch, temperature=config.temperature).logps.tolist()
+            result += [
+                row[: len(tokens[i].responses)] for i, row in zip(indices, logps, strict=True)
+            ]
+    model.train(was_training)
+    return result
+
+
+def with_reference(
+    groups: Sequence[RankedGroup], model: Any, config: RankingConfig
+) -> list[RankedGroup]:
+    """The groups with their reference log-probabilities, each process computing its share."""
+    mine = range(config.process_index, len(groups), config.world_size)
+    logps = reference_logps([groups[i] for i in mine], model, config)
+    everyone: list[tuple[int, list[float]]] = gather_object(list(zip(mine, logps, strict=True)))
+    return [
+        replace(group, reference_logps=tuple(values))
+        for group, (_, values) in zip(groups, sorted(everyone), strict=True)
+    ]
+
+
+def length_limit(model: Any, config: RankingConfig) -> int | None:
+    """Most tokens of a prompt with its longest response: `max_length`, or the model's context."""
+    limits = (config.max_length, getattr(model.config, "max_position_embeddings", None))
+    return min((limit for limit in limits if limit is not None), default=None)
