@@ -82,6 +82,7 @@ def assert_same(first: torch.Tensor, second: torch.Tensor) -> None:
 
 def test_output_is_one_loss_and_one_metric_a_prompt(objective: Objective):
     assert isinstance(objective, Objective)
+    assert 0 < objective.learning_rate < 1e-4  # type: ignore[attr-defined]
     candidates = random_lists()
     output = objective(candidates)
     assert output.loss.shape == (8,)

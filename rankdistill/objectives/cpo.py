@@ -38,6 +38,8 @@ class CPO:
     nll_weight: float = 1.0
 
     needs_reference: ClassVar[bool] = False
+    learning_rate: ClassVar[float] = 1e-6
+    """Suggested peak for AdamW: TRL's."""
 
     def __post_init__(self) -> None:
         check_positive(self, "beta")

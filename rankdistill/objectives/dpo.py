@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch.nn.functional import logsigmoid
 
@@ -50,6 +51,9 @@ class DPO:
     reference_free: bool = False
     length_normalised: bool = False
     nll_weight: float = 0.0
+
+    learning_rate: ClassVar[float] = 1e-6
+    """Suggested peak for AdamW: the paper's."""
 
     @property
     def needs_reference(self) -> bool:

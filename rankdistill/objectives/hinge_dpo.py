@@ -31,6 +31,8 @@ class HingeDPO:
     beta: float = 0.1
 
     needs_reference: ClassVar[bool] = True
+    learning_rate: ClassVar[float] = 1e-6
+    """Suggested peak for AdamW: that of DPO."""
 
     def __post_init__(self) -> None:
         check_positive(self, "beta")

@@ -39,6 +39,8 @@ class IPO:
     length_normalised: bool = False
 
     needs_reference: ClassVar[bool] = True
+    learning_rate: ClassVar[float] = 1e-6
+    """Suggested peak for AdamW: that of DPO."""
 
     def __post_init__(self) -> None:
         check_positive(self, "beta")

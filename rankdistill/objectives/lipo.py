@@ -48,6 +48,8 @@ class LiPO:
     discount: Literal["log", "log2"] = "log"
 
     needs_reference: ClassVar[bool] = True
+    learning_rate: ClassVar[float] = 1e-6
+    """Suggested peak for AdamW: that of DPO; the paper's 2e-5 is Adafactor's, on T5."""
 
     def __post_init__(self) -> None:
         check_positive(self, "beta")

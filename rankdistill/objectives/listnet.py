@@ -43,6 +43,8 @@ class ListNet:
     score_temperature: float = 1.0
 
     needs_reference: ClassVar[bool] = True
+    learning_rate: ClassVar[float] = 1e-6
+    """Suggested peak for AdamW: that of DPO."""
 
     def __post_init__(self) -> None:
         check_positive(self, "beta")

@@ -42,6 +42,8 @@ class ORPO:
     odds_weight: float = 0.1
 
     needs_reference: ClassVar[bool] = False
+    learning_rate: ClassVar[float] = 5e-6
+    """Suggested peak for AdamW: that of the authors' Mistral-ORPO."""
 
     def __post_init__(self) -> None:
         check_not_negative(self, "odds_weight")

@@ -36,6 +36,8 @@ class PlackettLuceDPO:
     top_m: int | None = None
 
     needs_reference: ClassVar[bool] = True
+    learning_rate: ClassVar[float] = 1e-6
+    """Suggested peak for AdamW: that of DPO."""
 
     def __post_init__(self) -> None:
         check_positive(self, "beta")

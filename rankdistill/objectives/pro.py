@@ -48,6 +48,8 @@ class PRO:
     reward_temperature: bool = True
 
     needs_reference: ClassVar[bool] = False
+    learning_rate: ClassVar[float] = 5e-6
+    """Suggested peak for AdamW: the paper's."""
 
     def __post_init__(self) -> None:
         check_not_negative(self, "sft_weight")

@@ -42,6 +42,8 @@ class RobustDPO:
     label_smoothing: float = 0.1
 
     needs_reference: ClassVar[bool] = True
+    learning_rate: ClassVar[float] = 1e-6
+    """Suggested peak for AdamW: that of DPO."""
 
     def __post_init__(self) -> None:
         check_positive(self, "beta")

@@ -43,6 +43,8 @@ class RRHF:
     sft_reduction: Reduction = "mean"
 
     needs_reference: ClassVar[bool] = False
+    learning_rate: ClassVar[float] = 2e-5
+    """Suggested peak for AdamW: the paper's."""
 
     def __post_init__(self) -> None:
         check_not_negative(self, "sft_weight", "length_exponent")

@@ -28,6 +28,8 @@ class SFT:
     reduction: Reduction = "mean"
 
     needs_reference: ClassVar[bool] = False
+    learning_rate: ClassVar[float] = 2e-5
+    """Suggested peak for AdamW: that of RRHF, whose likelihood term it is."""
 
     def __post_init__(self) -> None:
         check_choice(self, "reduction", ("mean", "sum"))

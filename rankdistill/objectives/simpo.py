@@ -37,6 +37,8 @@ class SimPO:
     gamma_beta_ratio: float = 0.25
 
     needs_reference: ClassVar[bool] = False
+    learning_rate: ClassVar[float] = 1e-6
+    """Suggested peak for AdamW: the upper end of the paper's 3e-7 to 1e-6."""
 
     def __post_init__(self) -> None:
         check_positive(self, "beta")

@@ -37,6 +37,8 @@ class SLiC:
     regulariser: float = 0.1
 
     needs_reference: ClassVar[bool] = False
+    learning_rate: ClassVar[float] = 1e-6
+    """Suggested peak for AdamW: that of CPO, its smooth relative."""
 
     def __post_init__(self) -> None:
         check_not_negative(self, "delta", "regulariser")
