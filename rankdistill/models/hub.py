@@ -36,9 +36,10 @@ def commit(repository: str, revision: str, *, known: Iterable[str]) -> str:
             repository, revision
         )
         if answer is None:
+            name = repository if revision == "main" else f"{repository}@{revision}"
             why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "no connection"
             raise UserError(
-                f"The model '{repository}' is no local folder, not in Hugging Face's cache, and "
+                f"The model '{name}' is no local folder, not in Hugging Face's cache, and "
                 f"the hub can't be reached ({why}): {suggest(repository, known)}"
             )
         _commits[repository, revision] = answer
@@ -49,19 +50,25 @@ def snapshot(repository: str, revision: str, *, known: Iterable[str], weights: b
     """The cached folder of a hub model's commit, downloaded where it is missing."""
     sha = commit(repository, revision, known=known)
     wanted = [*_FILES, "*.safetensors"] if weights else _FILES
-    try:
-        folder = snapshot_download(
-            repository,
-            revision=sha,
-            allow_patterns=wanted,
-            ignore_patterns=["*/*", "consolidated*"],
-        )
-    except (OSError, httpx.HTTPError) as error:
-        raise UserError(
-            f"The model '{repository}' could not be downloaded ({type(error).__name__}): "
-            f"check the connection and run again, finished files are kept."
-        ) from error
-    return Path(folder)
+    failure: Exception | None = None
+    for cache_only in [True] if constants.is_offline_mode() else [False, True]:
+        try:
+            return Path(
+                snapshot_download(
+                    repository,
+                    revision=sha,
+                    allow_patterns=wanted,
+                    # Copies in other formats are kept in sub-folders, or are Mistral's.
+                    ignore_patterns=["*/*", "consolidated*"],
+                    local_files_only=cache_only,
+                )
+            )
+        except (OSError, httpx.HTTPError) as error:
+            failure = error
+    raise UserError(
+        f"Files of the model '{repository}' are neither in the cache nor could they be downloaded "
+        f"({type(failure).__name__}): run again with a connection, finished files are kept."
+    ) from failure
 
 
 def cached_models() -> list[str]:

@@ -1,0 +1,131 @@
+"""Text to token ids: one BOS at most, one EOS, no surprises from a template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import CHAT_TEMPLATE, build_tokenizer
+from tokenizers import processors
+
+from rankdistill.errors import UserError
+from rankdistill.models import (
+    decode_response,
+    encode_prompt,
+    encode_response,
+    load_tokenizer,
+    tokenizer_difference,
+    tokenizers_agree,
+)
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def saved(folder: Path, tokenizer=None, **changes) -> str:
+    """A folder with the test tokenizer, some of its attributes changed."""
+    tokenizer = tokenizer or build_tokenizer()
+    for name, value in changes.items():
+        setattr(tokenizer, name, value)
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return str(folder)
+
+
+def test_a_prompt_ends_where_the_response_begins(tokenizer) -> None:
+    text = tokenizer.decode(encode_prompt(tokenizer, HI))
+    assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("template_writes_bos", [True, False])
+def test_the_template_alone_decides_about_bos(tmp_path: Path, template_writes_bos: bool) -> None:
+    tokenizer = build_tokenizer()
+    bos = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", bos)]
+    )
+    start = "{{ bos_token }}" if template_writes_bos else ""
+    tokenizer.chat_template = start + "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer = load_tokenizer(saved(tmp_path, tokenizer))
+    assert tokenizer("Hi")["input_ids"][0] == bos, "this tokenizer adds BOS by itself"
+    assert encode_prompt(tokenizer, HI).count(bos) == int(template_writes_bos)
+    assert bos not in encode_response(tokenizer, "Hello")
+
+
+def test_eos_is_appended_exactly_once(tokenizer) -> None:
+    eos = tokenizer.eos_token_id
+    plain = encode_response(tokenizer, "Hello")
+    assert plain[-1] == eos and plain.count(eos) == 1
+    assert encode_response(tokenizer, "Hello<|im_end|>") == plain
+    assert encode_response(tokenizer, "") == [eos]
+
+
+@pytest.mark.parametrize("text", ["Hello", "  two  spaces , and\n\nlines .", "naïve 日本 😀", ""])
+def test_a_response_survives_the_round_trip(tokenizer, text: str) -> None:
+    assert decode_response(tokenizer, encode_response(tokenizer, text)) == text
+
+
+def test_pad_becomes_eos_where_there_is_none(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(saved(tmp_path, pad_token=None))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+
+
+def test_eos_is_what_the_template_ends_a_turn_with(tmp_path: Path) -> None:
+    """Base tokenizers name their end of document, which a chat model never writes."""
+    tokenizer = load_tokenizer(saved(tmp_path, eos_token="<|pad|>"))
+    assert tokenizer.eos_token == "<|im_end|>"
+
+
+def test_eos_stays_where_a_turn_ends_with_text(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n\n{% endfor %}"
+    tokenizer = load_tokenizer(saved(tmp_path, eos_token="<|pad|>", chat_template=template))
+    assert tokenizer.eos_token == "<|pad|>"
+
+
+def test_no_chat_template_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no chat template.*instruct version"):
+        load_tokenizer(saved(tmp_path, chat_template=None))
+
+
+def test_no_eos_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"names no EOS token.*`eos_token`"):
+        load_tokenizer(saved(tmp_path, eos_token=None))
+
+
+def test_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match=r"tokenizer of .* cannot be loaded"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_template_without_system_role_says_so() -> None:
+    tokenizer = build_tokenizer()
+    refusal = "{{ raise_exception('System role not supported') }}"
+    tokenizer.chat_template = f"{{% if messages[0]['role'] == 'system' %}}{refusal}{{% endif %}}"
+    with pytest.raises(UserError, match=r"takes no system message.*first user message"):
+        encode_prompt(tokenizer, [{"role": "system", "content": "Be brief."}, *HI])
+
+
+def test_any_other_refusal_of_the_template_is_quoted() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('Roles must alternate') }}"
+    with pytest.raises(UserError, match="roles user, user: Roles must alternate"):
+        encode_prompt(tokenizer, HI * 2)
+
+
+def test_tokenizers_agree_by_vocabulary_and_ids() -> None:
+    ours, theirs = build_tokenizer(), build_tokenizer()
+    theirs.chat_template = CHAT_TEMPLATE + "!"
+    assert tokenizers_agree(ours, theirs), "templates are not compared"
+    theirs.add_tokens(["<extra>"])
+    assert not tokenizers_agree(ours, theirs)
+    assert tokenizer_difference(ours, theirs) == "the vocabularies have 259 and 260 tokens"
+
+
+def test_a_differing_token_is_named() -> None:
+    ours, theirs = build_tokenizer(), build_tokenizer()
+    ours.add_tokens(["<a>", "<b>"])
+    theirs.add_tokens(["<b>", "<a>"])
+    assert tokenizer_difference(ours, theirs) == (
+        "2 of 261 tokens differ, the first is '<a>': id 259 in one, id 260 in the other"
+    )
