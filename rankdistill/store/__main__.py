@@ -143,7 +143,7 @@ def remove(store: Store, options: argparse.Namespace) -> int:
         return 0
     if not options.yes:
         _print_table(chosen)
-        if not _confirmed(f"Remove {counted(len(chosen), 'output')} ({_size_of(chosen)})?"):
+        if not _confirmed(f"{counted(len(chosen), 'output')} ({_size_of(chosen)})"):
             print("Nothing was removed.")
             return 1
     removed: list[Entry] = []
@@ -205,10 +205,12 @@ def _resolve(store: Store, name: str) -> str:
     raise UserError(f"No output '{name}' in {store.root}: {suggest(name, known)}")
 
 
-def _confirmed(question: str) -> bool:
+def _confirmed(what: str) -> bool:
     if not sys.stdin.isatty():
-        raise UserError(f"{question} There is no terminal to ask at: add --yes.")
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        raise UserError(
+            f"Removing {what} needs a yes, and there is no terminal to ask at: add --yes."
+        )
+    return input(f"Remove {what}? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _size_of(found: list[Entry]) -> str:
