@@ -85,23 +85,23 @@ class RankingTrainer(Trainer):
         if processing_class is None:
             raise UserError("RankingTrainer needs the model's tokenizer as processing_class.")
         self.objective = objective or RRHF()
-        self._limit = length_limit(model, args)
+        self._tokenizer, self._limit = processing_class, length_limit(model, args)
         self._logged, self._evaluated = Averages(), Averages()
         disable_dropout(model)
         bind(model, args.layout)
         super().__init__(
             model=model,
             args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=self._load(train_dataset, "train_dataset"),
+            eval_dataset=self._load(eval_dataset, "eval_dataset"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self._tokenizer, self._layout = processing_class, bound_layout(model)
+        self._layout = bound_layout(model)
         reference = self._reference(model if reference_model is None else reference_model)
-        self.train_dataset: Any = self._groups(train_dataset, "train_dataset", reference)
-        self.eval_dataset: Any = self._groups(eval_dataset, "eval_dataset", reference)
+        self.train_dataset: Any = self._referred(self.train_dataset, "train_dataset", reference)
+        self.eval_dataset: Any = self._referred(self.eval_dataset, "eval_dataset", reference)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Trainer's; `resume_from_checkpoint=True` takes the last complete one, or starts anew."""
@@ -132,7 +132,7 @@ class RankingTrainer(Trainer):
         if groups is None:
             raise UserError("RankingTrainer.evaluate() needs an eval_dataset.")
         if not (isinstance(groups, list) and groups and isinstance(groups[0], RankedGroup)):
-            groups = self._groups(groups, "eval_dataset", None)
+            groups = self._referred(self._load(groups, "eval_dataset"), "eval_dataset", None)
         per_step = self.args.per_device_eval_batch_size * self.args.world_size
         return step_loader(groups, per_step, self.args)
 
@@ -260,17 +260,23 @@ class RankingTrainer(Trainer):
         if int(self.accelerator.reduce(count, reduction="sum")) > 0:  # type: ignore[arg-type]
             stop("loss", bad, self)
 
-    def _groups(self, rows: Any, name: str, reference: Any) -> Any:
-        """Rows in tokens, with reference log-probabilities where the objective needs them."""
+    def _load(self, rows: Any, name: str) -> Any:
+        """Rows, or several sets of them, in tokens."""
         if rows is None:
             return None
         if isinstance(rows, dict):
-            return {key: self._groups(rows[key], f"{name} '{key}'", reference) for key in rows}
+            return {key: self._load(rows[key], f"{name} '{key}'") for key in rows}
         if not hasattr(rows, "__len__") or len(rows) == 0:
             raise UserError(f"The {name} is empty or streamed: give a list or Dataset with rows.")
-        groups = load_groups(rows, self._tokenizer, self._limit)
-        known = all(group.reference_logps is not None for group in groups)
-        if known or not self.objective.needs_reference:
+        return load_groups(rows, self._tokenizer, self._limit)
+
+    def _referred(self, groups: Any, name: str, reference: Any) -> Any:
+        """Groups, or several sets of them, with reference log-probabilities where needed."""
+        if groups is None or not self.objective.needs_reference:
+            return groups
+        if isinstance(groups, dict):
+            return {k: self._referred(of, f"{name} '{k}'", reference) for k, of in groups.items()}
+        if all(group.reference_logps is not None for group in groups):
             return groups
         if reference is None:
             raise UserError(
