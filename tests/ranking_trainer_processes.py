@@ -1,0 +1,80 @@
+"""What each process of test_ranking_trainer_processes.py runs; it writes its results to a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import build_model
+from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, weights
+from test_ranking_trainer import NotFiniteAbove
+
+from rankdistill import RankingTrainer
+from rankdistill.errors import UserError
+from rankdistill.objectives import DPO, RRHF
+
+CASES: dict[str, dict[str, Any]] = {
+    # Tail of 2 prompts, whose second accumulation step has no prompt on either of two processes.
+    "accumulated": {"prompts": 10, "prompts_per_step": 4, "gradient_accumulation_steps": 2},
+    # One token a pass: the processes have different numbers of forward passes.
+    "uneven": {"prompts": 7, "prompts_per_step": 5, "max_batch_tokens": 1},
+    # One process of two never has a prompt.
+    "idle": {"prompts": 3, "prompts_per_step": 1, "max_batch_tokens": 1},
+    "reference": {"prompts": 9, "per_step": 6, "objective": DPO()},
+    "adapter": {"prompts": 6, "per_step": 2, "objective": DPO(), "lora": True},
+}
+
+
+def run(name: str, folder: Path) -> dict[str, Any]:
+    """One training: its losses, metrics, weights and evaluation."""
+    case = dict(CASES[name])
+    rows = ragged_groups(case.pop("prompts"))
+    objective, lora = case.pop("objective", RRHF()), case.pop("lora", False)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if "per_step" in case:
+        case["per_device_train_batch_size"] = case.pop("per_step") // world
+    args = config(
+        folder / name, train_sampling_strategy="random", num_train_epochs=2,
+        per_device_eval_batch_size=2, **case,
+    )  # fmt: skip
+    model = build_model("gpt2", layers=2).double()
+    if lora:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(0)
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["c_attn"], lora_dropout=0.3))
+    trainer = RankingTrainer(
+        model, args, rows, objective, processing_class=TOKENIZER, eval_dataset=ragged_groups(5, 3)
+    )
+    trainer.train()
+    evaluation = {k: v for k, v in trainer.evaluate().items() if "second" not in k}
+    evaluation = {k: v for k, v in evaluation.items() if "time" not in k}
+    return {
+        "loss": logged(trainer), "rank_accuracy": logged(trainer, "rank_accuracy"),
+        "evaluation": evaluation, "weights": weights(trainer),
+    }  # fmt: skip
+
+
+def stop(folder: Path) -> str:
+    """What a loss that is not finite on one of the processes ends with."""
+    rows = ragged_groups(4)
+    rows[2]["responses"][0]["score"] = 11.0
+    args = config(folder / "stop", per_device_train_batch_size=1)
+    trainer = RankingTrainer(
+        build_model("gpt2", layers=1), args, rows, NotFiniteAbove(), processing_class=TOKENIZER
+    )
+    try:
+        trainer.train()
+    except UserError as error:
+        return str(error)
+    return "trained"
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    result: dict[str, Any] = {name: run(name, folder) for name in CASES}
+    result["stop"] = stop(folder)
+    torch.save(result, folder / f"process-{os.environ['RANK']}.pt")

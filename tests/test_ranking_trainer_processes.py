@@ -1,0 +1,48 @@
+"""Two processes give the losses and the weights of one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ranking_trainer_processes import CASES, run
+from torch.testing import assert_close
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """The results of both processes of one launch, which runs all cases."""
+    folder, tests = tmp_path_factory.mktemp("processes"), Path(__file__).parent
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANKDISTILL_HOME": str(folder / "home")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
+    launched = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+            "--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
+            str(tests / "ranking_trainer_processes.py"), str(folder),
+        ],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    return [torch.load(folder / f"process-{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_same_losses_and_weights_as_one_process(processes, tmp_path, case):
+    alone = run(case, tmp_path)
+    for of_process in processes:
+        ours = of_process[case]
+        assert len(ours["loss"]) == len(alone["loss"])
+        assert ours["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+        assert ours["rank_accuracy"] == pytest.approx(alone["rank_accuracy"], abs=1e-9)
+        assert ours["evaluation"] == pytest.approx(alone["evaluation"], abs=1e-9)
+        assert_close(ours["weights"], alone["weights"], rtol=0, atol=1e-9)
+
+
+def test_both_processes_stop_and_name_the_prompt(processes):
+    for of_process in processes:
+        assert "The loss is not finite at step 2, on the prompts p2:" in of_process["stop"]

@@ -1,0 +1,73 @@
+"""A run that was cut off and continued ends like one that was not."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from conftest import build_model
+from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, trained, weights
+
+from rankdistill import RankingTrainer
+from rankdistill.objectives import DPO
+from rankdistill.train.checkpoints import last_checkpoint
+
+ROWS = ragged_groups(10)
+
+
+def arguments(folder, **settings):
+    """Two epochs of four shuffled steps, the last of each with one prompt."""
+    return config(
+        folder, optim="adamw_torch_fused", learning_rate=1e-3, lr_scheduler_type="linear",
+        warmup_steps=2, max_grad_norm=1.0, num_train_epochs=2, prompts_per_step=3,
+        gradient_accumulation_steps=2, train_sampling_strategy="random", save_strategy="steps",
+        save_steps=1, max_batch_tokens=100, **settings,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    return trained(build_model(), ROWS, arguments(folder), objective=DPO())
+
+
+@pytest.mark.parametrize("step", [2, 4, 7])
+def test_continued_run_ends_with_the_same_weights(tmp_path, unbroken, step):
+    source = f"{unbroken.args.output_dir}/checkpoint-{step}"
+    shutil.copytree(source, tmp_path / f"checkpoint-{step}")
+    again = RankingTrainer(
+        build_model(), arguments(tmp_path), ROWS, DPO(), processing_class=TOKENIZER
+    )
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == unbroken.state.global_step == 8
+    assert logged(again) == logged(unbroken)
+    assert logged(again, "rank_accuracy") == logged(unbroken, "rank_accuracy")
+    for name, value in weights(unbroken).items():
+        assert torch.equal(weights(again)[name], value), name
+
+
+def test_continues_from_the_last_complete_checkpoint(tmp_path, unbroken):
+    for step in (2, 5, 6):
+        source = f"{unbroken.args.output_dir}/checkpoint-{step}"
+        shutil.copytree(source, tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-5" / "trainer_state.json").unlink()  # killed while it was written
+    state = tmp_path / "checkpoint-6" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    (tmp_path / "checkpoint-latest").mkdir()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    again = RankingTrainer(
+        build_model(), arguments(tmp_path), ROWS, DPO(), processing_class=TOKENIZER
+    )
+    again.train(resume_from_checkpoint=True)
+    assert logged(again) == logged(unbroken)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+
+
+def test_resume_without_a_checkpoint_starts_anew(tmp_path, unbroken):
+    trainer = RankingTrainer(
+        build_model(), arguments(tmp_path), ROWS, DPO(), processing_class=TOKENIZER
+    )
+    trainer.train(resume_from_checkpoint=True)
+    assert logged(trainer) == logged(unbroken)
+    assert last_checkpoint(tmp_path / "nowhere") is None
