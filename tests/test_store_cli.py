@@ -55,14 +55,14 @@ def unfinished() -> str:
 
 def test_list(filled, capsys):
     assert main([]) == 0
-    head, *lines, total = capsys.readouterr().out.splitlines()
+    head, *lines, note, total = capsys.readouterr().out.splitlines()
     assert head.split() == ["output", "size", "files", "rows", "age", "state"]
     cells = {line.split()[0]: re.split(r" {2,}", line.strip()) for line in lines}
     one, old, failed = cells[filled["one"].key], cells[filled["old"].key], cells[unfinished()]
     assert one[1:4] == ["2.02 MB", "3", "1,500"] and one[-1] == "complete"
     assert re.fullmatch(r"\d{4,} d", old[4])
     # Whole, on one line, and not taken for rich's markup.
-    assert failed[-1] == "failed: [b]no teacher[/b]"
+    assert failed[-1] == "failed" and note == f"{unfinished()} failed: [b]no teacher[/b]"
     assert total.startswith("2 outputs, 4.05 MB; 1 unfinished, ")
     assert total.endswith(f"in {Store().root}")
 
@@ -85,8 +85,9 @@ def test_list_shows_damage_and_the_maker(filled, capsys):
     store.output("sample", {"seed": 2}, look)
     out, err = capsys.readouterr()
     assert re.search(rf"{filled['one'].key} .* damaged", out)
-    assert re.search(rf"{store_key} .* building \(process {os.getpid()} on \S+\)", out)
-    assert err.startswith("Not removed, because a process is at work on it") and "stop it" in err
+    maker = f"by process {os.getpid()} on {os.uname().nodename}"
+    assert re.search(rf"{store_key} .* building", out) and f"{store_key} building: {maker}\n" in out
+    assert err == f"Not removed, because it is being made ({store_key} {maker}): stop that first.\n"
     assert store.find(store_key) is not None
 
 
@@ -169,7 +170,6 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 
 
 def test_piped_output_is_plain_and_whole(tmp_path):
-    # A name longer than 80 columns can only be the state's.
     why = "because " * 30
     with pytest.raises(RuntimeError):
         Store().output("sample", {}, lambda partial: (_ for _ in ()).throw(RuntimeError(why)))
@@ -177,7 +177,7 @@ def test_piped_output_is_plain_and_whole(tmp_path):
     environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm-256color"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
-    assert f"failed: {why.strip()}" in done.stdout.splitlines()[1]
+    assert done.stdout.splitlines()[2].endswith(f" failed: {why.strip()}")
     assert "\x1b" not in done.stdout and done.stdout.isascii()
 
 

@@ -36,22 +36,26 @@ def make(partial, report):
         os.write(report, b"+")
     for layer in range(6):
         (partial.path / f"layer-{layer}.bin").write_bytes(bytes([layer]) * 4096)
+        os.write(report, b".")
     return {"rows": len(EXPECTED)}
 
-def attempt(store, identity, die_after):
-    """Runs in a child that is killed `die_after` seconds later; (rows it reported, killed)."""
+def attempt(store, identity, events, seconds):
+    """Runs in a child that is killed `seconds` after it reported `events`; (its rows, killed)."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         store.output("sample", identity, lambda partial: make(partial, write))
         os._exit(0)
     os.close(write)
-    time.sleep(die_after)
+    reports = b""
+    while len(reports) < events and (report := os.read(read, 1)):
+        reports += report
+    time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    reported = len(os.read(read, 1000))
+    reports += os.read(read, 1000)
     os.close(read)
-    return 4 * reported, killed
+    return 4 * reports.count(b"+"), killed
 
 def check(store, key, at_least):
     """Nothing half-visible, no row lost; whether the output is complete, and its rows so far."""
@@ -70,20 +74,20 @@ def check(store, key, at_least):
     return False, len(rows)
 
 store, chance = Store(), random.Random(0)
-began = time.monotonic()
 nowhere = os.open(os.devnull, os.O_WRONLY)
 unbroken = store.output("sample", {"trial": "unbroken"}, lambda partial: make(partial, nowhere))
-whole = time.monotonic() - began
 kills = resumed = trial = 0
 while kills < 40:
     trial += 1
     identity, complete, rows = {"trial": trial}, False, 0
     key = key_of("sample", identity)
     while not complete:
-        reported, killed = attempt(store, identity, chance.uniform(0.0, 0.7 * whole))
+        # The last attempt has 6 reports to make: up to 5 kills before, 6 while publishing, 8 never.
+        events, seconds = chance.randint(0, 8), chance.uniform(0.0, 0.004)
+        reported, killed = attempt(store, identity, events, seconds)
         complete, now = check(store, key, rows + reported)
         kills += killed and not complete
-        resumed += 0 < rows < 40
+        resumed += rows > 0
         rows = now
     final = store.find(key)
     assert final.manifest["files"] == unbroken.manifest["files"]

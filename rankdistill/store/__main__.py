@@ -141,11 +141,9 @@ def remove(store: Store, options: argparse.Namespace) -> int:
     if not chosen:
         print(f"Nothing to remove in {store.root}.")
         return 0
-    if not options.yes:
-        _print_table(chosen)
-        if not _confirmed(f"{counted(len(chosen), 'output')} ({_size_of(chosen)})"):
-            print("Nothing was removed.")
-            return 1
+    if not options.yes and not _confirmed(chosen):
+        print("Nothing was removed.")
+        return 1
     removed: list[Entry] = []
     busy: list[Entry] = []
     for entry in chosen:
@@ -153,10 +151,8 @@ def remove(store: Store, options: argparse.Namespace) -> int:
     if removed:
         print(f"Removed {counted(len(removed), 'output')}, {_size_of(removed)}.")
     if busy:
-        states = ", ".join(f"{entry.key}: {entry.state}" for entry in busy)
-        raise UserError(
-            f"Not removed, because a process is at work on it ({states}): stop it first."
-        )
+        names = ", ".join(f"{entry.key} {entry.note}".strip() for entry in busy)
+        raise UserError(f"Not removed, because it is being made ({names}): stop that first.")
     return 0
 
 
@@ -205,11 +201,13 @@ def _resolve(store: Store, name: str) -> str:
     raise UserError(f"No output '{name}' in {store.root}: {suggest(name, known)}")
 
 
-def _confirmed(what: str) -> bool:
+def _confirmed(chosen: list[Entry]) -> bool:
+    what = f"{counted(len(chosen), 'output')} ({_size_of(chosen)})"
     if not sys.stdin.isatty():
         raise UserError(
             f"Removing {what} needs a yes, and there is no terminal to ask at: add --yes."
         )
+    _print_table(chosen)
     return input(f"Remove {what}? [y/N] ").strip().lower() in ("y", "yes")
 
 
@@ -220,8 +218,11 @@ def _size_of(found: list[Entry]) -> str:
 def _console() -> Console:
     from rich.console import Console
 
-    # A pipe has no width: nothing is cut or wrapped for whoever reads it.
-    return Console() if sys.stdout.isatty() else Console(width=100_000, no_color=True)
+    # A pipe has no width: nothing is cut or wrapped for whoever reads it. A terminal narrower than
+    # the table wraps its lines, which reads better than columns of single letters.
+    if sys.stdout.isatty():
+        return Console(width=max(80, Console().width))
+    return Console(width=100_000, no_color=True)
 
 
 def _print_table(found: list[Entry]) -> None:
@@ -234,13 +235,16 @@ def _print_table(found: list[Entry]) -> None:
     table.add_column("output", no_wrap=True)
     for name in ("size", "files", "rows", "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("state", overflow="fold")
+    table.add_column("state", no_wrap=True)
     for entry in found:
         rows = "" if entry.rows is None else f"{entry.rows:,}"
         state = Text(entry.state, style="green" if entry.state == "complete" else "yellow")
         age = age_text(entry.age_seconds)
         table.add_row(entry.key, size_text(entry.size), f"{entry.files:,}", rows, age, state)
     _console().print(table)
+    for entry in found:
+        if entry.note:
+            print(f"{entry.key} {entry.state}: {entry.note}")
 
 
 if __name__ == "__main__":

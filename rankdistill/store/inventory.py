@@ -24,8 +24,9 @@ class Entry:
     key: str
     complete: bool
     state: str
-    """``complete``, ``damaged``, ``building (process 12 on node7)``, ``failed: why``, or
-    ``interrupted``."""
+    """``complete``, ``damaged``, ``building``, ``failed`` or ``interrupted``."""
+    note: str
+    """Who is building it, or why it failed; otherwise empty."""
     size: int
     """Bytes, those of the output in the making and its checkpoints included."""
     files: int
@@ -65,16 +66,18 @@ def entry_of(store: Store, key: str) -> Entry:
             key=key,
             complete=True,
             state="complete" if sizes_right else "damaged",
+            note="",
             size=size + more_size,
             files=files + more_files,
             rows=sum(rows.values()) if rows else None,
             age_seconds=_age(manifest, folder),
         )
-    record = read_record(partial)
+    state, note = _partial_state(store, key)
     return Entry(
         key=key,
         complete=False,
-        state=_partial_state(store, key, record),
+        state=state,
+        note=note,
         size=more_size,
         files=more_files,
         rows=None,
@@ -82,12 +85,13 @@ def entry_of(store: Store, key: str) -> Entry:
     )
 
 
-def _partial_state(store: Store, key: str, record: dict[str, Any] | None) -> str:
+def _partial_state(store: Store, key: str) -> tuple[str, str]:
+    record = read_record(store.partial_path(key))
     if is_held(store.lock_path(key)):
-        return f"building ({maker_text(record)})"
+        return "building", f"by {maker_text(record)}"
     if record and record.get("state") == "failed":
-        return "failed: " + " ".join(str(record["error"]).split())
-    return "interrupted"
+        return "failed", " ".join(str(record["error"]).split())
+    return "interrupted", ""
 
 
 def _folders(place: Path) -> Iterator[Path]:
