@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -175,9 +175,10 @@ def _add_gradients(
 ) -> None:
     """Takes the gradient of a chunk's logits on to its hidden rows and the output layer."""
     of_hidden, *of_parameters = gradients
-    plain = lm_head.linear and lm_head.layer.bias is None and slope.dtype == leaf.dtype
+    layer: Any = lm_head.layer
+    plain = lm_head.linear and layer.bias is None and slope.dtype == leaf.dtype
     if plain and not torch.is_autocast_enabled(leaf.device.type):  # adds up without a copy
-        torch.mm(slope, lm_head.layer.weight, out=of_hidden[rows])
+        torch.mm(slope, layer.weight, out=of_hidden[rows])
         for gradient in of_parameters:
             gradient.addmm_(slope.t(), leaf)
         return

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.forward import TokenGroup
@@ -86,7 +87,25 @@ def require(key: str, value: Any, condition: bool, what: str) -> None:
         raise UserError(f"warmup.{key} is {value}; it must be {what}.")
 
 
-def token_rows(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[TokenGroup]:
+@dataclass(frozen=True)
+class TokenRow:
+    """A response with its prompt: what a step is made of."""
+
+    prompt_id: str
+    tokens: TokenGroup
+
+    @property
+    def response(self) -> Sequence[int]:
+        """The response's token ids."""
+        return self.tokens.responses[0]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the response."""
+        return len(self.tokens.prompt) + len(self.response)
+
+
+def token_rows(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[TokenRow]:
     """One row a response: its prompt's ids and the response's ids as they were sampled.
 
     EOS is among the ids where the teacher wrote it; a response cut by length has none, so that the
@@ -99,7 +118,7 @@ def token_rows(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> l
     for group in groups:
         prompt = encode_prompt(tokenizer, group["messages"])
         rows += [
-            TokenGroup(prompt, [response["token_ids"]])
+            TokenRow(group["prompt_id"], TokenGroup(prompt, [response["token_ids"]]))
             for response in group["responses"]
             if response["token_ids"]
         ]
@@ -109,6 +128,20 @@ def token_rows(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> l
             "prompts.path, or set warmup=none."
         )
     return rows
+
+
+def figures(trainer: Trainer, result: TrainOutput, rows: Sequence[TokenRow]) -> dict[str, Any]:
+    """What a run records of a warm-up: the last logged loss, work done, and the whole history."""
+    history = trainer.state.log_history
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    return {
+        "loss": losses[-1] if losses else result.training_loss,
+        "steps": trainer.state.global_step,
+        "responses": len(rows),
+        "tokens": sum(len(row.response) for row in rows),
+        "seconds": result.metrics["train_runtime"],
+        "history": history,
+    }
 
 
 def training_arguments(
@@ -122,7 +155,8 @@ def training_arguments(
     **more: Any,
 ) -> Arguments:
     """The Trainer's arguments for `options`; `more` are further ones of `kind`."""
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = not torch.accelerator.is_available()
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     return kind(
         output_dir=str(checkpoints),
         learning_rate=options.learning_rate,
@@ -142,23 +176,8 @@ def training_arguments(
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
         use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu else None,
+        ddp_backend="gloo" if on_cpu and several else None,
         dataloader_pin_memory=not on_cpu,
         disable_tqdm=True,
         **more,
     )
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint in `folder`.
-
-    The Trainer writes `trainer_state.json` last, so a checkpoint without a readable one was being
-    written when its process was killed.
-    """
-    complete = {}
-    for path in folder.glob("checkpoint-*"):
-        try:
-            complete[json.loads((path / "trainer_state.json").read_text())["global_step"]] = path
-        except (OSError, ValueError, KeyError):
-            continue
-    return str(complete[max(complete)]) if complete else None

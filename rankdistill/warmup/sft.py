@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
-from rankdistill.forward import TokenGroup
+from rankdistill.errors import UserError
 from rankdistill.models import load_model, load_tokenizer, save_model
 from rankdistill.records import Group
+from rankdistill.train.checkpoints import last_checkpoint
 from rankdistill.train.progress import ProgressBar
 from rankdistill.warmup.options import (
     Optimisation,
-    last_checkpoint,
-    responses_per_process,
+    TokenRow,
+    figures,
     token_rows,
     training_arguments,
 )
@@ -55,7 +57,7 @@ class SFTWarmup(Optimisation):
         **_: Any,
     ) -> dict[str, Any]:
         """See `Warmup`. The teacher itself is not loaded."""
-        tokenizer = load_tokenizer(str(student))
+        tokenizer = load_tokenizer(str(student), trust_remote_code=trust_remote_code)
         rows = token_rows(groups, tokenizer)
         arguments = training_arguments(
             SFTConfig,
@@ -68,7 +70,7 @@ class SFTWarmup(Optimisation):
             packing=False,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        size = self._micro_batch(rows, responses_per_process(self, arguments.world_size))
+        size = self._micro_batch(rows, arguments.world_size)
         arguments.per_device_train_batch_size = size
         arguments.gradient_accumulation_steps = self.responses_per_step // (
             size * arguments.world_size
@@ -87,27 +89,30 @@ class SFTWarmup(Optimisation):
         result = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         if trainer.is_world_process_zero():
             save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out)
-        return {
-            "loss": result.training_loss,
-            "steps": trainer.state.global_step,
-            "responses": len(rows),
-            "tokens": sum(len(row.responses[0]) for row in rows),
-            "seconds": result.metrics["train_runtime"],
-            "history": trainer.state.log_history,
-        }
+        trainer.accelerator.wait_for_everyone()
+        return figures(trainer, result, rows)
 
-    def _micro_batch(self, rows: Sequence[TokenGroup], share: int) -> int:
-        """The largest divisor of a process's share whose padded rows keep to `max_batch_tokens`."""
-        longest = max(len(row.prompt) + len(row.responses[0]) for row in rows)
-        fits = max(1, self.max_batch_tokens // longest)
+    def _micro_batch(self, rows: Sequence[TokenRow], processes: int) -> int:
+        """The largest divisor of a process's share whose padded rows keep to `max_batch_tokens`.
+
+        Raises:
+            UserError: The responses of a step don't divide among the processes.
+        """
+        share, rest = divmod(self.responses_per_step, processes)
+        if rest:
+            raise UserError(
+                f"warmup.responses_per_step is {self.responses_per_step}, which {processes} "
+                f"processes cannot share equally under warmup=sft; give a multiple of {processes}."
+            )
+        fits = max(1, self.max_batch_tokens // max(row.length for row in rows))
         return max(size for size in range(1, share + 1) if share % size == 0 and size <= fits)
 
 
-def _labelled(rows: Sequence[TokenGroup]) -> Dataset:
+def _labelled(rows: Sequence[TokenRow]) -> Dataset:
     """`input_ids` and `labels`, which are the ids where the response is and ignored elsewhere."""
     return Dataset.from_dict(
         {
-            "input_ids": [[*row.prompt, *row.responses[0]] for row in rows],
-            "labels": [[IGNORED] * len(row.prompt) + list(row.responses[0]) for row in rows],
+            "input_ids": [[*row.tokens.prompt, *row.response] for row in rows],
+            "labels": [[IGNORED] * len(row.tokens.prompt) + list(row.response) for row in rows],
         }
     )

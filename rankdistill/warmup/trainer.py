@@ -1,0 +1,130 @@
+"""Train a student against a teacher's distributions, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+from rankdistill.forward import GroupBatch, TokenGroup, bind, bound_layout, collate, micro_batches
+from rankdistill.train.batches import RankedBatch
+from rankdistill.train.config import RankingConfig
+from rankdistill.train.dropout import disable_dropout
+from rankdistill.train.steps import StepTrainer
+from rankdistill.warmup.head import DistillationHead, DistillationSums, TeacherRows, hidden_rows
+from rankdistill.warmup.options import TokenRow
+
+
+class Divergence(NamedTuple):
+    """Which divergence, at which temperature."""
+
+    name: str
+    """A key of `DIVERGENCES`."""
+    temperature: float
+
+
+class LiveTeacher:
+    """A frozen teacher that runs on every micro-batch, on the same tokens as the student."""
+
+    def __init__(self, model: Any, divergence: Divergence, layout: str) -> None:
+        self._model = bind(model.eval().requires_grad_(False), layout)
+        self._divergence = divergence
+
+    def to(self, device: torch.device) -> LiveTeacher:
+        """The teacher on `device`."""
+        self._model.to(device)
+        return self
+
+    @torch.no_grad()
+    def target(self, batch: GroupBatch) -> TeacherRows:
+        """The teacher's side of the batch's response tokens."""
+        hidden, lm_head = self._model(group_batch=batch, head=hidden_rows)
+        return TeacherRows(hidden, lm_head, *self._divergence)
+
+
+class DistillationTrainer(StepTrainer):
+    """The loss of a step is the mean of ``alpha T^2 D + (1 - alpha) CE`` over its response tokens.
+
+    The mean runs over the tokens of all micro-batches, accumulation steps and processes together.
+    `divergence` and `cross_entropy` are logged beside the loss, in nats a token.
+
+    Args:
+        model: The student; bound and freed of dropout, in place.
+        args: As of a `RankingTrainer`; `prompts_per_step` counts responses.
+        rows: Responses with their prompts.
+        teacher: What gives the target of a batch.
+        alpha: Weight of the divergence, in [0, 1].
+        processing_class: The student's tokenizer; saved with the checkpoints.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: RankingConfig,
+        rows: Sequence[TokenRow],
+        teacher: LiveTeacher,
+        alpha: float,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        disable_dropout(model)
+        bind(model, args.layout)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=RankedBatch,  # type: ignore[arg-type]
+            train_dataset=rows,  # type: ignore[arg-type]
+            processing_class=processing_class,
+            callbacks=callbacks,
+        )
+        self.rows, self._alpha = rows, alpha
+        self._teacher = teacher.to(args.device)
+        self._sums = torch.zeros(3, device=args.device)
+
+    def losses(self, model: nn.Module, rows: Sequence[TokenRow]) -> Tensor:
+        """[1] the sum of the loss over the rows' response tokens."""
+        tokens = [row.tokens for row in rows] or [TokenGroup([0], [[0]])]
+        sums = distil(model, self._teacher, tokens, self._alpha)
+        if not rows:
+            return sums.loss[None] * 0.0
+        count = torch.tensor(float(self.weight(rows)), device=self.args.device)
+        self._sums += torch.stack([*sums[1:], count]).detach().to(self._sums)
+        return sums.loss[None]
+
+    def weight(self, rows: Sequence[TokenRow]) -> int:
+        """Response tokens."""
+        return sum(len(row.response) for row in rows)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Trainer's, with the two parts of the loss beside it."""
+        if "loss" in logs:
+            sums: Any = self.accelerator.reduce(self._sums, reduction="sum")
+            divergence, entropy, count = sums.tolist()
+            logs.update(divergence=divergence / count, cross_entropy=entropy / count)
+            self._sums = torch.zeros_like(self._sums)
+        super().log(logs, start_time)
+
+
+def distil(
+    model: nn.Module, teacher: LiveTeacher, tokens: Sequence[TokenGroup], alpha: float
+) -> DistillationSums:
+    """The loss of a bound (and perhaps wrapped) student on a batch, summed over response tokens."""
+    device = next(model.parameters()).device
+    batch = collate(tokens, bound_layout(model)).to(device)
+    return model(group_batch=batch, head=DistillationHead(teacher.target(batch), alpha))
+
+
+@torch.no_grad()
+def mean_divergence(
+    model: nn.Module, teacher: LiveTeacher, rows: Sequence[TokenRow], max_batch_tokens: int = 4096
+) -> float:
+    """Nats a response token, times T^2: how far a bound student is from the teacher on rows."""
+    tokens = [row.tokens for row in rows]
+    total = sum(
+        distil(model, teacher, [tokens[i] for i in indices], 1.0).divergence.item()
+        for indices in micro_batches(tokens, max_batch_tokens, bound_layout(model))
+    )
+    return total / sum(len(row.response) for row in rows)
