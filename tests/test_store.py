@@ -435,6 +435,21 @@ def test_disk_full_is_recognised_as_libraries_say_it(error):
         Store().output("train", {}, make)
 
 
+def test_disk_full_is_recognised_when_torch_has_lost_the_reason(monkeypatch):
+    error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    def make(partial: Partial) -> None:
+        raise error
+
+    with pytest.raises(RuntimeError) as raised:
+        Store().output("train", {}, make)
+    assert raised.value is error
+    full = SimpleNamespace(total=10**9, used=10**9, free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
+    with pytest.raises(UserError, match=r"0 B of 1 GB free\): train-"):
+        Store().output("train", {}, make)
+
+
 def test_a_mistake_inside_a_stage_is_not_taken_for_the_stores(caplog):
     caplog.set_level(logging.INFO)
     for error in (UserError("no EOS"), PermissionError(13, "Permission denied", "/models/x")):

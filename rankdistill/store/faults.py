@@ -18,6 +18,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 # What libraries that write in other languages say (safetensors, Arrow) instead of an OSError.
 _FULL_WORDS = ("No space left on device", "os error 28", "Disk quota exceeded")
+# What torch.save says, which has lost the reason: believed if nothing is left on the disk.
+_STREAM_WORDS = ("iostream error", "inline_container", "PytorchStreamWriter", "file write failed")
 _NOTHING_LEFT = 1 << 20
 
 
@@ -97,8 +99,7 @@ def _full(error: BaseException, root: Path) -> str:
         if any(words in str(cause) for words in _FULL_WORDS):
             return "No space left on device"
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    # torch.save's message names neither the errno nor the words.
-    if "PytorchStreamWriter" in str(error) or "file write failed" in str(error):
+    if any(words in str(error) for words in _STREAM_WORDS):
         with suppress(OSError):
             if shutil.disk_usage(_existing(root)).free < _NOTHING_LEFT:
                 return "No space left on device"
