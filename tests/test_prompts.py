@@ -15,10 +15,11 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
 
 from rankdistill.errors import UserError
-from rankdistill.models import encode_prompt
-from rankdistill.prompts import load_prompts, prompt_id
+from rankdistill.models import encode_prompt, hub
+from rankdistill.prompts import load_prompts, prompt_id, source_identity
 
 SHARES = {"train": 0.66, "validation": 0.14, "heldout": 0.2}
 HI = [{"role": "user", "content": "Hi"}]
@@ -256,41 +257,59 @@ def test_impossible_splits_are_refused(
         load(write(tmp_path, [{"prompt": "Hi"}]), tokenizer, **options)
 
 
-def test_hub_data_sets(tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is asked of `datasets`, which is stood in for: tests reach no hub."""
+@pytest.fixture
+def hub_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """An offline machine that has `someone/chats`; what is asked of `datasets` is noted."""
     asked: list[tuple[Any, ...]] = []
-    parts = {"train_sft": ["Hi"], "test_sft": ["Ho"]}
+    rows = {"train_sft": ["Hi"], "test_sft": ["Ho"]}
 
-    def load_dataset(*names: Any) -> datasets.DatasetDict:
-        asked.append(names)
+    def load_dataset(repository: str, config: str | None, revision: str) -> datasets.DatasetDict:
+        asked.append((repository, config, revision))
         return datasets.DatasetDict(
-            {part: datasets.Dataset.from_dict({"prompt": rows}) for part, rows in parts.items()}
+            {split: datasets.Dataset.from_dict({"prompt": rows[split]}) for split in rows}
         )
 
+    (tmp_path / "datasets--someone--chats" / "refs").mkdir(parents=True)
+    (tmp_path / "datasets--someone--chats" / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "_commits", {})
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def test_hub_data_sets_are_read_at_their_commit(tokenizer, hub_data: list[Any]) -> None:
     assert messages("someone/chats:train_sft", tokenizer) == [HI]
     assert messages("someone/chats/main:train_sft", tokenizer) == [HI]
+    assert hub_data == [("someone/chats", None, "abc"), ("someone/chats", "main", "abc")]
     with pytest.raises(UserError, match=r"no split 'train', add one as .*'train_sft'"):
         load("someone/chats", tokenizer)
-    parts.pop("test_sft")
-    assert messages("chats", tokenizer) == [HI]
-    assert asked == [
-        ("someone/chats", None), ("someone/chats", "main"),
-        ("someone/chats", None), ("chats", None),
-    ]  # fmt: skip
 
 
-def test_an_unreachable_hub_is_said(
-    tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_data_set_that_cannot_be_had_gets_one_sentence(
+    tokenizer, hub_data: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(*_: Any) -> None:
-        raise ConnectionError("Couldn't reach 'startr' on the Hub")
-
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"no data set of the hub .*Couldn't reach.*'starter'"):
+    with pytest.raises(UserError, match=r"data set 'startr' is no local file.*'starter'"):
         load("startr", tokenizer)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("Config name is missing.\nPlease pick one.")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(UserError, match=r"\(Config name is missing\): .*`owner/name/config`"):
+        load("someone/chats", tokenizer)
+
+
+def test_sources_are_identified_by_their_content(hub_data: list[Any], tmp_path: Path) -> None:
+    one, same = write(tmp_path, [{"prompt": "Hi"}]), write(tmp_path, [{"prompt": "Hi"}], "b.jsonl")
+    assert source_identity(one) == source_identity(same)
+    assert source_identity(one) != source_identity(write(tmp_path, [{"prompt": "Ho"}], "c.jsonl"))
+    assert set(source_identity("starter")) == {"sha256"}
+    name = "someone/chats:train_sft"
+    assert source_identity(name) == {"data": name, "commit": "abc"}
+    with pytest.raises(UserError, match="no prompt file"):
+        source_identity(str(tmp_path / "d.jsonl"))
 
 
 def starter() -> list[dict[str, str]]:

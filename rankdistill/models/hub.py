@@ -1,12 +1,13 @@
-"""Hugging Face hub models, pinned to a commit: what is hashed is what is loaded."""
+"""Hugging Face hub models and data sets, pinned to a commit: what is hashed is what is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import httpx
-from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -20,30 +21,33 @@ _TIMEOUT = 20.0
 """Seconds to wait for the hub before the cache is asked."""
 _FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
 
-_commits: dict[tuple[str, str], str] = {}
+Kind = Literal["model", "dataset"]
+_NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
+
+_commits: dict[tuple[Kind, str, str], str] = {}
 """One answer a process: a branch that moves during a job does not change the job's model."""
 
 
-def commit(repository: str, revision: str, *, known: Iterable[str]) -> str:
-    """The commit that `revision` of a hub model stands for: the hub's, else the cache's.
+def commit(repository: str, revision: str, *, known: Iterable[str], kind: Kind = "model") -> str:
+    """The commit that `revision` of a hub repository stands for: the hub's, else the cache's.
 
     Raises:
-        UserError: no such model or revision, no access, or neither hub nor cache has it. `known`
-            are the names to suggest from.
+        UserError: no such repository or revision, no access, or neither hub nor cache has it;
+            `known` are the names to suggest from.
     """
-    if (repository, revision) not in _commits:
-        answer = _commit_on_hub(repository, revision, known) or _commit_in_cache(
-            repository, revision
-        )
+    key = (kind, repository, revision)
+    if key not in _commits:
+        answer = _commit_on_hub(*key, known) or _commit_in_cache(*key)
         if answer is None:
             name = repository if revision == "main" else f"{repository}@{revision}"
             why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "no connection"
+            local = "folder" if kind == "model" else "file"
             raise UserError(
-                f"The model '{name}' is no local folder, not in Hugging Face's cache, and "
-                f"the hub can't be reached ({why}): {suggest(repository, known)}"
+                f"The {_NOUNS[kind]} '{name}' is no local {local}, not in Hugging Face's cache, "
+                f"and the hub can't be reached ({why}): {suggest(repository, known)}"
             )
-        _commits[repository, revision] = answer
-    return _commits[repository, revision]
+        _commits[key] = answer
+    return _commits[key]
 
 
 def snapshot(repository: str, revision: str, *, known: Iterable[str], weights: bool) -> Path:
@@ -79,30 +83,32 @@ def cached_models() -> list[str]:
     )
 
 
-def _commit_on_hub(repository: str, revision: str, known: Iterable[str]) -> str | None:
+def _commit_on_hub(kind: Kind, repository: str, revision: str, known: Iterable[str]) -> str | None:
     if constants.is_offline_mode():
         return None
+    noun = _NOUNS[kind]
     try:
-        return HfApi().model_info(repository, revision=revision, timeout=_TIMEOUT).sha
+        found = HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=_TIMEOUT)
     except GatedRepoError as error:
         raise UserError(
-            f"The model '{repository}' is gated: accept its terms on its hub page, "
+            f"The {noun} '{repository}' is gated: accept its terms on its hub page, "
             f"then `hf auth login`."
         ) from error
     except RevisionNotFoundError as error:
-        raise UserError(f"The model '{repository}' has no revision '{revision}'.") from error
+        raise UserError(f"The {noun} '{repository}' has no revision '{revision}'.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"There is no model folder and no hub model '{repository}' "
+            f"'{repository}' is neither on this machine nor a {noun} of the hub "
             f"(a private one needs `hf auth login`): {suggest(repository, known)}"
         ) from error
     except (OSError, httpx.HTTPError):
         return None
+    return found.sha
 
 
-def _commit_in_cache(repository: str, revision: str) -> str | None:
-    try:
-        config = try_to_load_from_cache(repository, "config.json", revision=revision)
-    except HFValidationError:
-        return None
-    return Path(config).parent.name if isinstance(config, str) else None
+def _commit_in_cache(kind: Kind, repository: str, revision: str) -> str | None:
+    folder = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repository.replace('/', '--')}"
+    if (folder / "snapshots" / revision).is_dir():
+        return revision
+    reference = folder / "refs" / revision
+    return reference.read_text().strip() if reference.is_file() else None

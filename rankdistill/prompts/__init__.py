@@ -12,11 +12,11 @@ from transformers import PreTrainedTokenizerBase
 from rankdistill.errors import UserError
 from rankdistill.models.tokenizer import encode_prompt
 from rankdistill.prompts.formats import conversation
-from rankdistill.prompts.sources import read_rows
+from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.prompts.splits import Splitter
 from rankdistill.records import Message, Prompt
 
-__all__ = ["load_prompts", "prompt_id"]
+__all__ = ["load_prompts", "prompt_id", "source_identity"]
 
 
 def load_prompts(

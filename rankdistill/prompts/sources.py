@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
@@ -13,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rankdistill.errors import UserError, suggest
+from rankdistill.models.files import sha256
+from rankdistill.models.hub import commit
 
 Row = tuple[str, Mapping[str, Any]]
 """Where the row stands, for errors (``line 3 of 'prompts.jsonl'``), and the row."""
@@ -29,14 +32,10 @@ def read_rows(path: str) -> Iterator[Row]:
         with resources.as_file(starter) as file:
             yield from _json_lines(file, path)
         return
-    file = Path(path).expanduser()
-    if file.suffix.lower() not in _READERS and not (
-        file.exists() or path.startswith((".", "/", "~"))
-    ):
+    if _is_hub(path):
         yield from _hub_rows(path)
         return
-    if not file.is_file():
-        raise UserError(f"There is no prompt file '{path}': {_near(file)}")
+    file = _existing(path)
     if file.suffix.lower() not in _READERS:
         known = ", ".join(_READERS)
         raise UserError(f"The prompt file '{path}' is of no known format: it must end in {known}.")
@@ -46,6 +45,25 @@ def read_rows(path: str) -> Iterator[Row]:
         raise UserError(f"The prompt file '{path}' is no UTF-8 text: save it as UTF-8.") from error
     except OSError as error:
         raise UserError(f"The prompt file '{path}' can't be read: {error.strerror}.") from error
+
+
+def source_identity(path: str) -> dict[str, str]:
+    """What determines the rows of `read_rows(path)`, made to be hashed.
+
+    The SHA-256 of a file or of the starter set; of a hub data set its commit, configuration and
+    split.
+
+    Raises:
+        UserError: there is no such file or data set.
+    """
+    if path == "starter":
+        starter = resources.files("rankdistill.data") / "starter_prompts.jsonl"
+        return {"sha256": hashlib.sha256(starter.read_bytes()).hexdigest()}
+    if not _is_hub(path):
+        return {"sha256": sha256(_existing(path))}
+    known = ["starter", *_files(Path())]
+    sha = commit(_hub_parts(path)[0], "main", known=known, kind="dataset")
+    return {"data": path, "commit": sha}
 
 
 def _json_lines(file: Path, path: str) -> Iterator[Row]:
@@ -108,16 +126,15 @@ def _hub_rows(path: str) -> Iterator[Row]:
     # Its import takes a second, which files and the starter set don't need.
     from datasets import DatasetDict, load_dataset
 
-    name, _, split = path.partition(":")
-    owner, _, rest = name.partition("/")
-    repository, _, config = rest.partition("/")
+    repository, config, split = _hub_parts(path)
+    revision = source_identity(path)["commit"]
     try:
-        data = load_dataset(f"{owner}/{repository}" if rest else owner, config or None)
+        data = load_dataset(repository, config, revision=revision)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"'{path}' is no prompt file, and no data set of the hub that can be loaded "
-            f"({reason}): {suggest(path, ['starter', *_files(Path())])}"
+            f"The data set '{path}' can't be loaded ({reason}): name its configuration as "
+            f"`owner/name/config`, or give a file."
         ) from error
     if not isinstance(data, DatasetDict):
         raise UserError(f"The data set '{path}' has no named splits, so it cannot be read.")
@@ -125,11 +142,26 @@ def _hub_rows(path: str) -> Iterator[Row]:
     split = split or (names[0] if len(names) == 1 else "train")
     if split not in names:
         raise UserError(
-            f"The data set '{name}' has no split '{split}', add one as '{name}:<split>': "
+            f"The data set '{repository}' has no split '{split}', add one as "
+            f"'{path.partition(':')[0]}:<split>': "
             f"{suggest(split, names)}"
         )
     for number, row in enumerate(data[split], start=1):
         yield f"row {number} of '{path}'", dict(row)
+
+
+def _hub_parts(path: str) -> tuple[str, str | None, str]:
+    """Repository, configuration and split of `owner/name[/config][:split]`."""
+    name, _, split = path.partition(":")
+    owner, _, rest = name.partition("/")
+    repository, _, config = rest.partition("/")
+    return f"{owner}/{repository}" if rest else owner, config or None, split
+
+
+def _is_hub(path: str) -> bool:
+    file = Path(path).expanduser()
+    local = file.suffix.lower() in _READERS or file.exists() or path.startswith((".", "/", "~"))
+    return not local
 
 
 def _json(text: str, where: str) -> Any:
@@ -144,6 +176,13 @@ def _object(row: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(row, Mapping):
         raise UserError(f'A JSON object is expected in {where}, such as {{"prompt": "..."}}.')
     return row
+
+
+def _existing(path: str) -> Path:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"There is no prompt file '{path}': {_near(file)}")
+    return file
 
 
 def _near(file: Path) -> str:
