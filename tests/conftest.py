@@ -1,4 +1,4 @@
-"""Tiny models and a tokenizer that are built in code: no test of the default set downloads anything."""
+"""Tiny models and a tokenizer, built in code: no test of the default set downloads anything."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+LLAMA_LIKE = {"intermediate_size": 64, "num_key_value_heads": 2}
 SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -40,38 +34,64 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+# What a tiny model of an architecture needs beyond the common settings.
+EXTRA = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "n_inner": 64},
+    "mistral": {"sliding_window": 8},
+    "mixtral": {"num_local_experts": 3, "num_experts_per_tok": 2},
+    "gemma2": {
+        "head_dim": 8,
+        "sliding_window": 8,
+        "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 3.0,
+    },
+    "gemma3_text": {
+        "head_dim": 8,
+        "sliding_window": 8,
+        "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "phi": {},
+    "phi3": {"sliding_window": 8},
+    "smollm3": {"no_rope_layer_interval": 2},
+    "granite": {"logits_scaling": 3.0},
+    "cohere": {"logit_scale": 0.25},
+    "gpt_neox": {},
+    "olmo2": {},
+    "mamba": {"state_size": 4},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "gpt_oss": {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1},
+    "bloom": {},
+}
+WITHOUT_SDPA = ("mamba", "gpt_oss", "bloom")
+
+
 def build_model(architecture: str = "llama", *, layers: int = 3, seed: int = 0, tied: bool = True):
-    """A random model of about 50,000 parameters; `architecture` is llama, qwen2, qwen3 or gpt2."""
-    vocabulary = len(SPECIAL) + 256
-    common = dict(
-        vocab_size=vocabulary,
+    """A random model of about 50,000 parameters; `architecture` is a key of `EXTRA`."""
+    extra = dict(EXTRA[architecture])
+    if "layer_types" in extra:  # the pattern, as often as there are layers
+        extra["layer_types"] = (extra["layer_types"] * layers)[:layers]
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=len(SPECIAL) + 256,
         hidden_size=32,
-        intermediate_size=64,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
         tie_word_embeddings=tied,
-        bos_token_id=None,
+        bos_token_id=2 if architecture == "gpt2" else None,
         eos_token_id=2,
         pad_token_id=0,
+        max_position_embeddings=512,
+        **({} if architecture in ("gpt2", "bloom", "mamba") else LLAMA_LIKE),
+        **extra,
     )
-    if architecture == "llama":
-        config = LlamaConfig(**common)
-    elif architecture == "qwen2":
-        config = Qwen2Config(**common)
-    elif architecture == "qwen3":
-        config = Qwen3Config(**common, head_dim=8)
-    elif architecture == "gpt2":
-        config = GPT2Config(
-            vocab_size=vocabulary, n_embd=32, n_layer=layers, n_head=4, n_positions=512,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=2, eos_token_id=2,
-            pad_token_id=0, tie_word_embeddings=tied,
-        )  # fmt: skip
-    else:
-        raise ValueError(architecture)
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    attention = "eager" if architecture in WITHOUT_SDPA else "sdpa"
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
 
 
 @pytest.fixture(scope="session")

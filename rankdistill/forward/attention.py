@@ -103,7 +103,8 @@ def grouped_attention(
         options: What the layer asks for.
     """
     parts: list[Tensor] = []
-    pieces = list(zip(*(x.split(plan.sizes, dim=2) for x in (query, key, value)), strict=True))
+    queries, keys, values = (x.split(plan.sizes, dim=2) for x in (query, key, value))
+    pieces = list(zip(queries, keys, values, strict=True))
     for index, segment in enumerate(plan.segments):
         prompt, own = pieces[2 * index], pieces[2 * index + 1]
         mask = plan.prompt_mask(index, options.window, query.device)
