@@ -23,7 +23,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         if group:
             valid = _options(group) or list(error.options or [])
             return f"there is no {group} named '{name}': {suggest(name, valid)}"
-    unknown_group = re.search(r"Could not override '([^'@]+)'\.\s*No match in the defaults list", text)
+    unknown_group = re.search(
+        r"Could not override '([^'@]+)'\.\s*No match in the defaults list", text
+    )
     if unknown_group:
         return f"there is no group '{unknown_group[1]}': {suggest(unknown_group[1], _keys('', arguments))}"
     unknown = re.search(r"Could not override '([^']+)'", text)
@@ -32,7 +34,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     key = re.search(r"full_key: (\S+)", text)
     if key and re.search(r"not in|is not in struct", text):
         where = re.search(r"In '([^']+)'", text)
-        return _unknown_key(key[1], f"in {where[1]}" if where else "in the configuration", arguments)
+        return _unknown_key(
+            key[1], f"in {where[1]}" if where else "in the configuration", arguments
+        )
     where = f"{key[1]}: " if key else ""
     return where + _first_sentence(text)
 

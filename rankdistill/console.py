@@ -51,7 +51,7 @@ def is_main_process() -> bool:
 def say(message: str) -> None:
     """One line for the person; rank 0 only."""
     if is_main_process():
-        console.print(message)
+        console.print(message, soft_wrap=True)
 
 
 def heading(stage: str, what: str) -> None:

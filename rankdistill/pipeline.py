@@ -15,7 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rankdistill import console, settings
-from rankdistill.evaluate.stage import Evaluation, Reference
+from rankdistill.evaluate.stage import Evaluation
+from rankdistill.models import recoded
 from rankdistill.models.stage import check_student, student
 from rankdistill.prompts.stage import load
 from rankdistill.rank.stage import existing, rank
@@ -52,10 +53,13 @@ def _run(job: Run, config: DictConfig) -> None:
     ranked = _ranked(job, warm, by_split, prompts.key, taught)
     trained, history = train(job, warm, ranked)
 
+    models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
+    if start == warm:
+        del models["start"]
     evaluation = Evaluation(job, by_split["heldout"], prompts.key, warm)
-    models = {"pruned": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
-    result = evaluation.compare(models)
-    write_run_folder(job, config, result, ranked, trained, warmup_history, history)
+    comparison = evaluation.compare(models)
+    job.close_sampler()
+    write_run_folder(job, config, comparison, ranked, trained, warmup_history, history)
 
 
 def _taught(job: Run, prompts: Sequence[Prompt], prompts_key: str) -> Output | None:
@@ -81,7 +85,8 @@ def _ranked(
     groups: list[Any] = sampled.rows()
     key: Any = sampled.key
     if job.settings.sample.teacher_response and taught is not None:
-        groups, key = _joined(groups, taught.rows()), [sampled.key, taught.key]
+        more = recoded(taught.rows(), job.teacher.path, warm.path)
+        groups, key = _joined(groups, more), [sampled.key, taught.key]
     scored = score(job, groups, key, warm, f"{len(groups)} prompts")
     return rank(job, scored.rows(), scored.key)  # type: ignore[arg-type]
 

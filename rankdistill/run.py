@@ -82,7 +82,11 @@ class Run:
         started = time.monotonic()
         output = self.store.output(stage, identity, build, every_rank=every_rank)
         seconds = time.monotonic() - started
-        counts = {k: v for k, v in output.manifest["counts"].items() if isinstance(v, int | float)}
+        counts = {
+            name: value
+            for name, value in output.manifest["counts"].items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
         record = StageRecord(stage, what, output.key, seconds, not built, counts)
         self.records.append(record)
         shown = ", ".join(f"{_short(v)} {k.replace('_', ' ')}" for k, v in counts.items() if v)

@@ -80,7 +80,9 @@ def _plug_in(group: str, options: Any) -> Any:
     """What `_target_` names, with the other keys as its arguments."""
     target = options.get("_target_")
     if not target:
-        raise UserError(f"the option of '{group}' has no `_target_`: name the class that implements it.")
+        raise UserError(
+            f"the option of '{group}' has no `_target_`: name the class that implements it."
+        )
     try:
         return instantiate(options)
     except InstantiationException as error:

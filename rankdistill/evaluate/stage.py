@@ -39,6 +39,24 @@ class Answers:
         return self.scored.rows()  # type: ignore[return-value]
 
 
+LABELS = {
+    "start": "before warm-up",
+    "warmed_up": "warmed up",
+    "trained": "trained",
+    "sharpened": "warmed up, sharpened",
+    "teacher": "teacher",
+}
+"""Names and headings of the report's columns, in their order."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the report compares: figures and scored answers of every model, in its order."""
+
+    models: list[ModelFigures]
+    groups: dict[str, list[Group]]
+
+
 @dataclass
 class Evaluation:
     """The figures of a run's models against its warmed-up student and its teacher."""
@@ -48,6 +66,28 @@ class Evaluation:
     """Of the held-out split."""
     prompts_key: str
     baseline: Model
+
+    def compare(self, models: Mapping[str, Model]) -> Comparison:
+        """The figures of all models of a run, in the report's order.
+
+        Args:
+            models: By the name in the report; `warmed_up`, `trained` and `teacher` are among them.
+        """
+        answers = {name: self.answers(model, name) for name, model in models.items()}
+        reference = Reference(answers["warmed_up"], answers["teacher"])
+        figures = {
+            name: self.figures(name, LABELS[name], given, reference)
+            for name, given in answers.items()
+        }
+        if self.run.settings.quick.sharpening_control:
+            temperature = self.matched_temperature(figures["trained"], reference)
+            answers["sharpened"] = self.answers(models["warmed_up"], "sharpened", temperature)
+            label = f"warmed up, T={temperature:.2f}"
+            figures["sharpened"] = self.figures("sharpened", label, answers["sharpened"], reference)
+        order = [name for name in LABELS if name in figures]
+        return Comparison(
+            [figures[name] for name in order], {name: answers[name].groups for name in order}
+        )
 
     def answers(self, model: Model, name: str, temperature: float | None = None) -> Answers:
         """What `model` writes to the held-out prompts, and the teacher's scores of it."""
@@ -62,7 +102,9 @@ class Evaluation:
         used = run.settings.sample.temperature if temperature is None else temperature
         return Answers(model, scored, used, sampled.manifest["counts"]["tokens_per_second"])
 
-    def figures(self, name: str, label: str, answers: Answers, reference: Reference) -> ModelFigures:
+    def figures(
+        self, name: str, label: str, answers: Answers, reference: Reference
+    ) -> ModelFigures:
         """The figures of one model, from the store where they were measured before."""
         settings = self.run.settings
         identity = {
@@ -82,7 +124,9 @@ class Evaluation:
 
         def make(partial: Partial) -> Mapping[str, Any]:
             held_out = reference.held_out(self.run)
-            model = held_out.baseline if answers.model == self.baseline else self._load(answers.model)
+            model = (
+                held_out.baseline if answers.model == self.baseline else self._load(answers.model)
+            )
             if answers.model == self.run.teacher and held_out.teacher is not None:
                 model = held_out.teacher
             row = evaluate_model(
@@ -92,7 +136,9 @@ class Evaluation:
                 held_out,
                 label=label,
                 temperature=answers.temperature,
-                tokenizer=None if reference.same_tokenizer(answers.model) else load_tokenizer(answers.model.path),
+                tokenizer=None
+                if reference.same_tokenizer(answers.model)
+                else load_tokenizer(answers.model.path),
             ).row()
             partial.shards().append([row])
             return {"prompts": len(answers.groups)}
@@ -149,7 +195,7 @@ class Reference:
         if model.path == self.baseline.model.path:
             return True
         ours = load_tokenizer(self.baseline.model.path)
-        return not tokenizers_agree(ours, load_tokenizer(model.path))
+        return tokenizers_agree(ours, load_tokenizer(model.path))
 
     def held_out(self, run: Run) -> HeldOut:
         """The models and rows; loaded once a run, and only where a figure is missing."""

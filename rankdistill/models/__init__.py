@@ -15,6 +15,7 @@ from rankdistill.models.tokenizer import (
     encode_prompt,
     encode_response,
     load_tokenizer,
+    recoded,
     tokenizer_difference,
     tokenizers_agree,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "locate",
+    "recoded",
     "save_model",
     "tokenizer_difference",
     "tokenizers_agree",

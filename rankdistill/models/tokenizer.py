@@ -118,6 +118,30 @@ def tokenizers_agree(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> 
     return tokenizer_difference(a, b) is None
 
 
+def recoded(groups: Sequence[Any], writer: str, reader: str) -> list[Any]:
+    """The groups with their responses' `token_ids` in the tokens of another model.
+
+    Unchanged where the two tokenizers agree. EOS is added where the response ended.
+
+    Args:
+        groups: `Group` rows.
+        writer: Model whose tokens the responses have.
+        reader: Model whose tokens they get.
+    """
+    if writer == reader:
+        return list(groups)
+    tokenizer = load_tokenizer(reader)
+    if tokenizers_agree(tokenizer, load_tokenizer(writer)):
+        return list(groups)
+
+    def code(response: Mapping[str, Any]) -> dict[str, Any]:
+        ids = encode_response(tokenizer, response["text"])
+        ids = ids if response["finish_reason"] == "stop" else ids[:-1]
+        return {**response, "token_ids": ids}
+
+    return [{**group, "responses": [code(r) for r in group["responses"]]} for group in groups]
+
+
 def _render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, Any]],

@@ -28,6 +28,8 @@ def _chosen(responses: list[Response], how: str, top_k: int, seed: str) -> list[
         worse = [r for r in responses if r.get("rank", 0) > responses[0].get("rank", 0)]
         return [responses[0], random.Random(seed).choice(worse)]
     if how == "top_k":
-        second = next(i for i, r in enumerate(responses) if r.get("rank") != responses[0].get("rank"))
+        second = next(
+            i for i, r in enumerate(responses) if r.get("rank") != responses[0].get("rank")
+        )
         return responses[: max(top_k, second + 1)]
     return responses

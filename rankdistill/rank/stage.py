@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from rankdistill.models import load_tokenizer
+from rankdistill.prompts.stage import source_identity
 from rankdistill.rank import rank_groups
+from rankdistill.rank.existing import read_ranked
 from rankdistill.rank.table import write_table
 from rankdistill.records import Group
 from rankdistill.run import Run
@@ -35,3 +41,19 @@ def rank(run: Run, groups: Sequence[Group], groups_key: Any) -> Output:
         return dict(counts)
 
     return run.stage("rank", f"{len(groups)} groups ({settings.select.name})", identity, make)
+
+
+def existing(run: Run) -> Output:
+    """The ranked set of `rank.path`, split like prompts where its rows name no split."""
+    path = run.settings.rank.path or ""
+    tokenizer = load_tokenizer(run.start.path)
+    groups = read_ranked(path, tokenizer, asdict(run.settings.prompts.splits))
+    return rank(run, groups, {"source": _identity(path), "tokenizer": dict(run.start.identity)})
+
+
+def _identity(path: str) -> dict[str, Any]:
+    folder = Path(path)
+    if not folder.is_dir():
+        return source_identity(path)
+    parts = sorted([*folder.glob("*.parquet"), *folder.glob("*.jsonl")])
+    return {part.name: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rankdistill.console import progress
 from rankdistill.models import encode_prompt, load_tokenizer
-from rankdistill.records import Group, Prompt
+from rankdistill.records import Prompt
 from rankdistill.run import Model, Run
 from rankdistill.sample import SamplingOptions
 from rankdistill.store import Output, Partial
@@ -70,28 +71,23 @@ def _sample_rows(
     shards = partial.shards()
     done = {row["prompt_id"] for row in shards.rows()}
     tokenizer = load_tokenizer(model.path)
-    left = {prompt["prompt_id"]: prompt for prompt in prompts if prompt["prompt_id"] not in done}
-    requests = [(key, encode_prompt(tokenizer, prompt["messages"])) for key, prompt in left.items()]
-    seconds = 0.0
-    import time
-
-    with progress(len(prompts), "prompts", done=len(done)) as bar:
-        if requests:
-            sampler = run.sampler()
-            started = time.monotonic()
-            for prompt_id, responses in sampler.sample(Path(model.path), requests, options, source):
-                group: Group = {**left[prompt_id], "responses": responses}
-                shards.append([group])
+    by_id = {prompt["prompt_id"]: prompt for prompt in prompts}
+    requests = [(key, encode_prompt(tokenizer, p["messages"])) for key, p in by_id.items()]
+    started, new_tokens = time.monotonic(), 0
+    with progress(len(requests), "prompts", done=len(done)) as bar:
+        if len(done) < len(requests):
+            answered = run.sampler().sample(Path(model.path), requests, options, source, done=done)
+            for prompt_id, responses in answered:
+                shards.append([{**by_id[prompt_id], "responses": responses}])
+                new_tokens += sum(len(response["token_ids"]) for response in responses)
                 bar.advance()
-            seconds = time.monotonic() - started
+    seconds = time.monotonic() - started
     rows = shards.rows()
-    tokens = sum(len(r["token_ids"]) for row in rows for r in row["responses"])
-    cut = sum(r["finish_reason"] == "length" for row in rows for r in row["responses"])
-    new = sum(len(r["token_ids"]) for row in rows if row["prompt_id"] in left for r in row["responses"])
+    responses = [response for row in rows for response in row["responses"]]
     return {
         "prompts": len(rows),
-        "responses": sum(len(row["responses"]) for row in rows),
-        "tokens": tokens,
-        "cut_by_length": cut,
-        "tokens_per_second": new / seconds if seconds else 0.0,
+        "responses": len(responses),
+        "tokens": sum(len(response["token_ids"]) for response in responses),
+        "cut_by_length": sum(response["finish_reason"] == "length" for response in responses),
+        "tokens_per_second": new_tokens / seconds if new_tokens else 0.0,
     }

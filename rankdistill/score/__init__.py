@@ -10,15 +10,15 @@ from rankdistill.score.base import Judge, Scorer
 __all__ = ["Judge", "Scorer", "score_groups"]
 
 
-def score_groups(
-    scorer: Scorer, groups: Sequence[Group], judge: Judge
-) -> Iterator[list[Group]]:
+def score_groups(scorer: Scorer, groups: Sequence[Group], judge: Judge) -> Iterator[list[Group]]:
     """The groups with `scores[scorer.name]` and `score` in each response, some at a time, in order."""
     done = 0
     for values in scorer(groups, judge):
         part = groups[done : done + len(values)]
         done += len(values)
-        yield [_with_scores(group, row, scorer.name) for group, row in zip(part, values, strict=True)]
+        yield [
+            _with_scores(group, row, scorer.name) for group, row in zip(part, values, strict=True)
+        ]
 
 
 def _with_scores(group: Group, values: Sequence[float], name: str) -> Group:

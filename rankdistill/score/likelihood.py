@@ -10,14 +10,8 @@ import torch
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind, collate, micro_batches, response_logps
-from rankdistill.models import (
-    encode_prompt,
-    encode_response,
-    load_model,
-    load_tokenizer,
-    tokenizers_agree,
-)
-from rankdistill.records import Group, Response
+from rankdistill.models import encode_prompt, load_model, load_tokenizer, recoded
+from rankdistill.records import Group
 from rankdistill.score.base import Judge
 
 
@@ -46,15 +40,12 @@ class Likelihood:
     def __call__(self, groups: Sequence[Group], judge: Judge) -> Iterator[list[list[float]]]:
         """The scores `[group][response]` of one micro-batch after the other."""
         tokenizer = load_tokenizer(judge.path)
-        same = judge.path == judge.writer or not tokenizers_agree(
-            tokenizer, load_tokenizer(judge.writer)
-        )
         tokens = [
             TokenGroup(
                 encode_prompt(tokenizer, group["messages"]),
-                [_response_ids(tokenizer, response, same) for response in group["responses"]],
+                [response["token_ids"] for response in group["responses"]],
             )
-            for group in groups
+            for group in recoded(groups, judge.writer, judge.path)
         ]
         model = load_model(
             judge.path,
@@ -72,11 +63,3 @@ class Likelihood:
             yield [
                 values[row, : len(tokens[i].responses)].tolist() for row, i in enumerate(indices)
             ]
-
-
-def _response_ids(tokenizer: Any, response: Response, same_tokenizer: bool) -> list[int]:
-    """The sampled ids as they are, or the text in the teacher's tokens, with EOS only if it ended."""
-    if same_tokenizer:
-        return response["token_ids"]
-    ids = encode_response(tokenizer, response["text"])
-    return ids if response["finish_reason"] == "stop" else ids[:-1]

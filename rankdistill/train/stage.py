@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from transformers import PrinterCallback
+
 from rankdistill.models import load_model, load_tokenizer, save_model
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
@@ -74,9 +76,12 @@ def _train(
         eval_dataset=[_with_reference(row, reference) for row in validation] or None,
         callbacks=[ProgressBar()],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=True)
     if trainer.is_world_process_zero():
-        save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, partial.path / "model")
+        save_model(
+            trainer.accelerator.unwrap_model(trainer.model), tokenizer, partial.path / "model"
+        )
         (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))
     trainer.accelerator.wait_for_everyone()
     return {"groups": len(training), "steps": trainer.state.global_step}
@@ -135,7 +140,9 @@ def _reference(run: Run, student: Model, rows: Sequence[Any], ranked_key: str) -
         partial.shards().append([{key: row[key] for key in kept} for row in with_reference])
         return {"groups": len(rows)}
 
-    output = run.stage("reference", f"{len(rows)} groups under the student before training", identity, make)
+    output = run.stage(
+        "reference", f"{len(rows)} groups under the student before training", identity, make
+    )
     return {row["prompt_id"]: row["reference_logps"] for row in output.rows()}
 
 

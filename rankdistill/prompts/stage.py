@@ -1,0 +1,82 @@
+"""The prompts stage: read, measured and split once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError
+from rankdistill.models import load_tokenizer
+from rankdistill.prompts import load_prompts
+from rankdistill.run import Run
+from rankdistill.store import Output, Partial
+
+
+def load(run: Run) -> Output:
+    """The prompts of all splits.
+
+    Raises:
+        UserError: No prompt to train on, where responses are to be sampled, or none to report on.
+    """
+    settings = run.settings.prompts
+    identity = {
+        "code": 1,
+        "source": source_identity(settings.path),
+        "column": settings.column,
+        "max_prompt_tokens": settings.max_prompt_tokens,
+        "splits": asdict(settings.splits),
+        "limit": asdict(settings.limit),
+        "tokenizer": dict(run.start.identity),
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        rows, counts = load_prompts(
+            settings.path,
+            load_tokenizer(
+                run.start.path, trust_remote_code=run.settings.student.trust_remote_code
+            ),
+            max_prompt_tokens=settings.max_prompt_tokens,
+            splits=asdict(settings.splits),
+            limit=asdict(settings.limit),
+            seed=0,
+            column=settings.column,
+        )
+        partial.shards().append(rows)
+        return counts
+
+    output = run.stage("prompts", settings.path, identity, make)
+    needed = ["heldout"] if run.settings.rank.path else ["train", "heldout"]
+    for split in needed:
+        if not output.manifest["counts"].get(split):
+            raise UserError(
+                f"prompts.path '{settings.path}' leaves no prompt for the {split} split: give more "
+                f"prompts, or a larger prompts.splits.{split}."
+            )
+    return output
+
+
+def source_identity(path: str) -> dict[str, str]:
+    """What determines the content of `prompts.path`: the file's hash, or the hub's commit."""
+    if path == "starter":
+        data = (files("rankdistill.data") / "starter_prompts.jsonl").read_bytes()
+        return {"starter": hashlib.sha256(data).hexdigest()}
+    if Path(path).is_file():
+        with Path(path).open("rb") as file:
+            return {"file": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"data set": path, "commit": _commit(path)}
+
+
+def _commit(path: str) -> str:
+    """The hub's commit of a data set; without a connection the name has to do."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    name = "/".join(path.partition(":")[0].split("/")[:2])
+    try:
+        return HfApi().dataset_info(name, timeout=10).sha or "unknown"
+    except (OSError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
+        return "unknown"

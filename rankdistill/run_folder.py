@@ -1,0 +1,107 @@
+"""The run folder: what a person takes away from a run. The store keeps the stages' outputs.
+
+report.html  report.md  metrics.json  config.yaml  ranked/  model/
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from rankdistill.console import console, is_main_process, say
+from rankdistill.evaluate.report import RunReport, terminal_table, write_report
+from rankdistill.evaluate.stage import Comparison
+from rankdistill.run import Model, Run
+from rankdistill.store import Output
+from rankdistill.store.manifest import versions
+
+
+TABLE_WIDTH = 100
+"""Columns that the table needs; a pipe has none of its own."""
+
+
+def write_run_folder(
+    run: Run,
+    config: DictConfig,
+    comparison: Comparison,
+    ranked: Output,
+    trained: Model,
+    warmup_history: Sequence[Mapping[str, Any]],
+    history: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the run folder, and print the table and the paths that matter. Rank 0 only."""
+    if not is_main_process():
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    _replace(ranked.path / "ranked", run.folder / "ranked")
+    _replace(Path(trained.path), run.folder / "model")
+    report = _report(run, config, comparison, warmup_history, history)
+    metrics = write_report(report, run.folder)
+    console.print()
+    console.print(terminal_table(metrics), width=max(console.width, TABLE_WIDTH))
+    shown = _shown(run.folder)
+    say(f"\n[bold]report[/]  {shown}/report.html")
+    say(f"[bold]model[/]   {shown}/model")
+    say(f"[bold]ranked[/]  {shown}/ranked")
+
+
+def _report(
+    run: Run,
+    config: DictConfig,
+    comparison: Comparison,
+    warmup_history: Sequence[Mapping[str, Any]],
+    history: Sequence[Mapping[str, Any]],
+) -> RunReport:
+    settings = run.settings
+    objective = type(settings.objective).__name__
+    student = settings.student.path or settings.teacher.path
+    layers = f", {settings.student.keep_layers} layers" if settings.student.keep_layers else ""
+    return RunReport(
+        title=f"{objective}: {student}{layers}, ranked by {settings.teacher.path}",
+        recipe=HydraConfig.get().runtime.choices.get("recipe") or "none",
+        command=shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]]),
+        config_yaml=OmegaConf.to_yaml(config, resolve=True),
+        models=comparison.models,
+        groups=comparison.groups,
+        judge=f"{settings.scorer.name} under {settings.teacher.path}",
+        judged_by_training_teacher=settings.rank.path is None,
+        stages=run.records,
+        training_history=history,
+        warmup_history=warmup_history,
+        versions=versions(),
+        control="sharpened" if settings.quick.sharpening_control else None,
+        tie_margin=settings.rank.tie_margin,
+        seed=settings.seed,
+        date=datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+
+
+def _replace(source: Path, to: Path) -> None:
+    """`to` becomes a copy of `source`; weights as hard links where the file system allows."""
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(source, to, copy_function=_copy)
+
+
+def _copy(source: str, to: str) -> None:
+    if source.endswith(".safetensors"):
+        try:
+            os.link(source, to)
+            return
+        except OSError:
+            pass
+    shutil.copy2(source, to)
+
+
+def _shown(folder: Path) -> str:
+    """The folder as short as it can be said from the working directory."""
+    relative = os.path.relpath(folder)
+    return relative if not relative.startswith("..") else str(folder)
