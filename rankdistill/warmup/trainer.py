@@ -80,8 +80,7 @@ class DistillationTrainer(StepTrainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
-        self.rows, self._alpha = rows, alpha
-        self._teacher = teacher.to(args.device)
+        self._teacher, self._alpha = teacher.to(args.device), alpha
         self._sums = torch.zeros(3, device=args.device)
 
     def losses(self, model: nn.Module, rows: Sequence[TokenRow]) -> Tensor:

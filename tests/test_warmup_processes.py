@@ -1,0 +1,69 @@
+"""Two processes warm up to the same student as one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from conftest import build_model, build_tokenizer
+from transformers import AutoModelForCausalLM
+
+from rankdistill.warmup.logits import LogitsWarmup
+
+
+def warm_up(root: Path, out: Path) -> None:
+    options = {"learning_rate": 1e-3, "epochs": 1.0, "responses_per_step": 4}
+    LogitsWarmup(**options, max_batch_tokens=40)(
+        root / "student",
+        str(root / "teacher"),
+        json.loads((root / "rows.json").read_text()),
+        out / "model",
+        seed=0,
+        report_to=[],
+        precision="float32",
+        checkpoints=out / "checkpoints",
+    )
+
+
+def test_two_processes_end_where_one_does(tmp_path):
+    """Ragged responses, and a last step that the processes share unequally."""
+    for name, seed in (("student", 1), ("teacher", 2)):
+        build_model(layers=1, seed=seed).save_pretrained(tmp_path / name)
+        build_tokenizer().save_pretrained(tmp_path / name)
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        {
+            "prompt_id": f"p{i}",
+            "split": "train",
+            "messages": [{"role": "user", "content": "x" * (i + 1)}],
+            "responses": [
+                {"token_ids": torch.randint(3, 259, (1 + i % 5,), generator=generator).tolist()}
+            ],
+        }
+        for i in range(11)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    warm_up(tmp_path, tmp_path / "one")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
+         __file__, tmp_path, tmp_path / "two"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name / "model").state_dict()
+        for name in ("one", "two")
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5, msg=name)
+
+
+if __name__ == "__main__":
+    warm_up(Path(sys.argv[1]), Path(sys.argv[2]))
