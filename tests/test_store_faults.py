@@ -1,0 +1,245 @@
+"""Damaged files and a hostile environment: only what is damaged is made again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from test_store import make_nine, rows_of
+
+from rankdistill.errors import UserError
+from rankdistill.store import Partial, Store, key_of
+
+# ------------------------------------------------------------------------------------------ damage
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+DAMAGE = [truncate, flip_a_bit, empty]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_shard_of_a_partial_is_dropped_alone(damage, tmp_path, caplog):
+    partial = Partial(tmp_path, tmp_path)
+    make_nine(partial)
+    victim = sorted((tmp_path / "rows").iterdir())[1]
+    damage(victim)
+    assert partial.shards().rows() == rows_of(0, 1, 2, 6, 7, 8)
+    assert not victim.exists() and len(caplog.records) == 1 and victim.name in caplog.text
+    assert make_nine(partial) == {"made": 3}
+    # Made again, the batch stands where it stood.
+    assert partial.shards().rows() == rows_of(*range(9)) and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, Path.unlink])
+def test_a_damaged_shard_of_an_output_is_made_again_alone(damage, caplog):
+    store = Store()
+    output = store.output("sample", {}, make_nine)
+    intact = (output.path / "manifest.json").read_bytes()
+    victim = sorted((output.path / "rows").iterdir())[1]
+    others = {
+        path: path.stat().st_ino for path in (output.path / "rows").iterdir() if path != victim
+    }
+    damage(victim)
+    with pytest.raises(UserError, match="same command again"):
+        output.rows()
+    assert store.find(output.key) is None
+
+    again = store.output("sample", {}, make_nine)
+    assert again.manifest["counts"] == {"made": 3} and again.rows() == rows_of(*range(9))
+    assert again.manifest["files"] == json.loads(intact)["files"]
+    assert again.manifest["attempts"] == 2
+    assert {path: path.stat().st_ino for path in others} == others
+    assert "is damaged" in caplog.text and victim.name in caplog.text
+
+
+@pytest.mark.parametrize("victim", ["model/weights.bin", "manifest.json"])
+def test_other_damage_keeps_the_rows_only(victim):
+    store = Store()
+    output = store.output("train", {}, make_nine)
+    truncate(output.path / victim)
+    seen = []
+
+    def make(partial: Partial) -> dict[str, int]:
+        seen.extend(path.name for path in partial.path.iterdir())
+        return make_nine(partial)
+
+    again = store.output("train", {}, make)
+    assert seen == ["rows"] and again.manifest["counts"] == {"made": 0}
+    assert again.rows() == rows_of(*range(9)) and (again.path / "model" / "weights.bin").exists()
+
+
+def test_a_flipped_bit_in_the_manifest_is_seen():
+    store = Store()
+    output = store.output("train", {}, make_nine)
+    path = output.path / "manifest.json"
+    path.write_text(path.read_text().replace('"made": 9', '"made": 8'))
+    assert store.find(output.key) is None
+    assert store.output("train", {}, make_nine).manifest["counts"] == {"made": 0}
+
+
+# --------------------------------------------------------------------------------- the environment
+
+
+def test_a_clock_that_goes_backwards_breaks_nothing(monkeypatch):
+    real = time.time
+    moments = iter(range(10**6))
+    monkeypatch.setattr(time, "time", lambda: real() - 1000.0 * next(moments))
+    dates = iter(["2031-01-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00"])
+    for module in ("attempt", "outputs"):
+        monkeypatch.setattr(f"rankdistill.store.{module}.utc_now", lambda: next(dates))
+    output = Store().output("sample", {}, make_nine)
+    assert output.manifest["finished"] < output.manifest["started"]
+    assert output.manifest["seconds"] >= 0
+    assert Store().output("sample", {}, lambda partial: pytest.fail("made twice")) == output
+
+
+AS_NOBODY = """
+import os, sys, filelock
+from pathlib import Path
+from rankdistill.errors import UserError
+from rankdistill.store import Store
+from rankdistill.store.__main__ import main
+if os.getuid() == 0:
+    os.setuid(65534)
+for act in (lambda: Store().output("sample", {}, lambda p: None), lambda: print("list", main([]))):
+    try:
+        act()
+        print("passed")
+    except UserError as error:
+        print(error)
+"""
+
+
+def run(code: str, *, where: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "RANKDISTILL_HOME": str(where), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_no_permission_is_one_sentence():
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "store"
+        root.mkdir()
+        os.chmod(folder, 0o755)
+        os.chmod(root, 0o555)
+        done = run(AS_NOBODY, where=root)
+        assert done.returncode == 0, done.stderr
+        first, *rest = done.stdout.splitlines()
+        assert first.startswith(f"The store's folder {root} cannot be used by this user")
+        assert "RANKDISTILL_HOME" in first
+        assert rest == [f"No outputs in {root}.", "list 0", "passed"]
+        os.chmod(root, 0o755)
+
+
+def test_a_finished_output_is_found_without_write_permission():
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "store"
+        Store(root).output("sample", {}, make_nine)
+        os.chmod(folder, 0o755)
+        done = run(AS_NOBODY, where=root)
+        assert done.stdout.splitlines()[0] == "passed", done.stdout + done.stderr
+
+
+def test_a_file_in_the_place_of_the_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=f"but {tmp_path}/file is a file"):
+        Store(tmp_path / "file").output("sample", {}, make_nine)
+    with pytest.raises(UserError, match=f"but {tmp_path}/file is a file"):
+        Store(tmp_path / "file" / "below").output("sample", {}, make_nine)
+
+
+ON_A_FULL_DISK = """
+import resource
+from rankdistill.errors import UserError
+from rankdistill.store import Store
+resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, BYTES))
+def make(partial):
+    shards = partial.shards()
+    for number in range(len(shards.rows()), 10):
+        shards.append([{"number": number, "text": "x" * 300 * number}])
+try:
+    print(len(Store().output("sample", {}, make).rows()))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_disk_full_says_what_is_kept_and_the_same_command_continues(tmp_path):
+    done = run(ON_A_FULL_DISK.replace("BYTES", "2000"), where=tmp_path)
+    key = key_of("sample", {})
+    sentence = done.stdout.strip()
+    assert done.returncode == 0 and "\n" not in sentence, done.stderr
+    assert sentence.startswith(f"No space for the store {tmp_path} on the file system mounted at /")
+    assert (
+        f"{key} keeps 7 rows (7 shards, " in sentence and f"partial/{key}, and the same" in sentence
+    )
+    assert "File too large" in sentence
+    partial = Partial(Store(tmp_path).partial_path(key) / "files", tmp_path)
+    assert [row["number"] for row in partial.shards().rows()] == list(range(7))
+    assert not list(tmp_path.rglob(".tmp-*"))
+    done = run(ON_A_FULL_DISK.replace("BYTES", str(1 << 20)), where=tmp_path)
+    assert done.stdout.strip() == "10", done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        OSError(122, "Disk quota exceeded"),
+    ],
+)
+def test_disk_full_is_recognised_as_libraries_say_it(error):
+    def make(partial: Partial) -> None:
+        try:
+            raise error
+        except (OSError, RuntimeError) as cause:
+            raise RuntimeError("could not save the checkpoint") from cause
+
+    with pytest.raises(UserError, match="No space for the store"):
+        Store().output("train", {}, make)
+
+
+def test_disk_full_is_recognised_when_torch_has_lost_the_reason(monkeypatch):
+    error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    def make(partial: Partial) -> None:
+        raise error
+
+    with pytest.raises(RuntimeError) as raised:
+        Store().output("train", {}, make)
+    assert raised.value is error
+    full = SimpleNamespace(total=10**9, used=10**9, free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
+    with pytest.raises(UserError, match=r"0 B of 1 GB free\): train-"):
+        Store().output("train", {}, make)
+
+
+def test_a_mistake_inside_a_stage_is_not_taken_for_the_stores(caplog):
+    caplog.set_level(logging.INFO)
+    for error in (UserError("no EOS"), PermissionError(13, "Permission denied", "/models/x")):
+        with pytest.raises(type(error)) as raised:
+            Store().output("train", {}, lambda p, error=error: (_ for _ in ()).throw(error))
+        assert raised.value is error
