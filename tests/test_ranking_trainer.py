@@ -89,6 +89,7 @@ def test_loss_curve_of_a_plain_pytorch_loop(tmp_path, architecture, dtype, toler
         {"prompts_per_step": 8, "gradient_accumulation_steps": 3},
         {"per_device_train_batch_size": 8, "max_batch_tokens": 1},
         {"per_device_train_batch_size": 8, "max_batch_tokens": 150},
+        {"per_device_train_batch_size": 8, "gradient_checkpointing": True},
     ],
 )
 def test_how_a_step_is_split_changes_nothing(tmp_path, split, layout):

@@ -17,7 +17,7 @@ from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt
 from rankdistill.objectives import DPO, PlackettLuceDPO
-from rankdistill.train.reference import add_reference_logps
+from rankdistill.train.reference import ReferenceConfig, add_reference_logps
 
 
 def strictly_ranked(count, seed=0):
@@ -55,7 +55,7 @@ def with_lora(model, *, noise=0.0):
 def test_log_2_at_the_start_under_another_packing(tmp_path, architecture, layout):
     rows, model = strictly_ranked(9), build_model(architecture)
     by_hand = [logps_by_hand(model, row) for row in rows]
-    alone = config(tmp_path, max_batch_tokens=1, layout="shared")
+    alone = ReferenceConfig(max_batch_tokens=1)
     rows = add_reference_logps(rows, model, TOKENIZER, alone)
     for row, expected in zip(rows, by_hand, strict=True):
         assert row["reference_logps"] == pytest.approx(expected, abs=1e-4)

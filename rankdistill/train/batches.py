@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -13,15 +13,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainingArguments
 
-from rankdistill.forward import token_count
-from rankdistill.train.groups import RankedGroup
+from rankdistill.forward import TokenGroup, token_count
+
+
+class Row(Protocol):
+    """What a step is made of: tokens, and a name by which an error finds them."""
+
+    @property
+    def prompt_id(self) -> str: ...
+
+    @property
+    def tokens(self) -> TokenGroup: ...
 
 
 @dataclass
 class RankedBatch:
     """The share of one process in a step (or in one of its accumulation steps); it may be empty."""
 
-    groups: list[RankedGroup]
+    groups: list[Any]
+    """`Row`s: the `RankedGroup`s of a ranking."""
     parts: list[list[int]] = field(default_factory=list)
     """Indices into `groups`, a list a forward pass; equally many on every process, maybe empty."""
 
@@ -83,14 +93,14 @@ class StepBatches(Sampler[list[int]]):
 
 
 def step_loader(
-    groups: list[RankedGroup], per_step: int, args: TrainingArguments, **options: Any
-) -> DataLoader[RankedGroup]:
+    rows: Sequence[Row], per_step: int, args: TrainingArguments, **options: Any
+) -> DataLoader[Any]:
     """A loader of this process's `RankedBatch`es; `options` are those of `StepBatches`."""
     batches = StepBatches(
-        len(groups), per_step, processes=args.world_size, process=args.process_index, **options
+        len(rows), per_step, processes=args.world_size, process=args.process_index, **options
     )
     loader = DataLoader(
-        groups,  # type: ignore[arg-type]
+        rows,  # type: ignore[arg-type]
         batch_sampler=batches,
         collate_fn=RankedBatch,
         num_workers=args.dataloader_num_workers,

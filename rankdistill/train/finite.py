@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -9,15 +10,29 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from rankdistill.errors import UserError
+from rankdistill.train.batches import Row
 from rankdistill.train.checkpoints import last_checkpoint
-from rankdistill.train.groups import RankedGroup
 
 
-def not_finite(parts: list[tuple[list[RankedGroup], Tensor]]) -> list[str]:
-    """The ids of the prompts whose loss is NaN or infinite; `parts` are groups and losses [B]."""
-    losses = torch.cat([values for groups, values in parts if groups] or [torch.zeros(0)])
-    names = [group.prompt_id for groups, _ in parts for group in groups]
-    return [name for name, good in zip(names, losses.isfinite().tolist(), strict=True) if not good]
+def not_finite(parts: Sequence[tuple[Sequence[Row], Tensor]]) -> list[str]:
+    """The ids of the prompts whose loss is NaN or infinite.
+
+    Args:
+        parts: Rows and their losses [k]; where these are not one a row, all the rows are named.
+    """
+    names: list[str] = []
+    for (rows, losses), finite in zip(parts, _all_finite(parts), strict=True):
+        each = losses.isfinite().tolist() if not finite and len(losses) == len(rows) else None
+        named = (
+            rows if each is None else [r for r, good in zip(rows, each, strict=True) if not good]
+        )
+        names += [] if finite else [row.prompt_id for row in named]
+    return names
+
+
+def _all_finite(parts: Sequence[tuple[Sequence[Row], Tensor]]) -> list[bool]:
+    """Of each part. One transfer from the device for all of them."""
+    return torch.stack([losses.isfinite().all() for _, losses in parts]).tolist()
 
 
 def stop(what: str, prompt_ids: list[str], trainer: Any) -> NoReturn:

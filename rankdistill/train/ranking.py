@@ -7,39 +7,30 @@ RankingTrainer(model, RankingConfig("out"), rows, processing_class=tokenizer).tr
 
 from __future__ import annotations
 
-import math
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from rankdistill.errors import UserError
-from rankdistill.forward import (
-    TokenGroup,
-    bind,
-    bound_layout,
-    collate,
-    micro_batches,
-    response_logps,
-)
+from rankdistill.forward import TokenGroup, bind, collate, response_logps
 from rankdistill.models import load_model, load_tokenizer
 from rankdistill.objectives import RRHF, Objective, ObjectiveOutput
 from rankdistill.train.batches import Averages, RankedBatch, step_loader
-from rankdistill.train.checkpoints import last_checkpoint
 from rankdistill.train.config import RankingConfig
 from rankdistill.train.dropout import disable_dropout
-from rankdistill.train.finite import not_finite, stop
 from rankdistill.train.groups import RankedGroup, candidates, load_groups
 from rankdistill.train.reference import COLUMN, length_limit, with_reference
+from rankdistill.train.steps import StepTrainer
 
 __all__ = ["RankingConfig", "RankingTrainer"]
 
 
-class RankingTrainer(Trainer):
+class RankingTrainer(StepTrainer):
     """transformers' Trainer on ranked groups; checkpoints, resume and trackers are the Trainer's.
 
     The loss of a step is the mean of the objective's losses over the step's prompts, whatever the
@@ -62,8 +53,6 @@ class RankingTrainer(Trainer):
     Raises:
         UserError: a row that cannot be trained on, named by its `prompt_id`; no tokenizer.
     """
-
-    args: RankingConfig
 
     def __init__(
         self,
@@ -98,31 +87,9 @@ class RankingTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self._layout = bound_layout(model)
         reference = self._reference(model if reference_model is None else reference_model)
         self.train_dataset: Any = self._referred(self.train_dataset, "train_dataset", reference)
         self.eval_dataset: Any = self._referred(self.eval_dataset, "eval_dataset", reference)
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Trainer's; `resume_from_checkpoint=True` takes the last complete one, or starts anew."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(str(self.args.output_dir))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    def get_train_dataloader(self) -> DataLoader:
-        """This process's share of every step, see `StepBatches`."""
-        if self.train_dataset is None:
-            raise UserError("RankingTrainer.train() needs a train_dataset.")
-        args = self.args
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return step_loader(
-            self.train_dataset,
-            args.prompts_per_step or self.get_total_train_batch_size(args),
-            args,
-            accumulation=args.gradient_accumulation_steps,
-            seed=seed if args.train_sampling_strategy == "random" else None,
-            drop_last=args.dataloader_drop_last,
-        )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """This process's share of the groups; rows are taken too, as when the trainer was made."""
@@ -140,32 +107,13 @@ class RankingTrainer(Trainer):
         """As for `evaluate()`."""
         return self.get_eval_dataloader(test_dataset)
 
-    def training_step(
-        self, model: nn.Module, inputs: RankedBatch, num_items_in_batch: Any = None
-    ) -> Tensor:
-        """Forward and backward, part by part; returns the process's share of the step's loss.
+    def losses(self, model: nn.Module, rows: Sequence[RankedGroup]) -> Tensor:
+        """[B] the objective's losses."""
+        return self._losses(model, rows, self._logged)
 
-        The shares' mean over processes is the mean loss a prompt.
-        """
-        model.train()
-        if callable(to_train := getattr(self.optimizer, "train", None)):
-            to_train()  # schedule-free optimizers have two modes
-        if num_items_in_batch is None:
-            num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
-        # The gradients are averaged over processes, the losses are to be averaged over prompts.
-        scale = self.accelerator.num_processes / num_items_in_batch
-        parts: list[tuple[list[RankedGroup], Tensor]] = []
-        syncs = self.accelerator.sync_gradients
-        for number, part in enumerate(inputs.parts, start=1):
-            last = number == len(inputs.parts)
-            self.accelerator.gradient_state._set_sync_gradients(syncs and last)
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                groups = [inputs.groups[index] for index in part]
-                losses = self._losses(model, groups, self._logged)
-                self.accelerator.backward(losses.sum() * scale)
-            parts.append((groups, losses.detach()))
-        self._stop_unless_finite(parts)
-        return torch.cat([losses for _, losses in parts]).sum().float() * scale
+    def weight(self, rows: Sequence[RankedGroup]) -> int:
+        """Prompts."""
+        return len(rows)
 
     def prediction_step(
         self, model: nn.Module, inputs: RankedBatch, *args: Any, **kwargs: Any
@@ -201,25 +149,12 @@ class RankingTrainer(Trainer):
             logs |= {name: value for name, value in means.items() if name != "loss"}
         super().log(logs, start_time)
 
-    def floating_point_ops(self, inputs: RankedBatch) -> int:  # type: ignore[override]
-        """Trainer's estimate, 6 a parameter and token that the model computes."""
-        parameters = self.accelerator.unwrap_model(self.model).num_parameters(
-            exclude_embeddings=True
-        )
-        return 6 * parameters * inputs.tokens(self._layout)
-
-    def _track_num_input_tokens(self, inputs: RankedBatch) -> None:
-        if self.args.include_num_input_tokens_seen != "no":
-            tokens = torch.tensor(inputs.tokens(self._layout), device=self.args.device)
-            total = self.accelerator.reduce(tokens, reduction="sum")
-            self.state.num_input_tokens_seen += int(total)  # type: ignore[arg-type]
-
-    def _losses(self, model: nn.Module, groups: list[RankedGroup], into: Averages) -> Tensor:
+    def _losses(self, model: nn.Module, groups: Sequence[RankedGroup], into: Averages) -> Tensor:
         """[B] the losses of groups; of none a zero [1], computed for the other processes' sake."""
         if not groups:
-            nothing = collate([TokenGroup([0], [[0]])], self._layout).to(self.args.device)
+            nothing = collate([TokenGroup([0], [[0]])], self.layout).to(self.args.device)
             return response_logps(model, nothing).logps[0] * 0.0
-        batch = collate([group.tokens for group in groups], self._layout).to(self.args.device)
+        batch = collate([group.tokens for group in groups], self.layout).to(self.args.device)
         logps = response_logps(model, batch, temperature=self.args.temperature)
         output: ObjectiveOutput = self.objective(candidates(groups, logps))
         if output.loss.shape != (len(groups),):
@@ -229,36 +164,6 @@ class RankingTrainer(Trainer):
             )
         into.add({"loss": output.loss, **output.metrics})
         return output.loss
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        """The prompts of a step, over all processes; and every batch's split into forward passes.
-
-        Every process must run the model equally often, or one would wait for the others for ever.
-        """
-        for batch in batch_samples:
-            tokens = [group.tokens for group in batch.groups]
-            batch.parts = micro_batches(tokens, self.args.max_batch_tokens, self._layout)
-        self._step_prompts = [group.prompt_id for batch in batch_samples for group in batch.groups]
-        mine = [len(self._step_prompts), *(len(batch.parts) for batch in batch_samples)]
-        everyone = self.accelerator.gather(torch.tensor([mine], device=device))
-        for batch, passes in zip(batch_samples, everyone[:, 1:].amax(dim=0).tolist(), strict=True):  # type: ignore[index]
-            # Even without prompts at all one is needed: gradients are exchanged in the step's last.
-            batch.parts += [[] for _ in range(max(passes, 1) - len(batch.parts))]
-        return everyone[:, 0].sum()  # type: ignore[index]
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
-        # With fp16 the loss scaler skips such a step by itself.
-        scaled = self.accelerator.scaler is not None
-        if norm is not None and not scaled and not math.isfinite(float(norm)):
-            stop("gradient", self._step_prompts, self)
-        return norm
-
-    def _stop_unless_finite(self, parts: list[tuple[list[RankedGroup], Tensor]]) -> None:
-        bad = not_finite(parts)
-        count = torch.tensor(len(bad), device=self.args.device)
-        if int(self.accelerator.reduce(count, reduction="sum")) > 0:  # type: ignore[arg-type]
-            stop("loss", bad, self)
 
     def _load(self, rows: Any, name: str) -> Any:
         """Rows, or several sets of them, in tokens."""

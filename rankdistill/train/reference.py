@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,8 +21,27 @@ from rankdistill.train.groups import RankedGroup, ranked_group
 COLUMN = "reference_logps"
 
 
+@dataclass(frozen=True)
+class ReferenceConfig:
+    """What the reference's forward needs of a `RankingConfig`, and no more.
+
+    A `RankingConfig` joins the processes of a launch together, so one process alone cannot make
+    one; a stage that runs on one process while the others wait takes this instead.
+    """
+
+    layout: str = "shared"
+    max_batch_tokens: int = 4096
+    temperature: float = 1.0
+    max_length: int | None = None
+    bf16: bool = False
+    device: torch.device | str = "cpu"
+
+
 def add_reference_logps(
-    rows: Any, model: Any, tokenizer: PreTrainedTokenizerBase, config: RankingConfig
+    rows: Any,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RankingConfig | ReferenceConfig,
 ) -> Any:
     """The rows with a column `reference_logps`: a value a response, in their order, nats.
 
@@ -33,7 +52,7 @@ def add_reference_logps(
         rows: What `RankingTrainer` takes.
         model: The reference: a model or its path. Of a model with an adapter, the model without it.
         tokenizer: Of the rows' responses.
-        config: The training's.
+        config: The training's, or as much of it as `ReferenceConfig` has.
 
     Returns:
         A `Dataset` for a `Dataset`, else a list of dicts. Groups that are too long for the training
@@ -58,7 +77,7 @@ def add_reference_logps(
 
 @torch.no_grad()
 def reference_logps(
-    groups: Sequence[RankedGroup], model: Any, config: RankingConfig
+    groups: Sequence[RankedGroup], model: Any, config: RankingConfig | ReferenceConfig
 ) -> list[list[float]]:
     """[group][response] log-probability under a bound model, nats; an adapter is switched off."""
     device, layout = next(model.parameters()).device, bound_layout(model)
@@ -92,7 +111,7 @@ def with_reference(
     ]
 
 
-def length_limit(model: Any, config: RankingConfig) -> int | None:
+def length_limit(model: Any, config: RankingConfig | ReferenceConfig) -> int | None:
     """Most tokens of a prompt with its longest response: `max_length`, or the model's context."""
     limits = (config.max_length, getattr(model.config, "max_position_embeddings", None))
     return min((limit for limit in limits if limit is not None), default=None)
