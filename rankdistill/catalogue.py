@@ -12,7 +12,7 @@ from importlib.resources.abc import Traversable
 
 @dataclass(frozen=True)
 class Recipe:
-    """The head of a recipe's file: its first comment line, and the line that begins with `Needs:`."""
+    """The head of a recipe's file: its first comment line, and what follows `Needs:`."""
 
     name: str
     what: str

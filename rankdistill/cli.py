@@ -24,7 +24,8 @@ usage: python -m rankdistill recipe=NAME [group=OPTION] [key=value] ...
 
 Flags are Hydra's: -m/--multirun, --cfg job, --info defaults, --config-dir DIR (a folder with your
 own recipes and options), --hydra-help. hydra.verbose=true shows tracebacks.
-Outputs are kept in $RANKDISTILL_HOME (~/.cache/rankdistill); `python -m rankdistill.store` lists them.
+Outputs are kept in $RANKDISTILL_HOME (~/.cache/rankdistill): `python -m rankdistill.store` lists
+them.
 """
 
 
@@ -44,7 +45,7 @@ def list_groups() -> str:
 
 
 def run_name(overrides: Sequence[str]) -> str:
-    """A folder name for a command: its recipe, then its other overrides; the same for the same command.
+    """A folder name for a command: its recipe, then its other overrides.
 
     Characters that a folder name cannot have become `-`; a long name is cut and gets a hash.
     """
@@ -81,7 +82,7 @@ def register() -> None:
 
 
 def _job(failures: list[str]) -> Any:
-    """The function that Hydra calls once a run. A person's mistake is shown here and kept in `failures`."""
+    """The function that Hydra calls once a run; a person's mistake is shown and kept in `failures`."""
 
     def job(config: Any) -> None:
         from rankdistill.pipeline import run

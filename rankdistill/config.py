@@ -1,7 +1,7 @@
 """The schema of every Hydra group: names and types. The values, and what they mean, are in `conf/`.
 
 A key that is not here, or a value of another type, is refused while Hydra composes the
-configuration, inside recipes too. This module imports nothing heavy, so that a mistake is told at once.
+configuration, inside recipes too. This module imports nothing heavy, so a mistake is told at once.
 Objectives have no schema here: the frozen dataclass that `_target_` names is one.
 """
 

@@ -27,7 +27,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         r"Could not override '([^'@]+)'\.\s*No match in the defaults list", text
     )
     if unknown_group:
-        return f"there is no group '{unknown_group[1]}': {suggest(unknown_group[1], _keys('', arguments))}"
+        name = unknown_group[1]
+        return f"there is no group '{name}': {suggest(name, _keys('', arguments))}"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return _unknown_key(unknown[1], "on the command line", arguments)
@@ -42,7 +43,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 
 
 def _innermost(error: BaseException) -> str:
-    """The messages of the error and of what caused it: Hydra wraps OmegaConf's, which name the key."""
+    """The messages of the error and of its causes: Hydra wraps OmegaConf's, which name the key."""
     messages = []
     current: BaseException | None = error
     while current is not None:
@@ -65,11 +66,8 @@ def _first_sentence(text: str) -> str:
 def _unknown_key(key: str, where: str, arguments: Sequence[str]) -> str:
     parent, _, name = key.rpartition(".")
     valid = _keys(parent, arguments)
-    if not valid and parent:
-        grandparent, _, group = parent.rpartition(".")
-        return _unknown_key(parent, where, arguments) if group != parent or grandparent else (
-            f"there is no key '{key}' ({where}): {suggest(parent, _keys('', arguments))}"
-        )  # fmt: skip
+    if not valid and parent:  # the parent itself is unknown
+        return _unknown_key(parent, where, arguments)
     inside = f"'{parent}' has no key '{name}'" if parent else f"there is no key '{name}'"
     return f"{inside} ({where}): {suggest(name, valid)}"
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a heading a stage, bars with rate and time left, no noise."""
+"""What a person sees while a run goes on: headings, bars with rate and time left, no noise."""
 
 from __future__ import annotations
 

@@ -24,7 +24,6 @@ from rankdistill.run import Model, Run
 from rankdistill.store import Output
 from rankdistill.store.manifest import versions
 
-
 TABLE_WIDTH = 100
 """Columns that the table needs; a pipe has none of its own."""
 

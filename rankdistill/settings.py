@@ -119,13 +119,13 @@ def _check(settings: Settings) -> None:
         _at_least("train.learning_rate", train.learning_rate, 0)
     if settings.rank.path is None and sample.responses_per_prompt < 2:
         raise UserError(
-            f"sample.responses_per_prompt is {sample.responses_per_prompt}; a ranking needs at least 2 "
-            "responses of the student to each prompt."
+            f"sample.responses_per_prompt is {sample.responses_per_prompt}; a ranking needs at "
+            "least 2 responses of the student to each prompt."
         )
     if sample.temperature <= 0:
         raise UserError(
-            f"sample.temperature is {sample.temperature}; it must be above 0, or all responses to a "
-            "prompt are the same."
+            f"sample.temperature is {sample.temperature}; it must be above 0, or all responses to "
+            "a prompt are the same."
         )
     if not 0 < sample.top_p <= 1:
         raise UserError(f"sample.top_p is {sample.top_p}; it must be above 0 and at most 1.")

@@ -13,7 +13,9 @@ from rankdistill import catalogue
 from rankdistill.cli import run_name
 
 
-def run(*arguments: str, cwd: Path | str = "/", **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path | str = "/", **environment: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "rankdistill", *arguments]
     env = {**os.environ, **environment}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
@@ -58,7 +60,10 @@ def test_cfg_job_works_from_any_directory(tmp_path):
     [
         ("recipe=rrhff", "there is no recipe named 'rrhff': did you mean 'rrhf'?"),
         ("objective=pr0", "did you mean 'pro'"),
-        ("train.epochz=1", "'train' has no key 'epochz' (on the command line): did you mean 'epochs'?"),
+        (
+            "train.epochz=1",
+            "'train' has no key 'epochz' (on the command line): did you mean 'epochs'?",
+        ),
         ("train.epochs=x", "train.epochs: Value 'x' of type 'str' could not be converted to Float"),
         ("train.layout=sharde", "expected one of [shared, packed, padded]"),
         ("trian=ranking", "did you mean 'train'"),
@@ -73,7 +78,10 @@ def test_a_wrong_name_or_type_is_one_sentence(argument, sentence):
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        ("train:\n  epochz: 3\n", "'train' has no key 'epochz' (in recipe/mine): did you mean 'epochs'?"),
+        (
+            "train:\n  epochz: 3\n",
+            "'train' has no key 'epochz' (in recipe/mine): did you mean 'epochs'?",
+        ),
         ("train:\n  epochs: many\n", "train.epochs: Value 'many'"),
         ("trian:\n  epochs: 3\n", "did you mean 'train'"),
     ],

@@ -37,9 +37,9 @@ def check_student(run: Run) -> None:
     )
     layers = config.get_text_config().num_hidden_layers
     if not 1 <= keep <= layers:
+        name = run.settings.student.path or run.settings.teacher.path
         raise UserError(
-            f"student.keep_layers is {keep}, but {run.settings.student.path or run.settings.teacher.path} "
-            f"has {layers} layers; give 1 to {layers}."
+            f"student.keep_layers is {keep}, but {name} has {layers} layers; give 1 to {layers}."
         )
 
 

@@ -1,4 +1,4 @@
-"""A ranked set that exists already: rows with ranked or scored responses, or chosen and rejected."""
+"""A ranked set that exists already: rows with ranked responses, or with chosen and rejected."""
 
 from __future__ import annotations
 

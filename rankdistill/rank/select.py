@@ -13,7 +13,7 @@ def select(group: Group, how: str, top_k: int, seed: int) -> Group:
     Args:
         group: A ranked group, best first, with at least two different ranks.
         how: `all`; `best_worst`; `best_random`, the best and one strictly worse at random (Zephyr,
-            Tunstall et al. 2023); `top_k`, the best `top_k`, or as many more as bring a second rank.
+            Tunstall et al. 2023); `top_k`, the best `top_k`, or more until there is a second rank.
         top_k: At least 2.
         seed: Of the draw, together with the prompt's id: the same whatever else is in the data.
     """

@@ -25,7 +25,7 @@ def sample(
     *,
     temperature: float | None = None,
 ) -> Output:
-    """Groups of responses that `model` writes to `prompts`; a killed run continues with the next prompt.
+    """Groups of responses that `model` writes to `prompts`; a killed run continues where it was.
 
     Args:
         prompts_key: What determines `prompts`.
@@ -56,7 +56,8 @@ def sample(
     def make(partial: Partial) -> Mapping[str, Any]:
         return _sample_rows(run, model, prompts, options, source, partial)
 
-    what = f"{source}: {len(prompts)} prompts x {responses_per_prompt} ({run.sampler_name}, {' and '.join(splits)})"
+    where = f"{run.sampler_name}, {' and '.join(splits)}"
+    what = f"{source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
     return run.stage("sample", what, identity, make)
 
 

@@ -11,7 +11,7 @@ __all__ = ["Judge", "Scorer", "score_groups"]
 
 
 def score_groups(scorer: Scorer, groups: Sequence[Group], judge: Judge) -> Iterator[list[Group]]:
-    """The groups with `scores[scorer.name]` and `score` in each response, some at a time, in order."""
+    """The groups with `scores[scorer.name]` and `score` in each response, some at a time."""
     done = 0
     for values in scorer(groups, judge):
         part = groups[done : done + len(values)]

@@ -45,7 +45,8 @@ def train(run: Run, student: Model, ranked: Output) -> tuple[Model, list[dict[st
     def make(partial: Partial) -> Mapping[str, Any]:
         return _train(run, student, training, validation, reference, partial)
 
-    what = f"{type(objective).__name__} on {len(training)} ranked groups, learning rate {learning_rate:g}"
+    name = type(objective).__name__
+    what = f"{name} on {len(training)} ranked groups, learning rate {learning_rate:g}"
     output = run.stage("train", what, identity, make, every_rank=True)
     return model_of(output), json.loads((output.path / "history.json").read_text())
 
