@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -158,8 +159,8 @@ def tau_b(values: Sequence[float], scores: Sequence[float]) -> float | None:
         raise ValueError(f"{len(values)} policy values but {len(scores)} teacher scores in a group")
     if len(set(values)) < 2 or len(set(scores)) < 2:
         return None
-    tau, _ = stats.kendalltau(values, scores, variant="b")
-    return float(tau)
+    result: Any = stats.kendalltau(values, scores, variant="b")
+    return float(result.statistic)
 
 
 def _share_won(a: float | Sequence[float], b: float | Sequence[float], tie_margin: float) -> float:

@@ -1,0 +1,61 @@
+"""`report.html`: one file that needs nothing else, for a screen, a phone and paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from rankdistill.evaluate.report.headline import findings, headline, judge_warning
+from rankdistill.evaluate.report.plots import colour, plots_of
+from rankdistill.evaluate.report.samples import HOW_CHOSEN
+from rankdistill.evaluate.report.stages import stage_rows
+from rankdistill.evaluate.report.svg import VARIABLES
+from rankdistill.evaluate.report.table import NOTHING, number, signed, table_rows
+
+MINUS, EN_DASH, NO_BREAK_SPACE = "\u2212", "\u2013", "\u00a0"
+
+
+def html_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
+    """The page. Everything but our own SVG is escaped: prompts, responses, names, config."""
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            metrics=metrics,
+            headline=headline(metrics),
+            findings=findings(metrics),
+            warning=judge_warning(metrics),
+            names=list(metrics["models"]),
+            colours={name: VARIABLES[colour(metrics, name)] for name in metrics["models"]},
+            rows=table_rows(metrics),
+            plots=[(plot, Markup(plot.svg)) for plot in plots_of(metrics)],
+            how_chosen=HOW_CHOSEN,
+            stages=stage_rows(metrics),
+            config_yaml=config_yaml,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("rankdistill.evaluate.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, signed=signed, typeset=_typeset)
+    return environment
+
+
+def _typeset(text: str) -> str:
+    """The minus sign that is as wide as the plus, a dash for nothing, no line end before `%`."""
+    if text == NOTHING:
+        return EN_DASH
+    return re.sub(r"(?<!\w)-(?=\d)", MINUS, text).replace(" %", f"{NO_BREAK_SPACE}%")

@@ -1,0 +1,97 @@
+"""`report.md`: the same content without plots, for a terminal, a pull request, a diff."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rankdistill.evaluate.report.headline import findings, headline, judge_warning
+from rankdistill.evaluate.report.samples import HOW_CHOSEN
+from rankdistill.evaluate.report.stages import stage_rows
+from rankdistill.evaluate.report.table import Cell, labels, number, signed, table_rows
+
+
+def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
+    """The report as GitHub-flavoured Markdown; what models wrote stands in code blocks only."""
+    parts = [
+        f"# {_inline(metrics['title'])}",
+        f"**{_inline(headline(metrics))}**",
+        *_banner(metrics),
+        "\n".join(f"- {_inline(finding.text)}" for finding in findings(metrics)),
+        "## Figures",
+        _figures(metrics),
+        "\n".join(
+            f"- **{_inline(row.title)}**: {_inline(row.explanation)}" for row in table_rows(metrics)
+        ),
+        "## Responses",
+        HOW_CHOSEN,
+        *(_sample(sample, metrics) for sample in metrics["samples"]),
+        "## Stages",
+        _stages(metrics),
+        "## Configuration",
+        _fenced(config_yaml, "yaml"),
+        "## Made with",
+        _fenced(metrics["command"], "sh"),
+        _versions(metrics),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _banner(metrics: Mapping[str, Any]) -> list[str]:
+    warning = judge_warning(metrics)
+    return [f"> **Note.** {_inline(warning)}"] if warning else []
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    rows = [
+        [_inline(row.title), *(_cell(cell) for cell in row.cells)] for row in table_rows(metrics)
+    ]
+    return _table(["", *map(_inline, labels(metrics))], rows, numbers=True)
+
+
+def _cell(cell: Cell) -> str:
+    value = f"**{cell.value}**" if cell.beyond_noise else cell.value
+    return f"{value} ({cell.low} to {cell.high})" if cell.low else value
+
+
+def _sample(sample: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    parts = [f"### Prompt {sample['position']}, difference {signed(sample['difference'])}"]
+    for message in sample["messages"]:
+        parts += [f"*{_inline(message['role'])}*", _fenced(message["content"])]
+    for name, response in sample["responses"].items():
+        label = metrics["models"][name]["label"]
+        cut = ", cut by length" if response["cut"] else ""
+        score, tokens = number(response["score"]), response["tokens"]
+        parts.append(f"**{_inline(label)}** (score {score}, {tokens} tokens{cut})")
+        parts.append(_fenced(response["text"]))
+    return "\n\n".join(parts)
+
+
+def _stages(metrics: Mapping[str, Any]) -> str:
+    rows = [list(map(_inline, row)) for row in stage_rows(metrics)]
+    return _table(["stage", "what", "result", "time", "key"], rows) if rows else ""
+
+
+def _versions(metrics: Mapping[str, Any]) -> str:
+    versions = [f"{name} {version}" for name, version in metrics["versions"].items()]
+    return _inline(", ".join([*versions, metrics["date"]] if metrics["date"] else versions))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> str:
+    lines = [head, ["---", *("---:" if numbers else "---" for _ in head[1:])]]
+    lines += rows
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _inline(text: str) -> str:
+    """The text on one line, with Markdown's and HTML's special characters escaped."""
+    text = re.sub(r"\s+", " ", text).replace("&", "&amp;")
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text)
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A code block whose fence is longer than any in the text."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

@@ -1,0 +1,68 @@
+"""What a run hands to its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rankdistill.evaluate.model_figures import ModelFigures
+from rankdistill.records import Group
+
+
+class Stage(Protocol):
+    """What was done in one stage."""
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def what(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def reused(self) -> bool: ...
+
+    @property
+    def counts(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One run: its figures, and how they came about."""
+
+    title: str
+    """One line: what was trained, on what."""
+    recipe: str
+    command: str
+    config_yaml: str
+    models: Sequence[ModelFigures]
+    """The columns, in their order."""
+    groups: Mapping[str, Sequence[Group]]
+    """By the name of the model: its scored responses to the held-out prompts."""
+    judge: str
+    """What the scores are: `likelihood under <teacher>`."""
+    judged_by_training_teacher: bool
+    """The judge of this evaluation also ranked the responses that the student was trained on."""
+    stages: Sequence[Stage] = ()
+    training_history: Sequence[Mapping[str, Any]] = ()
+    """The Trainer's log history."""
+    warmup_history: Sequence[Mapping[str, Any]] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    """Sentences that a reader must know."""
+    baseline: str = "warmed_up"
+    """The model that differences are taken to."""
+    trained: str = "trained"
+    control: str | None = "sharpened"
+    """The baseline sampled at the temperature that gives it the trained student's entropy."""
+    tie_margin: float = 0.0
+    """Score differences up to it are ties in the win rate."""
+    seed: int = 0
+    """Of the bootstrap."""
+    date: str = ""

@@ -1,0 +1,91 @@
+"""Matplotlib figures as SVG that stands inside a page: its colours, its font, its own ids."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# Stand-ins that no other part of a figure has; the page's variables replace them.
+INK, MUTED, GRID = "#0a0b01", "#0a0b02", "#0a0b03"
+SERIES = tuple(f"#0c0d0{i}" for i in range(8))
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line"} | {
+    colour: f"--series-{i}" for i, colour in enumerate(SERIES)
+}
+"""The CSS variable of every stand-in."""
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 11.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.fontsize": 11.0,
+}
+
+
+def draw(name: str, title: str, fill: Callable[[Axes], bool]) -> str | None:
+    """The SVG element of one panel; None where `fill` finds nothing to draw and returns False.
+
+    name: unique in the page, prefix of all ids. title: read out in place of the picture. The same
+    data give the same text.
+    """
+    style: Any = {**_STYLE, "svg.hashsalt": name}
+    with rc_context(style):
+        figure = Figure(figsize=(5.3, 3.6), layout="constrained")
+        if not fill(figure.add_subplot()):
+            return None
+        buffer = io.StringIO()
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
+    return _inline(buffer.getvalue(), name, title)
+
+
+def legend_above(axes: Axes, markerscale: float = 1.0) -> None:
+    """A legend in one line above the panel, where it hides nothing."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncols=4,
+        frameon=False,
+        borderaxespad=0.2,
+        handletextpad=0.3,
+        columnspacing=1.2,
+        markerscale=markerscale,
+    )
+
+
+def _inline(svg: str, name: str, title: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    # Ids of all plots share the page.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    # The figure's own background would hide the page's.
+    svg = svg.replace("fill: #ffffff", "fill: none")
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)

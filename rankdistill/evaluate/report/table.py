@@ -1,0 +1,201 @@
+"""The rows of the table, shared by terminal, Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NOTHING = "-"
+"""Not measured, or says nothing about this model."""
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure as text, and its interval where it has one."""
+
+    value: str
+    low: str = ""
+    high: str = ""
+    beyond_noise: bool = False
+    """The interval of a comparison excludes "no difference"."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of all models."""
+
+    key: str
+    """Key in `metrics.json`."""
+    title: str
+    explanation: str
+    cells: Sequence[Cell]
+
+
+def table_rows(metrics: Metrics) -> list[Row]:
+    """The rows, in the order that an argument would take: better? at what price? how big?"""
+    models = list(metrics["models"].values())
+    baseline = metrics["models"][metrics["baseline"]]["label"]
+    level = percent(metrics["statistics"]["interval_level"])
+    rows = []
+    for key, title, explanation, cell in _FIGURES:
+        words = {"baseline": baseline, "level": level, "judge": metrics["judge"]["name"]}
+        cells = [cell(model.get(key)) for model in models]
+        rows.append(Row(key, title.format(**words), explanation.format(**words), cells))
+    return rows
+
+
+def labels(metrics: Metrics) -> list[str]:
+    """The headings of the models' columns."""
+    return [model["label"] for model in metrics["models"].values()]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A decimal, with fewer digits where the value is large: 0.123, 12.35, 1234."""
+    if value is None:
+        return NOTHING
+    for bound, fewer in ((1000.0, 3), (100.0, 2), (10.0, 1)):
+        if abs(value) >= bound:
+            digits = max(0, digits - fewer)
+            break
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0.0 else text
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    text = number(value)
+    return text if value is None or float(text) <= 0.0 else f"+{text}"
+
+
+def percent(value: float | None) -> str:
+    """A share of 1 as whole per cent: small ones keep a digit."""
+    if value is None:
+        return NOTHING
+    return f"{100 * value:.1f} %" if 0.0 < value < 0.1 else f"{100 * value:.0f} %"
+
+
+def tokens(value: float | None) -> str:
+    """A mean number of tokens, to a tenth."""
+    return NOTHING if value is None else f"{value:.1f}"
+
+
+def count(value: float | None) -> str:
+    """134.5 M."""
+    if value is None:
+        return NOTHING
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return (
+                f"{value / size:.3g} {unit}" if value < 1e3 * size else f"{value / size:.0f} {unit}"
+            )
+    return f"{value:.0f}"
+
+
+def _simple(text: Callable[[Any], str]) -> Callable[[Any], Cell]:
+    return lambda value: Cell(text(value))
+
+
+def _interval(
+    text: Callable[[float | None], str], null: float | None = None
+) -> Callable[[Any], Cell]:
+    """Cells of a mean with its interval; `null`: the value that stands for "no difference"."""
+
+    def cell(interval: Mapping[str, Any] | None) -> Cell:
+        if interval is None or interval["mean"] is None:
+            return Cell(NOTHING)
+        low, high = interval["low"], interval["high"]
+        if low is None or high is None:
+            return Cell(text(interval["mean"]))
+        beyond = null is not None and not low <= null <= high
+        return Cell(text(interval["mean"]), text(low), text(high), beyond)
+
+    return cell
+
+
+_FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
+    (
+        "score",
+        "Teacher score",
+        "Mean over prompts of {judge}, higher is better; with its {level} interval.",
+        _interval(number),
+    ),
+    (
+        "score_difference",
+        "minus {baseline}",
+        "Difference of the teacher score to the {baseline} student's on the same prompts, with its "
+        "{level} interval (BCa bootstrap over prompts); bold where it excludes 0.",
+        _interval(signed, 0.0),
+    ),
+    (
+        "win_rate",
+        "Wins over {baseline}",
+        "How often a response is scored above one of the {baseline} student to the same prompt, "
+        "ties half; with its {level} interval; bold where it excludes 50 %.",
+        _interval(percent, 0.5),
+    ),
+    (
+        "kendall_tau",
+        "Rank agreement",
+        "Kendall's tau between the order of the model's own mean log-probabilities and the "
+        "teacher's order of the same held-out responses: 1 the same order, 0 unrelated.",
+        _interval(number),
+    ),
+    (
+        "kl_to_baseline",
+        "KL to {baseline}",
+        "KL(model || {baseline}), nats a token, on the model's own responses: how far it moved.",
+        _simple(number),
+    ),
+    (
+        "kl_to_teacher",
+        "KL to teacher",
+        "KL(teacher || model), nats a token, on the teacher's responses: what it misses of them.",
+        _simple(number),
+    ),
+    (
+        "entropy",
+        "Entropy",
+        "Of the next-token distribution, nats a token, on its own responses: lower is surer.",
+        _simple(number),
+    ),
+    (
+        "distinct_2",
+        "Distinct-2",
+        "Share of distinct bigrams among the responses to one prompt: lower is more alike.",
+        _simple(number),
+    ),
+    (
+        "repetition",
+        "Repetition",
+        "Share of trigrams that occurred before in the same response: higher is more repetitive.",
+        _simple(percent),
+    ),
+    (
+        "response_tokens",
+        "Response length",
+        "Mean tokens of a response, EOS included.",
+        _simple(tokens),
+    ),
+    (
+        "cut_share",
+        "Cut by length",
+        "Share of responses that reached the length limit before they ended.",
+        _simple(percent),
+    ),
+    (
+        "temperature",
+        "Temperature",
+        "At which the responses were sampled.",
+        _simple(lambda value: number(value, 2)),
+    ),
+    ("parameters", "Parameters", "Tied ones counted once.", _simple(count)),
+    (
+        "tokens_per_second",
+        "Tokens a second",
+        "Sampled, all prompts together; comparable on the same machine only.",
+        _simple(tokens),
+    ),
+]

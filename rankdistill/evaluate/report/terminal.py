@@ -1,0 +1,55 @@
+"""The table in a terminal: within 80 columns for five models, plain when piped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from rankdistill.evaluate.report.headline import judge_warning
+from rankdistill.evaluate.report.table import Row, labels, table_rows
+
+
+def terminal_table(metrics: Mapping[str, Any]) -> Table:
+    """The figures of all models: one column a model, one row a figure.
+
+    Figures that compare have their interval in two rows below, which stays narrow: a pipe has 80
+    columns. metrics: the content of `metrics.json`.
+    """
+    table = Table(
+        title=Text(_title(metrics), style="bold"),
+        title_justify="left",
+        caption=Text(_caption(metrics), style="dim"),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for label in labels(metrics):
+        table.add_column(Text(label), justify="right", overflow="fold")
+    level = f"{100 * metrics['statistics']['interval_level']:.0f} %"
+    for row in table_rows(metrics):
+        values = (Text(c.value, style="bold" if c.beyond_noise else "") for c in row.cells)
+        table.add_row(Text(row.title), *values)
+        if _shows_interval(row):
+            table.add_row(f"  {level} from", *(c.low for c in row.cells), style="dim")
+            table.add_row(f"  {'to':>{len(level) + 5}}", *(c.high for c in row.cells), style="dim")
+    return table
+
+
+def _shows_interval(row: Row) -> bool:
+    """Not the scores' own: prompts differ more than models do, and the difference has its own."""
+    return row.key != "score" and any(cell.low for cell in row.cells)
+
+
+def _title(metrics: Mapping[str, Any]) -> str:
+    trained = metrics["models"][metrics["trained"]]
+    return f"{trained['prompts']} held-out prompts, {trained['responses']} responses a model"
+
+
+def _caption(metrics: Mapping[str, Any]) -> str:
+    return "Judged by the teacher it was trained on." if judge_warning(metrics) else ""

@@ -1,0 +1,176 @@
+"""A made-up run that looks like a real one, for the tests of the report and to look at it:
+
+python tests/report_rows.py FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankdistill.evaluate.figures import cut_share, group_distinct_n, mean_length, repetition
+from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
+from rankdistill.evaluate.report import RunReport, write_report
+from rankdistill.records import Group
+
+PROMPTS = (
+    "Name three things that float on water and say why they float.",
+    "Rewrite politely: send me the file now!",
+    "What is the capital of Australia, and why is it not Sydney?",
+    "Explain to a child of six why the sky is blue.\nUse at most three sentences.",
+    "Write a Python function that returns the second largest number of a list, without sorting it.",
+    "List two advantages and two disadvantages of working at night.",
+)
+SENTENCE = (
+    "the a water light answer is because of small which and in to often when people air can be "
+    "blue particles scatter more than other colours float density less first second however it"
+)
+
+# name: label, temperature, mean score, mean length, entropy, KL to the baseline, KL to the teacher
+MODELS: dict[str, tuple[str, float, float, float, float, float | None, float | None]] = {
+    "pruned": ("pruned", 1.0, -4.3, 46.0, 2.81, 1.94, 2.613),
+    "warmed_up": ("warmed-up", 1.0, -1.62, 38.0, 1.72, None, 0.574),
+    "trained": ("trained", 1.0, -1.31, 33.0, 1.38, 0.112, 0.601),
+    "sharpened": ("sharpened", 0.81, -1.45, 36.0, 1.41, 0.061, 0.633),
+    "teacher": ("teacher", 1.0, -0.98, 40.0, 1.12, 0.71, None),
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A stage's record."""
+
+    stage: str
+    what: str
+    key: str
+    seconds: float
+    reused: bool
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+def held_out_groups(name: str, prompts: int, seed: int = 0) -> list[Group]:
+    """Two scored responses to every prompt; a prompt is as hard for every model."""
+    _, _, score, length, *_ = MODELS[name]
+    shared = np.random.default_rng(seed).normal(0.0, 0.45, prompts)
+    own = np.random.default_rng([seed, list(MODELS).index(name)])
+    groups: list[Group] = []
+    for index in range(prompts):
+        responses = []
+        for _ in range(2):
+            tokens = int(np.clip(own.gamma(4.0, length / 4.0), 3, 64))
+            responses.append(
+                {
+                    "text": " ".join(own.choice(SENTENCE.split(), tokens)).capitalize() + ".",
+                    "token_ids": own.integers(0, 200, tokens).tolist(),
+                    "finish_reason": "length" if tokens == 64 else "stop",
+                    "source": "student",
+                    "score": float(score + shared[index] + own.normal(0.0, 0.35) - 0.004 * tokens),
+                }
+            )
+        text = PROMPTS[index % len(PROMPTS)]
+        messages = [{"role": "user", "content": text}]
+        groups.append(
+            {
+                "prompt_id": f"p{index:03d}",
+                "split": "heldout",
+                "messages": messages,  # type: ignore[typeddict-item]
+                "responses": responses,
+            }
+        )
+    return groups
+
+
+def model_figures(name: str, groups: list[Group], seed: int = 0) -> ModelFigures:
+    label, temperature, _, _, entropy, kl_to_baseline, kl_to_teacher = MODELS[name]
+    responses = [response for group in groups for response in group["responses"]]
+    taus = np.random.default_rng(seed).normal(
+        0.2 + 0.1 * list(MODELS).index(name), 0.5, len(groups)
+    )
+    return ModelFigures(
+        name=name,
+        label=label,
+        temperature=temperature,
+        per_prompt={
+            group["prompt_id"]: PromptScores(
+                [r["score"] for r in group["responses"]],  # type: ignore[typeddict-item]
+                [len(r["token_ids"]) for r in group["responses"]],
+            )
+            for group in groups
+        },
+        unscored=0,
+        kendall_tau=[None, *np.clip(taus[1:], -1.0, 1.0).tolist()],
+        kl_to_baseline=kl_to_baseline,
+        kl_to_teacher=kl_to_teacher,
+        entropy=entropy,
+        distinct_2=group_distinct_n(groups),
+        repetition=float(np.mean([repetition(r["token_ids"], 1) for r in responses])),
+        response_tokens=mean_length(responses),
+        cut_share=cut_share(responses),
+        parameters=134_515_008 if name == "teacher" else 99_105_984,
+        tokens_per_second=88.4 if name != "teacher" else 61.0,
+    )
+
+
+def history(steps: int, start: float, end: float, **more: tuple[float, float]) -> list[dict]:
+    """A Trainer's log history: rows of training, then one of validation at the end."""
+    noise = np.random.default_rng(steps)
+    rows = []
+    for step in range(2, steps + 1, 2):
+        part = 1.0 - np.exp(-3.0 * step / steps)
+        row = {"step": step, "epoch": step / steps, "learning_rate": 1e-4 * (1 - step / steps)}
+        row["loss"] = start + (end - start) * part + noise.normal(0, 0.03 * abs(start))
+        row |= {k: a + (b - a) * part + noise.normal(0, 0.02) for k, (a, b) in more.items()}
+        rows.append(row)
+        if step % (steps // 4) == 0:
+            evaluation = {"eval_loss": row["loss"] * 1.03}
+            evaluation |= {f"eval_{k}": row[k] - 0.03 for k in more}
+            rows.append({"step": step, **evaluation})
+    return [*rows, {"step": steps, "train_runtime": 201.0, "train_loss": end}]
+
+
+def run_report(
+    prompts: int = 40, names: tuple[str, ...] = tuple(MODELS), **changes: Any
+) -> RunReport:
+    groups = {name: held_out_groups(name, prompts) for name in names}
+    values: dict[str, Any] = {
+        "title": "RRHF: 20 of 30 layers of bundled/smollm2-135m-instruct, 96 prompts x 4",
+        "recipe": "rrhf",
+        "command": "python -m rankdistill recipe=rrhf",
+        "config_yaml": "seed: 0\nsample:\n  responses_per_prompt: 4\n  temperature: 1.0\n",
+        "models": [model_figures(name, rows) for name, rows in groups.items()],
+        "groups": groups,
+        "judge": "likelihood under bundled/smollm2-135m-instruct",
+        "judged_by_training_teacher": True,
+        "stages": STAGES,
+        "training_history": history(36, 3.1, 2.4, rank_accuracy=(0.56, 0.74)),
+        "warmup_history": history(48, 2.4, 0.6),
+        "versions": {"rankdistill": "0.1.0", "torch": "2.13.0", "transformers": "5.17.0"},
+        "date": "2025-11-24",
+    }
+    return RunReport(**(values | changes))
+
+
+STAGES = [
+    Done("prompts", "the starter set", "3f0a77c1d2", 0.4, False,
+         {"read": 260, "duplicates": 0, "too_long": 1, "train": 96, "heldout": 40}),
+    Done("student", "20 of 30 layers, chosen by influence", "9b1e0c55aa", 9.1, True,
+         {"parameters": 99105984}),
+    Done("sample", "4 responses of the student to 120 prompts", "c0ffee0123", 96.0, False,
+         {"responses": 480, "tokens": 18240, "cut": 31}),
+    Done("score", "likelihood under bundled/smollm2-135m-instruct", "77aa77aa77", 41.0, False,
+         {"scored": 480, "not_scored": 0}),
+    Done("rank", "all ranks", "5d5d5d5d5d", 0.3, False,
+         {"groups": 117, "duplicates": 6, "ties": 4, "set_aside_single": 1, "set_aside_equal": 2}),
+    Done("train", "RRHF on 93 ranked groups, learning rate 1e-05", "abcdef0123", 201.0, False,
+         {"steps": 36, "tokens": 52000}),
+]  # fmt: skip
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_report(run_report(), folder)

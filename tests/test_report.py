@@ -1,0 +1,404 @@
+"""The report says what the figures allow, escapes what models wrote, and needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+from report_rows import MODELS, held_out_groups, model_figures, run_report
+from rich.console import Console
+
+from rankdistill.evaluate.report import metrics_of, read_metrics, terminal_table, write_report
+from rankdistill.evaluate.report.__main__ import main
+from rankdistill.evaluate.report.headline import findings, headline, judge_warning
+from rankdistill.evaluate.report.html import html_report
+from rankdistill.evaluate.report.markdown import markdown_report
+from rankdistill.evaluate.report.metrics import plain
+from rankdistill.evaluate.report.table import number, percent, signed, table_rows
+from rankdistill.evaluate.statistics import paired_difference
+
+ATTACK = "<script>alert('x')</script> & \"quotes\" ``` | <img src=x onerror=alert(1)> $x_1$ &lt;"
+
+
+@pytest.fixture(scope="module")
+def metrics() -> dict[str, Any]:
+    return metrics_of(run_report())
+
+
+@pytest.fixture(scope="module")
+def page_text(metrics) -> str:
+    return html_report(metrics, "seed: 0")
+
+
+def scores_of(metrics: dict[str, Any], name: str) -> dict[str, float]:
+    return metrics["models"][name]["prompt_scores"]
+
+
+def with_trained_scores(change, **more: Any) -> dict[str, Any]:
+    """Metrics of a run whose trained student scores `change(baseline's score, prompt number)`."""
+    groups = {name: held_out_groups(name, 40) for name in MODELS}
+    models = []
+    for name, rows in groups.items():
+        figures = model_figures(name, rows)
+        if name == "trained":
+            base = model_figures("warmed_up", groups["warmed_up"]).per_prompt
+            changed = {
+                key: replace(base[key], scores=[change(s, i) for s in base[key].scores])
+                for i, key in enumerate(base)
+            }
+            figures = replace(figures, per_prompt=changed)
+        models.append(replace(figures, **more.get(name, {})))
+    return metrics_of(run_report(models=models, groups=groups))
+
+
+def text_of(found) -> str:
+    return " ".join(f"[{finding.kind}] {finding.text}" for finding in found)
+
+
+# metrics.json
+
+
+def test_metrics_hold_every_figure_under_its_key(metrics):
+    trained = metrics["models"]["trained"]
+    for row in table_rows(metrics):
+        assert row.key in trained
+    assert trained["prompts"] == 40
+    assert trained["responses"] == 80
+    assert trained["kendall_tau"]["groups"] == 39
+    assert trained["kendall_tau"]["skipped"] == 1
+    assert metrics["models"]["warmed_up"]["score_difference"] is None
+    assert list(metrics["models"]) == list(MODELS)
+
+
+def test_differences_are_paired_by_prompt_id(metrics):
+    trained, base = scores_of(metrics, "trained"), scores_of(metrics, "warmed_up")
+    prompts = sorted(trained)
+    expected = paired_difference([trained[p] for p in prompts], [base[p] for p in prompts], seed=0)
+    assert metrics["models"]["trained"]["score_difference"] == vars(expected)
+
+
+def test_models_are_compared_on_the_prompts_they_share():
+    groups = {name: held_out_groups(name, 40) for name in ("warmed_up", "trained")}
+    groups["trained"] = groups["trained"][10:]
+    models = [model_figures(name, rows) for name, rows in groups.items()]
+    found = metrics_of(run_report(models=models, groups=groups))
+    assert found["models"]["trained"]["compared_prompts"] == 30
+    assert found["control"] is None
+    assert found["trained_against_control"] is None
+
+
+def test_metrics_survive_the_file(tmp_path, metrics):
+    written = write_report(run_report(), tmp_path)
+    assert written == metrics
+    assert read_metrics(tmp_path) == metrics
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "metrics.json", "config.yaml", "report.md", "report.html",
+    }  # fmt: skip
+
+
+def test_what_is_not_finite_is_null():
+    groups = {name: held_out_groups(name, 3) for name in ("warmed_up", "trained")}
+    models = [replace(model_figures(n, rows), entropy=math.nan) for n, rows in groups.items()]
+    history = [{"step": 1, "loss": math.inf}, {"step": 2, "loss": math.nan}]
+    found = metrics_of(run_report(models=models, groups=groups, training_history=history))
+    text = json.dumps(found, allow_nan=False)
+    assert found["models"]["trained"]["entropy"] is None
+    assert [row["loss"] for row in found["training_history"]] == [None, None]
+    assert "NaN" not in text and "Infinity" not in text
+    html_report(found, "")
+
+
+def test_plain_values():
+    import numpy as np
+
+    values = {"a": (1, np.float32(0.5)), "b": np.int64(3), 4: True, "c": -math.inf}
+    assert plain(values) == {"a": [1, 0.5], "b": 3, "4": True, "c": None}
+
+
+def test_a_run_without_the_compared_models_is_refused():
+    with pytest.raises(ValueError, match="'warmed_up' is not among"):
+        metrics_of(run_report(names=("trained",)))
+
+
+# what the sentences claim
+
+
+def test_a_clear_gain_is_claimed(metrics):
+    text = headline(metrics)
+    assert text.startswith("The trained student scores above the warmed-up student on 40 held-out")
+    difference = metrics["models"]["trained"]["score_difference"]
+    assert signed(difference["mean"]) in text and signed(difference["low"]) in text
+
+
+def test_noise_is_called_noise():
+    found = with_trained_scores(lambda score, i: score + (0.5 if i % 2 else -0.5))
+    assert "no difference between the trained student and the warmed-up student can be told" in (
+        headline(found)
+    )
+    assert "[warning] The 95 % interval of the difference includes 0" in text_of(findings(found))
+
+
+def test_a_loss_is_called_a_loss():
+    found = with_trained_scores(lambda score, i: score - 1.0 - 0.01 * i)
+    assert "scores below the warmed-up student" in headline(found)
+
+
+def test_a_gain_over_the_control_is_more_than_sharpening(metrics):
+    assert "[good] More than sharpening" in text_of(findings(metrics))
+
+
+def test_a_control_that_is_not_beaten_is_said():
+    found = with_trained_scores(lambda score, i: score + 0.2 + 0.01 * (i % 3))
+    assert "Not shown to be more than sharpening" in text_of(findings(found))
+    assert "[good]" not in text_of(findings(found))
+
+
+def test_a_control_that_wins_is_said():
+    found = with_trained_scores(lambda score, i: score - 1.0 - 0.01 * i)
+    assert "Not more than sharpening: it scores below" in text_of(findings(found))
+
+
+def test_a_control_that_is_less_sharp_rules_nothing_out():
+    found = with_trained_scores(lambda score, i: score + 2.0 + 0.01 * i, sharpened={"entropy": 1.7})
+    assert "sharpening is not ruled out" in text_of(findings(found))
+    assert "[good]" not in text_of(findings(found))
+
+
+def test_one_prompt_proves_nothing():
+    found = metrics_of(run_report(prompts=1))
+    assert "no difference" in headline(found)
+    assert "A single prompt has no interval" in text_of(findings(found))
+
+
+def test_few_prompts_unscored_responses_and_notes_are_said():
+    rows = {name: held_out_groups(name, 8) for name in ("warmed_up", "trained")}
+    models = [replace(model_figures(n, groups), unscored=3) for n, groups in rows.items()]
+    found = metrics_of(run_report(models=models, groups=rows, notes=["The teacher was quantised."]))
+    text = text_of(findings(found))
+    assert "Only 8 prompts" in text
+    assert "3 responses of trained got no score" in text
+    assert "The teacher was quantised." in text
+
+
+def test_the_banner_is_there_only_where_the_judge_was_the_teacher(metrics, page_text):
+    assert "Judged by the teacher it was trained on" in page_text
+    assert "Judged by the teacher it was trained on" in markdown_report(metrics, "")
+    other = {**metrics, "judge": {"name": "another", "is_training_teacher": False}}
+    assert judge_warning(other) is None
+    assert "Judged by the teacher" not in html_report(other, "") + markdown_report(other, "")
+
+
+def test_samples_are_spread_from_the_largest_loss_to_the_largest_gain(metrics):
+    trained, base = scores_of(metrics, "trained"), scores_of(metrics, "warmed_up")
+    differences = sorted(trained[p] - base[p] for p in trained)
+    shown = [sample["difference"] for sample in metrics["samples"]]
+    assert shown == [differences[i] for i in (0, 8, 16, 23, 31, 39)]
+    first = held_out_groups("teacher", 40)
+    texts = {g["prompt_id"]: g["responses"][0]["text"] for g in first}
+    for sample in metrics["samples"]:
+        assert list(sample["responses"]) == list(MODELS)
+        assert sample["responses"]["teacher"]["text"] == texts[sample["prompt_id"]]
+
+
+# the pages
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and whether every tag is closed."""
+
+    VOID = ("meta", "br", "img", "link", "input", "hr")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def attacked() -> dict[str, Any]:
+    """Metrics of a run in which everything that others write is an attack."""
+    groups = {name: held_out_groups(name, 8) for name in MODELS}
+    for rows in groups.values():
+        for group in rows:
+            group["messages"] = [{"role": ATTACK, "content": ATTACK}]
+            for response in group["responses"]:
+                response["text"] = ATTACK
+    models = [replace(model_figures(n, rows), label=f"{n} {ATTACK}") for n, rows in groups.items()]
+    texts = dict.fromkeys(("title", "recipe", "command", "judge"), ATTACK)
+    return metrics_of(
+        run_report(models=models, groups=groups, versions={ATTACK: ATTACK}, notes=[ATTACK], **texts)
+    )
+
+
+def test_what_others_wrote_is_escaped_in_html(attacked):
+    page = Page(html_report(attacked, ATTACK))
+    assert page.open == []
+    assert {"script", "img", "link", "iframe", "object"}.isdisjoint(tag for tag, _ in page.tags)
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert page.text.count(ATTACK) >= 6 * 7
+
+
+def test_what_others_wrote_is_escaped_in_markdown(attacked):
+    text = markdown_report(attacked, ATTACK)
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    page = Page(html)
+    assert {"script", "img"}.isdisjoint(tag for tag, _ in page.tags)
+    assert sum(tag == "table" for tag, _ in page.tags) == 2
+    blocks = re.findall(r"<pre><code[^>]*>(.*?)</code></pre>", html, flags=re.DOTALL)
+    assert sum("&lt;script&gt;" in block for block in blocks) == 6 * 6 + 2
+
+
+def test_the_page_asks_for_nothing_from_outside(page_text):
+    text = page_text
+    assert "http:" not in text and "https:" not in text and "//" not in text.replace("</", "")
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\((.*?)\)", text))
+    for _, attributes in Page(text).tags:
+        assert "src" not in attributes
+        for name in ("href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+
+
+def test_ids_are_unique_and_references_have_targets(page_text):
+    text = page_text
+    tags = Page(text).tags
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    wanted = {a["xlink:href"] for _, a in tags if "xlink:href" in a}
+    wanted |= set(re.findall(r"url\((#.*?)\)", text))
+    assert {target[1:] for target in wanted if target} <= set(ids)
+
+
+def test_plots_take_their_colours_from_the_page(page_text):
+    text = page_text
+    inside = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert set(re.findall(r"#[0-9a-f]{6}\b", inside)) <= {"#000000", "#ffffff"}
+    assert "var(--series-2)" in inside
+    used = set(re.findall(r"var\((--[\w-]+)\)", text))
+    assert used <= set(re.findall(r"(--[\w-]+):", text))
+
+
+def test_the_same_run_gives_the_same_page(metrics, page_text):
+    assert html_report(json.loads(json.dumps(metrics)), "seed: 0") == page_text
+
+
+def test_pages_without_history_samples_or_stages(tmp_path):
+    bare = run_report(
+        names=("warmed_up", "trained"), groups={}, stages=[], training_history=[],
+        warmup_history=[], versions={}, config_yaml="",
+    )  # fmt: skip
+    found = write_report(bare, tmp_path)
+    assert found["samples"] == []
+    text = (tmp_path / "report.html").read_text()
+    assert Page(text).open == []
+    assert "Training: loss" not in text
+
+
+def test_the_markdown_table_has_every_figure(metrics):
+    tokens = MarkdownIt("commonmark").enable("table").parse(markdown_report(metrics, "a: 1\n"))
+    tables: list[list[list[str]]] = []
+    for position, token in enumerate(tokens):
+        if token.type == "table_open":
+            tables.append([])
+        elif token.type == "tr_open":
+            tables[-1].append([])
+        elif token.type == "inline" and tokens[position - 1].type in ("th_open", "td_open"):
+            tables[-1][-1].append(token.content)
+    figures, stages = tables
+    assert figures[0] == ["", "pruned", "warmed-up", "trained", "sharpened", "teacher"]
+    assert [row[0] for row in figures[1:]] == [row.title for row in table_rows(metrics)]
+    assert all(len(row) == 6 for row in figures)
+    assert len(stages) == 1 + len(metrics["stages"])
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_terminal_table_fits_and_is_plain_in_a_pipe(metrics, width):
+    console = Console(width=width, force_terminal=False, highlight=False)
+    with console.capture() as capture:
+        console.print(terminal_table(metrics))
+    text = capture.get()
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= width
+    score = metrics["models"]["trained"]["score"]["mean"]
+    assert re.search(rf"Teacher score .*{re.escape(number(score))}", text)
+    assert "…" not in text
+
+
+def test_labels_are_no_markup(metrics):
+    models = {**metrics["models"]}
+    models["trained"] = {**models["trained"], "label": "[bold]x[/bold]"}
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as capture:
+        console.print(terminal_table({**metrics, "models": models}))
+    assert "[bold]x[/bold]" in capture.get()
+
+
+# making it again
+
+
+def test_the_report_is_made_again_from_its_folder(tmp_path, capsys):
+    write_report(run_report(), tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    (tmp_path / "report.html").unlink()
+    (tmp_path / "report.md").unlink()
+    assert main([str(tmp_path)]) == 0
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert "Teacher score" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "there is no metrics.json"), ("{", "is not JSON"), ('{"format": 0}', "of format 1")],
+)
+def test_a_folder_without_usable_metrics_is_one_sentence(tmp_path, capsys, content, message):
+    if content is not None:
+        (tmp_path / "metrics.json").write_text(content)
+    assert main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+# figures as text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12345, "0.123"), (-1.5, "-1.500"), (12.345, "12.35"), (123.45, "123.5"), (12345.6, "12346"),
+     (-0.0001, "0.000"), (None, "-")],
+)  # fmt: skip
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_differences_and_shares():
+    assert [signed(x) for x in (0.5, -0.5, 0.0, None)] == ["+0.500", "-0.500", "0.000", "-"]
+    assert [percent(x) for x in (0.0, 0.034, 0.5, 1.0, None)] == [
+        "0 %",
+        "3.4 %",
+        "50 %",
+        "100 %",
+        "-",
+    ]
