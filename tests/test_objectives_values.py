@@ -7,7 +7,7 @@ from math import exp, log, log1p
 
 import pytest
 import torch
-from ranked_lists import one_list
+from ranked_lists import gradient, one_list
 
 from rankdistill.errors import UserError
 from rankdistill.objectives import (
@@ -191,6 +191,13 @@ def test_kto_leaves_the_middle_without_a_label():
     middle_moved = replace(LIST, logps=LIST.logps + torch.tensor([0.0, -2.0, 0.0]))
     # The mean log-ratio is negative before and after, so the reference point stays at 0.
     assert KTO()(middle_moved).loss.item() == KTO()(LIST).loss.item()
+
+
+def test_ktos_reference_point_has_no_gradient():
+    """Log-ratios 1 and 4 around 2.5: sigmoid' at -0.15 and 0.15, which are equal."""
+    _, grad = gradient(KTO(desirable_weight=2), PAIR)
+    slope = 0.1 * exp(0.15) / (1 + exp(0.15)) ** 2 / 2
+    assert grad[0].tolist() == pytest.approx([-2 * slope, slope], rel=1e-12)
 
 
 def test_metrics_of_a_list():
