@@ -114,10 +114,11 @@ def slope(count: int) -> Tensor:
     return torch.linspace(-1, 1.5, count, dtype=torch.float64).sin()
 
 
-def gradients(model: nn.Module, logps: Tensor) -> dict[str, Tensor]:
-    """The gradients of `slope`'s loss, by parameter."""
+def gradients(model: nn.Module, logps: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
+    """The gradients, by parameter, of the weighted sum of the log-probabilities (by `slope`)."""
     model.zero_grad()
-    (logps * slope(len(logps)).to(logps)).sum().backward()
+    weights = slope(len(logps)) if weights is None else weights
+    (logps * weights.to(logps)).sum().backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
@@ -125,9 +126,6 @@ def pair(architecture: str) -> tuple[nn.Module, nn.Module]:
     """A bound model, and the same model unbound with the oracle's attention."""
     model = lively_model(architecture)
     oracle = copy.deepcopy(model)
-    for module, twin in zip(model.modules(), oracle.modules(), strict=True):
-        if isinstance(module.__dict__.get("forward"), types.MethodType):
-            twin.forward = types.MethodType(module.forward.__func__, twin)
     oracle.config._attn_implementation = "oracle"
     return bind(model), oracle
 

@@ -1,0 +1,70 @@
+"""Two processes under DDP give the gradients of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from forward_oracle import assert_same_gradients, gradients, lively_model, ragged_groups, slope
+from torch.nn.parallel import DistributedDataParallel
+
+from rankdistill.forward import bind, bound_layout, collate, response_logps
+
+CASES = {
+    "shared": ("llama", "shared", {}),
+    "padded": ("llama", "padded", {}),
+    "a general head, checkpointed": ("gemma2", "shared", {"use_reentrant": False}),
+}
+PROCESSES = 2
+
+
+def build(architecture: str, checkpointing: dict) -> Any:
+    model = lively_model(architecture)
+    if checkpointing:
+        model.train().gradient_checkpointing_enable(checkpointing)
+    return model
+
+
+def share(process: int, folder: Path) -> None:
+    """What one of the processes does: every other group, wrapped in DDP."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=process, world_size=PROCESSES
+    )
+    torch.set_num_threads(1)
+    groups = ragged_groups()
+    found = {}
+    for name, (architecture, layout, checkpointing) in CASES.items():
+        model = DistributedDataParallel(bind(build(architecture, checkpointing), layout))
+        assert bound_layout(model) == layout
+        batch = collate(groups[process::PROCESSES], layout)
+        logps = response_logps(model, batch).token_logps
+        # DDP averages over processes, the loss of the whole is a sum.
+        found[name] = gradients(model.module, logps, PROCESSES * weights(process))
+    torch.save(found, folder / f"{process}.pt")
+    dist.destroy_process_group()
+
+
+def weights(process: int) -> torch.Tensor:
+    """The part of the whole batch's `slope` that belongs to the process's response tokens."""
+    tokens = [sum(len(r) for r in group.responses) for group in ragged_groups()]
+    return torch.cat(slope(sum(tokens)).split(tokens)[process::PROCESSES])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ddp")
+    mp.spawn(share, args=(folder,), nprocs=PROCESSES)  # type: ignore[attr-defined]
+    return [torch.load(folder / f"{process}.pt") for process in range(PROCESSES)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_give_the_gradients_of_one(name: str, found: list[dict]) -> None:
+    architecture, layout, checkpointing = CASES[name]
+    model = bind(build(architecture, checkpointing), layout)
+    wanted = gradients(model, response_logps(model, collate(ragged_groups(), layout)).token_logps)
+    for of_process in found:
+        assert_same_gradients(of_process[name], wanted)
