@@ -32,10 +32,10 @@ SENTENCE = (
 
 # name: label, temperature, mean score, mean length, entropy, KL to the baseline, KL to the teacher
 MODELS: dict[str, tuple[str, float, float, float, float, float | None, float | None]] = {
-    "pruned": ("pruned", 1.0, -4.3, 46.0, 2.81, 1.94, 2.613),
-    "warmed_up": ("warmed-up", 1.0, -1.62, 38.0, 1.72, None, 0.574),
+    "start": ("before warm-up", 1.0, -4.3, 46.0, 2.81, 1.94, 2.613),
+    "warmed_up": ("warmed up", 1.0, -1.62, 38.0, 1.72, None, 0.574),
     "trained": ("trained", 1.0, -1.31, 33.0, 1.38, 0.112, 0.601),
-    "sharpened": ("sharpened", 0.81, -1.45, 36.0, 1.41, 0.061, 0.633),
+    "sharpened": ("warmed up, T=0.81", 0.81, -1.45, 36.0, 1.41, 0.061, 0.633),
     "teacher": ("teacher", 1.0, -0.98, 40.0, 1.12, 0.71, None),
 }
 

@@ -131,14 +131,14 @@ def test_a_run_without_the_compared_models_is_refused():
 
 def test_a_clear_gain_is_claimed(metrics):
     text = headline(metrics)
-    assert text.startswith("The trained student scores above the warmed-up student on 40 held-out")
+    assert text.startswith("The trained student scores above the warmed up student on 40 held-out")
     difference = metrics["models"]["trained"]["score_difference"]
     assert signed(difference["mean"]) in text and signed(difference["low"]) in text
 
 
 def test_noise_is_called_noise():
     found = with_trained_scores(lambda score, i: score + (0.5 if i % 2 else -0.5))
-    assert "no difference between the trained student and the warmed-up student can be told" in (
+    assert "no difference between the trained student and the warmed up student can be told" in (
         headline(found)
     )
     assert "[warning] The 95 % interval of the difference includes 0" in text_of(findings(found))
@@ -146,7 +146,7 @@ def test_noise_is_called_noise():
 
 def test_a_loss_is_called_a_loss():
     found = with_trained_scores(lambda score, i: score - 1.0 - 0.01 * i)
-    assert "scores below the warmed-up student" in headline(found)
+    assert "scores below the warmed up student" in headline(found)
 
 
 def test_a_gain_over_the_control_is_more_than_sharpening(metrics):
@@ -327,7 +327,7 @@ def test_the_markdown_table_has_every_figure(metrics):
         elif token.type == "inline" and tokens[position - 1].type in ("th_open", "td_open"):
             tables[-1][-1].append(token.content)
     figures, stages = tables
-    assert figures[0] == ["", "pruned", "warmed-up", "trained", "sharpened", "teacher"]
+    assert figures[0] == ["", *(label for label, *_ in MODELS.values())]
     assert [row[0] for row in figures[1:]] == [row.title for row in table_rows(metrics)]
     assert all(len(row) == 6 for row in figures)
     assert len(stages) == 1 + len(metrics["stages"])

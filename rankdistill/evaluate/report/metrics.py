@@ -41,7 +41,9 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
     for name in (report.baseline, report.trained):
         if name not in models:
             raise ValueError(f"'{name}' is not among the models {sorted(models)}")
-    control = report.control if report.control in models else None
+    roles = {role: getattr(report, role) for role in ("start", "control", "teacher")}
+    roles = {role: name if name in models else None for role, name in roles.items()}
+    control = roles["control"]
     content = {
         "format": FORMAT,
         "title": report.title,
@@ -51,7 +53,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         "judge": {"name": report.judge, "is_training_teacher": report.judged_by_training_teacher},
         "baseline": report.baseline,
         "trained": report.trained,
-        "control": control,
+        **roles,
         "statistics": {
             "interval_level": LEVEL,
             "resamples": RESAMPLES,

@@ -6,6 +6,7 @@ size. Colours are CSS variables and text is text: plots follow light and dark, p
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,9 +76,8 @@ def plots_of(metrics: Metrics) -> list[Plot]:
 
 def colour(metrics: Metrics, name: str) -> str:
     """The colour of a model: by its role, so that it is the same in every report."""
-    roles = {"pruned": 0, metrics["baseline"]: 1, metrics["trained"]: 2, "teacher": 4}
-    if metrics["control"] is not None:
-        roles[metrics["control"]] = 3
+    order = ("start", "baseline", "trained", "control", "teacher")
+    roles = {metrics[role]: index for index, role in enumerate(order)}
     others = [other for other in metrics["models"] if other not in roles]
     index = roles[name] if name in roles else 5 + others.index(name) % (len(SERIES) - 5)
     return SERIES[index]
@@ -95,10 +95,7 @@ def _scores(axes: Axes, metrics: Metrics) -> bool:
             x, scores, s=13, color=colour(metrics, name), alpha=0.55, linewidths=0, zorder=2
         )
         _mean_bar(axes, places[name], model["score"])
-    # Narrow panels: two words of a label stand one below the other.
-    labels = [
-        _short(model["label"]).replace(" ", "\n").replace("-", "-\n") for model in models.values()
-    ]
+    labels = [textwrap.fill(_short(model["label"]), 9) for model in models.values()]
     axes.set_xticks(list(places.values()), labels)
     axes.set_xlim(-0.5, len(places) - 0.5)
     axes.set_ylabel("teacher score")
@@ -170,12 +167,12 @@ def _against(axes: Axes, metrics: Metrics, key: str, unit: str) -> bool:
 
 def _short(label: str) -> str:
     """A label that leaves room for the plot."""
-    return label if len(label) <= 16 else f"{label[:15]}…"
+    return label if len(label) <= 20 else f"{label[:19]}…"
 
 
 def _far_off(metrics: Metrics) -> set[str]:
     """Models whose point would press all others into a corner: the student that is not yet warm."""
-    return {"pruned"} & metrics["models"].keys() - {metrics["baseline"]}
+    return {metrics["start"]} - {metrics["baseline"], metrics["trained"], None}
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
@@ -204,7 +201,7 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None
 
 
 def _lengths(axes: Axes, metrics: Metrics) -> bool:
-    shown = [metrics["baseline"], metrics["trained"], "teacher"]
+    shown = [metrics[role] for role in ("baseline", "trained", "teacher")]
     found = False
     for name in [name for name in shown if name in metrics["models"]]:
         model = metrics["models"][name]

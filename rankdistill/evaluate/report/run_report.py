@@ -59,6 +59,9 @@ class RunReport:
     baseline: str = "warmed_up"
     """The model that differences are taken to."""
     trained: str = "trained"
+    start: str | None = "start"
+    """The student before its warm-up."""
+    teacher: str | None = "teacher"
     control: str | None = "sharpened"
     """The baseline sampled at the temperature that gives it the trained student's entropy."""
     tie_margin: float = 0.0

@@ -62,11 +62,14 @@ def draw(name: str, title: str, fill: Callable[[Axes], bool]) -> str | None:
 
 
 def legend_above(axes: Axes, markerscale: float = 1.0) -> None:
-    """A legend in one line above the panel, where it hides nothing."""
+    """A legend above the panel, where it hides nothing; in one line where it fits."""
+    handles, labels = axes.get_legend_handles_labels()
     axes.legend(
+        handles,
+        labels,
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
-        ncols=4,
+        ncols=len(labels) if sum(map(len, labels)) <= 40 else 1,
         frameon=False,
         borderaxespad=0.2,
         handletextpad=0.3,
