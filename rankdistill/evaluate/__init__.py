@@ -1,0 +1,1 @@
+"""What a model is worth: figures with their uncertainty (`students`, `statistics`), and the `report`."""
