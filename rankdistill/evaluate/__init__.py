@@ -1,1 +1,1 @@
-"""What a model is worth: figures with their uncertainty (`students`, `statistics`), and the `report`."""
+"""What a model is worth: figures with their uncertainty, and the `report` of a run."""
