@@ -84,10 +84,10 @@ def exact(model: nn.Module) -> nn.Module:
     return model.double()
 
 
-def lively_model(architecture: str, seed: int = 0) -> nn.Module:
+def lively_model(architecture: str, tied: bool = True) -> nn.Module:
     """A float64 model with weights so large that attention is far from uniform, biases included."""
-    model = exact(build_model(architecture))
-    generator = torch.Generator().manual_seed(seed)
+    model = exact(build_model(architecture, tied=tied))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             spread = 0.3 if parameter.dim() > 1 else 0.1

@@ -21,10 +21,11 @@ def hidden_states(model: Any, batch: GroupBatch, *, grouped: bool) -> Tensor:
     else:
         follow_groups(model)
     inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False, "return_dict": True}
-    if batch.plan is None:
+    if batch.plan is None and grouped:
+        # No mask: padding is on the right, where causal attention does not look.
+        inputs["in_rows"] = True
+    elif batch.plan is None:
         inputs["attention_mask"] = batch.attention_mask
-        if grouped:
-            inputs["in_rows"] = True
     else:
         # A mask of four axes goes to the layers as it is: none is built, and the plan replaces it.
         device = batch.input_ids.device

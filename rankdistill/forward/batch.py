@@ -57,7 +57,7 @@ class GroupBatch:
     lengths: Tensor
     """[B, C] response tokens; 0 is padding (a group with fewer than C responses)."""
     attention_mask: Tensor | None = None
-    """[rows, T] True is real, `padded` only."""
+    """[rows, T] True is real, `padded` only; for models that do more than causal attention."""
     plan: AttentionPlan | None = field(default=None, repr=False)
     """Which token sees which, `shared` and `packed` only."""
 

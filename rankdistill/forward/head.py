@@ -33,11 +33,14 @@ class LMHead:
 
     @property
     def linear(self) -> bool:
-        """Whether logits are ``hidden @ weight.T + bias`` and nothing else.
+        """Whether logits are ``hidden @ weight.T + bias`` and nothing else, with a whole weight.
 
-        Asked at every call: an adapter may have wrapped the layer since the model was bound.
+        Asked at every call: since the model was bound, an adapter may have wrapped the layer, or
+        FSDP may have cut its weight into shards that only a call of the layer puts together.
         """
-        return self._linear and type(self.layer) is nn.Linear
+        layer = self.layer
+        whole = type(layer) is nn.Linear and type(layer.weight) in (nn.Parameter, Tensor)
+        return self._linear and whole
 
 
 class _Backbone:
@@ -82,7 +85,7 @@ def own_logits(model: Any, hidden: Tensor) -> Tensor:
 def only_linear(model: Any) -> bool:
     """Whether the model's forward does nothing after its linear output layer: tried on two rows."""
     layer = model.get_output_embeddings()
-    if type(layer) is not nn.Linear or layer.weight.is_meta:
+    if type(layer) is not nn.Linear or layer.weight.is_meta or layer.weight.numel() == 0:
         return False
     rows = torch.linspace(-3, 3, 2 * layer.in_features).view(2, -1).to(layer.weight)
     return torch.equal(own_logits(model, rows), layer(rows[None])[0])
@@ -143,56 +146,50 @@ class TokenLogps:
 class _LinearLogps(torch.autograd.Function):
     """``log_softmax((h W^T + b) / T)[targets]`` without ever holding a gradient beside the logits.
 
-    The chunk of logits is kept in at least float32 and turned in place into its own gradient
-    ``g (onehot - softmax) / T``; a frozen weight skips its matrix product.
+    A chunk of logits, in at least float32, is turned in place into the unnormalised softmax and in
+    the backward pass into its own gradient ``g (onehot - softmax) / T``. A frozen weight skips its
+    matrix product.
     """
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, temperature, chunk_rows, keep):
         compute = _compute_dtype(hidden, weight)
-        ctx.settings = (temperature, chunk_rows, compute)
-        total = hidden.new_empty(hidden.shape[0], dtype=_accumulate(compute))
-        logps = torch.empty_like(total)
-        ctx.kept = []
+        logps = hidden.new_empty(hidden.shape[0], dtype=_accumulate(compute))
+        totals = torch.empty_like(logps)
+        kept = []
         with torch.autocast(hidden.device.type, enabled=False):
             w = weight.to(compute)
             for rows in _chunks(hidden.shape[0], chunk_rows):
                 logits = _logits(hidden[rows].to(compute), w, bias, temperature)
-                total[rows] = logits.logsumexp(-1)
-                logps[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - total[rows]
+                wanted = logits.gather(1, targets[rows, None])
+                exponentials, top = _exponentials(logits)
+                totals[rows] = exponentials.sum(-1)
+                logps[rows] = (wanted - top).squeeze(1) - totals[rows].log()
                 if keep:
-                    ctx.kept.append(logits)
-                del logits
-        ctx.save_for_backward(hidden, weight, bias, targets, total)
+                    kept.append(exponentials)
+                del logits, exponentials  # or two chunks exist while the next one is computed
+        ctx.save_for_backward(hidden, weight, bias, targets, totals)
+        ctx.kept, ctx.settings = kept, (temperature, chunk_rows, compute)
         return logps
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        hidden, weight, bias, targets, total = ctx.saved_tensors
+        hidden, weight, bias, targets, totals = ctx.saved_tensors
         temperature, chunk_rows, compute = ctx.settings
-        for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if for_hidden else None
-        grad_weight = torch.zeros_like(weight) if for_weight else None
-        grad_bias = torch.zeros_like(bias) if for_bias else None
-        kept, ctx.kept = ctx.kept, []  # used up: a second backward computes them again
-        kept.reverse()
+        grads = [
+            torch.zeros_like(x) if needed else None
+            for x, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
+        ]
+        kept, ctx.kept = ctx.kept[::-1], []  # used up: a second backward computes them again
         w = weight.to(compute)
         with torch.autocast(hidden.device.type, enabled=False):
             for rows in _chunks(hidden.shape[0], chunk_rows):
-                h = hidden[rows].to(compute)
-                z = kept.pop() if kept else _logits(h, w, bias, temperature)
-                g = grad[rows, None] / temperature
-                z.sub_(total[rows, None]).exp_().mul_(-g)
-                z.scatter_add_(1, targets[rows, None], g)
-                if grad_bias is not None:
-                    grad_bias += z.sum(0).to(grad_bias.dtype)
-                z = z.to(compute)
-                if grad_hidden is not None:
-                    grad_hidden[rows] = (z @ w).to(hidden.dtype)
-                if grad_weight is not None:
-                    _add_product(grad_weight, z, h)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+                h, g = hidden[rows].to(compute), grad[rows, None] / temperature
+                z = kept.pop() if kept else _exponentials(_logits(h, w, bias, temperature))[0]
+                z.mul_(-g / totals[rows, None]).scatter_add_(1, targets[rows, None], g)
+                _add_gradients(grads, rows, z, h, w)
+        return *grads, None, None, None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
@@ -200,6 +197,26 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: fl
     if bias is not None:
         logits += bias
     return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """``exp(logits - top)`` in the place of the logits, and top [n, 1], the largest of a row."""
+    top = logits.amax(-1, keepdim=True)
+    return logits.sub_(top).exp_(), top
+
+
+def _add_gradients(
+    grads: list[Tensor | None], rows: slice, slope: Tensor, hidden: Tensor, weight: Tensor
+) -> None:
+    """Adds what a chunk, with `slope` [n, V] of its logits, gives to hidden, weight and bias."""
+    grad_hidden, grad_weight, grad_bias = grads
+    if grad_bias is not None:
+        grad_bias += slope.sum(0).to(grad_bias.dtype)
+    slope = slope.to(hidden.dtype)
+    if grad_hidden is not None:
+        grad_hidden[rows] = (slope @ weight).to(grad_hidden.dtype)
+    if grad_weight is not None:
+        _add_product(grad_weight, slope, hidden)
 
 
 def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
