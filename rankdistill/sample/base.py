@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from rankdistill.errors import UserError
 from rankdistill.records import Response
@@ -20,12 +20,15 @@ class SamplingOptions:
     """What is sampled. Order of the filters, as in vLLM: temperature, then top-k, then top-p.
 
     Args:
-        responses_per_prompt: K, at least 1.
+        responses_per_prompt: K, at least 1. The first K responses do not depend on K.
         temperature: 0 takes the most likely token, and all K responses are the same.
-        top_p: Smallest set of tokens whose probability reaches it; 1 is off.
+        top_p: Smallest set of most likely tokens whose probability reaches it; 1 is off.
         top_k: Number of most likely tokens; 0 is off.
         max_response_tokens: Responses are cut after it and marked `length`.
         seed: A response depends on the seed, its prompt's id and its number, and on nothing else.
+
+    Raises:
+        UserError: a value outside its range.
     """
 
     responses_per_prompt: int
@@ -39,8 +42,9 @@ class SamplingOptions:
         for name in ("responses_per_prompt", "max_response_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"sample.{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.temperature < 0 or self.top_k < 0:
-            raise UserError("sample.temperature and sample.top_k must be at least 0.")
+        for name in ("temperature", "top_k"):
+            if getattr(self, name) < 0:
+                raise UserError(f"sample.{name} is {getattr(self, name)}; it must be at least 0.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"sample.top_p is {self.top_p}; it must be above 0 and at most 1.")
 
@@ -52,7 +56,13 @@ class Sampler(Protocol):
     """Part of the identity of what it samples."""
 
     def sample(
-        self, model: Path, requests: Sequence[Request], options: SamplingOptions, source: str
+        self,
+        model: Path,
+        requests: Sequence[Request],
+        options: SamplingOptions,
+        source: str,
+        *,
+        done: Collection[str] = (),
     ) -> Iterator[tuple[str, list[Response]]]:
         """(prompt id, its K responses) in the given order, as they are finished.
 
@@ -60,12 +70,23 @@ class Sampler(Protocol):
             model: Folder with weights and tokenizer.
             requests: (prompt id, token ids).
             source: Written into the responses.
+            done: Ids of prompts that need no responses any more, since an interrupted call has
+                delivered them. With all `requests` and what is done, the rest is sampled in the
+                same batches as without the interruption, so not even rounding differs.
+
+        Raises:
+            UserError: a prompt and its response do not fit into the model's positions, or the
+                model cannot be served.
         """
         ...
 
     def close(self) -> None:
-        """Free memory and processes."""
+        """Free memory and processes; the next call starts anew."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: Any) -> None: ...
 
 
 def response_seed(seed: int, prompt_id: str, number: int) -> int:

@@ -1,39 +1,53 @@
-"""Sampling with vLLM, in a child process that is gone when training begins."""
+"""Sampling with vLLM, in child processes that are gone when training begins."""
 
 from __future__ import annotations
 
-import json
 import os
+import queue
 import shutil
-import subprocess
-import sys
+import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rankdistill.errors import UserError
-from rankdistill.models import decode_response, export_untied, load_tokenizer
+from rankdistill.models import export_untied, home, load_tokenizer
 from rankdistill.records import Response
 from rankdistill.sample.base import Request, SamplingOptions, response_seed
+from rankdistill.sample.model_folder import (
+    check_positions,
+    contents,
+    max_positions,
+    shape,
+    stop_ids,
+    to_response,
+)
+from rankdistill.sample.vllm_process import Answers, VLLMProcess
 
 LENGTH_STEP = 256
 """The engine's context is rounded up to this, so that few changes of length restart it."""
 
-DISTRIBUTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
+class VLLMSampler(AbstractContextManager["VLLMSampler"]):
+    """Starts engines at the first call and keeps them; weights of the same shape are swapped in.
 
-class VLLMSampler:
-    """Starts the engine at the first call; later models of the same shape are swapped in.
+    Every response is a request of its own with a seed of its own; full blocks of a prompt's keys
+    and values are computed once for all of them. What else is in a batch changes the rounding of
+    the logits, and with it a token where two of them all but tie in the draw.
 
     Args:
-        dtype: Of the engine.
-        gpu_memory_utilization: Share of a GPU's memory; not used on a CPU.
-        max_num_seqs: Most responses that are decoded at once.
-        tensor_parallel_size: GPUs that the engine is spread over.
+        dtype: Of the engine: float32, bfloat16, float16, or auto for vLLM's choice.
+        gpu_memory_utilization: Share of a GPU's memory that an engine may use.
+        max_num_seqs: Most responses that an engine decodes at once.
+        tensor_parallel_size: GPUs that one engine is spread over.
+        data_parallel_size: Engines, each with GPUs of its own, that share the prompts.
 
     Raises:
-        UserError: The engine dies; the message has the last lines of its log.
+        UserError: more GPUs are asked for than there are.
     """
 
     name = "vllm"
@@ -45,165 +59,228 @@ class VLLMSampler:
         gpu_memory_utilization: float = 0.85,
         max_num_seqs: int = 64,
         tensor_parallel_size: int = 1,
+        data_parallel_size: int = 1,
     ) -> None:
-        self._engine = {
+        self.max_num_seqs = max_num_seqs
+        self._environments = _environments(data_parallel_size, tensor_parallel_size)
+        self._arguments = {
             "dtype": dtype,
             "max_num_seqs": max_num_seqs,
             "tensor_parallel_size": tensor_parallel_size,
-            "gpu_memory_utilization": gpu_memory_utilization,
+            **_device_arguments(gpu_memory_utilization),
         }
-        self._child: subprocess.Popen[str] | None = None
+        self._answers: Answers = queue.Queue()
+        self._processes: list[VLLMProcess] = []
         self._folder: Path | None = None
-        self._model: Path | None = None
+        self._model: Any = None
         self._shape: dict[str, Any] = {}
         self._length = 0
 
     def sample(
-        self, model: Path, requests: Sequence[Request], options: SamplingOptions, source: str
+        self,
+        model: Path,
+        requests: Sequence[Request],
+        options: SamplingOptions,
+        source: str,
+        *,
+        done: Collection[str] = (),
     ) -> Iterator[tuple[str, list[Response]]]:
-        """(prompt id, its responses) in the given order, as they are finished."""
-        if not requests:
+        """(prompt id, its responses) in the given order; see `Sampler.sample`."""
+        left = [request for request in requests if request[0] not in set(done)]
+        if not left:
             return
         tokenizer = load_tokenizer(str(model))
-        longest = max(len(ids) for _, ids in requests) + options.max_response_tokens
-        self._serve(model, longest)
-        count = options.responses_per_prompt
+        ends = stop_ids(model, tokenizer)
+        prompts = [ids for _, ids in left]
+        self._serve(model, check_positions(model, prompts, options.max_response_tokens))
+        # At temperature 0 the responses are the same: one is computed.
+        drawn = options.responses_per_prompt if options.temperature > 0 else 1
         params = {
             "temperature": options.temperature,
             "top_p": options.top_p,
             "top_k": options.top_k,
             "max_tokens": options.max_response_tokens,
-            "stop_token_ids": [tokenizer.eos_token_id],
+            "stop_token_ids": ends,
         }
-        seeds = [
-            [response_seed(options.seed, prompt_id, k) for k in range(count)]
-            for prompt_id, _ in requests
+        seeds = [[response_seed(options.seed, name, k) for k in range(drawn)] for name, _ in left]
+        jobs = [
+            {"do": "sample", "prompt": list(ids), "seeds": row, "params": params}
+            for ids, row in zip(prompts, seeds, strict=True)
         ]
-        prompts = [list(ids) for _, ids in requests]
-        for answer in self._ask({"do": "sample", "prompts": prompts, "seeds": seeds, "params": params}):
-            rows = [
-                _response(tokenizer, row["token_ids"], source) for row in answer["responses"]
-            ]
-            yield requests[answer["row"]][0], rows
+        for (prompt_id, _), answer in zip(left, self._answered(jobs, drawn), strict=True):
+            rows = answer["responses"] * (options.responses_per_prompt // drawn)
+            yield prompt_id, [to_response(tokenizer, list(ids), ends, source) for ids in rows]
 
     def response_logps(
-        self, model: Path, pairs: Sequence[tuple[list[int], list[int]]]
+        self, model: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> list[list[float]]:
-        """The log-probability of every token of the responses, nats, at temperature 1.
+        """The log-probability of every token of the responses, nats, at temperature 1, unfiltered.
 
         Args:
+            model: Folder with weights and tokenizer.
             pairs: (prompt ids, response ids).
         """
-        self._serve(model, max(len(prompt) + len(response) for prompt, response in pairs) + 1)
-        return [answer["logps"] for answer in self._ask({"do": "logps", "pairs": list(pairs)})]
+        if not pairs:
+            return []
+        texts = [[*prompt, *response] for prompt, response in pairs]
+        self._serve(model, check_positions(model, texts, 1))  # the engine writes one more token
+        jobs = [
+            {"do": "logps", "prompt": list(prompt), "response": list(response)}
+            for prompt, response in pairs
+        ]
+        return [answer["logps"] for answer in self._answered(jobs, 1)]
 
     def close(self) -> None:
-        """End the child and remove the exported weights."""
-        if self._child is not None:
-            assert self._child.stdin is not None
-            self._child.stdin.close()
-            try:
-                self._child.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                self._child.kill()
-                self._child.wait()
-            self._child = None
+        """End the engines and remove their files."""
+        for process in self._processes:
+            process.close()
+        self._processes, self._model, self._answers = [], None, queue.Queue()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
-        self._model = None
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
 
     def _serve(self, model: Path, length: int) -> None:
-        """Have the engine hold `model` with a context of at least `length` tokens."""
-        shape = _shape(model)
-        if self._child is not None and (shape != self._shape or length > self._length):
+        """Have the engines hold `model`, with a context of at least `length` tokens."""
+        key = (model, contents(model))
+        model_shape = shape(model)
+        if self._processes and (model_shape != self._shape or length > self._length):
             self.close()
-        if self._child is not None and self._model == model:
+        if self._processes and self._model == key:
             return
-        started = self._child is not None
-        if not started:
-            self._folder = Path(tempfile.mkdtemp(prefix="rankdistill-vllm-"))
-        assert self._folder is not None
+        if self._folder is None:
+            self._folder = _new_folder()
         weights = self._folder / "weights"
-        shutil.rmtree(weights, ignore_errors=True)
         # Untied: on a CPU, reloading tied weights silently leaves the LM head as it was.
         export_untied(model, weights)
-        if started:
-            self._wait({"do": "reload", "weights_path": str(weights)})
-        else:
-            self._length = -(-length // LENGTH_STEP) * LENGTH_STEP
-            self._start(weights)
-        self._model, self._shape = model, shape
+        try:
+            if self._processes:
+                self._model = None
+                self._ask_all({"do": "reload", "weights_path": str(weights)})
+            else:
+                self._length = -(-length // LENGTH_STEP) * LENGTH_STEP
+                self._length = min(self._length, max_positions(model) or self._length)
+                self._start(weights)
+        finally:
+            shutil.rmtree(weights, ignore_errors=True)
+        self._model, self._shape = key, model_shape
 
     def _start(self, weights: Path) -> None:
         assert self._folder is not None
-        environment = {key: value for key, value in os.environ.items() if key not in DISTRIBUTED}
-        environment |= {
-            # The engine in the child itself: starts in 3 s instead of 23.
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONSAFEPATH": "1",
+        arguments = {
+            **self._arguments,
+            "model": str(weights),
+            "max_model_len": self._length,
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "seed": 0,
         }
-        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-        with (self._folder / "log").open("w") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "rankdistill.sample.vllm_worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment,
-            )  # fmt: skip
-        engine = {**self._engine, "model": str(weights), "max_model_len": self._length, "seed": 0}
-        self._wait({"do": "start", "engine": engine})
+        if not torch.cuda.is_available():
+            # A prompt is never split: vLLM on a CPU cannot take a seeded request in two parts.
+            arguments |= {
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(self._length, 2048),
+            }
+        for number, environment in enumerate(self._environments):
+            folder = self._folder / str(number)
+            folder.mkdir()
+            self._processes.append(VLLMProcess(folder, self._answers, environment))
+        self._ask_all({"do": "start", "engine": arguments})
 
-    def _wait(self, request: dict[str, Any]) -> None:
-        for _ in self._ask(request):
-            pass
+    def _ask_all(self, request: Mapping[str, Any]) -> None:
+        """Send to every engine, and wait until each has answered."""
+        for process in self._processes:
+            process.send(request)
+        for _ in self._processes:
+            self._receive()
 
-    def _ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The answers to one request. Left before its end, the child is ended: its state is unknown."""
-        child = self._child
-        assert child is not None and child.stdin is not None and child.stdout is not None
-        complete = False
+    def _receive(self) -> tuple[VLLMProcess, dict[str, Any]]:
+        process, answer = self._answers.get()
+        if answer is None:
+            error = process.death()
+            self.close()
+            raise error
+        return process, answer
+
+    def _answered(
+        self, jobs: Sequence[Mapping[str, Any]], responses: int
+    ) -> Iterator[dict[str, Any]]:
+        """The answers in the order of `jobs`; each engine has about two full batches in hand."""
+        room = 2 * self.max_num_seqs // responses + 1
+        early: dict[int, dict[str, Any]] = {}
+        sent = 0
         try:
-            child.stdin.write(json.dumps(request) + "\n")
-            child.stdin.flush()
-            for line in child.stdout:
-                answer = json.loads(line)
-                if "done" in answer:
-                    complete = True
-                    return
-                yield answer
-        except BrokenPipeError:
-            pass
+            for number in range(len(jobs)):
+                while number not in early:
+                    least = min(self._processes, key=lambda process: process.in_flight)
+                    while sent < len(jobs) and least.in_flight < room:
+                        least.send({"id": sent, **jobs[sent]})
+                        least.in_flight += 1
+                        sent += 1
+                        least = min(self._processes, key=lambda process: process.in_flight)
+                    process, answer = self._receive()
+                    process.in_flight -= 1
+                    early[answer["id"]] = answer
+                yield early.pop(number)
         finally:
-            if not complete:
-                message = self._death()
-                child.kill()
-                self.close()
-        raise UserError(message)
+            self._cancel()
 
-    def _death(self) -> str:
-        assert self._folder is not None
-        log = (self._folder / "log").read_text(errors="replace")
-        if any(name in log for name in ("torchvision", "torchaudio", "torchcodec")) and "Error" in log:
-            return (
-                "vLLM could not start, since packages beside it do not fit its torch: "
-                "`pip uninstall -y torchvision torchaudio torchcodec`, then run the same command."
-            )
-        last = " | ".join(line.strip() for line in log.strip().splitlines()[-3:])
-        return f"the vLLM process ended; its last words: {last or 'none'}"
+    def _cancel(self) -> None:
+        """Have engines drop what they still work on, after a caller has left early."""
+        busy = [process for process in self._processes if process.in_flight]
+        for process in busy:
+            process.send({"do": "cancel"})
+            process.in_flight = 0
+        cancelled = 0
+        while cancelled < len(busy):
+            cancelled += "cancelled" in self._receive()[1]
 
 
-def _shape(model: Path) -> dict[str, Any]:
-    """The model's config without what may differ between two sets of weights of one architecture."""
-    config = json.loads((model / "config.json").read_text())
-    return {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
+def _device_arguments(gpu_memory_utilization: float) -> dict[str, Any]:
+    if torch.cuda.is_available():
+        return {"gpu_memory_utilization": gpu_memory_utilization}
+    # Compiling costs more than it saves. Blocks of 32 tokens, so that short prompts are shared too.
+    return {"enforce_eager": True, "block_size": 32}
 
 
-def _response(tokenizer: Any, ids: list[int], source: str) -> Response:
-    ended = bool(ids) and ids[-1] == tokenizer.eos_token_id
-    return {
-        "text": decode_response(tokenizer, ids),
-        "token_ids": ids,
-        "finish_reason": "stop" if ended else "length",
-        "source": source,
-    }
+def _environments(engines: int, gpus_each: int) -> list[dict[str, str]]:
+    """What every engine's environment adds: the devices, or the threads, that are its own."""
+    if not torch.cuda.is_available():
+        threads = max(1, torch.get_num_threads() // engines)
+        return [{"OMP_NUM_THREADS": str(threads)} if engines > 1 else {} for _ in range(engines)]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    if engines * gpus_each > len(visible):
+        raise UserError(
+            f"sample.vllm asks for {engines} engines of {gpus_each} GPUs, and there are "
+            f"{len(visible)}: lower data_parallel_size or tensor_parallel_size."
+        )
+    shares = [visible[i * gpus_each : (i + 1) * gpus_each] for i in range(engines)]
+    return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
+
+
+def _new_folder() -> Path:
+    """A folder for exported weights: on the stage outputs' file system, so that they are links.
+
+    Those that killed processes of this machine have left are removed.
+    """
+    parent = home() / "vllm"
+    parent.mkdir(parents=True, exist_ok=True)
+    host = socket.gethostname()
+    for folder in parent.glob(f"{host}@*"):
+        pid = folder.name.removeprefix(f"{host}@").partition("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{host}@{os.getpid()}-", dir=parent))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

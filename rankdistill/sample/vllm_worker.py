@@ -1,7 +1,16 @@
-"""The process that owns a vLLM engine: JSON lines in, JSON lines out, until its input ends.
+"""The process that owns a vLLM engine: JSON lines in, JSON lines out.
 
-vLLM leaves `torch.distributed` initialised and keeps its memory, so it never runs in the process that
-trains. Requests and answers are those of `rankdistill.sample.vllm`.
+vLLM leaves `torch.distributed` initialised and keeps its memory, so it never runs in the process
+that trains. Requests (`do`) and their answers, which `rankdistill.sample.vllm` sends and reads:
+
+    start   engine: arguments of vllm.LLM           {"ready": true}
+    reload  weights_path                            {"ready": true}
+    sample  id, prompt, seeds, params               {"id": id, "responses": [[token, ...], ...]}
+    logps   id, prompt, response                    {"id": id, "logps": [...]}
+    cancel                                          {"cancelled": true}
+
+Answers come as they are finished, in any order. The process ends when its input ends, whatever it
+is doing, so it does not outlive its parent; an error ends it with a traceback on standard error.
 """
 
 from __future__ import annotations
@@ -9,92 +18,124 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import queue
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+import traceback
 from typing import Any, TextIO
 
 PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """Holds the engine between requests."""
+    """Holds the engine, and the requests that it works on."""
 
-    def __init__(self) -> None:
-        self.llm: Any = None
+    def __init__(self, answers: TextIO) -> None:
+        self._answers = answers
+        self._llm: Any = None
+        self._responses: dict[int, list[list[int] | None]] = {}
+        """What there is of the responses of every `sample` request that is not answered."""
+        self._texts: dict[int, tuple[int, list[int]]] = {}
+        """Prompt length and response of every `logps` request that is not answered."""
 
-    def start(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Load a model and its engine: `engine` are keyword arguments of `vllm.LLM`."""
+    def work(self, requests: queue.Queue[dict[str, Any]]) -> None:
+        """Take requests as they come, and one step of the engine after the other, for ever."""
+        while True:
+            busy = self._llm is not None and self._llm.llm_engine.has_unfinished_requests()
+            try:
+                while True:
+                    request = requests.get(block=not busy)
+                    getattr(self, request.pop("do"))(**request)
+                    busy = True
+            except queue.Empty:
+                self._step()
+
+    def start(self, engine: dict[str, Any]) -> None:
+        """Load a model; `engine` are keyword arguments of `vllm.LLM`."""
         from vllm import LLM
 
-        self.llm = LLM(**request["engine"])
-        yield {"ready": True}
+        self._llm = LLM(**engine)
+        self._answer(ready=True)
 
-    def reload(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def reload(self, weights_path: str) -> None:
         """Take the weights of another folder, of a model of the same shape."""
-        folder = request["weights_path"]
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
-        self.llm.reset_prefix_cache()
-        yield {"ready": True}
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": weights_path})
+        self._llm.reset_prefix_cache()
+        self._answer(ready=True)
 
-    def sample(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The responses of one prompt after the other, in the order of `prompts`."""
+    def sample(self, id: int, prompt: list[int], seeds: list[int], params: dict[str, Any]) -> None:
+        """One response a seed: a request each, since vLLM's `n` counts up from one seed."""
+        self._responses[id] = [None] * len(seeds)
+        for k, seed in enumerate(seeds):
+            self._add(f"{id}-{k}", prompt, seed=seed, **params)
+
+    def logps(self, id: int, prompt: list[int], response: list[int]) -> None:
+        """The log-probability of every token of `response`."""
+        self._texts[id] = len(prompt), response
+        self._add(f"{id}-0", prompt + response, max_tokens=1, temperature=0.0, prompt_logprobs=0)
+
+    def cancel(self) -> None:
+        """Forget all requests."""
+        names = [f"{id}-{k}" for id, rows in self._responses.items() for k in range(len(rows))]
+        self._llm.llm_engine.abort_request(names + [f"{id}-0" for id in self._texts])
+        self._responses, self._texts = {}, {}
+        self._answer(cancelled=True)
+
+    def _add(self, name: str, token_ids: list[int], **params: Any) -> None:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-        engine = self.llm.llm_engine
-        seeds: list[list[int]] = request["seeds"]
-        for row, (prompt, row_seeds) in enumerate(zip(request["prompts"], seeds, strict=True)):
-            for k, seed in enumerate(row_seeds):
-                params = SamplingParams(seed=seed, detokenize=False, **request["params"])
-                engine.add_request(f"{row}-{k}", {"prompt_token_ids": prompt}, params)
-        finished: dict[int, dict[int, dict[str, Any]]] = {row: {} for row in range(len(seeds))}
-        shown = 0
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                if output.finished:
-                    row, k = map(int, output.request_id.split("-")[:2])
-                    only = output.outputs[0]
-                    finished[row][k] = {
-                        "token_ids": list(only.token_ids),
-                        "finish_reason": only.finish_reason,
-                    }
-            while shown < len(seeds) and len(finished[shown]) == len(seeds[shown]):
-                answers = finished.pop(shown)
-                yield {"row": shown, "responses": [answers[k] for k in sorted(answers)]}
-                shown += 1
+        settings = SamplingParams(
+            detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **params
+        )
+        self._llm.llm_engine.add_request(name, {"prompt_token_ids": token_ids}, settings)
 
-    def logps(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The log-probability of every response token, at temperature 1, for (prompt, response) pairs."""
-        from vllm import SamplingParams
+    def _step(self) -> None:
+        if not self._llm.llm_engine.has_unfinished_requests():
+            return
+        for output in self._llm.llm_engine.step():
+            if not output.finished:
+                continue
+            id, k = map(int, output.request_id.split("-"))
+            if id in self._texts:
+                length, response = self._texts.pop(id)
+                steps = zip(response, output.prompt_logprobs[length:], strict=True)
+                self._answer(id=id, logps=[step[token].logprob for token, step in steps])
+            elif id in self._responses:
+                self._responses[id][k] = list(output.outputs[0].token_ids)
+                if None not in self._responses[id]:
+                    self._answer(id=id, responses=self._responses.pop(id))
 
-        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-        pairs = request["pairs"]
-        inputs = [{"prompt_token_ids": prompt + response} for prompt, response in pairs]
-        for (prompt, response), output in zip(
-            pairs, self.llm.generate(inputs, params, use_tqdm=False), strict=True
-        ):
-            after = output.prompt_logprobs[len(prompt) :]
-            yield {
-                "logps": [step[token].logprob for token, step in zip(response, after, strict=True)]
-            }
+    def _answer(self, **answer: Any) -> None:
+        print(json.dumps(answer), file=self._answers, flush=True)
 
 
-def serve(worker: Worker, requests: TextIO, answers: TextIO) -> None:
-    """Answer every line of `requests`; an answer ends with a line that has `done`."""
-    for line in requests:
-        request = json.loads(line)
-        for answer in getattr(worker, request.pop("do"))(request):
-            print(json.dumps(answer), file=answers, flush=True)
-        print(json.dumps({"done": True}), file=answers, flush=True)
+def read(lines: TextIO, requests: queue.Queue[dict[str, Any]]) -> None:
+    """Queue every line; at the end of the input, end the process."""
+    for line in lines:
+        requests.put(json.loads(line))
+    os._exit(0)
 
 
 def main() -> None:
     """Serve on the standard streams; what libraries print goes to standard error."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # do not outlive the parent
+    if len(sys.argv) > 1 and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(sys.argv[1]):
+            os._exit(0)
+    # An interrupt from the terminal reaches parent and child; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    serve(Worker(), sys.stdin, answers)
-    os._exit(0)  # vLLM's own teardown can hang
+    requests: queue.Queue[dict[str, Any]] = queue.Queue()
+    threading.Thread(target=read, args=(sys.stdin, requests), daemon=True).start()
+    try:
+        Worker(answers).work(requests)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # vLLM's own teardown can hang
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""One token of every row: temperature, then top-k, then top-p, then a draw of the row's own.
+
+The draw is an exponential race: the token with the largest p/q, q from the row's generator, as in
+vLLM. Rounding in p changes the winner only where two tokens all but tie, which is far rarer than a
+boundary of the cumulated distribution that moves past a uniform draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rankdistill.sample.base import SamplingOptions
+
+NUCLEUS_GUESS = 1024
+"""Tokens that are ordered, in the hope that they hold the nucleus; all where they don't."""
+
+
+def choose(
+    logits: Tensor, options: SamplingOptions, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """[N] token ids drawn from [N, V] logits.
+
+    Args:
+        generators: N, one a row; each is advanced by V draws whatever the filters are. Not used
+            at temperature 0.
+    """
+    if options.temperature == 0:
+        return logits.argmax(-1)
+    probabilities = filtered(logits, options)
+    noise = torch.empty_like(probabilities)
+    for row, generator in zip(noise, generators, strict=True):
+        row.exponential_(generator=generator)
+    return probabilities.div_(noise).argmax(-1)
+
+
+def filtered(logits: Tensor, options: SamplingOptions) -> Tensor:
+    """[N, V] float32: the distribution that is sampled from, 0 outside top-k and top-p.
+
+    Tokens as likely as the last one that is kept are kept as well. Not normalised after top-p: a
+    race does not need it.
+    """
+    logits = logits.float() / options.temperature
+    if 0 < options.top_k < logits.shape[-1]:
+        least = logits.topk(options.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    probabilities = logits.softmax(-1)
+    if options.top_p < 1:
+        least = _least_in_nucleus(probabilities, options.top_p)
+        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
+    return probabilities
+
+
+def _least_in_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """[N, 1] the last probability of the smallest set whose sum reaches `top_p`."""
+    size = probabilities.shape[-1]
+    ordered = probabilities.topk(min(NUCLEUS_GUESS, size), dim=-1).values
+    # A vocabulary costs ten times as much to sort as its most likely tokens to find.
+    if ordered.shape[-1] < size and bool((ordered.sum(-1) < top_p).any()):
+        ordered = probabilities.sort(-1, descending=True).values
+    inside = ordered.cumsum(-1) - ordered < top_p
+    last = inside.sum(-1, keepdim=True) - 1
+    return ordered.gather(-1, last)
