@@ -20,7 +20,7 @@ USAGE = """rankdistill - a student writes, a teacher ranks, the student learns t
 
 usage: python -m rankdistill recipe=NAME [group=OPTION] [key=value] ...
        python -m rankdistill -m recipe=NAME seed=0,1,2        a sweep: one run a value
-       python -m rankdistill recipe=NAME --cfg job            print every key of the run, run nothing
+       python -m rankdistill recipe=NAME --cfg job            print every key, run nothing
 
 Flags are Hydra's: -m/--multirun, --cfg job, --info defaults, --config-dir DIR (a folder with your
 own recipes and options), --hydra-help. hydra.verbose=true shows tracebacks.
@@ -82,7 +82,7 @@ def register() -> None:
 
 
 def _job(failures: list[str]) -> Any:
-    """The function that Hydra calls once a run; a person's mistake is shown and kept in `failures`."""
+    """What Hydra calls once a run; a person's mistake is shown, and kept in `failures`."""
 
     def job(config: Any) -> None:
         from rankdistill.pipeline import run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -54,6 +54,8 @@ def build(config: DictConfig) -> Settings:
     if unknown:
         name = sorted(map(str, unknown))[0]
         raise UserError(f"there is no key '{name}': {suggest(name, map(str, config))}")
+    for group in config:
+        _refuse_added(config[group], str(group))
     options = {
         group: OmegaConf.to_container(config[group], resolve=True, enum_to_str=True)
         for group in ("warmup", "score", "objective", "train")
@@ -74,6 +76,18 @@ def build(config: DictConfig) -> Settings:
     )
     _check(settings)
     return settings
+
+
+def _refuse_added(node: Any, path: str) -> None:
+    """`+key=value` opens even a typed group: what its schema has not is refused here."""
+    if not isinstance(node, DictConfig):
+        return
+    schema = OmegaConf.get_type(node)
+    for key in node:
+        if is_dataclass(schema) and key not in schema.__dataclass_fields__:
+            valid = schema.__dataclass_fields__
+            raise UserError(f"'{path}' has no key '{key}': {suggest(str(key), valid)}")
+        _refuse_added(node[key], f"{path}.{key}")
 
 
 def _plug_in(group: str, options: Any) -> Any:
@@ -115,6 +129,7 @@ def _check(settings: Settings) -> None:
     _at_least("rank.top_k", settings.rank.top_k, 2)
     _at_least("rank.tie_margin", settings.rank.tie_margin, 0)
     _at_least("train.epochs", train.epochs, 0)
+    _at_least("train.learning_rate_scale", train.learning_rate_scale, 0)
     if train.learning_rate is not None:
         _at_least("train.learning_rate", train.learning_rate, 0)
     if settings.rank.path is None and sample.responses_per_prompt < 2:

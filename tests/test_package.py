@@ -63,7 +63,8 @@ def test_the_installed_wheel_runs_from_the_root_folder(wheel, tmp_path):
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
-        "import rankdistill; assert rankdistill.__file__.startswith(sys.path[0]), rankdistill.__file__\n"
+        "import rankdistill\n"
+        "assert rankdistill.__file__.startswith(sys.path[0]), rankdistill.__file__\n"
         "sys.argv = ['rankdistill', 'recipe=rrhf', 'objective=pro', '--cfg', 'job']\n"
         "from rankdistill.cli import main; main()\n"
     )

@@ -216,7 +216,7 @@ class Reference:
 
 def _load(run: Run, model: Model) -> Any:
     settings = run.settings.teacher if model == run.teacher else run.settings.student
-    loaded = load_model(
+    loaded: Any = load_model(
         model.path,
         precision=settings.precision.name,
         attn_implementation=settings.attn_implementation,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.models import load_tokenizer
-from rankdistill.prompts import load_prompts
+from rankdistill.prompts import load_prompts, source_identity
 from rankdistill.run import Run
 from rankdistill.store import Output, Partial
 
@@ -57,26 +54,3 @@ def load(run: Run) -> Output:
                 f"prompts, or a larger prompts.splits.{split}."
             )
     return output
-
-
-def source_identity(path: str) -> dict[str, str]:
-    """What determines the content of `prompts.path`: the file's hash, or the hub's commit."""
-    if path == "starter":
-        data = (files("rankdistill.data") / "starter_prompts.jsonl").read_bytes()
-        return {"starter": hashlib.sha256(data).hexdigest()}
-    if Path(path).is_file():
-        with Path(path).open("rb") as file:
-            return {"file": hashlib.file_digest(file, "sha256").hexdigest()}
-    return {"data set": path, "commit": _commit(path)}
-
-
-def _commit(path: str) -> str:
-    """The hub's commit of a data set; without a connection the name has to do."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-    name = "/".join(path.partition(":")[0].split("/")[:2])
-    try:
-        return HfApi().dataset_info(name, timeout=10).sha or "unknown"
-    except (OSError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
-        return "unknown"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.models import load_tokenizer
-from rankdistill.prompts.stage import source_identity
+from rankdistill.prompts import source_identity
 from rankdistill.rank import rank_groups
 from rankdistill.rank.existing import read_ranked
 from rankdistill.rank.table import write_table

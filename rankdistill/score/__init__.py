@@ -10,10 +10,11 @@ from rankdistill.score.base import Judge, Scorer
 __all__ = ["Judge", "Scorer", "score_groups"]
 
 
-def score_groups(scorer: Scorer, groups: Sequence[Group], judge: Judge) -> Iterator[list[Group]]:
-    """The groups with `scores[scorer.name]` and `score` in each response, some at a time."""
-    done = 0
-    for values in scorer(groups, judge):
+def score_groups(
+    scorer: Scorer, groups: Sequence[Group], judge: Judge, done: int = 0
+) -> Iterator[list[Group]]:
+    """The groups after the first `done` with `scores[scorer.name]` and `score` in each response."""
+    for values in scorer(groups, judge, done):
         part = groups[done : done + len(values)]
         done += len(values)
         yield [

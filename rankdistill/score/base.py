@@ -40,6 +40,13 @@ class Scorer(Protocol):
         """What its values depend on besides the groups and the judge; hashed."""
         ...
 
-    def __call__(self, groups: Sequence[Group], judge: Judge) -> Iterator[list[list[float]]]:
-        """The scores `[group][response]`, some groups at a time, in the given order."""
+    def __call__(
+        self, groups: Sequence[Group], judge: Judge, done: int
+    ) -> Iterator[list[list[float]]]:
+        """The scores `[group][response]`, some groups at a time, in the given order.
+
+        Args:
+            done: Groups at the front that an interrupted call has delivered. With all `groups` and
+                what is done, the rest is scored in the same batches as without the interruption.
+        """
         ...

@@ -37,8 +37,10 @@ class Likelihood:
     def identity(self) -> dict[str, Any]:
         return {"scorer": self.name, "code": 1, "per_token": self.per_token}
 
-    def __call__(self, groups: Sequence[Group], judge: Judge) -> Iterator[list[list[float]]]:
-        """The scores `[group][response]` of one micro-batch after the other."""
+    def __call__(
+        self, groups: Sequence[Group], judge: Judge, done: int = 0
+    ) -> Iterator[list[list[float]]]:
+        """The scores `[group][response]` of one micro-batch after the other; see `Scorer`."""
         tokenizer = load_tokenizer(judge.path)
         tokens = [
             TokenGroup(
@@ -56,6 +58,9 @@ class Likelihood:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         bind(model.to(device).eval(), judge.layout)
         for indices in micro_batches(tokens, self.max_batch_tokens, judge.layout):
+            indices = [i for i in indices if i >= done]
+            if not indices:
+                continue
             batch = collate([tokens[i] for i in indices], judge.layout).to(device)
             with torch.no_grad():
                 output = response_logps(model, batch)

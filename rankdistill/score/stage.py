@@ -41,7 +41,7 @@ def score(run: Run, groups: Sequence[Group], groups_key: Any, writer: Model, wha
         shards = partial.shards()
         done = len(shards.rows())
         with progress(len(groups), "groups", done=done) as bar:
-            for part in score_groups(scorer, groups[done:], judge):
+            for part in score_groups(scorer, groups, judge, done):
                 shards.append(part)
                 bar.advance(len(part))
         return {"groups": len(groups), "responses": sum(len(g["responses"]) for g in groups)}

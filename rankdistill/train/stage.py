@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import PrinterCallback
 
 from rankdistill.models import load_model, load_tokenizer, save_model
@@ -13,10 +14,13 @@ from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
 from rankdistill.train.progress import ProgressBar
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
-from rankdistill.train.reference import add_reference_logps
+from rankdistill.train.reference import ReferenceConfig, add_reference_logps
 
 FALLBACK_LEARNING_RATE = 1e-5
 """For an objective of somebody else's that suggests none."""
+
+INDIRECT = ("learning_rate", "learning_rate_scale")
+"""Keys of `train` that the peak learning rate comes from, which is hashed itself."""
 
 BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save_steps")
 """Keys of `train` that change memory, speed or what is logged, and not the result."""
@@ -35,7 +39,11 @@ def train(run: Run, student: Model, ranked: Output) -> tuple[Model, list[dict[st
         "student": student.identity,
         "ranked": ranked.key,
         "objective": options["objective"],
-        "train": {key: value for key, value in options["train"].items() if key not in BATCHING},
+        "train": {
+            key: value
+            for key, value in options["train"].items()
+            if key not in (*BATCHING, *INDIRECT)
+        },
         "learning_rate": learning_rate,
         "precision": run.settings.student.precision.name,
         "seed": run.settings.seed,
@@ -52,11 +60,12 @@ def train(run: Run, student: Model, ranked: Output) -> tuple[Model, list[dict[st
 
 
 def peak_learning_rate(run: Run) -> float:
-    """`train.learning_rate`, or what suits the objective."""
+    """`train.learning_rate`, or what suits the objective times `train.learning_rate_scale`."""
     given = run.settings.train.learning_rate
     if given is not None:
         return given
-    return getattr(run.settings.objective, "learning_rate", FALLBACK_LEARNING_RATE)
+    suited = getattr(run.settings.objective, "learning_rate", FALLBACK_LEARNING_RATE)
+    return suited * run.settings.train.learning_rate_scale
 
 
 def _train(
@@ -134,7 +143,12 @@ def _reference(run: Run, student: Model, rows: Sequence[Any], ranked_key: str) -
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        config = _arguments(run, partial, validate=False)
+        # Not a RankingConfig: one of those waits for all processes of a launch.
+        config = ReferenceConfig(
+            layout=run.settings.train.layout.name,
+            max_batch_tokens=run.settings.train.max_batch_tokens,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
         tokenizer = load_tokenizer(student.path)
         with_reference = add_reference_logps(rows, _policy(run, student), tokenizer, config)
         kept = ("prompt_id", "reference_logps")

@@ -1,0 +1,240 @@
+"""The whole job on a tiny model: every stage for real, reuse, kills, a person's mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import build_model, build_tokenizer
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rankdistill.cli import main
+from rankdistill.store import Store
+
+TINY = [
+    "recipe=rrhf",
+    "sample=transformers",
+    "student.keep_layers=2",
+    "prompts.max_prompt_tokens=200",
+    "prompts.limit.train=6",
+    "prompts.limit.validation=3",
+    "prompts.limit.heldout=4",
+    "sample.max_response_tokens=6",
+    "warmup.epochs=1",
+    "train.epochs=1",
+    "train.prompts_per_step=3",
+]
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher")
+    build_model("llama", layers=3, seed=1).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def run_here(monkeypatch, folder: Path, *arguments: str) -> Path:
+    """The command in this process; returns its run folder."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["rankdistill", *arguments, "hydra.run.dir=run"])
+    main()
+    return folder / "run"
+
+
+def keys_by_stage(run_folder: Path) -> dict[str, list[tuple[str, bool]]]:
+    """(key, reused) of every stage in the order of the run."""
+    found: dict[str, list[tuple[str, bool]]] = {}
+    for stage in json.loads((run_folder / "metrics.json").read_text())["stages"]:
+        found.setdefault(stage["stage"], []).append((stage["key"], stage["reused"]))
+    return found
+
+
+def test_every_stage_runs_and_the_run_folder_is_complete(monkeypatch, tmp_path, teacher, capsys):
+    folder = run_here(monkeypatch, tmp_path, *TINY, f"teacher.path={teacher}")
+    for name in ("report.html", "report.md", "metrics.json", "config.yaml", "ranked", "model"):
+        assert (folder / name).exists(), name
+    out = capsys.readouterr().out
+    for stage in ("prompts", "student", "warmup", "sample", "score", "rank", "train", "evaluate"):
+        assert stage in out
+    assert "run/report.html" in out
+    student = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert student.config.num_hidden_layers == 2
+    assert AutoTokenizer.from_pretrained(folder / "model").chat_template
+    ranked = load_dataset(str(folder / "ranked"), cache_dir=str(tmp_path / "hf"))
+    assert 1 <= len(ranked["train"]) <= 6
+    for row in ranked["train"]:
+        ranks = [response["rank"] for response in row["responses"]]
+        scores = [response["score"] for response in row["responses"]]
+        assert ranks == sorted(ranks) and ranks[0] == 0
+        assert scores == sorted(scores, reverse=True)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert list(metrics["models"]) == ["start", "warmed_up", "trained", "sharpened", "teacher"]
+
+    again = run_here(monkeypatch, tmp_path, *TINY, f"teacher.path={teacher}")
+    assert all(reused for stage in keys_by_stage(again).values() for _, reused in stage)
+
+    other = run_here(
+        monkeypatch, tmp_path, *TINY, f"teacher.path={teacher}", "objective.sft_weight=0.5",
+        "train.max_batch_tokens=64",
+    )  # fmt: skip
+    for stage in ("prompts", "student", "warmup", "rank"):
+        assert all(reused for _, reused in keys_by_stage(other)[stage]), stage
+    assert [reused for _, reused in keys_by_stage(other)["train"]] == [False]
+
+
+def test_a_run_starts_from_an_existing_ranked_set(monkeypatch, tmp_path, teacher):
+    texts = ["yes", "no", "maybe so"]
+    responses = [{"text": text, "rank": rank} for rank, text in enumerate(texts)]
+    rows = [{"prompt": f"Question {i}?", "responses": responses} for i in range(12)]
+    path = tmp_path / "ranked.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = run_here(
+        monkeypatch, tmp_path, *(a for a in TINY if not a.startswith("warmup.")),
+        f"teacher.path={teacher}", f"rank.path={path}", "warmup=none", "objective=dpo",
+        "eval.quick.sharpening_control=false",
+    )  # fmt: skip
+    stages = keys_by_stage(folder)
+    assert "reference" in stages and len(stages["train"]) == 1
+    assert not any("train" in s["what"] for s in _stages(folder) if s["stage"] == "sample")
+
+
+def _stages(folder: Path) -> list[dict]:
+    return json.loads((folder / "metrics.json").read_text())["stages"]
+
+
+def _content(store: Store, stage: str) -> dict[str, object]:
+    """The rows and the checksums of the weights of every finished output of a stage."""
+    found: dict[str, object] = {}
+    for folder in sorted((store.root / "outputs").glob(f"{stage}-*")):
+        output = store.find(folder.name)
+        assert output is not None
+        files = output.manifest["files"]
+        weights = {name: files[name]["sha256"] for name in files if name.endswith(".safetensors")}
+        found[folder.name] = (output.rows(), weights)
+    return found
+
+
+def test_kill_9_while_sampling_and_training_changes_nothing(tmp_path, teacher):
+    """Three kills at different stages, then the run that ends: samples and weights as unbroken."""
+    command = [
+        sys.executable, "-m", "rankdistill", *TINY, f"teacher.path={teacher}",
+        "train.save_steps=1", "sample.transformers.batch_size=4", "hydra.run.dir=run",
+    ]  # fmt: skip
+
+    def environment(home: str) -> dict[str, str]:
+        return {**os.environ, "RANKDISTILL_HOME": str(tmp_path / home), "OMP_NUM_THREADS": "1"}
+
+    unbroken = subprocess.run(
+        command, cwd=tmp_path, env=environment("a"), capture_output=True, text=True
+    )
+    assert unbroken.returncode == 0, unbroken.stderr
+    broken = Store(tmp_path / "b")
+    for pattern in ("sample-*/files/rows/*", "train-*/scratch/checkpoints/*/trainer_state.json"):
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment("b"), stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while process.poll() is None and not list((broken.root / "partial").glob(pattern)):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, f"nothing matched {pattern}"
+    resumed = subprocess.run(
+        command, cwd=tmp_path, env=environment("b"), capture_output=True, text=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    whole = Store(tmp_path / "a")
+    for stage in ("sample", "score", "rank", "train"):
+        assert _content(whole, stage) == _content(broken, stage), stage
+
+
+def refusal(monkeypatch, capsys, folder: Path, *arguments: str) -> str:
+    """The one sentence of a refused command."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["rankdistill", *arguments, "hydra.run.dir=run"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "empty"),
+        ('{"prompt": "a"}\n{"prompt": \n', "line 2"),
+        ('{"question": "a"}\n', "question"),
+        ('{"prompt": "' + "long " * 300 + '"}\n', "max_prompt_tokens"),
+    ],
+)
+def test_bad_prompt_files(monkeypatch, capsys, tmp_path, teacher, content, sentence):
+    (tmp_path / "prompts.jsonl").write_text(content)
+    arguments = [*TINY, f"teacher.path={teacher}", "prompts.path=prompts.jsonl"]
+    assert sentence in refusal(monkeypatch, capsys, tmp_path, *arguments)
+
+
+def test_a_missing_prompt_file_names_the_near_one(monkeypatch, capsys, tmp_path, teacher):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n')
+    arguments = [*TINY, f"teacher.path={teacher}", "prompts.path=prompt.jsonl"]
+    assert "prompts.jsonl" in refusal(monkeypatch, capsys, tmp_path, *arguments)
+
+
+def test_no_such_model(monkeypatch, capsys, tmp_path):
+    said = refusal(monkeypatch, capsys, tmp_path, *TINY, "teacher.path=bundled/smollm")
+    assert "bundled/smollm2-135m-instruct" in said
+    said = refusal(monkeypatch, capsys, tmp_path, *TINY, "teacher.path=./nowhere")
+    assert "./nowhere" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"chat_template": None}, "chat template"), ({"eos_token": None}, "EOS")],
+)
+def test_tokenizers_that_cannot_be_used(monkeypatch, capsys, tmp_path, teacher, change, sentence):
+    tokenizer = build_tokenizer()
+    for key, value in change.items():
+        setattr(tokenizer, key, value)
+    folder = tmp_path / "model"
+    build_model("llama").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    arguments = [*TINY, f"teacher.path={folder}"]
+    assert sentence in refusal(monkeypatch, capsys, tmp_path, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("student.keep_layers=9", "has 3 layers"),
+        ("sample.responses_per_prompt=1", "at least 2"),
+        ("sample.temperature=0", "above 0"),
+        ("+train.zz=1", "'train' has no key 'zz'"),
+        ("+objective.sft_wight=1", "did you mean 'sft_weight'?"),
+        ("objective.sft_weight=-1", "sft_weight"),
+        ("rank.tie_margin=-1", "rank.tie_margin"),
+    ],
+)
+def test_values_out_of_range(monkeypatch, capsys, tmp_path, teacher, argument, sentence):
+    arguments = [*TINY, f"teacher.path={teacher}", argument]
+    assert sentence in refusal(monkeypatch, capsys, tmp_path, *arguments)
+
+
+def test_logits_of_two_tokenizers(monkeypatch, capsys, tmp_path, teacher):
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(["zebra"])
+    folder = tmp_path / "student"
+    model = build_model("llama")
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    arguments = [*TINY, f"teacher.path={teacher}", f"student.path={folder}"]
+    said = refusal(monkeypatch, capsys, tmp_path, *arguments)
+    assert "tokenizers" in said and "260 and 259 tokens" in said and "warmup=sft" in said
