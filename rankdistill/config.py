@@ -95,6 +95,9 @@ class LogitsWarmupConfig(OptimiserConfig):
     temperature: float
     alpha: float
     divergence: str
+    teacher_outputs: str
+    top_k: int
+    stored_temperatures: list[float]
 
 
 @dataclass

@@ -21,7 +21,8 @@ from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.none import NoWarmup
 from rankdistill.warmup.options import token_rows
 from rankdistill.warmup.sft import SFTWarmup
-from rankdistill.warmup.trainer import Divergence, LiveTeacher, mean_divergence
+from rankdistill.warmup.teachers import Divergence, LiveTeacher, TeacherModel
+from rankdistill.warmup.trainer import mean_divergence
 
 TRAIN = [f"{'abcdefgh'[i % 8]}{i}" for i in range(24)]
 HELD_OUT = [f"{'stuv'[i % 4]}{i}" for i in range(8)]
@@ -100,7 +101,7 @@ def weights(folder: Path):
 
 def held_out_kl(folder: Path, folders):
     tokenizer = load_tokenizer(str(folders[1]))
-    teacher = LiveTeacher(load_model(str(folders[1])), Divergence("forward_kl", 1.0), "shared")
+    teacher = LiveTeacher(TeacherModel(str(folders[1])).load(), Divergence("forward_kl", 1.0))
     rows = token_rows(groups(folders[1], HELD_OUT), tokenizer)
     return mean_divergence(bind(load_model(str(folder))), teacher, rows)
 
@@ -317,7 +318,9 @@ def test_the_yaml_has_every_option_with_a_comment_and_the_class_its_defaults(nam
     values = yaml.safe_load("\n".join(lines))
     assert values.pop("_target_") == f"{kind.__module__}.{kind.__name__}"
     values.pop("defaults")
-    assert kind(**values) == kind()
+    assert {key: getattr(kind(), key) for key in values} == {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
     assert set(values) == {field.name for field in fields(kind)}
     for key in values:
         index = next(i for i, line in enumerate(lines) if line.startswith(f"{key}:"))

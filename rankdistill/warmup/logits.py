@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, suggest
 from rankdistill.models import load_model, load_tokenizer, save_model, tokenizer_difference
 from rankdistill.records import Group
 from rankdistill.train.config import RankingConfig
@@ -17,12 +17,24 @@ from rankdistill.train.progress import ProgressBar
 from rankdistill.warmup.divergences import check_divergence
 from rankdistill.warmup.options import (
     Optimisation,
+    TokenRow,
     figures,
     require,
     token_rows,
     training_arguments,
 )
-from rankdistill.warmup.trainer import DistillationTrainer, Divergence, LiveTeacher
+from rankdistill.warmup.teacher_cache import TeacherCache
+from rankdistill.warmup.teachers import (
+    CachedTeacher,
+    Divergence,
+    LiveTeacher,
+    Teacher,
+    TeacherModel,
+    fill,
+)
+from rankdistill.warmup.trainer import DistillationTrainer
+
+TEACHER_OUTPUTS = ("live", "top_k", "hidden")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +50,54 @@ class LogitsWarmup(Optimisation):
         temperature: Of both distributions, > 0.
         alpha: Weight of the divergence, in [0, 1].
         divergence: A name of `rankdistill.warmup.divergences.DIVERGENCES`.
+        teacher_outputs: `live` runs the teacher on every batch; `top_k` and `hidden` run it once
+            and read what it left on disk (see `teacher_cache.py`).
+        top_k: Tokens that `top_k` stores of each distribution.
+        stored_temperatures: Further temperatures that `top_k` stores the mass of the rest at, for
+            warm-ups that share the cache.
     """
 
     temperature: float = 1.0
     alpha: float = 1.0
     divergence: str = "forward_kl"
+    teacher_outputs: str = "live"
+    top_k: int = 64
+    stored_temperatures: Sequence[float] = ()
+
+    needs_same_tokenizer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require("temperature", self.temperature, self.temperature > 0, "above 0")
         require("alpha", self.alpha, 0 <= self.alpha <= 1, "in [0, 1]")
+        require("top_k", self.top_k, self.top_k >= 1, "at least 1")
+        positive = all(temperature > 0 for temperature in self.stored_temperatures)
+        require("stored_temperatures", list(self.stored_temperatures), positive, "all above 0")
         check_divergence(self.divergence)
+        if self.teacher_outputs not in TEACHER_OUTPUTS:
+            raise UserError(
+                f"warmup.teacher_outputs '{self.teacher_outputs}' is unknown: "
+                f"{suggest(self.teacher_outputs, TEACHER_OUTPUTS)}"
+            )
 
     @property
     def identity(self) -> dict[str, Any]:
-        keys = ("temperature", "alpha", "divergence")
-        own = {key: getattr(self, key) for key in keys}
+        own: dict[str, Any] = {
+            key: getattr(self, key) for key in ("temperature", "alpha", "divergence")
+        }
+        if self.teacher_outputs == "top_k":  # the others are exact
+            own["top_k"] = self.top_k
         return {"warmup": "logits", "code": 1, **own, **self.optimisation}
+
+    @property
+    def stored(self) -> dict[str, Any] | None:
+        """What of the teacher is kept on disk, for the key of its output; None: it runs along."""
+        if self.teacher_outputs == "live":
+            return None
+        if self.teacher_outputs == "hidden":
+            return {"kind": "hidden"}
+        temperatures = sorted({self.temperature, *self.stored_temperatures})
+        return {"kind": "top_k", "k": self.top_k, "temperatures": temperatures}
 
     def __call__(
         self,
@@ -71,20 +114,25 @@ class LogitsWarmup(Optimisation):
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
         layout: str = "shared",
+        cache: Path | None = None,
     ) -> dict[str, Any]:
         """See `Warmup`.
 
+        Args:
+            cache: Folder of the teacher's stored outputs; made or completed where it isn't. None
+                keeps them beside the checkpoints.
+
         Raises:
-            UserError: Teacher and student have different tokenizers; no response; a loss that is no
-                number (the message names the prompts and the last good checkpoint).
+            UserError: Teacher and student have different tokenizers; no response; a cache of
+                something else, or no space for it; a loss that is no number (the message names the
+                prompts and the last good checkpoint).
         """
+        source = TeacherModel(
+            teacher, teacher_precision, attn_implementation, trust_remote_code, layout
+        )
         tokenizer = load_tokenizer(str(student), trust_remote_code=trust_remote_code)
-        require_one_tokenizer(tokenizer, teacher, trust_remote_code)
+        require_one_tokenizer(tokenizer, source)
         rows = token_rows(groups, tokenizer)
-        options: dict[str, Any] = {
-            "attn_implementation": attn_implementation,
-            "trust_remote_code": trust_remote_code,
-        }
         arguments = training_arguments(
             RankingConfig,
             self,
@@ -96,15 +144,21 @@ class LogitsWarmup(Optimisation):
             max_batch_tokens=self.max_batch_tokens,
             prompts_per_step=self.responses_per_step,
         )
+        stored = self._stored(
+            source, student, rows, tokenizer, cache or checkpoints.parent / "teacher"
+        )
+        if stored is not None:
+            fill(stored, source, self.max_batch_tokens, arguments.process_index)
+        model = load_model(
+            str(student),
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
         trainer = DistillationTrainer(
-            load_model(str(student), **options),
+            model,
             arguments,
             rows,
-            LiveTeacher(
-                load_model(teacher, precision=teacher_precision, **options),
-                Divergence(self.divergence, self.temperature),
-                layout,
-            ),
+            self._teacher(source, stored),
             self.alpha,
             processing_class=tokenizer,
             callbacks=[ProgressBar()],
@@ -113,18 +167,68 @@ class LogitsWarmup(Optimisation):
         if trainer.is_world_process_zero():
             save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out)
         trainer.accelerator.wait_for_everyone()
-        return figures(trainer, result, rows)
+        measured = {} if stored is None else {"cache_bytes_per_token": stored.bytes_per_token}
+        return {**figures(trainer, result, rows), **measured}
+
+    def store(
+        self,
+        student: Path,
+        teacher: str,
+        groups: Sequence[Group],
+        folder: Path,
+        *,
+        teacher_precision: str = "float32",
+        attn_implementation: str = "sdpa",
+        trust_remote_code: bool = False,
+        layout: str = "shared",
+    ) -> dict[str, float]:
+        """Runs the teacher once and leaves its outputs in `folder`: the `cache` of later warm-ups.
+
+        Arguments and errors as for a warm-up, with `teacher_outputs` top_k or hidden.
+        """
+        source = TeacherModel(
+            teacher, teacher_precision, attn_implementation, trust_remote_code, layout
+        )
+        tokenizer = load_tokenizer(str(student), trust_remote_code=trust_remote_code)
+        require_one_tokenizer(tokenizer, source)
+        rows = token_rows(groups, tokenizer)
+        stored = self._stored(source, student, rows, tokenizer, folder)
+        assert stored is not None
+        fill(stored, source, self.max_batch_tokens, process=0)
+        tokens = sum(len(row.response) for row in rows)
+        return {"tokens": tokens, "bytes_per_token": stored.bytes_per_token}
+
+    def _teacher(self, source: TeacherModel, stored: TeacherCache | None) -> Teacher:
+        divergence = Divergence(self.divergence, self.temperature)
+        if stored is None:
+            return LiveTeacher(source.load(), divergence)
+        layer = source.output_layer() if self.teacher_outputs == "hidden" else None
+        return CachedTeacher(stored, divergence, layer)
+
+    def _stored(
+        self,
+        source: TeacherModel,
+        student: Path,
+        rows: Sequence[TokenRow],
+        tokenizer: PreTrainedTokenizerBase,
+        folder: Path,
+    ) -> TeacherCache | None:
+        """The teacher's outputs on disk, complete or not; None where it runs along."""
+        if self.teacher_outputs == "live":
+            return None
+        temperatures = [self.temperature, *self.stored_temperatures]
+        return source.cache(
+            folder, rows, tokenizer, str(student), self.teacher_outputs, self.top_k, temperatures
+        )
 
 
-def require_one_tokenizer(
-    student: PreTrainedTokenizerBase, teacher: str, trust_remote_code: bool
-) -> None:
+def require_one_tokenizer(student: PreTrainedTokenizerBase, teacher: TeacherModel) -> None:
     """UserError where the teacher's token ids mean other tokens than the student's."""
-    theirs = load_tokenizer(teacher, trust_remote_code=trust_remote_code)
+    theirs = load_tokenizer(teacher.path, trust_remote_code=teacher.trust_remote_code)
     difference = tokenizer_difference(student, theirs)
     if difference is not None:
         raise UserError(
             f"warmup=logits compares distributions over one vocabulary, but the tokenizers of the "
-            f"student and of the teacher '{teacher}' differ ({difference}): use warmup=sft, which "
-            "needs the teacher's text only."
+            f"student and of the teacher '{teacher.path}' differ ({difference}): use warmup=sft, "
+            "which needs the teacher's text only."
         )

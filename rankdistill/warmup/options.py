@@ -93,6 +93,8 @@ class TokenRow:
 
     prompt_id: str
     tokens: TokenGroup
+    index: int = 0
+    """Its position among the rows."""
 
     @property
     def response(self) -> Sequence[int]:
@@ -114,14 +116,13 @@ def token_rows(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> l
     Raises:
         UserError: There is no response.
     """
-    rows = []
+    rows: list[TokenRow] = []
     for group in groups:
         prompt = encode_prompt(tokenizer, group["messages"])
-        rows += [
-            TokenRow(group["prompt_id"], TokenGroup(prompt, [response["token_ids"]]))
-            for response in group["responses"]
-            if response["token_ids"]
-        ]
+        for response in group["responses"]:
+            if response["token_ids"]:
+                tokens = TokenGroup(prompt, [response["token_ids"]])
+                rows.append(TokenRow(group["prompt_id"], tokens, len(rows)))
     if not rows:
         raise UserError(
             "the warm-up has no response of the teacher to learn from: check the train split of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import load_tokenizer, recoded, tokenizer_difference
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
+from rankdistill.warmup.teachers import table_size
 
 
 def warm_up(run: Run, student: Model, taught: Output | None) -> tuple[Model, list[dict[str, Any]]]:
@@ -20,7 +21,7 @@ def warm_up(run: Run, student: Model, taught: Output | None) -> tuple[Model, lis
     Args:
         taught: The train prompts with responses of the teacher; None where the warm-up needs none.
     """
-    warmup, teacher = run.settings.warmup, run.settings.teacher
+    warmup = run.settings.warmup
     if taught is None:
         return student, []
     run.close_sampler()
@@ -31,23 +32,30 @@ def warm_up(run: Run, student: Model, taught: Output | None) -> tuple[Model, lis
         "responses": taught.key,
         "warmup": warmup.identity,
         "layout": run.settings.train.layout.name,
+        "precision": run.settings.student.precision.name,
         "seed": run.settings.seed,
+    }
+    groups = recoded(taught.rows(), run.teacher.path, student.path)
+    loading = {
+        "teacher_precision": run.settings.teacher.precision.name,
+        "attn_implementation": run.settings.student.attn_implementation,
+        "trust_remote_code": run.settings.student.trust_remote_code,
+        "layout": run.settings.train.layout.name,
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
+        stored = _stored_outputs(run, student, groups, taught, loading)
         figures = warmup(
             Path(student.path),
             run.teacher.path,
-            recoded(taught.rows(), run.teacher.path, student.path),
+            groups,
             partial.path / "model",
             seed=run.settings.seed,
             report_to=run.settings.report_to,
             precision=run.settings.student.precision.name,
             checkpoints=partial.scratch / "checkpoints",
-            teacher_precision=teacher.precision.name,
-            attn_implementation=run.settings.student.attn_implementation,
-            trust_remote_code=run.settings.student.trust_remote_code,
-            layout=run.settings.train.layout.name,
+            **loading,
+            **stored,
         )
         history = figures.pop("history", [])
         if is_main_process():
@@ -55,9 +63,41 @@ def warm_up(run: Run, student: Model, taught: Output | None) -> tuple[Model, lis
         return figures
 
     name = type(warmup).__name__
-    what = f"{name} on {len(taught.rows())} prompts answered by the teacher"
+    what = f"{name} on {len(groups)} prompts answered by the teacher"
     output = run.stage("warmup", what, identity, make, every_rank=True)
     return model_of(output), json.loads((output.path / "history.json").read_text())
+
+
+def _stored_outputs(
+    run: Run,
+    student: Model,
+    groups: Sequence[Any],
+    taught: Output,
+    loading: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Where the teacher's outputs are on disk, as an argument of the warm-up; {} without any.
+
+    They are an output of their own, so that warm-ups which differ in other things share them.
+    """
+    warmup: Any = run.settings.warmup
+    what = getattr(warmup, "stored", None)
+    if what is None:
+        return {}
+    identity = {
+        "code": 1,
+        "teacher": run.teacher.identity,
+        "responses": taught.key,
+        "outputs": what,
+        "tables": sorted({table_size(run.teacher.path), table_size(student.path)}),
+        "layout": run.settings.train.layout.name,
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        folder = partial.path / "outputs"
+        return warmup.store(Path(student.path), run.teacher.path, groups, folder, **loading)
+
+    output = run.stage("teacher", f"its outputs on {len(groups)} responses, once", identity, make)
+    return {"cache": output.path / "outputs"}
 
 
 def check_warmup(run: Run) -> None:

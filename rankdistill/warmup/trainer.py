@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from rankdistill.forward import GroupBatch, TokenGroup, bind, bound_layout, collate, micro_batches
+from rankdistill.forward import (
+    TokenGroup,
+    bind,
+    bound_layout,
+    collate,
+    micro_batches,
+    response_logps,
+)
 from rankdistill.train.batches import RankedBatch
 from rankdistill.train.config import RankingConfig
 from rankdistill.train.dropout import disable_dropout
 from rankdistill.train.steps import StepTrainer
-from rankdistill.warmup.head import DistillationHead, DistillationSums, TeacherRows, hidden_rows
+from rankdistill.warmup.head import DistillationHead, DistillationSums
 from rankdistill.warmup.options import TokenRow
-
-
-class Divergence(NamedTuple):
-    """Which divergence, at which temperature."""
-
-    name: str
-    """A key of `DIVERGENCES`."""
-    temperature: float
-
-
-class LiveTeacher:
-    """A frozen teacher that runs on every micro-batch, on the same tokens as the student."""
-
-    def __init__(self, model: Any, divergence: Divergence, layout: str) -> None:
-        self._model = bind(model.eval().requires_grad_(False), layout)
-        self._divergence = divergence
-
-    def to(self, device: torch.device) -> LiveTeacher:
-        """The teacher on `device`."""
-        self._model.to(device)
-        return self
-
-    @torch.no_grad()
-    def target(self, batch: GroupBatch) -> TeacherRows:
-        """The teacher's side of the batch's response tokens."""
-        hidden, lm_head = self._model(group_batch=batch, head=hidden_rows)
-        return TeacherRows(hidden, lm_head, *self._divergence)
+from rankdistill.warmup.teachers import Teacher
 
 
 class DistillationTrainer(StepTrainer):
@@ -65,7 +46,7 @@ class DistillationTrainer(StepTrainer):
         model: Any,
         args: RankingConfig,
         rows: Sequence[TokenRow],
-        teacher: LiveTeacher,
+        teacher: Teacher,
         alpha: float,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -85,10 +66,10 @@ class DistillationTrainer(StepTrainer):
 
     def losses(self, model: nn.Module, rows: Sequence[TokenRow]) -> Tensor:
         """[1] the sum of the loss over the rows' response tokens."""
-        tokens = [row.tokens for row in rows] or [TokenGroup([0], [[0]])]
-        sums = distil(model, self._teacher, tokens, self._alpha)
         if not rows:
-            return sums.loss[None] * 0.0
+            nothing = collate([TokenGroup([0], [[0]])], self.layout).to(self.args.device)
+            return response_logps(model, nothing).logps[0] * 0.0
+        sums = distil(model, self._teacher, rows, self._alpha)
         count = torch.tensor(float(self.weight(rows)), device=self.args.device)
         self._sums += torch.stack([*sums[1:], count]).detach().to(self._sums)
         return sums.loss[None]
@@ -108,22 +89,22 @@ class DistillationTrainer(StepTrainer):
 
 
 def distil(
-    model: nn.Module, teacher: LiveTeacher, tokens: Sequence[TokenGroup], alpha: float
+    model: nn.Module, teacher: Teacher, rows: Sequence[TokenRow], alpha: float
 ) -> DistillationSums:
     """The loss of a bound (and perhaps wrapped) student on a batch, summed over response tokens."""
     device = next(model.parameters()).device
-    batch = collate(tokens, bound_layout(model)).to(device)
-    return model(group_batch=batch, head=DistillationHead(teacher.target(batch), alpha))
+    batch = collate([row.tokens for row in rows], bound_layout(model)).to(device)
+    return model(group_batch=batch, head=DistillationHead(teacher.target(batch, rows), alpha))
 
 
 @torch.no_grad()
 def mean_divergence(
-    model: nn.Module, teacher: LiveTeacher, rows: Sequence[TokenRow], max_batch_tokens: int = 4096
+    model: nn.Module, teacher: Teacher, rows: Sequence[TokenRow], max_batch_tokens: int = 4096
 ) -> float:
     """Nats a response token, times T^2: how far a bound student is from the teacher on rows."""
     tokens = [row.tokens for row in rows]
     total = sum(
-        distil(model, teacher, [tokens[i] for i in indices], 1.0).divergence.item()
+        distil(model, teacher, [rows[i] for i in indices], 1.0).divergence.item()
         for indices in micro_batches(tokens, max_batch_tokens, bound_layout(model))
     )
     return total / sum(len(row.response) for row in rows)

@@ -1,0 +1,284 @@
+"""A teacher's outputs on disk: it runs once over the responses, whatever is trained on them.
+
+Two kinds. `top_k` keeps the k likeliest tokens and the mass of the rest at chosen temperatures (see
+`support.py`): small, a lower bound of the divergence. `hidden` keeps the last hidden state, of
+which the teacher's output layer makes the logits: exact, any divergence and temperature later.
+
+On disk::
+
+    cache.json                    what the cache is of; another teacher, tokenizer or row is refused
+    shard-00000.safetensors       outputs of consecutive rows, read by memory map
+    shard-00000.json              its checksum; written last
+
+Shards are written one after the other, each whole or not at all: a killed run continues with the
+first that is missing, and a corrupt one is found by its checksum and made again alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from rankdistill.console import progress
+from rankdistill.errors import UserError
+from rankdistill.forward import bound_layout, collate, micro_batches
+from rankdistill.store.files import sha256_of, write_atomically
+from rankdistill.warmup.bits import bits_for, pack, packed_size, unpack
+from rankdistill.warmup.head import hidden_rows
+from rankdistill.warmup.options import TokenRow
+from rankdistill.warmup.support import Support, SupportHead
+
+SHARD_TOKENS = 16_384
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a cache holds, and of what."""
+
+    kind: str
+    """`top_k` or `hidden`."""
+    teacher: Mapping[str, Any]
+    """What determines the teacher's outputs: its identity, precision and layout."""
+    tokenizer: str
+    """Hash of the vocabulary that teacher and student share."""
+    vocabulary: int = 0
+    """Ids that teacher and student share; `top_k` only."""
+    k: int = 0
+    """Tokens kept, `top_k` only."""
+    temperatures: tuple[float, ...] = ()
+    """Those that the mass of the rest is kept for, `top_k` only."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of a stored id."""
+        return bits_for(self.vocabulary)
+
+    def bytes_per_token(self, hidden_size: int, hidden_bytes: int) -> int:
+        """Bytes of a response token in a shard."""
+        if self.kind == "hidden":
+            return hidden_size * hidden_bytes
+        return packed_size(self.k, self.bits) + 2 * self.k + 4 * len(self.temperatures)
+
+    def pack(self, outputs: Any) -> Tensors:
+        """What a teacher's forward returned, as it is stored: [N, ...] each."""
+        if self.kind == "hidden":
+            return {"hidden": outputs[0].cpu()}
+        return {
+            "ids": pack(outputs.ids, self.bits),
+            "values": outputs.values.half().cpu(),
+            "log_tail": outputs.log_tail.float().cpu(),
+        }
+
+    def support(self, tensors: Tensors) -> Support:
+        """The reverse of `pack` for `top_k`."""
+        ids = unpack(tensors["ids"], self.k, self.bits)
+        return Support(ids, tensors["values"], tensors["log_tail"])
+
+    def column(self, temperature: float) -> int:
+        """Which stored temperature it is; UserError where the cache holds nothing for it."""
+        if temperature not in self.temperatures:
+            stored = ", ".join(f"{value:g}" for value in self.temperatures)
+            raise UserError(
+                f"the teacher cache bounds the divergence at temperature {stored} only, not at "
+                f"{temperature:g}: add {temperature:g} to "
+                "warmup.stored_temperatures, or set warmup.teacher_outputs=hidden."
+            )
+        return self.temperatures.index(temperature)
+
+    @property
+    def head(self) -> Any:
+        """The head of the grouped forward whose result is packed."""
+        if self.kind == "hidden":
+            return hidden_rows
+        return SupportHead(self.k, self.temperatures, self.vocabulary)
+
+
+class TeacherCache:
+    """The outputs of `spec` for `rows`, in `folder`.
+
+    Args:
+        folder: Of the cache; made where it isn't.
+        spec: What is kept, and of which teacher.
+        rows: The responses, in their order; their token ids are part of what the cache is of.
+        shard_tokens: Response tokens of a shard, about.
+
+    Raises:
+        UserError: `folder` holds a cache of something else.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: CacheSpec,
+        rows: Sequence[TokenRow],
+        shard_tokens: int = SHARD_TOKENS,
+    ) -> None:
+        if spec.k > spec.vocabulary:
+            raise UserError(
+                f"warmup.top_k is {spec.k}, and teacher and student share "
+                f"{spec.vocabulary} tokens: give at most that many."
+            )
+        self.folder, self.spec, self.rows = folder, spec, rows
+        self.shards = _plan(rows, shard_tokens)
+        self._offsets = _offsets(rows, self.shards)
+        self._files: dict[int, Any] = {}
+        content = {"format": 1, **asdict(spec), "rows": _digest(rows), "shards": self.shards}
+        self._content = json.loads(json.dumps(content))
+        self._refuse_another()
+
+    def missing(self) -> list[int]:
+        """The shards that are not there, or not as they were written."""
+        return [index for index in range(len(self.shards)) if not self._intact(index)]
+
+    def fill(self, teacher: Callable[[], Any], max_batch_tokens: int) -> int:
+        """Makes the missing shards; the number that was made.
+
+        Args:
+            teacher: Gives the bound teacher on its device; called only where a shard is missing.
+            max_batch_tokens: Tokens that go through it at once.
+
+        Raises:
+            UserError: There is no space for the cache (said before the teacher runs).
+        """
+        missing = self.missing()
+        if not missing:
+            return 0
+        model = teacher()
+        self._refuse_without_space(model, missing)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / "cache.json", json.dumps(self._content).encode())
+        tokens = [sum(len(row.response) for row in self._of(index)) for index in missing]
+        with progress(sum(tokens), "tokens") as bar:
+            for index, count in zip(missing, tokens, strict=True):
+                self._write(index, _outputs(model, self.spec, self._of(index), max_batch_tokens))
+                bar.advance(count)
+        return len(missing)
+
+    def read(self, rows: Sequence[TokenRow]) -> Tensors:
+        """What is stored of some of the rows, [N, ...] each, N their response tokens."""
+        parts = [self._row(row) for row in rows]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @cached_property
+    def bytes_per_token(self) -> float:
+        """Bytes on disk a response token, file headers included."""
+        size = sum(self._path(index).stat().st_size for index in range(len(self.shards)))
+        return size / sum(len(row.response) for row in self.rows)
+
+    def _row(self, row: TokenRow) -> Tensors:
+        shard, start = self._offsets[row.index]
+        if shard not in self._files:
+            self._files[shard] = safe_open(self._path(shard), framework="pt")
+        file = self._files[shard]
+        end = start + len(row.response)
+        return {name: file.get_slice(name)[start:end] for name in file.keys()}  # noqa: SIM118
+
+    def _of(self, shard: int) -> Sequence[TokenRow]:
+        return self.rows[slice(*self.shards[shard])]
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}.safetensors"
+
+    def _intact(self, shard: int) -> bool:
+        path = self._path(shard)
+        try:
+            return json.loads(path.with_suffix(".json").read_text())["sha256"] == sha256_of(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _write(self, shard: int, tensors: Tensors) -> None:
+        data = to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()})
+        self._files.pop(shard, None)
+        write_atomically(self._path(shard), data)
+        record = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        write_atomically(self._path(shard).with_suffix(".json"), json.dumps(record).encode())
+
+    def _refuse_another(self) -> None:
+        try:
+            found = json.loads((self.folder / "cache.json").read_text())
+        except (OSError, ValueError):
+            return
+        names = {
+            "rows": "other responses",
+            "teacher": "another teacher",
+            "tokenizer": "another tokenizer",
+        }
+        for key, value in self._content.items():
+            if found.get(key) != value:
+                what = names.get(key, f"another `{key}` ({found.get(key)} instead of {value})")
+                raise UserError(
+                    f"the teacher cache in {self.folder} is of {what}: remove the folder, or give "
+                    "another one."
+                )
+
+    def _refuse_without_space(self, model: Any, missing: Sequence[int]) -> None:
+        tokens = sum(len(row.response) for index in missing for row in self._of(index))
+        parameter = next(model.parameters())
+        size = self.spec.bytes_per_token(model.config.hidden_size, parameter.element_size())
+        existing = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+        if tokens * size > free:
+            raise UserError(
+                f"the teacher cache of {tokens:,} tokens needs {tokens * size / 1e9:.1f} GB "
+                f"({size} bytes a token), and {existing} has {free / 1e9:.1f} GB free: make space, "
+                "lower warmup.top_k, or set warmup.teacher_outputs=live."
+            )
+
+
+def _outputs(
+    model: Any, spec: CacheSpec, rows: Sequence[TokenRow], max_batch_tokens: int
+) -> Tensors:
+    """A shard's tensors, from the teacher."""
+    layout, device = bound_layout(model), next(model.parameters()).device
+    tokens = [row.tokens for row in rows]
+    parts = []
+    for indices in micro_batches(tokens, max_batch_tokens, layout):
+        batch = collate([tokens[i] for i in indices], layout).to(device)
+        with torch.no_grad():
+            parts.append(spec.pack(model(group_batch=batch, head=spec.head)))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _plan(rows: Sequence[TokenRow], shard_tokens: int) -> list[tuple[int, int]]:
+    """The rows [start, end) of each shard."""
+    bounds, tokens = [0], 0
+    for index, row in enumerate(rows):
+        if tokens and tokens + len(row.response) > shard_tokens:
+            bounds.append(index)
+            tokens = 0
+        tokens += len(row.response)
+    return list(zip(bounds, [*bounds[1:], len(rows)], strict=True))
+
+
+def _offsets(
+    rows: Sequence[TokenRow], shards: Sequence[tuple[int, int]]
+) -> dict[int, tuple[int, int]]:
+    """Where a row's tokens begin, by its index: shard and offset."""
+    where = {}
+    for shard, (start, end) in enumerate(shards):
+        offset = 0
+        for row in rows[start:end]:
+            where[row.index] = (shard, offset)
+            offset += len(row.response)
+    return where
+
+
+def _digest(rows: Sequence[TokenRow]) -> str:
+    """SHA-256 of the rows' token ids, in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([list(row.tokens.prompt), list(row.response)]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,193 @@
+"""Where a student's targets come from: a teacher that runs along, or what it left on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from rankdistill.forward import GroupBatch, LMHead, bind
+from rankdistill.forward.head import only_linear
+from rankdistill.models import identity, load_model, locate
+from rankdistill.models.layers import decoder_layers
+from rankdistill.warmup.head import Target, TeacherRows, hidden_rows
+from rankdistill.warmup.options import TokenRow
+from rankdistill.warmup.support import SupportRows
+from rankdistill.warmup.teacher_cache import CacheSpec, TeacherCache
+
+POLL_SECONDS = 2.0
+
+
+class Divergence(NamedTuple):
+    """Which divergence, at which temperature."""
+
+    name: str
+    """A key of `DIVERGENCES`."""
+    temperature: float
+
+
+class Teacher(Protocol):
+    """What gives the target of a batch."""
+
+    def to(self, device: torch.device) -> Teacher:
+        """Its tensors on `device`."""
+        ...
+
+    def target(self, batch: GroupBatch, rows: Sequence[TokenRow]) -> Target:
+        """The teacher's side of the response tokens of `rows`, which `batch` holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class TeacherModel:
+    """A teacher that is still to be loaded, and how it runs."""
+
+    path: str
+    """What `load_model` takes."""
+    precision: str = "float32"
+    attn_implementation: str = "sdpa"
+    trust_remote_code: bool = False
+    layout: str = "shared"
+
+    def load(self) -> Any:
+        """The teacher on the CPU, frozen and bound."""
+        return bind(self._model(), self.layout)
+
+    def output_layer(self) -> Any:
+        """The teacher without its decoder layers: enough to make logits of hidden states."""
+        model = self._model()
+        del decoder_layers(model)[:]
+        return model
+
+    def cache(
+        self,
+        folder: Path,
+        rows: Sequence[TokenRow],
+        tokenizer: PreTrainedTokenizerBase,
+        student: str,
+        kind: str,
+        k: int,
+        temperatures: Sequence[float],
+    ) -> TeacherCache:
+        """The cache of this teacher's outputs in `folder`, filled or not.
+
+        Args:
+            folder: Of the cache.
+            rows: The responses.
+            tokenizer: Of teacher and student.
+            student: The student's model; ids beyond its embedding table are not stored.
+            kind: `top_k` or `hidden`.
+            k: Tokens to store of each distribution, `top_k` only.
+            temperatures: Those to store the mass of the rest at, `top_k` only.
+
+        Raises:
+            UserError: `k` is larger than the vocabulary; the folder holds another cache.
+        """
+        of_teacher = {**identity(self.path), "precision": self.precision, "layout": self.layout}
+        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+        spec = CacheSpec(kind, of_teacher, hashlib.sha256(vocabulary.encode()).hexdigest())
+        if kind == "top_k":
+            shared = min(table_size(path, self.trust_remote_code) for path in (self.path, student))
+            chosen = tuple(sorted(set(temperatures)))
+            spec = replace(spec, vocabulary=shared, k=k, temperatures=chosen)
+        return TeacherCache(folder, spec, rows)
+
+    def _model(self) -> Any:
+        model = load_model(
+            self.path,
+            precision=self.precision,
+            attn_implementation=self.attn_implementation,
+            trust_remote_code=self.trust_remote_code,
+        )
+        return model.eval().requires_grad_(False)
+
+
+def table_size(path: str, trust_remote_code: bool = False) -> int:
+    """Rows of a model's embedding table: its vocabulary, padding included."""
+    config = AutoConfig.from_pretrained(locate(path), trust_remote_code=trust_remote_code)
+    return config.get_text_config().vocab_size
+
+
+class LiveTeacher:
+    """A teacher that runs on every micro-batch, on the same tokens as the student.
+
+    Args:
+        model: Frozen and bound, see `TeacherModel.load`.
+        divergence: What the student is measured by.
+    """
+
+    def __init__(self, model: Any, divergence: Divergence) -> None:
+        self._model, self._divergence = model, divergence
+
+    def to(self, device: torch.device) -> LiveTeacher:
+        """The teacher on `device`."""
+        self._model.to(device)
+        return self
+
+    @torch.no_grad()
+    def target(self, batch: GroupBatch, rows: Sequence[TokenRow]) -> Target:
+        """The teacher's side of the response tokens of `rows`, which `batch` holds."""
+        hidden, lm_head = self._model(group_batch=batch, head=hidden_rows)
+        return TeacherRows(hidden, lm_head, *self._divergence)
+
+
+class CachedTeacher:
+    """A teacher whose outputs are read from a complete `TeacherCache`.
+
+    Args:
+        cache: Of the rows that are asked for.
+        divergence: What the student is measured by.
+        output_layer: See `TeacherModel.output_layer`; for a cache of hidden states.
+
+    Raises:
+        UserError: A cache of supports was not made for the temperature.
+    """
+
+    def __init__(
+        self, cache: TeacherCache, divergence: Divergence, output_layer: Any = None
+    ) -> None:
+        self._cache, self._divergence, self._model = cache, divergence, output_layer
+        self._device = torch.device("cpu")
+        if cache.spec.kind == "top_k":
+            self._column = cache.spec.column(divergence.temperature)
+        else:
+            self._lm_head = LMHead(output_layer, only_linear(output_layer))
+
+    def to(self, device: torch.device) -> CachedTeacher:
+        """What is read goes to `device`."""
+        self._device = device
+        if self._model is not None:
+            self._model.to(device)
+        return self
+
+    def target(self, batch: GroupBatch, rows: Sequence[TokenRow]) -> Target:
+        """The teacher's side of the response tokens of `rows`."""
+        tensors = self._cache.read(rows)
+        if self._cache.spec.kind == "hidden":
+            hidden = tensors["hidden"].to(self._device)
+            return TeacherRows(hidden, self._lm_head, *self._divergence)
+        stored = self._cache.spec.support(tensors)
+        ids, values, log_tail = (tensor.to(self._device) for tensor in stored)
+        tail, vocabulary = log_tail[:, self._column], self._cache.spec.vocabulary
+        return SupportRows(ids, values, tail, *self._divergence, vocabulary)
+
+
+def fill(cache: TeacherCache, teacher: TeacherModel, max_batch_tokens: int, process: int) -> None:
+    """Completes the cache in the first process; the others wait without a collective.
+
+    Raises:
+        UserError: There is no space for it.
+    """
+    if process > 0:
+        while cache.missing():
+            time.sleep(POLL_SECONDS)
+        return
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    cache.fill(lambda: teacher.load().to(device), max_batch_tokens)
