@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator, dispatch_model
+from accelerate.state import AcceleratorState
 from conftest import build_model
 from forward_oracle import (
     assert_same_gradients,
@@ -100,6 +102,37 @@ def test_binding_again_changes_the_layout_only() -> None:
 def test_the_signature_stays() -> None:
     plain, bound = build_model("llama"), bind(build_model("llama"))
     assert inspect.signature(plain.forward) == inspect.signature(bound.forward)
+
+
+def test_a_dispatched_model_keeps_its_hooks() -> None:
+    """As `device_map` makes it: accelerate has put a forward of its own into the model."""
+    plain = build_model("llama")
+    model = dispatch_model(build_model("llama"), {"": "cpu"}, force_hooks=True)
+    assert "forward" in vars(model)
+    bind(model)
+    assert inspect.signature(plain.forward) == inspect.signature(model.forward)
+    ids = torch.tensor([[4, 5, 6]])
+    assert torch.equal(plain(ids).logits, model(ids).logits)
+    batch = collate(ragged_groups())
+    expected = response_logps(bind(plain), batch).token_logps
+    assert torch.equal(response_logps(model, batch).token_logps, expected)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_accelerate_prepares_and_unwraps_a_bound_model(
+    keep: bool, request: pytest.FixtureRequest
+) -> None:
+    batch = collate(ragged_groups())
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
+    model = accelerator.prepare(bind(build_model("llama")))
+    half = response_logps(model, batch).token_logps
+    unwrapped = accelerator.unwrap_model(model, keep_fp32_wrapper=keep)
+    whole = response_logps(unwrapped, batch).token_logps
+    exact = response_logps(bind(build_model("llama")), batch).token_logps
+    assert half.dtype == torch.float32 and not torch.equal(half, exact)
+    torch.testing.assert_close(half, exact, rtol=0, atol=0.1)
+    assert torch.equal(whole, half if keep else exact)
 
 
 def test_modes_and_random_numbers_are_left_alone() -> None:
@@ -197,7 +230,7 @@ def test_an_unknown_architecture_is_tried(caplog: pytest.LogCaptureFixture) -> N
     assert "did not agree" in caplog.text
 
 
-def test_what_is_no_causal_language_model_is_refused() -> None:
+def test_mistakes_are_named() -> None:
     config = AutoConfig.for_model(
         "t5", vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2
     )
@@ -207,5 +240,7 @@ def test_what_is_no_causal_language_model_is_refused() -> None:
         bind(build_model("llama").model)
     with pytest.raises(UserError, match="did you mean 'padded'"):
         bind(build_model("llama"), "padding")
+    with pytest.raises(UserError, match="temperature 0 is not above 0"):
+        response_logps(bind(build_model("llama")), collate(ragged_groups()), temperature=0)
     with pytest.raises(UserError, match="LlamaForCausalLM is not bound"):
         response_logps(build_model("llama"), collate(ragged_groups()))

@@ -33,7 +33,7 @@ def hidden_states(model: Any, batch: GroupBatch, *, grouped: bool) -> Tensor:
         inputs["position_ids"] = batch.position_ids
         inputs["group_plan"] = batch.plan
     hidden = model.base_model(**inputs).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, batch.predictors)
+    return hidden.flatten(0, 1).index_select(0, batch.predictors.to(hidden.device))
 
 
 def follow_groups(model: Any) -> None:

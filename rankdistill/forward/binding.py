@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def bind(model: Model, layout: str = "shared") -> Model:
     known = _binding(inner)
     if known is None:
         known = _examine(inner, layout)
-        inner.forward = MethodType(_with_groups(type(inner).forward), inner)
+        inner.forward = MethodType(_with_groups(inner.forward), inner)
     inner._rankdistill = _Binding(
         layout if known.grouped else "padded", known.grouped, known.linear_head
     )
@@ -100,6 +101,7 @@ def response_logps(
     """
     bound_layout(model)
     token_logps = model(group_batch=batch, head=TokenLogps(temperature))
+    batch = batch.to(token_logps.device)  # a model spread over devices ends on another one
     return ResponseLogps(sum_by_candidate(token_logps, batch), token_logps, batch.lengths)
 
 
@@ -127,7 +129,11 @@ def _examine(model: Any, layout: str) -> _Binding:
 
 
 def _with_groups(original: Callable) -> Callable:
-    @functools.wraps(original)
+    """A function of the model, for `MethodType`, that adds groups to its `original` forward."""
+    # A method is unbound, so that a deep copy of the model calls the copy's. What is no method are
+    # accelerate's hooks, which hold the model themselves.
+    method = getattr(original, "__func__", None)
+
     def forward(
         self: Any,
         *args: Any,
@@ -136,9 +142,17 @@ def _with_groups(original: Callable) -> Callable:
         **kwargs: Any,
     ) -> Any:
         if group_batch is None:
-            return original(self, *args, **kwargs)
+            return method(self, *args, **kwargs) if method else original(*args, **kwargs)
         binding: _Binding = self._rankdistill
         hidden = hidden_states(self, group_batch, grouped=binding.grouped)
-        return (head or TokenLogps())(hidden, LMHead(self, binding.linear_head), group_batch)
+        lm_head = LMHead(self, binding.linear_head)
+        return (head or TokenLogps())(hidden, lm_head, group_batch.to(hidden.device))
 
+    functools.update_wrapper(forward, method or original)
+    del forward.__wrapped__  # accelerate takes off wrappers to the last when it unwraps a model
+    # generate() and the Trainer read from the signature what a model takes.
+    model = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    signature = inspect.signature(original)
+    parameters = [model, *signature.parameters.values()]
+    forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return forward

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from rankdistill.errors import UserError
 from rankdistill.forward.batch import GroupBatch
 
 
@@ -115,6 +116,12 @@ class TokenLogps:
     """Rows whose logits are computed at once."""
     logits_budget: int = 2**29
     """Bytes of logits that are kept for the backward pass; more are computed again there."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError(
+                f"The temperature {self.temperature} is not above 0; 1.0 changes nothing."
+            )
 
     def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Tensor:
         if not lm_head.linear:
