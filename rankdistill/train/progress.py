@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from rankdistill.console import Bar
+
+
+def show_progress(trainer: Trainer) -> None:
+    """Give a Trainer that was made with `disable_tqdm=True` the bar instead of printed logs."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(ProgressBar())
 
 
 class ProgressBar(TrainerCallback):

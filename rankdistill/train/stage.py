@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PrinterCallback
 
 from rankdistill.models import load_model, load_tokenizer, save_model
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
-from rankdistill.train.progress import ProgressBar
+from rankdistill.train.progress import show_progress
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
 from rankdistill.train.reference import ReferenceConfig, add_reference_logps
 
@@ -84,9 +83,8 @@ def _train(
         run.settings.objective,
         processing_class=tokenizer,
         eval_dataset=[_with_reference(row, reference) for row in validation] or None,
-        callbacks=[ProgressBar()],
     )
-    trainer.remove_callback(PrinterCallback)
+    show_progress(trainer)
     trainer.train(resume_from_checkpoint=True)
     if trainer.is_world_process_zero():
         save_model(

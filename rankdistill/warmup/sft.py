@@ -15,7 +15,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import load_model, load_tokenizer, save_model
 from rankdistill.records import Group
 from rankdistill.train.checkpoints import last_checkpoint
-from rankdistill.train.progress import ProgressBar
+from rankdistill.train.progress import show_progress
 from rankdistill.warmup.options import (
     Optimisation,
     TokenRow,
@@ -84,8 +84,8 @@ class SFTWarmup(Optimisation):
             args=arguments,
             train_dataset=_labelled(rows),
             processing_class=tokenizer,
-            callbacks=[ProgressBar()],
         )
+        show_progress(trainer)
         result = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         if trainer.is_world_process_zero():
             save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out)

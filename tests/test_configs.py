@@ -1,0 +1,88 @@
+"""Every shipped YAML is composed, every plug-in is built, every key has a comment above it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from rankdistill import catalogue, settings
+from rankdistill.cli import register
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = [
+    (group, name)
+    for group, names in catalogue.groups().items()
+    if group not in ("recipe", "eval")
+    for name in names
+]
+
+
+def composed(*overrides: str):
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_module("rankdistill.conf", version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+@pytest.mark.parametrize("recipe", list(catalogue.recipe_files()))
+@pytest.mark.parametrize("suite", list(catalogue.suite_files()))
+def test_every_recipe_with_every_suite(recipe, suite):
+    built = settings.build(composed(f"recipe={recipe}", f"eval=[{suite}]"))
+    assert built.quick.version >= 1
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_every_option_of_every_group(group, name):
+    config = composed(f"{group}={name}")
+    if "_target_" in config[group]:
+        instantiate(OmegaConf.to_container(config[group], enum_to_str=True))
+
+
+def test_a_recipe_wins_over_the_defaults_and_the_command_line_over_both():
+    assert composed("recipe=dpo").objective._target_.endswith("DPO")
+    assert composed("recipe=dpo", "objective=ipo").objective._target_.endswith("IPO")
+    assert composed("recipe=rrhf").student.keep_layers == 20
+    assert composed("recipe=rrhf", "student.keep_layers=8").student.keep_layers == 8
+
+
+@pytest.mark.parametrize("recipe", list(catalogue.recipe_files()))
+def test_recipes_never_set_keys_inside_the_objective(recipe):
+    node = OmegaConf.create(catalogue.recipe_files()[recipe].read_text())
+    assert "objective" not in node
+    comments = catalogue.recipe_files()[recipe].read_text()
+    for part in ("Needs:", "Source:", "Command:"):
+        assert part in comments
+
+
+def uncommented(path: Path) -> list[str]:
+    """Keys of a YAML file without a comment line above them; the defaults list has its own head."""
+    lines = path.read_text().splitlines()
+    found, inside_defaults = [], False
+    for i, line in enumerate(lines):
+        if re.match(r"defaults:", line):
+            inside_defaults = True
+            continue
+        if inside_defaults and (line.startswith(" ") or not line.strip()):
+            continue
+        inside_defaults = False
+        key = re.match(r"\s*([\w]+):", line)
+        if key and key[1] != "_target_" and not lines[i - 1].strip().startswith("#"):
+            found.append(key[1])
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*(ROOT / "conf").glob("*/*.yaml"), *(ROOT / "eval").glob("*.yaml")]), ids=str
+)
+def test_a_comment_above_every_key(path):
+    assert uncommented(path) == []
+
+
+def test_suites_keep_their_own_place():
+    assert composed("eval=[quick]").eval.quick.responses_per_prompt == 2
