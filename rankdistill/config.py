@@ -101,6 +101,19 @@ class LogitsWarmupConfig(OptimiserConfig):
 
 
 @dataclass
+class HiddenWarmupConfig(OptimiserConfig):
+    temperature: float
+    divergence: str
+    alpha: float
+    beta: float
+    gamma: float
+    layers: str
+    attention: bool
+    relational: float
+    teacher_outputs: str
+
+
+@dataclass
 class VLLMConfig:
     dtype: str
     gpu_memory_utilization: float
@@ -190,6 +203,7 @@ SCHEMAS: dict[str, type] = {
     "warmup/none": NoWarmupConfig,
     "warmup/logits": LogitsWarmupConfig,
     "warmup/sft": SFTWarmupConfig,
+    "warmup/hidden": HiddenWarmupConfig,
     "sample": SampleConfig,
     "score/likelihood": LikelihoodConfig,
     "rank": RankConfig,

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from rankdistill.forward import LMHead, TokenGroup, bind, collate
 from rankdistill.warmup import head as head_module
 from rankdistill.warmup.divergences import DIVERGENCES
-from rankdistill.warmup.head import DistillationHead, TeacherRows, hidden_rows
+from rankdistill.warmup.head import DistillationHead, HiddenRows, TeacherRows
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +54,11 @@ def whole(student, teacher, groups, name, temperature, alpha):
 def chunked(student, teacher, groups, name="forward_kl", temperature=1.0, alpha=1.0, chunk_rows=3):
     batch = collate(groups, "shared")
     with torch.no_grad():
-        hidden, lm_head = teacher(group_batch=batch, head=hidden_rows)
+        hidden, lm_head, _ = teacher(group_batch=batch, head=HiddenRows())
     target = TeacherRows(hidden, lm_head, name, temperature)
-    return student(group_batch=batch, head=DistillationHead(target, alpha, chunk_rows))
+    return student(
+        group_batch=batch, head=DistillationHead(target, alpha, 1 - alpha, chunk_rows=chunk_rows)
+    )
 
 
 def gradients(model, loss):
@@ -120,7 +122,9 @@ def test_exact_from_the_hidden_states_on(kind, alpha):
     inputs = [hidden, *(p for p in layer.parameters() if p.requires_grad)]
     expected_gradients = torch.autograd.grad(expected * 3, inputs)
     for chunk_rows in (1, 4, 256):
-        sums = DistillationHead(target, alpha, chunk_rows)(hidden, lm_head, batch)
+        sums = DistillationHead(target, alpha, 1 - alpha, chunk_rows=chunk_rows)(
+            hidden, lm_head, batch
+        )
         torch.testing.assert_close(sums.loss, expected, rtol=1e-12, atol=0)
         found = torch.autograd.grad(sums.loss * 3, inputs)
         torch.testing.assert_close(found, expected_gradients, rtol=0, atol=1e-10)

@@ -17,6 +17,7 @@ from rankdistill.errors import UserError
 from rankdistill.forward import bind
 from rankdistill.models import encode_prompt, encode_response, load_model, load_tokenizer
 from rankdistill.warmup.divergences import DIVERGENCES
+from rankdistill.warmup.hidden import HiddenWarmup
 from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.none import NoWarmup
 from rankdistill.warmup.options import token_rows
@@ -311,7 +312,9 @@ def test_none_is_the_student_itself(folders, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("name, kind", [("logits", LogitsWarmup), ("sft", SFTWarmup)])
+@pytest.mark.parametrize(
+    "name, kind", [("logits", LogitsWarmup), ("sft", SFTWarmup), ("hidden", HiddenWarmup)]
+)
 def test_the_yaml_has_every_option_with_a_comment_and_the_class_its_defaults(name, kind):
     path = Path(__file__).parent.parent / "conf" / "warmup" / f"{name}.yaml"
     lines = path.read_text().splitlines()

@@ -70,8 +70,8 @@ def test_hidden_is_the_live_teacher_at_any_divergence_and_temperature(
     live = LiveTeacher(source.load(), divergence)
     picked = [rows[i] for i in (7, 2, 11)]
     for sums in zip(
-        distil(bound_student(folders), stored, picked, 0.5),
-        distil(bound_student(folders), live, picked, 0.5),
+        distil(bound_student(folders), stored, picked, (0.5, 0.5)),
+        distil(bound_student(folders), live, picked, (0.5, 0.5)),
         strict=True,
     ):
         torch.testing.assert_close(*sums, rtol=1e-5, atol=1e-5)

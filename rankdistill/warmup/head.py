@@ -5,8 +5,8 @@ Axes: **N** response tokens of a micro-batch, **D** hidden size, **V** vocabular
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from rankdistill.forward import GroupBatch, LMHead
 from rankdistill.warmup.divergences import DIVERGENCES, shared_vocabulary
+from rankdistill.warmup.recorder import Recorder
 
 BLOCK_VALUES = 2**21
 """Logits that the loss is worked out for at once: its temporaries are a few times their size."""
@@ -36,19 +37,26 @@ class Target(Protocol):
         ...
 
 
+States = Mapping[str, Tensor]
+"""What modules of a model returned, at the N response tokens: name -> [N, size]."""
+
+
 @dataclass(frozen=True)
 class TeacherRows:
     """A teacher whose logits are made of its hidden states, a chunk at a time."""
 
     hidden: Tensor
-    """[N, D of the teacher]"""
+    """[N, D of the teacher] the last hidden states."""
     lm_head: Callable[[Tensor], Tensor]
     """[n, D] -> [n, V of the teacher], at least float32."""
     divergence: str
     temperature: float
+    states: States = field(default_factory=dict)
+    """Of layers inside the teacher, where they were recorded."""
 
     def open(self, rows: slice) -> BlockDivergence:
-        with torch.no_grad():
+        device = self.hidden.device.type
+        with torch.no_grad(), torch.autocast(device, enabled=False):  # in the teacher's precision
             teacher_logits = self.lm_head(self.hidden[rows])
 
         def divergence(student_logits: Tensor, block: slice) -> Tensor:
@@ -58,28 +66,42 @@ class TeacherRows:
         return divergence
 
 
-def hidden_rows(
-    hidden: Tensor, lm_head: LMHead, batch: GroupBatch
-) -> tuple[Tensor, LMHead]:  # a Head
-    """The head by which a teacher's forward returns its hidden rows [N, D] and its output layer."""
-    return hidden, lm_head
+@dataclass(frozen=True)
+class HiddenRows:
+    """A head that returns a teacher's last hidden states [N, D], output layer and inner states."""
+
+    recorder: Recorder | None = None
+
+    def __call__(
+        self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch
+    ) -> tuple[Tensor, LMHead, States]:
+        return hidden, lm_head, self.recorder.take(batch) if self.recorder else {}
+
+
+class Matching(Protocol):
+    """A further loss, between what goes on inside the two models."""
+
+    def __call__(self, hidden: Tensor, batch: GroupBatch, target: Any) -> Tensor:
+        """[] summed over the N tokens, weighted; `hidden` [N, D] is the student's last."""
+        ...
 
 
 class DistillationSums(NamedTuple):
     """Sums over the N response tokens of a micro-batch."""
 
     loss: Tensor
-    """[] ``alpha * divergence + (1 - alpha) * cross_entropy``, nats; has the gradient."""
+    """[] ``alpha divergence + beta cross_entropy + matching``; has the gradient."""
     divergence: Tensor
     """[] times T^2, nats."""
     cross_entropy: Tensor
     """[] -log q(response token) at temperature 1, over the student's whole vocabulary, nats."""
+    matching: Tensor
+    """[] the further loss; 0 without one."""
 
 
 @dataclass(frozen=True)
 class DistillationHead:
-    """``alpha * T^2 D(teacher, student) + (1 - alpha) * CE(response)``, summed over response
-    tokens.
+    """``alpha T^2 D(teacher, student) + beta CE(response)``, summed over response tokens.
 
     A `Head` of the grouped forward: it runs inside the student's own forward. Gradients are worked
     out in the forward pass, chunk by chunk, in the place of the student's logits; the backward pass
@@ -87,28 +109,36 @@ class DistillationHead:
 
     Args:
         target: The teacher's side of the same rows.
-        alpha: Weight of the divergence, in [0, 1].
+        alpha: Weight of the divergence.
+        beta: Weight of the cross-entropy.
+        matching: A further loss.
         chunk_rows: Rows whose logits are computed at once.
     """
 
     target: Target
     alpha: float
+    beta: float = 0.0
+    matching: Matching | None = None
     chunk_rows: int = 256
 
     def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> DistillationSums:
         parameters = [p for p in lm_head.layer.parameters() if p.requires_grad]
         wanted = torch.is_grad_enabled()
-        return DistillationSums(
-            *_Chunked.apply(self, lm_head, wanted, batch.targets, hidden, *parameters)
+        loss, divergence, entropy = _Chunked.apply(
+            self, lm_head, wanted, batch.targets, hidden, *parameters
         )
+        if self.matching is None:
+            return DistillationSums(loss, divergence, entropy, torch.zeros_like(loss))
+        matching = self.matching(hidden, batch, self.target)
+        return DistillationSums(loss + matching, divergence, entropy, matching.detach())
 
     def losses(self, student_logits: Tensor, targets: Tensor, divergence: Tensor) -> Tensor:
         """[3, n] loss, divergence and cross-entropy of student logits [n, V]."""
         entropy = cross_entropy(student_logits, targets, reduction="none")
-        if self.alpha == 1.0:  # an infinite cross-entropy must not become 0 * inf
-            return torch.stack([divergence, divergence, entropy])
-        mix = self.alpha * divergence + (1 - self.alpha) * entropy
-        return torch.stack([mix, divergence, entropy])
+        loss = self.alpha * divergence
+        if self.beta:  # an infinite cross-entropy must not become 0 * inf
+            loss = loss + self.beta * entropy
+        return torch.stack([loss, divergence, entropy])
 
 
 class _Chunked(torch.autograd.Function):

@@ -35,7 +35,7 @@ from rankdistill.errors import UserError
 from rankdistill.forward import bound_layout, collate, micro_batches
 from rankdistill.store.files import sha256_of, write_atomically
 from rankdistill.warmup.bits import bits_for, pack, packed_size, unpack
-from rankdistill.warmup.head import hidden_rows
+from rankdistill.warmup.head import HiddenRows
 from rankdistill.warmup.options import TokenRow
 from rankdistill.warmup.support import Support, SupportHead
 
@@ -102,7 +102,7 @@ class CacheSpec:
     def head(self) -> Any:
         """The head of the grouped forward whose result is packed."""
         if self.kind == "hidden":
-            return hidden_rows
+            return HiddenRows()
         return SupportHead(self.k, self.temperatures, self.vocabulary)
 
 

@@ -17,8 +17,9 @@ from rankdistill.forward import GroupBatch, LMHead, bind
 from rankdistill.forward.head import only_linear
 from rankdistill.models import identity, load_model, locate
 from rankdistill.models.layers import decoder_layers
-from rankdistill.warmup.head import Target, TeacherRows, hidden_rows
+from rankdistill.warmup.head import HiddenRows, Target, TeacherRows
 from rankdistill.warmup.options import TokenRow
+from rankdistill.warmup.recorder import Recorder
 from rankdistill.warmup.support import SupportRows
 from rankdistill.warmup.teacher_cache import CacheSpec, TeacherCache
 
@@ -73,8 +74,8 @@ class TeacherModel:
         tokenizer: PreTrainedTokenizerBase,
         student: str,
         kind: str,
-        k: int,
-        temperatures: Sequence[float],
+        k: int = 0,
+        temperatures: Sequence[float] = (),
     ) -> TeacherCache:
         """The cache of this teacher's outputs in `folder`, filled or not.
 
@@ -121,10 +122,13 @@ class LiveTeacher:
     Args:
         model: Frozen and bound, see `TeacherModel.load`.
         divergence: What the student is measured by.
+        recorder: Of states inside the model that are matched.
     """
 
-    def __init__(self, model: Any, divergence: Divergence) -> None:
-        self._model, self._divergence = model, divergence
+    def __init__(
+        self, model: Any, divergence: Divergence, recorder: Recorder | None = None
+    ) -> None:
+        self._model, self._divergence, self._recorder = model, divergence, recorder
 
     def to(self, device: torch.device) -> LiveTeacher:
         """The teacher on `device`."""
@@ -134,8 +138,11 @@ class LiveTeacher:
     @torch.no_grad()
     def target(self, batch: GroupBatch, rows: Sequence[TokenRow]) -> Target:
         """The teacher's side of the response tokens of `rows`, which `batch` holds."""
-        hidden, lm_head = self._model(group_batch=batch, head=hidden_rows)
-        return TeacherRows(hidden, lm_head, *self._divergence)
+        if self._recorder is not None:
+            self._recorder.arm()
+        head = HiddenRows(self._recorder)
+        hidden, lm_head, states = self._model(group_batch=batch, head=head)
+        return TeacherRows(hidden, lm_head, *self._divergence, states)
 
 
 class CachedTeacher:

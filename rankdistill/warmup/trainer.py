@@ -9,35 +9,30 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from rankdistill.forward import (
-    TokenGroup,
-    bind,
-    bound_layout,
-    collate,
-    micro_batches,
-    response_logps,
-)
+from rankdistill.forward import bind, bound_layout, collate, micro_batches
 from rankdistill.train.batches import RankedBatch
 from rankdistill.train.config import RankingConfig
 from rankdistill.train.dropout import disable_dropout
 from rankdistill.train.steps import StepTrainer
 from rankdistill.warmup.head import DistillationHead, DistillationSums
+from rankdistill.warmup.matching import MODULE, StateMatching
 from rankdistill.warmup.options import TokenRow
 from rankdistill.warmup.teachers import Teacher
 
 
 class DistillationTrainer(StepTrainer):
-    """The loss of a step is the mean of ``alpha T^2 D + (1 - alpha) CE`` over its response tokens.
+    """The loss of a step is the mean of ``alpha T^2 D + beta CE`` over its response tokens.
 
-    The mean runs over the tokens of all micro-batches, accumulation steps and processes together.
-    `divergence` and `cross_entropy` are logged beside the loss, in nats a token.
+    A student with a `StateMatching` (see `matching.attach`) adds that to the loss. The mean runs
+    over the tokens of all micro-batches, accumulation steps and processes together. The parts of
+    the loss are logged beside it, a token.
 
     Args:
         model: The student; bound and freed of dropout, in place.
         args: As of a `RankingTrainer`; `prompts_per_step` counts responses.
         rows: Responses with their prompts.
         teacher: What gives the target of a batch.
-        alpha: Weight of the divergence, in [0, 1].
+        weights: Of the divergence and of the cross-entropy.
         processing_class: The student's tokenizer; saved with the checkpoints.
     """
 
@@ -47,7 +42,7 @@ class DistillationTrainer(StepTrainer):
         args: RankingConfig,
         rows: Sequence[TokenRow],
         teacher: Teacher,
-        alpha: float,
+        weights: tuple[float, float],
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
@@ -61,15 +56,17 @@ class DistillationTrainer(StepTrainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
-        self._teacher, self._alpha = teacher.to(args.device), alpha
-        self._sums = torch.zeros(3, device=args.device)
+        self._teacher, self._weights = teacher.to(args.device), weights
+        self._matching = getattr(model, MODULE, None)
+        self._sums = torch.zeros(4, device=args.device)
 
     def losses(self, model: nn.Module, rows: Sequence[TokenRow]) -> Tensor:
         """[1] the sum of the loss over the rows' response tokens."""
-        if not rows:
-            nothing = collate([TokenGroup([0], [[0]])], self.layout).to(self.args.device)
-            return response_logps(model, nothing).logps[0] * 0.0
-        sums = distil(model, self._teacher, rows, self._alpha)
+        if not rows:  # any row takes part in the collectives
+            first: Any = self.train_dataset
+            sums = distil(model, self._teacher, [first[0]], self._weights, self._matching)
+            return sums.loss[None] * 0.0
+        sums = distil(model, self._teacher, rows, self._weights, self._matching)
         count = torch.tensor(float(self.weight(rows)), device=self.args.device)
         self._sums += torch.stack([*sums[1:], count]).detach().to(self._sums)
         return sums.loss[None]
@@ -82,19 +79,29 @@ class DistillationTrainer(StepTrainer):
         """Trainer's, with the two parts of the loss beside it."""
         if "loss" in logs:
             sums: Any = self.accelerator.reduce(self._sums, reduction="sum")
-            divergence, entropy, count = sums.tolist()
-            logs.update(divergence=divergence / count, cross_entropy=entropy / count)
+            *parts, count = sums.tolist()
+            names = ("divergence", "cross_entropy", "matching")
+            logs.update({name: part / count for name, part in zip(names, parts, strict=True)})
+            if self._matching is None:
+                del logs["matching"]
             self._sums = torch.zeros_like(self._sums)
         super().log(logs, start_time)
 
 
 def distil(
-    model: nn.Module, teacher: Teacher, rows: Sequence[TokenRow], alpha: float
+    model: nn.Module,
+    teacher: Teacher,
+    rows: Sequence[TokenRow],
+    weights: tuple[float, float] = (1.0, 0.0),
+    matching: StateMatching | None = None,
 ) -> DistillationSums:
     """The loss of a bound (and perhaps wrapped) student on a batch, summed over response tokens."""
     device = next(model.parameters()).device
     batch = collate([row.tokens for row in rows], bound_layout(model)).to(device)
-    return model(group_batch=batch, head=DistillationHead(teacher.target(batch, rows), alpha))
+    if matching is not None:
+        matching.recorder.arm()
+    head = DistillationHead(teacher.target(batch, rows), *weights, matching)
+    return model(group_batch=batch, head=head)
 
 
 @torch.no_grad()
@@ -104,7 +111,7 @@ def mean_divergence(
     """Nats a response token, times T^2: how far a bound student is from the teacher on rows."""
     tokens = [row.tokens for row in rows]
     total = sum(
-        distil(model, teacher, [rows[i] for i in indices], 1.0).divergence.item()
+        distil(model, teacher, [rows[i] for i in indices]).divergence.item()
         for indices in micro_batches(tokens, max_batch_tokens, bound_layout(model))
     )
     return total / sum(len(row.response) for row in rows)
