@@ -1,4 +1,4 @@
-"""rankdistill: a student writes several responses, a teacher ranks them, the student learns the ranking."""
+"""rankdistill: a student writes, a teacher ranks, the student learns the ranking."""
 
 from __future__ import annotations
 

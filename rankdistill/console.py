@@ -67,13 +67,18 @@ def result(what: str) -> None:
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} {task.fields['unit']}/s", style="dim")
+        return Text(_pace(speed, task.fields["unit"]) if speed else "", style="dim")
+
+
+def _pace(rate: float, unit: str) -> str:
+    """`3.2 prompts/s`, or `8.1 s a step`."""
+    return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s a {unit.removesuffix('s')}"
 
 
 class Bar:
     """A progress bar on a terminal; elsewhere a line now and then."""
 
-    def __init__(self, total: float, unit: str, done: float = 0) -> None:
+    def __init__(self, total: int, unit: str, done: int = 0) -> None:
         self.total, self.unit, self.done = total, unit, done
         self._from, self._started, self._printed = done, time.monotonic(), time.monotonic()
         self._live: Progress | None = None
@@ -86,7 +91,7 @@ class Bar:
             self._task = self._live.add_task("", total=total, completed=done, unit=unit, note="")
             self._live.start()
 
-    def advance(self, amount: float = 1, note: str = "") -> None:
+    def advance(self, amount: int = 1, note: str = "") -> None:
         """`amount` more units are done; `note` is shown beside the bar."""
         self.done += amount
         if self._live is not None:
@@ -94,10 +99,9 @@ class Bar:
         elif time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
             rate = (self.done - self._from) / (self._printed - self._started)
-            left = (self.total - self.done) / rate if rate else 0.0
+            pace, left = _pace(rate, self.unit), (self.total - self.done) / rate
             result(
-                f"{self.done:.0f}/{self.total:.0f} {self.unit}, {rate:.1f}/s, "
-                f"{left:.0f} s left {note}".rstrip()
+                f"{self.done}/{self.total} {self.unit}, {pace}, {left:.0f} s left {note}".rstrip()
             )
 
     def close(self) -> None:
@@ -107,7 +111,7 @@ class Bar:
 
 
 @contextmanager
-def progress(total: float, unit: str, done: float = 0) -> Iterator[Bar]:
+def progress(total: int, unit: str, done: int = 0) -> Iterator[Bar]:
     """A bar for the time of a `with` block."""
     bar = Bar(total, unit, done)
     try:

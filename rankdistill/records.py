@@ -34,7 +34,7 @@ class Response(TypedDict):
 
     text: str
     token_ids: list[int]
-    """As sampled, EOS included when the model wrote it; never re-tokenised by the same tokenizer."""
+    """As sampled, EOS included when the model wrote it; not re-tokenised by the same tokenizer."""
     finish_reason: FinishReason
     """`stop`: ended by EOS; `length`: cut by `sample.max_response_tokens`."""
     source: str

@@ -62,6 +62,8 @@ EXTRA = {
     "cohere": {"logit_scale": 0.25},
     "gpt_neox": {},
     "olmo2": {},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "phimoe": {"num_local_experts": 2, "sliding_window": 8},
     "mamba": {"state_size": 4},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "gpt_oss": {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1},
@@ -86,7 +88,7 @@ def build_model(architecture: str = "llama", *, layers: int = 3, seed: int = 0, 
         eos_token_id=2,
         pad_token_id=0,
         max_position_embeddings=512,
-        **({} if architecture in ("gpt2", "bloom", "mamba") else LLAMA_LIKE),
+        **({} if architecture in ("gpt2", "opt", "bloom", "mamba") else LLAMA_LIKE),
         **extra,
     )
     torch.manual_seed(seed)
@@ -101,7 +103,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved tiny Llama of 3 layers with its tokenizer: works wherever a model path is asked for."""
+    """A saved tiny Llama of 3 layers with its tokenizer, for wherever a model path is asked for."""
     folder = tmp_path_factory.mktemp("tiny-llama")
     build_model("llama").save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)

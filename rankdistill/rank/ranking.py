@@ -66,4 +66,4 @@ def rank_group(group: Group, tie_margin: float, counts: Counter[str]) -> Group |
     with_rank: list[Response] = [
         {**response, "rank": rank} for response, rank in zip(responses, ranked, strict=True)
     ]
-    return {**group, "responses": sorted(with_rank, key=lambda response: response["rank"])}
+    return {**group, "responses": sorted(with_rank, key=lambda response: response.get("rank", 0))}

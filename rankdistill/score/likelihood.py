@@ -49,7 +49,7 @@ class Likelihood:
             )
             for group in recoded(groups, judge.writer, judge.path)
         ]
-        model = load_model(
+        model: Any = load_model(
             judge.path,
             precision=judge.precision,
             attn_implementation=judge.attn_implementation,
