@@ -40,6 +40,7 @@ ARCHITECTURES = (
     "granite",
     "gpt_neox",
     "olmo2",
+    "opt",
 )
 
 

@@ -198,6 +198,7 @@ def test_adapters_before_and_after(order: str, targets: list[str]) -> None:
         ("lfm2", r"layers other than attention .* \(conv\)"),
         ("gpt_oss", "attention sinks"),
         ("bloom", "does not go through"),
+        ("phimoe", "not told of the sliding window"),
     ],
 )
 def test_an_architecture_that_cannot_is_padded_and_says_so(

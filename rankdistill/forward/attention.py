@@ -102,6 +102,7 @@ def grouped_attention(
         plan: The segments that make up the sequence.
         options: What the layer asks for.
     """
+    plan.windows.add(options.window)
     parts: list[Tensor] = []
     queries, keys, values = (x.split(plan.sizes, dim=2) for x in (query, key, value))
     pieces = list(zip(queries, keys, values, strict=True))

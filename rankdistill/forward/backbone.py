@@ -32,8 +32,14 @@ def hidden_states(model: Any, batch: GroupBatch, *, grouped: bool) -> Tensor:
         inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
         inputs["position_ids"] = batch.position_ids
         inputs["group_plan"] = batch.plan
-    hidden = model.base_model(**inputs).last_hidden_state
+    hidden = getattr(model, backbone_name(model))(**inputs).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, batch.predictors.to(hidden.device))
+
+
+def backbone_name(model: Any) -> str:
+    """The attribute that holds the backbone: what the architecture says, or the usual names."""
+    names = (model.base_model_prefix, "model", "transformer")
+    return next(name for name in names if hasattr(model, name))
 
 
 def follow_groups(model: Any) -> None:

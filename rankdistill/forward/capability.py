@@ -40,32 +40,40 @@ def why_only_padded(model: Any) -> str | None:
         return "its attention is not causal"
     if not getattr(model, "_supports_attention_backend", False):
         return "its attention does not go through transformers' AttentionInterface"
-    if not _layouts_agree(model):
-        return "tried on two tiny groups, its layouts did not agree"
-    return None
+    return _what_a_trial_shows(model)
 
 
-@torch.no_grad()
-def _layouts_agree(model: Any) -> bool:
-    """Whether the shared and the padded layout give the same hidden states, to rounding."""
+def _what_a_trial_shows(model: Any) -> str | None:
+    """As `why_only_padded`, from running two tiny groups through the backbone."""
     weight = model.get_input_embeddings().weight
     if weight.is_meta or weight.numel() == 0:  # nothing to try it on: weights come later
-        return True
+        return None
+    batch = collate(PROBE, "shared").to(weight.device)
     name = model.config._attn_implementation
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        padded, shared = (
-            hidden_states(model, collate(PROBE, layout).to(weight.device), grouped=True)
-            for layout in ("padded", "shared")
-        )
+        with torch.no_grad():
+            padded = hidden_states(model, batch.in_layout("padded"), grouped=True)
+            shared = hidden_states(model, batch, grouped=True)
     finally:
         model.config._attn_implementation = name
         for module, training in modes:
             module.training = training
+    if _has_window(model.config) and batch.plan is not None and batch.plan.windows == {None}:
+        return "its attention is not told of the sliding window"
     # Parts of a float64 model compute in float32 all the same: eager softmax, some rotations.
     tolerance = max(torch.finfo(t).eps for t in (padded.dtype, torch.float32)) ** 0.5
     # Not finite: these are no weights yet (another process holds them), so nothing is shown.
-    return bool((padded - shared).norm() <= tolerance * padded.norm()) or not bool(
-        padded.isfinite().all()
+    if padded.isfinite().all() and not (padded - shared).norm() <= tolerance * padded.norm():
+        return "tried on two tiny groups, its layouts did not agree"
+    return None
+
+
+def _has_window(config: Any) -> bool:
+    layer_types = getattr(config, "layer_types", None)
+    return (
+        getattr(config, "sliding_window", None) is not None
+        and getattr(config, "use_sliding_window", True)
+        and (layer_types is None or "sliding_attention" in layer_types)
     )

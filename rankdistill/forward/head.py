@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from rankdistill.errors import UserError
+from rankdistill.forward.backbone import backbone_name
 from rankdistill.forward.batch import GroupBatch
 
 
@@ -45,9 +46,13 @@ class LMHead:
 
 
 class _Backbone:
-    """Hidden states that are there already, in the place of the backbone that computes them."""
+    """Hidden states that are there already, in the place of the backbone that computes them.
 
-    def __init__(self, hidden: Tensor) -> None:
+    It is the backbone, the part of it that is called (`model.decoder`), and its output.
+    """
+
+    def __init__(self, backbone: nn.Module, hidden: Tensor) -> None:
+        self._backbone = backbone
         self.last_hidden_state = hidden[None]
 
     def __call__(self, *args: Any, **kwargs: Any) -> _Backbone:
@@ -56,10 +61,10 @@ class _Backbone:
     def __getitem__(self, index: int | slice) -> Any:
         return (self.last_hidden_state,)[index]
 
-    def __getattr__(self, name: str) -> None:
+    def __getattr__(self, name: str) -> _Backbone | None:
         if name.startswith("__"):
             raise AttributeError(name)
-        return None
+        return self if isinstance(getattr(self._backbone, name, None), nn.Module) else None
 
 
 class _WithoutBackbone:
@@ -67,7 +72,8 @@ class _WithoutBackbone:
 
     def __init__(self, model: Any, hidden: Tensor) -> None:
         self._model = model
-        setattr(self, model.base_model_prefix, _Backbone(hidden))
+        name = backbone_name(model)
+        setattr(self, name, _Backbone(getattr(model, name), hidden))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -87,6 +93,8 @@ def only_linear(model: Any) -> bool:
     """Whether the model's forward does nothing after its linear output layer: tried on two rows."""
     layer = model.get_output_embeddings()
     if type(layer) is not nn.Linear or layer.weight.is_meta or layer.weight.numel() == 0:
+        return False
+    if layer.in_features != model.config.get_text_config().hidden_size:
         return False
     rows = torch.linspace(-3, 3, 2 * layer.in_features).view(2, -1).to(layer.weight)
     return torch.equal(own_logits(model, rows), layer(rows[None])[0])

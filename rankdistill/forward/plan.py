@@ -57,6 +57,8 @@ class AttentionPlan:
     """
 
     segments: tuple[Segment, ...]
+    windows: set[int | None] = field(default_factory=set)
+    """The sliding windows that layers have asked for so far."""
     _made: dict = field(default_factory=dict, repr=False)
 
     @property
