@@ -114,3 +114,12 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test has a store of its own."""
     monkeypatch.setenv("RANKDISTILL_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny Llama that a smaller student can be made from."""
+    folder = tmp_path_factory.mktemp("teacher")
+    build_model("llama", layers=3, seed=1).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder

@@ -13,40 +13,14 @@ from pathlib import Path
 import pytest
 from conftest import build_model, build_tokenizer
 from datasets import load_dataset
+from tiny_run import TINY as SHRUNK
+from tiny_run import run_here
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rankdistill.cli import main
 from rankdistill.store import Store
 
-TINY = [
-    "recipe=rrhf",
-    "sample=transformers",
-    "student.keep_layers=2",
-    "prompts.max_prompt_tokens=200",
-    "prompts.limit.train=6",
-    "prompts.limit.validation=3",
-    "prompts.limit.heldout=4",
-    "sample.max_response_tokens=6",
-    "warmup.epochs=1",
-    "train.epochs=1",
-    "train.prompts_per_step=3",
-]
-
-
-@pytest.fixture(scope="session")
-def teacher(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    build_model("llama", layers=3, seed=1).save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
-    return folder
-
-
-def run_here(monkeypatch, folder: Path, *arguments: str) -> Path:
-    """The command in this process; returns its run folder."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["rankdistill", *arguments, "hydra.run.dir=run"])
-    main()
-    return folder / "run"
+TINY = ["recipe=rrhf", *SHRUNK]
 
 
 def keys_by_stage(run_folder: Path) -> dict[str, list[tuple[str, bool]]]:

@@ -1,0 +1,29 @@
+"""Every recipe that runs on this machine is run: two training steps on a tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tiny_run import TINY, run_here
+
+from rankdistill import catalogue
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory):
+    """One store for all recipes: the stages before training are computed once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.mark.parametrize("recipe", list(catalogue.recipe_files()))
+def test_two_steps_of_every_recipe(recipe, monkeypatch, tmp_path, teacher, shared_home):
+    monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
+    folder = run_here(
+        monkeypatch, tmp_path, f"recipe={recipe}", *TINY, f"teacher.path={teacher}",
+        "eval.quick.sharpening_control=false",
+    )  # fmt: skip
+    metrics = json.loads((folder / "metrics.json").read_text())
+    losses = [row["loss"] for row in metrics["training_history"] if "loss" in row]
+    assert len(losses) == 2 and metrics["recipe"] == recipe
+    assert (folder / "model" / "model.safetensors").exists()
