@@ -48,7 +48,7 @@ def _run(job: Run, config: DictConfig) -> None:
     for prompt in prompts.rows():
         by_split[prompt["split"]].append(prompt)  # type: ignore[arg-type]
     start = student(job, prompts)
-    taught = _taught(job, by_split["train"], prompts.key)
+    taught = _taught(job, by_split, prompts.key)
     warm, warmup_history = warm_up(job, start, taught)
     ranked = _ranked(job, warm, by_split, prompts.key, taught)
     trained, history = train(job, warm, ranked)
@@ -62,11 +62,17 @@ def _run(job: Run, config: DictConfig) -> None:
     write_run_folder(job, config, comparison, ranked, trained, warmup_history, history)
 
 
-def _taught(job: Run, prompts: Sequence[Prompt], prompts_key: str) -> Output | None:
-    """The teacher's responses to the train prompts, where something needs them."""
+def _taught(job: Run, by_split: dict[str, list[Prompt]], prompts_key: str) -> Output | None:
+    """The teacher's responses to the train prompts, where something needs them.
+
+    Its answers to the held-out prompts are sampled too, while its engine runs.
+    """
     if not (job.settings.warmup.needs_teacher_responses or job.settings.sample.teacher_response):
         return None
-    return sample(job, job.teacher, prompts, prompts_key, "teacher", 1)
+    taught = sample(job, job.teacher, by_split["train"], prompts_key, "teacher", 1)
+    count = job.settings.quick.responses_per_prompt
+    sample(job, job.teacher, by_split["heldout"], prompts_key, "teacher", count)
+    return taught
 
 
 def _ranked(
