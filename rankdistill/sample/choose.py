@@ -14,9 +14,6 @@ from torch import Tensor
 
 from rankdistill.sample.base import SamplingOptions
 
-NUCLEUS_GUESS = 1024
-"""Tokens that are ordered, in the hope that they hold the nucleus; all where they don't."""
-
 
 def choose(
     logits: Tensor, options: SamplingOptions, generators: Sequence[torch.Generator]
@@ -55,11 +52,12 @@ def filtered(logits: Tensor, options: SamplingOptions) -> Tensor:
 
 def _least_in_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """[N, 1] the last probability of the smallest set whose sum reaches `top_p`."""
-    size = probabilities.shape[-1]
-    ordered = probabilities.topk(min(NUCLEUS_GUESS, size), dim=-1).values
-    # A vocabulary costs ten times as much to sort as its most likely tokens to find.
-    if ordered.shape[-1] < size and bool((ordered.sum(-1) < top_p).any()):
-        ordered = probabilities.sort(-1, descending=True).values
-    inside = ordered.cumsum(-1) - ordered < top_p
-    last = inside.sum(-1, keepdim=True) - 1
-    return ordered.gather(-1, last)
+    # Tokens below this sum to less than 1 - top_p, so none of them is needed, and far fewer than
+    # the vocabulary remain to be ordered: sorting all of it costs as much as the model's layers.
+    negligible = (1 - top_p) / probabilities.shape[-1]
+    least = []
+    for row in probabilities:
+        ordered = row[row >= negligible].sort(descending=True).values
+        inside = ordered.cumsum(-1) - ordered < top_p
+        least.append(ordered[inside.sum() - 1])
+    return torch.stack(least)[:, None]
