@@ -1,0 +1,138 @@
+"""The vLLM sampler with vLLM itself and the bundled model, whose embeddings are tied."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from rankdistill.errors import UserError
+from rankdistill.models import encode_prompt, load_model, load_tokenizer, locate, save_model
+from rankdistill.sample import SamplingOptions
+from rankdistill.sample.transformers import TransformersSampler
+from rankdistill.sample.vllm import VLLMSampler
+
+pytestmark = [pytest.mark.vllm, pytest.mark.bundled]
+
+QUESTIONS = ["What is the capital of France?", "Write a haiku.", "List three fruits.", "Say hi."]
+OPTIONS = SamplingOptions(
+    responses_per_prompt=2, temperature=0.8, top_p=0.95, top_k=0, max_response_tokens=20, seed=1
+)
+Pair = tuple[list[int], list[int]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The bundled model, and one with every weight changed."""
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RANKDISTILL_HOME", str(folder))
+        first = Path(locate("bundled/smollm2-135m-instruct"))
+        model, tokenizer = load_model(str(first)), load_tokenizer(str(first))
+    assert model.config.tie_word_embeddings
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
+    save_model(model, tokenizer, folder / "changed")
+    return first, folder / "changed"
+
+
+@pytest.fixture(scope="module")
+def requests(models: tuple[Path, Path]) -> list[tuple[str, list[int]]]:
+    tokenizer = load_tokenizer(str(models[0]))
+    return [(q, encode_prompt(tokenizer, [{"role": "user", "content": q}])) for q in QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def sampler() -> Iterator[VLLMSampler]:
+    with VLLMSampler() as sampler:
+        yield sampler
+
+
+@torch.no_grad()
+def transformers_logps(model: Path, pairs: Sequence[Pair]) -> list[torch.Tensor]:
+    """By a forward over every text alone."""
+    network = load_model(str(model))
+    result = []
+    for prompt, response in pairs:
+        logits = network(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
+        result.append(logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0])
+    return result
+
+
+def difference(ours: Sequence[Sequence[float]], theirs: Sequence[torch.Tensor]) -> float:
+    """Largest over all tokens."""
+    return max(float((torch.tensor(a) - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def peak_gib(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+
+
+def test_right_after_a_reload_it_agrees_with_transformers(
+    sampler: VLLMSampler, models: tuple[Path, Path], requests
+) -> None:
+    first, changed = models
+    before = list(sampler.sample(first, requests, OPTIONS, "student"))
+    pid = sampler._processes[0].pid
+    rows = list(sampler.sample(changed, requests, OPTIONS, "student"))
+    pairs = [
+        (ids, response["token_ids"])
+        for (_, ids), (_, group) in zip(requests, rows, strict=True)
+        for response in group
+    ]
+    logps = sampler.response_logps(changed, pairs)
+    assert difference(logps, transformers_logps(changed, pairs)) < 1e-4
+    assert difference(logps, transformers_logps(first, pairs)) > 1.0
+    assert before != rows
+    assert list(sampler.sample(changed, requests, OPTIONS, "student")) == rows
+    assert list(sampler.sample(changed, requests[2:], OPTIONS, "student")) == rows[2:]
+    assert sampler._processes[0].pid == pid
+    assert peak_gib(pid) < 4
+
+    # Both draw by the same race from the same seeds: one response may part on a near tie.
+    other = list(TransformersSampler().sample(changed, requests, OPTIONS, "student"))
+    parted = [a for a, b in zip(_responses(rows), _responses(other), strict=True) if a != b]
+    assert len(parted) <= 1
+    for response in _responses(rows):
+        assert (response["token_ids"][-1] == 2) == (response["finish_reason"] == "stop")
+
+
+def _responses(rows) -> list:
+    return [response for _, group in rows for response in group]
+
+
+def test_exported_tied_it_would_not(models: tuple[Path, Path], requests, monkeypatch) -> None:
+    """Why the weights are exported with a head of their own: a tied one stays the old one."""
+    monkeypatch.setattr("rankdistill.sample.vllm.export_untied", shutil.copytree)
+    first, changed = models
+    pairs = [(ids, [504, 3575, 282, 2]) for _, ids in requests]
+    with VLLMSampler() as sampler:
+        started = sampler.response_logps(first, pairs)
+        assert difference(started, transformers_logps(first, pairs)) < 1e-4
+        reloaded = sampler.response_logps(changed, pairs)
+    assert difference(reloaded, transformers_logps(changed, pairs)) > 0.1
+
+
+def test_a_child_that_dies_is_told_and_is_gone(
+    sampler: VLLMSampler, models: tuple[Path, Path], requests, monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    list(sampler.sample(models[1], requests[:1], OPTIONS, "student"))
+    pid = sampler._processes[0].pid
+    many = [(f"{i}", requests[0][1]) for i in range(40)]
+    rows = sampler.sample(models[1], many, OPTIONS, "student")
+    next(rows)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="The vLLM process was killed"):
+        list(rows)
+    assert sampler._processes == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
