@@ -114,9 +114,8 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(f"{USAGE}\n{list_recipes()}\n\n{list_groups()}")
         return
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # Hydra then raises instead of printing a traceback of its own
-    )
+    # Hydra then raises instead of printing a traceback of its own.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

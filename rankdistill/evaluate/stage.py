@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from rankdistill.evaluate.model_figures import ModelFigures
+from rankdistill.evaluate.sharpening import control_temperature
 from rankdistill.evaluate.students import HeldOut, evaluate_model
-from rankdistill.evaluate.tokens import batches_of, matching_temperature
-from rankdistill.forward import TokenGroup, bind
-from rankdistill.models import encode_prompt, load_model, load_tokenizer, tokenizers_agree
+from rankdistill.models import load_model, load_tokenizer, tokenizers_agree
 from rankdistill.records import Group, Prompt
 from rankdistill.run import Model, Run
 from rankdistill.sample.stage import sample
@@ -80,7 +79,9 @@ class Evaluation:
             for name, given in answers.items()
         }
         if self.run.settings.quick.sharpening_control:
-            temperature = self.matched_temperature(figures["trained"], reference)
+            temperature = control_temperature(
+                self, figures["warmed_up"], figures["trained"], reference
+            )
             answers["sharpened"] = self.answers(models["warmed_up"], "sharpened", temperature)
             label = f"warmed up, T={temperature:.2f}"
             figures["sharpened"] = self.figures("sharpened", label, answers["sharpened"], reference)
@@ -146,37 +147,6 @@ class Evaluation:
         output = self.run.stage("evaluate", label, identity, make)
         row = {**output.rows()[0], "tokens_per_second": answers.tokens_per_second or None}
         return ModelFigures.from_row(row)
-
-    def matched_temperature(self, trained: ModelFigures, reference: Reference) -> float:
-        """The temperature that gives the warmed-up student the trained student's entropy."""
-        identity = {
-            "code": 1,
-            "model": self.baseline.identity,
-            "answers": reference.baseline.scored.key,
-            "entropy": trained.entropy,
-            "layout": self.run.settings.train.layout.name,
-        }
-
-        def make(partial: Partial) -> Mapping[str, Any]:
-            held_out = reference.held_out(self.run)
-            tokens = [
-                TokenGroup(
-                    encode_prompt(held_out.tokenizer, group["messages"]),
-                    [response["token_ids"] for response in group["responses"]],
-                )
-                for group in reference.baseline.groups
-            ]
-            layout = self.run.settings.train.layout.name
-            batches = batches_of(tokens, max_batch_tokens=held_out.max_batch_tokens, layout=layout)
-            matched = matching_temperature(
-                bind(held_out.baseline, layout), batches, trained.entropy or 0.0,
-                base_temperature=reference.baseline.temperature,
-            )  # fmt: skip
-            return {"temperature": matched.temperature, "matched": matched.matched}
-
-        what = "temperature that gives the warmed-up student the trained one's entropy"
-        output = self.run.stage("evaluate", what, identity, make)
-        return output.manifest["counts"]["temperature"]
 
     def _load(self, model: Model) -> Any:
         return _load(self.run, model)
