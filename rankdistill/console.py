@@ -26,6 +26,9 @@ console = Console(highlight=False)
 PLAIN_SECONDS = 15.0
 """Without a terminal a bar is a line that is printed at most this often."""
 
+TELLING_SHARE = 0.05
+"""Share of the work after which its pace tells how long the rest takes."""
+
 
 def quiet() -> None:
     """Silence the libraries' own bars, warnings and advice; errors still show."""
@@ -96,7 +99,10 @@ class Bar:
         self.done += amount
         if self._live is not None:
             self._live.update(self._task, advance=amount, note=note)
-        elif time.monotonic() - self._printed > PLAIN_SECONDS:
+        elif (
+            time.monotonic() - self._printed > PLAIN_SECONDS
+            and self.done - self._from >= TELLING_SHARE * (self.total - self._from)
+        ):
             self._printed = time.monotonic()
             rate = (self.done - self._from) / (self._printed - self._started)
             pace, left = _pace(rate, self.unit), (self.total - self.done) / rate

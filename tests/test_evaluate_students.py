@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,7 +138,7 @@ def test_another_tokenizer_leaves_out_what_needs_common_tokens(tokenizer, held_o
 def test_the_layout_changes_no_figure(tokenizer, held_out, layout):
     rows = groups(tokenizer, SCORES)
     shared = evaluate_model("trained", model(2), rows, held_out).row()
-    other = HeldOut(**{**vars(held_out), "layout": layout, "max_batch_tokens": 10_000})
+    other = replace(held_out, layout=layout, max_batch_tokens=10_000)
     found = evaluate_model("trained", model(2), rows, other).row()
     for key in ("entropy", "kl_to_baseline", "kl_to_teacher", "kendall_tau"):
         assert found[key] == pytest.approx(shared[key], abs=1e-6)

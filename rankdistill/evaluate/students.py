@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,7 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rankdistill.evaluate.figures import cut_share, group_distinct_n, mean_length, repetition
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.statistics import tau_b
-from rankdistill.evaluate.tokens import batches_of, divergence, mean_entropy, policy_values
+from rankdistill.evaluate.tokens import (
+    KnownRows,
+    batches_of,
+    entropy_and_divergence,
+    mean_entropy,
+    policy_values,
+)
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import encode_prompt
 from rankdistill.records import Group, Response
@@ -39,6 +46,15 @@ class HeldOut:
     """At which baseline and teacher were sampled."""
     max_batch_tokens: int
     layout: str = "shared"
+
+    @cached_property
+    def teacher_rows(self) -> KnownRows | None:
+        """The teacher on its own responses; None where it, or a response, is missing."""
+        groups = _token_groups(self.teacher_groups, self.tokenizer)
+        if self.teacher is None or not groups:
+            return None
+        batches = batches_of(groups, max_batch_tokens=self.max_batch_tokens, layout=self.layout)
+        return KnownRows(bind(self.teacher, self.layout), batches)
 
 
 def evaluate_model(
@@ -67,6 +83,7 @@ def evaluate_model(
         raise ValueError(f"model '{name}' has no response to measure")
     token_figures = _TokenFigures(model, held_out, temperature, tokenizer is None)
     own = _token_groups(groups, tokenizer or held_out.tokenizer)
+    entropy, kl_to_baseline = token_figures.entropy_and_kl(own)
     tokens = sum(len(response["token_ids"]) for response in responses)
     return ModelFigures(
         name=name,
@@ -75,9 +92,9 @@ def evaluate_model(
         per_prompt=prompt_scores(groups),
         unscored=sum(_score(response) is None for response in responses),
         kendall_tau=token_figures.agreement(),
-        kl_to_baseline=token_figures.kl_to_baseline(own),
+        kl_to_baseline=kl_to_baseline,
         kl_to_teacher=token_figures.kl_to_teacher(),
-        entropy=token_figures.entropy(own),
+        entropy=entropy,
         distinct_2=group_distinct_n(groups),
         repetition=fmean(repetition(response["token_ids"]) for response in responses),
         response_tokens=mean_length(responses),
@@ -109,28 +126,24 @@ class _TokenFigures:
     temperature: float
     shares_tokenizer: bool
 
-    def entropy(self, own: Sequence[TokenGroup]) -> float | None:
-        return mean_entropy(self._bound(), self._batches(own), self.temperature) if own else None
-
-    def kl_to_baseline(self, own: Sequence[TokenGroup]) -> float | None:
-        """KL(model || baseline), each at the temperature it was sampled at: 0 for the baseline."""
+    def entropy_and_kl(self, own: Sequence[TokenGroup]) -> tuple[float | None, float | None]:
+        """Entropy, and KL(model || baseline), each at its sampling temperature."""
         baseline, temperature = self.held_out.baseline, self.held_out.temperature
         is_baseline = self.model is baseline and self.temperature == temperature
-        if not own or not self.shares_tokenizer or is_baseline:
-            return None
+        if not own:
+            return None, None
+        if not self.shares_tokenizer or is_baseline:
+            return mean_entropy(self._bound(), self._batches(own), self.temperature), None
         bind(baseline, self.held_out.layout)
         temperatures = (self.temperature, temperature)
-        return divergence(self._bound(), baseline, self._batches(own), temperatures)
+        return entropy_and_divergence(self._bound(), baseline, self._batches(own), temperatures)
 
     def kl_to_teacher(self) -> float | None:
         """KL(teacher || model) on the teacher's responses, each at its sampling temperature."""
-        teacher = self.held_out.teacher
-        groups = _token_groups(self.held_out.teacher_groups, self.held_out.tokenizer)
-        if teacher is None or not groups or not self.shares_tokenizer or self.model is teacher:
+        known = self.held_out.teacher_rows
+        if known is None or not self.shares_tokenizer or self.model is self.held_out.teacher:
             return None
-        bind(teacher, self.held_out.layout)
-        temperatures = (self.held_out.temperature, self.temperature)
-        return divergence(teacher, self._bound(), self._batches(groups), temperatures)
+        return known.divergence_to(self._bound(), (self.held_out.temperature, self.temperature))
 
     def agreement(self) -> list[float | None]:
         """Kendall's tau-b of every held-out group whose responses are scored."""

@@ -8,10 +8,9 @@ and top-k, over the whole vocabulary; all figures are in nats a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from scipy.optimize import brentq
@@ -30,6 +29,9 @@ from rankdistill.warmup.divergences import forward_kl, shared_vocabulary
 
 CHUNK = 256
 """Rows of logits that exist at once, as in the training forward."""
+
+KEPT_BYTES = 2**30
+"""Most memory for the hidden states of `KnownRows`."""
 
 
 def batches_of(
@@ -85,6 +87,63 @@ def divergence(
     a token; it is exact in the last step and Monte Carlo in the contexts.
     """
     return _mean(token_divergence(model_p, model_q, batch, temperatures) for batch in batches)
+
+
+def entropy_and_divergence(
+    model_p: PreTrainedModel,
+    model_q: PreTrainedModel,
+    batches: Iterable[GroupBatch],
+    temperatures: tuple[float, float] = (1.0, 1.0),
+) -> tuple[float, float]:
+    """`mean_entropy` of p and `divergence` of p from q, with one pass of each over a batch."""
+    entropies: list[Tensor] = []
+
+    def both(hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Tensor:
+        entropies.extend(_entropies(hidden, lm_head, temperatures[0]))
+        return _DivergenceTo(model_q, temperatures)(hidden, lm_head, batch)
+
+    with _measuring(model_p), _measuring(model_q):
+        kl = _mean(model_p(group_batch=b.to(model_p.device), head=both) for b in batches)
+    return _mean(entropies), kl
+
+
+class KnownRows:
+    """A model on fixed batches: several others are held against it with one pass of its own.
+
+    Its hidden states are kept while they fit into `KEPT_BYTES`; beyond, it runs again.
+
+    Args:
+        model: Bound.
+        batches: Its responses.
+    """
+
+    def __init__(self, model: PreTrainedModel, batches: Iterable[GroupBatch]) -> None:
+        self.model, self.batches = model, list(batches)
+        self._kept: dict[int, tuple[Tensor, LMHead]] = {}
+        self._bytes = 0
+
+    def divergence_to(
+        self, model_q: PreTrainedModel, temperatures: tuple[float, float] = (1.0, 1.0)
+    ) -> float:
+        """As `divergence`, of the known model from `model_q`."""
+        with _measuring(self.model), _measuring(model_q):
+            return _mean(self._parts(model_q, temperatures))
+
+    def _parts(
+        self, model_q: PreTrainedModel, temperatures: tuple[float, float]
+    ) -> Iterable[Tensor]:
+        for index, batch in enumerate(self.batches):
+            head = _DivergenceFrom(*self._rows(index, batch), temperatures)
+            yield model_q(group_batch=batch.to(model_q.device), head=head)
+
+    def _rows(self, index: int, batch: GroupBatch) -> tuple[Tensor, LMHead]:
+        if index in self._kept:
+            return self._kept[index]
+        rows = self.model(group_batch=batch.to(self.model.device), head=_keep)
+        if self._bytes + rows[0].nbytes <= KEPT_BYTES:
+            self._kept[index] = rows
+            self._bytes += rows[0].nbytes
+        return rows
 
 
 def policy_values(
@@ -225,11 +284,10 @@ def _hidden_rows(
     model: PreTrainedModel, batches: Iterable[GroupBatch], max_rows: int
 ) -> tuple[Tensor, LMHead]:
     """[at most max_rows, D] hidden states that predict response tokens, and the model's LM head."""
-    keep: Callable[..., Any] = lambda hidden, lm_head, batch: (hidden, lm_head)  # noqa: E731
     rows: list[Tensor] = []
     lm_head: LMHead | None = None
     for batch in batches:
-        hidden, lm_head = model(group_batch=batch.to(model.device), head=keep)
+        hidden, lm_head = model(group_batch=batch.to(model.device), head=_keep)
         rows.append(hidden)
     if lm_head is None:
         raise ValueError("no response token to average over")
@@ -238,6 +296,11 @@ def _hidden_rows(
         chosen = torch.linspace(0, len(joined) - 1, max_rows, device=joined.device).long()
         joined = joined[chosen]
     return joined, lm_head
+
+
+def _keep(hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> tuple[Tensor, LMHead]:
+    """As a head: the rows themselves."""
+    return hidden, lm_head
 
 
 def _mean(parts: Iterable[Tensor]) -> float:

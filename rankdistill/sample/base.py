@@ -55,6 +55,14 @@ class Sampler(Protocol):
     name: str
     """Part of the identity of what it samples."""
 
+    def prepare(self, model: Path, requests: Sequence[Request], options: SamplingOptions) -> None:
+        """Load what `sample` needs for these arguments, so that its first response need not wait.
+
+        Raises:
+            UserError: as `sample`.
+        """
+        ...
+
     def sample(
         self,
         model: Path,

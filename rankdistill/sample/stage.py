@@ -74,15 +74,18 @@ def _sample_rows(
     tokenizer = load_tokenizer(model.path)
     by_id = {prompt["prompt_id"]: prompt for prompt in prompts}
     requests = [(key, encode_prompt(tokenizer, p["messages"])) for key, p in by_id.items()]
-    started, new_tokens = time.monotonic(), 0
-    with progress(len(requests), "prompts", done=len(done)) as bar:
-        if len(done) < len(requests):
-            answered = run.sampler().sample(Path(model.path), requests, options, source, done=done)
+    seconds, new_tokens = 0.0, 0
+    if len(done) < len(requests):
+        sampler = run.sampler()
+        sampler.prepare(Path(model.path), requests, options)
+        started = time.monotonic()
+        with progress(len(requests), "prompts", done=len(done)) as bar:
+            answered = sampler.sample(Path(model.path), requests, options, source, done=done)
             for prompt_id, responses in answered:
                 shards.append([{**by_id[prompt_id], "responses": responses}])
                 new_tokens += sum(len(response["token_ids"]) for response in responses)
                 bar.advance()
-    seconds = time.monotonic() - started
+        seconds = time.monotonic() - started
     rows = shards.rows()
     responses = [response for row in rows for response in row["responses"]]
     return {

@@ -48,6 +48,11 @@ class TransformersSampler(AbstractContextManager["TransformersSampler"]):
         self.batch_size = batch_size
         self._loaded: tuple[Any, PreTrainedModel] | None = None
 
+    def prepare(self, model: Path, requests: Sequence[Request], options: SamplingOptions) -> None:
+        """Load the model; see `Sampler.prepare`."""
+        check_positions(model, (ids for _, ids in requests), options.max_response_tokens)
+        self._load(model)
+
     def sample(
         self,
         model: Path,

@@ -76,6 +76,11 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
         self._shape: dict[str, Any] = {}
         self._length = 0
 
+    def prepare(self, model: Path, requests: Sequence[Request], options: SamplingOptions) -> None:
+        """Start the engines, or swap the weights; see `Sampler.prepare`."""
+        prompts = [ids for _, ids in requests]
+        self._serve(model, check_positions(model, prompts, options.max_response_tokens))
+
     def sample(
         self,
         model: Path,

@@ -45,7 +45,7 @@ class Optimisation:
     """
 
     learning_rate: float = 3e-4
-    epochs: float = 3.0
+    epochs: float = 4.0
     responses_per_step: int = 8
     max_batch_tokens: int = 4096
     lr_scheduler_type: str = "cosine"
