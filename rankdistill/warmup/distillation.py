@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.models import load_model, load_tokenizer, save_model, tokenizer_difference
 from rankdistill.records import Group
 from rankdistill.train.config import RankingConfig
-from rankdistill.train.progress import ProgressBar
+from rankdistill.train.progress import show_progress
 from rankdistill.warmup.divergences import check_divergence
 from rankdistill.warmup.matching import MODULE
 from rankdistill.warmup.options import (
@@ -150,9 +150,8 @@ class Distillation(Optimisation, ABC):
             self._teacher(source, stored, model),
             self.weights,
             processing_class=tokenizer,
-            callbacks=[ProgressBar()],
         )
-        trainer.remove_callback(PrinterCallback)
+        show_progress(trainer)
         result = trainer.train(resume_from_checkpoint=True)
         model._modules.pop(MODULE, None)  # of use while training only
         if trainer.is_world_process_zero():

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -87,7 +86,6 @@ class SFTWarmup(Optimisation):
             processing_class=tokenizer,
         )
         show_progress(trainer)
-        trainer.remove_callback(PrinterCallback)
         result = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         if trainer.is_world_process_zero():
             save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out)
