@@ -1,0 +1,97 @@
+"""`python -m rankdistill.bench forward|sample|all`: a table, and with `--json` a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from rankdistill.bench import NAMES
+from rankdistill.bench.settings import BUNDLED, TINY, Settings
+from rankdistill.console import console, quiet, say
+from rankdistill.errors import UserError, suggest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs benchmarks; the exit code: 0, 1 where compared results differ, 2 for a mistake."""
+    # Threads that wait sleep, so that CPU seconds are work. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        options = _parser().parse_args(arguments)
+        names = _chosen(options.benchmark)
+        settings = Settings(options.model, options.rounds)
+        return _run(names, settings, options.json)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(names: Sequence[str], settings: Settings, file: Path | None) -> int:
+    if file is not None and not file.resolve().parent.is_dir():
+        raise UserError(f"The folder of --json {file} does not exist: make it first.")
+    quiet()
+    from rankdistill.bench import results
+
+    facts = results.machine()
+    say(results.machine_line(facts))
+    rows: list[results.Row] = []
+    try:
+        for name in names:
+            rows += import_module(f"rankdistill.bench.{name}").run(settings)
+    except results.Unequal as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    # A pipe has no width: nothing is cut or wrapped for whoever reads it.
+    console.print(results.table(rows), width=None if console.is_terminal else 160)
+    for remark in results.remarks(rows):
+        say(remark)
+    if file is not None:
+        report = {
+            "machine": facts,
+            "settings": asdict(settings),
+            "rows": [row.as_json() for row in rows],
+        }
+        file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _chosen(name: str) -> Sequence[str]:
+    if name == "all":
+        return NAMES
+    if name not in NAMES:
+        raise UserError(f"There is no benchmark '{name}': {suggest(name, [*NAMES, 'all'])}")
+    return (name,)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}: see `{self.prog} --help`.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m rankdistill.bench",
+        description="Measures what computing a prompt once saves, against the usual ways.",
+    )
+    parser.add_argument("benchmark", metavar="BENCHMARK", help=f"{', '.join(NAMES)} or all")
+    parser.add_argument(
+        "--model",
+        default=BUNDLED,
+        metavar="M",
+        help=f"folder, GGUF file or hub id ({BUNDLED}); {TINY}: a random one, only to try it out",
+    )
+    parser.add_argument("--rounds", type=int, default=4, metavar="N", help="turns of each way (4)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

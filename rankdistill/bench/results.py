@@ -1,0 +1,157 @@
+"""The rows of the benchmarks: as a table for a person, and as JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from rankdistill.bench.measure import Turn, median
+
+
+class Unequal(Exception):
+    """Two ways that are compared do not compute the same; one sentence."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One other way against ours, at one point."""
+
+    benchmark: str
+    what: str
+    """What is computed."""
+    point: str
+    """At which sizes."""
+    theirs: str
+    """The other way."""
+    ours: str
+    """Our way."""
+    their_turns: Sequence[Turn]
+    our_turns: Sequence[Turn]
+    limit: float | None = None
+    """The ratio of their FLOPs and ours; None where they are not what is saved."""
+    tokens: int | None = None
+    """Response tokens that each way writes, where it writes any."""
+    differences: dict[str, float] | None = None
+    """How far the results were apart, largest of all turns; they were within the tolerance."""
+
+    @property
+    def ratio(self) -> float:
+        """Their CPU seconds by ours."""
+        return self._ratio("cpu")
+
+    def as_json(self) -> dict[str, Any]:
+        """The row with its medians and ratios, for `json.dumps`."""
+        return {
+            **asdict(self),
+            "rounds": len(self.our_turns),
+            "theirs_median": self._medians(self.their_turns),
+            "ours_median": self._medians(self.our_turns),
+            "cpu_ratio": self.ratio,
+            "wall_ratio": self._ratio("wall"),
+            "peak_ratio": self._peak_ratio(),
+            "share_of_limit": self._share(),
+        }
+
+    def _ratio(self, name: str) -> float:
+        theirs, ours = median(self.their_turns, name), median(self.our_turns, name)
+        assert theirs is not None and ours is not None
+        return theirs / ours
+
+    def _share(self) -> float | None:
+        return None if self.limit is None else self.ratio / self.limit
+
+    def _peak_ratio(self) -> float | None:
+        theirs, ours = median(self.their_turns, "peak_mb"), median(self.our_turns, "peak_mb")
+        return theirs / ours if theirs is not None and ours else None
+
+    def _medians(self, turns: Sequence[Turn]) -> dict[str, float | None]:
+        medians = {name: median(turns, name) for name in ("cpu", "wall", "peak_mb")}
+        if self.tokens is not None:
+            wall = medians["wall"]
+            medians["tokens_per_second"] = self.tokens / wall if wall else None
+        return medians
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Medians over the rounds; each cell of two is theirs, then ours."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("theirs against ours")
+    for name in ("CPU s", "wall s", "peak MB"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for name in ("CPU ratio", "wall ratio", "FLOP limit", "of limit"):
+        grid.add_column(name, justify="right")
+    for row in rows:
+        whole = row.as_json()
+        theirs, ours = whole["theirs_median"], whole["ours_median"]
+        grid.add_row(
+            f"{row.what}, {row.point}\n[dim]{row.theirs} / {row.ours}[/]",
+            *(_both(theirs[name], ours[name], 2) for name in ("cpu", "wall")),
+            _both(theirs["peak_mb"], ours["peak_mb"], 0),
+            f"[bold]{row.ratio:.2f}x[/]",
+            f"{whole['wall_ratio']:.2f}x",
+            "" if row.limit is None else f"{row.limit:.2f}x",
+            "" if row.limit is None else f"{row.ratio / row.limit:.0%}",
+        )
+    return grid
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What a reader of the table has to know; rates of what writes tokens."""
+    lines = [
+        f"{row.what}: {_rate(row, row.their_turns)} tokens/s with {row.theirs}, "
+        f"{_rate(row, row.our_turns)} with {row.ours}."
+        for row in rows
+        if row.tokens is not None
+    ]
+    how = (
+        "Medians of runs that took turns in one process and had equal results, peak memory above "
+        "weights and gradients, the limit from the FLOPs that each way has to compute"
+    )
+    if any("TRL" in row.theirs for row in rows):
+        how += (
+            "; part of TRL's gap is specific to CPUs, where alone its output layer goes over the "
+            "prompt too and costs more than plain logits"
+        )
+    return [*lines, f"{how}."]
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    import torch
+    import transformers
+    import trl
+
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "trl": trl.__version__,
+    }
+
+
+def machine_line(facts: dict[str, Any]) -> str:
+    """The machine in one line."""
+    return (
+        f"{facts['cores']} cores ({facts['cpu']}), {facts['threads']} threads, float32, torch "
+        f"{facts['torch']}, transformers {facts['transformers']}, trl {facts['trl']}"
+    )
+
+
+def _both(theirs: float | None, ours: float | None, digits: int) -> str:
+    if theirs is None or ours is None:
+        return ""
+    return f"{theirs:,.{digits}f} / {ours:,.{digits}f}"
+
+
+def _rate(row: Row, turns: Sequence[Turn]) -> str:
+    wall = median(turns, "wall")
+    assert wall is not None and row.tokens is not None
+    return f"{row.tokens / wall:.1f}"
