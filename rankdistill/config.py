@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 
 Layout = Enum("Layout", ["shared", "packed", "padded"])
 Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
+Quantization = Enum("Quantization", ["int8", "nf4"])
 LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced"])
 SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k"])
@@ -48,8 +49,18 @@ class PromptsConfig:
 class TeacherConfig:
     path: str
     precision: Precision
+    quantization: Quantization | None
     attn_implementation: str
     trust_remote_code: bool
+
+
+@dataclass
+class LoRAConfig:
+    r: int | None
+    alpha: float
+    dropout: float
+    target_modules: Any
+    """A string or a list of strings."""
 
 
 @dataclass
@@ -58,7 +69,10 @@ class StudentConfig:
     keep_layers: int | None
     layer_choice: LayerChoice
     precision: Precision
+    lora: LoRAConfig
+    quantization: Quantization | None
     attn_implementation: str
+    use_liger_kernel: bool
     trust_remote_code: bool
 
 
@@ -143,12 +157,16 @@ class SampleConfig:
 class LikelihoodConfig:
     _target_: str
     per_token: bool
+    contrast: str | None
     max_batch_tokens: int
 
 
 @dataclass
 class RankConfig:
     path: str | None
+    score_column: str | None
+    responses_per_prompt: int | None
+    max_response_tokens: int | None
     tie_margin: float
     select: Select
     top_k: int
@@ -176,6 +194,13 @@ class QuickConfig:
     version: int
     responses_per_prompt: int
     sharpening_control: bool
+    max_batch_tokens: int
+
+
+@dataclass
+class RankedConfig:
+    version: int
+    length_match: float
     max_batch_tokens: int
 
 
@@ -210,6 +235,7 @@ SCHEMAS: dict[str, type] = {
     "rank": RankConfig,
     "train": TrainConfig,
     "eval/quick": QuickConfig,
+    "eval/ranked": RankedConfig,
 }
 
 
