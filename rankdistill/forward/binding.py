@@ -45,7 +45,9 @@ class _Binding:
 
 
 def bind(model: Model, layout: str = "shared") -> Model:
-    """Teaches a causal language model the grouped forward, in place; again: changes the layout.
+    """Teaches a decoder-only model the grouped forward, in place; again: changes the layout.
+
+    It is a causal language model, or one that classifies sequences with a layer `score`.
 
     ``model(group_batch=batch, head=head)`` then runs the backbone over the batch, `head` on the
     hidden states that predict response tokens, and returns what the head returns. Every other call
@@ -56,7 +58,7 @@ def bind(model: Model, layout: str = "shared") -> Model:
     every batch `padded`, and one line in the log says so.
 
     Raises:
-        UserError: an unknown layout, or a model that is no decoder-only language model.
+        UserError: an unknown layout, or a model that is neither of the two.
     """
     check_layout(layout)
     adapted: Any = model
@@ -111,7 +113,7 @@ def _binding(module: nn.Module) -> _Binding | None:
 
 def _examine(model: Any, layout: str) -> _Binding:
     name = type(model).__name__
-    if model.get_output_embeddings() is None:
+    if model.get_output_embeddings() is None and not hasattr(model, "score"):
         raise UserError(f"{name} has no language-model head; load it as a causal language model.")
     reason = why_only_padded(model)
     if reason is None:
