@@ -40,6 +40,7 @@ class Limits:
 class PromptsConfig:
     path: str
     column: str | None
+    response_column: str | None
     max_prompt_tokens: int
     splits: Fractions
     limit: Limits

@@ -27,6 +27,8 @@ class Prompt(TypedDict):
     split: Split
     """Choices are made on validation, figures are reported on heldout."""
     messages: list[Message]
+    response: NotRequired[str]
+    """What the data has an assistant answer; nothing is trained on it unless it is asked for."""
 
 
 class Response(TypedDict):
@@ -36,9 +38,11 @@ class Response(TypedDict):
     token_ids: list[int]
     """As sampled, EOS included when the model wrote it; not re-tokenised by the same tokenizer."""
     finish_reason: FinishReason
-    """`stop`: ended by EOS; `length`: cut by `sample.max_response_tokens`."""
+    """`stop`: ended by EOS; `length`: cut by a limit of tokens."""
     source: str
     """Who wrote it: `student`, `teacher`, or the name in an imported data set."""
+    whole_tokens: NotRequired[int]
+    """Tokens before `rank.max_response_tokens` cut it, of a response of an imported set."""
     scores: NotRequired[dict[str, float]]
     """One value a scorer, higher is better, each in its scorer's own scale."""
     score: NotRequired[float]

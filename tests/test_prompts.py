@@ -340,3 +340,26 @@ def test_the_starter_set_is_split_as_the_job_needs_it(tokenizer) -> None:
     prompts, counts = load("starter", tokenizer)
     assert counts["read"] == len(prompts) == len(starter())
     assert counts["train"] >= 160 and counts["validation"] >= 30 and counts["heldout"] >= 48
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "expected"),
+    [
+        ({"messages": TWO_TURNS[:2]}, {}, "Hello."),
+        ({"messages": TWO_TURNS}, {}, None),
+        ({"messages": json.dumps(TWO_TURNS[:2])}, {}, "Hello."),
+        ({"prompt": TWO_TURNS[:2]}, {}, "Hello."),
+        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]}, {},
+         "Yo"),
+        ({"instruction": "Add", "input": "1 2", "output": "3"}, {}, "3"),
+        ({"prompt": "Hi", "completion": " "}, {}, None),
+        ({"question": "1 + 2?", "steps": "3", "answer": "no"},
+         {"column": "question", "response_column": "steps"}, "3"),
+    ],
+)  # fmt: skip
+def test_the_response_of_the_data_stays_beside_the_prompt(
+    row, options, expected, tmp_path, tokenizer
+):
+    prompt = load(write(tmp_path, [row]), tokenizer, **options)[0][0]
+    assert prompt.get("response") == expected
+    assert prompt["messages"][-1]["role"] == "user"

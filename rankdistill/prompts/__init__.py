@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError
 from rankdistill.models.tokenizer import encode_prompt
-from rankdistill.prompts.formats import conversation
+from rankdistill.prompts.formats import conversation, response_in
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.prompts.splits import Splitter
 from rankdistill.records import Message, Prompt
@@ -28,13 +28,15 @@ def load_prompts(
     limit: Mapping[str, int | None],
     seed: int,
     column: str | None = None,
+    response_column: str | None = None,
 ) -> tuple[list[Prompt], dict[str, int]]:
     """The prompts of a file, a hub data set or the starter set, with what became of the rest.
 
     A row is a conversation (`messages`, or ShareGPT's `conversations`), `prompt` (text or a
     conversation) or Alpaca's `instruction` and `input`. What an assistant said last is the
-    response, and is cut off. The split of a prompt depends on `seed` and its own messages only, so
-    that it stays the same when the file grows; a `split` column wins.
+    response: it is no part of the prompt, and kept beside it (`response`). The split of a prompt
+    depends on `seed` and its own messages only, so that it stays the same when the file grows; a
+    `split` column wins.
 
     Args:
         path: "starter", a JSONL, JSON, CSV or Parquet file, or `owner/name[/config][:split]`.
@@ -44,6 +46,8 @@ def load_prompts(
         limit: Most prompts of each split, None for all; those that the hash draws first.
         seed: Another seed is another draw of the splits.
         column: The column with the prompt, text or conversation; None finds it by the names above.
+        response_column: The column with the response, where the prompt is text; None takes one of
+            `formats.RESPONSES`.
 
     Returns:
         The prompts, train first, each split in the order of the hash; and the counts `read`,
@@ -71,7 +75,10 @@ def load_prompts(
             shortest = min(tokens, shortest or tokens)
         else:
             split = splitter.split_of(identifier, row.get("split"), where)
-            prompts[identifier] = Prompt(prompt_id=identifier, split=split, messages=messages)
+            prompt = Prompt(prompt_id=identifier, split=split, messages=messages)
+            if (response := response_in(row, column, response_column)) is not None:
+                prompt["response"] = response
+            prompts[identifier] = prompt
         seen.add(identifier)
     if not prompts:
         raise UserError(_nothing_left(path, counts, max_prompt_tokens, shortest))

@@ -11,6 +11,8 @@ from rankdistill.records import Message
 
 COLUMNS = ("messages", "prompt", "conversations", "instruction")
 """The columns that hold a prompt, the first that a row has is read."""
+RESPONSES = ("response", "completion", "output", "answer")
+"""The columns that hold the response to a prompt that is text, the first that a row has is read."""
 _SHAREGPT_ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
     "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "system": "system",
@@ -42,6 +44,31 @@ def conversation(row: Mapping[str, Any], where: str, column: str | None = None) 
         raise UserError(f"`{name}` in {where} is neither text nor a list of messages.")
     messages = [_message(message, name, where) for message in _without_response(value)]
     return messages if messages and messages[-1]["content"].strip() else []
+
+
+def response_in(
+    row: Mapping[str, Any], column: str | None = None, response_column: str | None = None
+) -> str | None:
+    """What the assistant answers at the end of a row's prompt; None where nothing is.
+
+    Args:
+        row: One that `conversation` reads.
+        column: As there.
+        response_column: The column that holds the response, instead of one of `RESPONSES`.
+    """
+    if response_column is None:
+        name = column or next((name for name in COLUMNS if name in row), None)
+        value = row.get(name) if name else None
+        if name in ("messages", "conversations") and isinstance(value, str) and value.strip():
+            value = json.loads(value)  # `conversation` has read it
+        if isinstance(value, list):
+            turns = value[len(_without_response(value)) :]
+            text = turns[0].get("content", turns[0].get("value")) if turns else None
+            if text:
+                return text if isinstance(text, str) and text.strip() else None
+        response_column = next((name for name in RESPONSES if name in row), None)
+    text = row.get(response_column) if response_column else None
+    return text if isinstance(text, str) and text.strip() else None
 
 
 def _column(row: Mapping[str, Any], where: str, column: str | None) -> str:

@@ -21,9 +21,10 @@ def load(run: Run) -> Output:
     """
     settings = run.settings.prompts
     identity = {
-        "code": 1,
+        "code": 2,
         "source": source_identity(settings.path),
         "column": settings.column,
+        "response_column": settings.response_column,
         "max_prompt_tokens": settings.max_prompt_tokens,
         "splits": asdict(settings.splits),
         "limit": asdict(settings.limit),
@@ -41,6 +42,7 @@ def load(run: Run) -> Output:
             limit=asdict(settings.limit),
             seed=0,
             column=settings.column,
+            response_column=settings.response_column,
         )
         partial.shards().append(rows)
         return counts

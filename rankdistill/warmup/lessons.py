@@ -1,0 +1,148 @@
+"""Which responses a warm-up learns from, and what of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rankdistill.models import encode_response
+from rankdistill.records import Group, Message, Response
+
+SOURCES = ("teacher", "data")
+KEEP = ("all", "best")
+_WRITTEN = ("text", "token_ids", "finish_reason", "source")
+_THOUGHTS = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a warm-up asks for.
+
+    Args:
+        source: `teacher` samples the responses, `data` takes those that the prompts came with.
+        responses_per_prompt: Responses that the teacher writes to a prompt; 0: to no train prompt.
+        keep: `all`, or the `best` by score.
+        minimum_score: Responses that score less are left out; None: none are.
+        thoughts: Whether what the teacher thinks (between `<think>` and `</think>`) is learned too.
+        request: What is added to a prompt for the teacher alone; None: nothing.
+    """
+
+    source: str = "teacher"
+    responses_per_prompt: int = 1
+    keep: str = "all"
+    minimum_score: float | None = None
+    thoughts: bool = True
+    request: str | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether the scorer has a say."""
+        return self.keep == "best" or self.minimum_score is not None
+
+    @property
+    def as_sampled(self) -> bool:
+        """Whether all that the teacher wrote is learned as it wrote it."""
+        return self.thoughts and not self.scored and self.request is None
+
+
+def answer_of(text: str) -> str:
+    """What remains of a response without its thoughts.
+
+    A chat template may have opened them, so that only their end is in the text; and a response that
+    was cut while it thought has no answer.
+
+    >>> answer_of("<think>2 + 2</think> It is 4.")
+    'It is 4.'
+    >>> answer_of("2 + 2</think>4"), answer_of("<think>2 +")
+    ('4', '')
+    """
+    text = _THOUGHTS.sub("", text)
+    text = text.rpartition("</think>")[2].lstrip() if "</think>" in text else text
+    return text.partition("<think>")[0].rstrip() if "<think>" in text else text
+
+
+def without_thoughts(group: Group, tokenizer: PreTrainedTokenizerBase) -> Group:
+    """The group's answers, in its order; those that had thoughts are tokenised anew.
+
+    A response that is nothing but thoughts keeps its place, with no token.
+    """
+
+    def answer(response: Response) -> Response:
+        text = answer_of(response["text"])
+        if text == response["text"]:
+            return response
+        ids = encode_response(tokenizer, text) if text else []
+        ids = ids if response["finish_reason"] == "stop" else ids[:-1]
+        return {**response, "text": text, "token_ids": ids}  # type: ignore[typeddict-item]
+
+    return {**group, "responses": [answer(response) for response in group["responses"]]}  # type: ignore[typeddict-item]
+
+
+def asked(messages: Sequence[Message], request: str | None) -> list[Message]:
+    """The conversation with a request of ours at its end, for the teacher alone."""
+    if request is None:
+        return list(messages)
+    *before, last = messages
+    return [*before, {"role": last["role"], "content": f"{last['content']}\n\n{request}"}]
+
+
+def chosen(
+    groups: Sequence[Group], scores: Sequence[Sequence[float | None]] | None, lessons: Lessons
+) -> tuple[list[Group], dict[str, int]]:
+    """The responses that are learned, and how many were left out and why.
+
+    Args:
+        groups: As they are to be learned.
+        scores: `[group][response]`, None where a response has none; None without a scorer.
+        lessons: What the warm-up asks for. A tie for the best goes to the earlier response.
+    """
+    counts = dict.fromkeys(("written", "empty", "unscored", "low_score", "not_best", "learned"), 0)
+    kept = []
+    for index, group in enumerate(groups):
+        values = scores[index] if scores is not None else [0.0] * len(group["responses"])
+        good = []
+        for response, value in zip(group["responses"], values, strict=True):
+            counts["written"] += 1
+            if (reason := _refused(response, value, lessons)) is not None:
+                counts[reason] += 1
+            else:
+                good.append((value, response))
+        if lessons.keep == "best" and good:
+            counts["not_best"] += len(good) - 1
+            good = [max(good, key=lambda pair: pair[0])]  # type: ignore[arg-type,return-value]
+        counts["learned"] += len(good)
+        if good:
+            kept.append({**group, "responses": [response for _, response in good]})
+    return kept, counts
+
+
+def from_data(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[Group]:
+    """The prompts that came with a response, with that response; of a ranked set the best one."""
+    groups = []
+    for row in rows:
+        if row.get("responses"):
+            best = min(row["responses"], key=lambda response: response.get("rank", 0))
+            response = {key: best[key] for key in _WRITTEN}
+        elif row.get("response"):
+            text = row["response"]
+            ids = encode_response(tokenizer, text)
+            response = {"text": text, "token_ids": ids, "finish_reason": "stop", "source": "data"}
+        else:
+            continue
+        prompt = {key: row[key] for key in ("prompt_id", "split", "messages")}
+        groups.append({**prompt, "responses": [response]})
+    return groups
+
+
+def _refused(response: Response, value: float | None, lessons: Lessons) -> str | None:
+    if not response["token_ids"]:
+        return "empty"
+    if value is None:
+        return "unscored"
+    if lessons.minimum_score is not None and value < lessons.minimum_score:
+        return "low_score"
+    return None
