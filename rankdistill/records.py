@@ -45,10 +45,22 @@ class Response(TypedDict):
     """Tokens before `rank.max_response_tokens` cut it, of a response of an imported set."""
     scores: NotRequired[dict[str, float]]
     """One value a scorer, higher is better, each in its scorer's own scale."""
+    aspects: NotRequired[dict[str, float]]
+    """A judge's value for every aspect that it was asked about, by `scorer/aspect`."""
     score: NotRequired[float]
     """The value the ranking is made from."""
     rank: NotRequired[int]
     """0 is best; tied responses share a rank."""
+
+
+class Ballot(TypedDict):
+    """One verdict of a judge on the order of some responses to a prompt."""
+
+    scorer: str
+    shown: list[int]
+    """Places in the group's `responses`, in the order in which the judge read them."""
+    ranks: list[int]
+    """One for each of `shown`: 0 is best, ties share a rank."""
 
 
 class Group(TypedDict):
@@ -58,3 +70,5 @@ class Group(TypedDict):
     split: Split
     messages: list[Message]
     responses: list[Response]
+    ballots: NotRequired[list[Ballot]]
+    """The verdicts that judges of orders gave; the scores of such judges are made of them."""

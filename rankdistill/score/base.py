@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rankdistill.records import Group
+from rankdistill.records import Ballot, Group
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,27 @@ class Judge:
     """The model whose tokenizer wrote `token_ids`; another tokenizer scores the text."""
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a scorer says of one group, where that is more than a value a response."""
+
+    values: list[float]
+    """One a response, in their order; NaN where none could be had: nothing is guessed."""
+    ballots: list[Ballot] = field(default_factory=list)
+    """The orders that the values are made of."""
+    aspects: dict[str, list[float]] = field(default_factory=dict)
+    """The values that were averaged, one list like `values` an aspect."""
+    counts: Mapping[str, float] = field(default_factory=dict)
+    """What it took, and what went wrong: calls, tokens, answers that were set aside. Added up."""
+
+
 class Scorer(Protocol):
     """Gives every response of a group one value; higher is better.
 
-    Implementations are frozen dataclasses, named by `_target_` in `conf/score/`.
+    Implementations are frozen dataclasses, named by `_target_` in `conf/score/`. Beyond this a
+    scorer may have `check(judge)`, which refuses at start-up what can be known there; `relative`,
+    True where its values compare the responses of one group only, and then `absolute`, the scorer
+    to take where groups are compared; and `members`, the scorers of an ensemble.
     """
 
     @property
@@ -42,8 +59,8 @@ class Scorer(Protocol):
 
     def __call__(
         self, groups: Sequence[Group], judge: Judge, done: int
-    ) -> Iterator[list[list[float]]]:
-        """The scores `[group][response]`, some groups at a time, in the given order.
+    ) -> Iterator[Sequence[list[float] | Verdict]]:
+        """The values of each group's responses, some groups at a time, in the given order.
 
         Args:
             done: Groups at the front that an interrupted call has delivered. With all `groups` and
