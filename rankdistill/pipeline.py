@@ -2,12 +2,15 @@
 
 prompts -> student -> warmup -> sample -> score -> rank -> train -> evaluate -> report
 
+An existing ranked set takes the place of prompts, sample and score.
+
 What a stage's output depends on is in the `stage.py` of its package.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rankdistill import console, settings
-from rankdistill.evaluate.stage import Evaluation
+from rankdistill.evaluate.ranked_stage import order_held_out
+from rankdistill.evaluate.stage import Comparison, Evaluation
 from rankdistill.models import recoded
-from rankdistill.models.stage import check_student, student
+from rankdistill.models.stage import check_models, student
 from rankdistill.prompts.stage import load
 from rankdistill.rank.stage import existing, rank
 from rankdistill.records import Group, Prompt
@@ -34,7 +38,7 @@ def run(config: DictConfig) -> None:
     """The whole job of a composed configuration; ends with a table and the run folder's paths."""
     console.quiet()
     job = Run(settings.build(config), Store(), Path(HydraConfig.get().runtime.output_dir))
-    check_student(job)
+    check_models(job)
     check_warmup(job)
     try:
         _run(job, config)
@@ -43,23 +47,37 @@ def run(config: DictConfig) -> None:
 
 
 def _run(job: Run, config: DictConfig) -> None:
-    prompts = load(job)
-    by_split: dict[str, list[Prompt]] = {"train": [], "validation": [], "heldout": []}
-    for prompt in prompts.rows():
-        by_split[prompt["split"]].append(prompt)  # type: ignore[arg-type]
+    given = existing(job) if job.settings.rank.path is not None else None
+    prompts = given or load(job)
+    by_split = _by_split(prompts.rows())
     start = student(job, prompts)
     taught = _taught(job, by_split, prompts.key)
     warm, warmup_history = warm_up(job, start, taught)
-    ranked = _ranked(job, warm, by_split, prompts.key, taught)
+    if given is not None:
+        ranked = rank(job, given.rows(), given.key)  # type: ignore[arg-type]
+    else:
+        ranked = _ranked(job, warm, by_split, prompts.key, taught)
     trained, history = train(job, warm, ranked)
 
     models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
     if start == warm:
         del models["start"]
-    evaluation = Evaluation(job, by_split["heldout"], prompts.key, warm)
-    comparison = evaluation.compare(models)
+    comparison = Comparison([], {})
+    if (quick := job.settings.quick) is not None:
+        evaluation = Evaluation(job, quick, by_split["heldout"], prompts.key, warm)
+        comparison = evaluation.compare(models)
     job.close_sampler()
+    if given is not None:
+        comparison = replace(comparison, ranked_set=order_held_out(job, given, models))
     write_run_folder(job, config, comparison, ranked, trained, warmup_history, history)
+
+
+def _by_split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Prompt]]:
+    by_split: dict[str, list[Prompt]] = {"train": [], "validation": [], "heldout": []}
+    for row in rows:
+        prompt = {key: value for key, value in row.items() if key != "responses"}
+        by_split[row["split"]].append(prompt)  # type: ignore[arg-type]
+    return by_split
 
 
 def _taught(job: Run, by_split: dict[str, list[Prompt]], prompts_key: str) -> Output | None:
@@ -70,8 +88,9 @@ def _taught(job: Run, by_split: dict[str, list[Prompt]], prompts_key: str) -> Ou
     if not (job.settings.warmup.needs_teacher_responses or job.settings.sample.teacher_response):
         return None
     taught = sample(job, job.teacher, by_split["train"], prompts_key, "teacher", 1)
-    count = job.settings.quick.responses_per_prompt
-    sample(job, job.teacher, by_split["heldout"], prompts_key, "teacher", count)
+    if (quick := job.settings.quick) is not None:
+        count = quick.responses_per_prompt
+        sample(job, job.teacher, by_split["heldout"], prompts_key, "teacher", count)
     return taught
 
 
@@ -82,9 +101,7 @@ def _ranked(
     prompts_key: str,
     taught: Output | None,
 ) -> Output:
-    """The ranked groups: an existing set, or the student's responses scored by the teacher."""
-    if job.settings.rank.path is not None:
-        return existing(job)
+    """The student's responses, scored by the teacher and ranked."""
     prompts = by_split["train"] + by_split["validation"]
     count = job.settings.sample.responses_per_prompt
     sampled = sample(job, warm, prompts, prompts_key, "student", count)

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rankdistill.console import console, is_main_process, say
-from rankdistill.evaluate.report import RunReport, terminal_table, write_report
+from rankdistill.evaluate.report import RunReport, terminal_tables, write_report
 from rankdistill.evaluate.stage import Comparison
 from rankdistill.run import Model, Run
 from rankdistill.store import Output
@@ -46,7 +46,8 @@ def write_run_folder(
     report = _report(run, config, comparison, warmup_history, history)
     metrics = write_report(report, run.folder)
     console.print()
-    console.print(terminal_table(metrics), width=max(console.width, TABLE_WIDTH))
+    for table in terminal_tables(metrics):
+        console.print(table, width=max(console.width, TABLE_WIDTH))
     shown = _shown(run.folder)
     say(f"\n[bold]report[/]  {shown}/report.html")
     say(f"[bold]model[/]   {shown}/model")
@@ -64,20 +65,22 @@ def _report(
     objective = type(settings.objective).__name__
     student = settings.student.path or settings.teacher.path
     layers = f", {settings.student.keep_layers} layers" if settings.student.keep_layers else ""
+    by = f"ranked by {settings.teacher.path}" if settings.rank.path is None else settings.rank.path
     return RunReport(
-        title=f"{objective}: {student}{layers}, ranked by {settings.teacher.path}",
+        title=f"{objective}: {student}{layers}, {by}",
         recipe=HydraConfig.get().runtime.choices.get("recipe") or "none",
         command=shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]]),
         config_yaml=OmegaConf.to_yaml(config, resolve=True),
         models=comparison.models,
         groups=comparison.groups,
+        ranked_set=comparison.ranked_set,
         judge=f"{settings.scorer.name} under {settings.teacher.path}",
         judged_by_training_teacher=settings.rank.path is None,
         stages=run.records,
         training_history=history,
         warmup_history=warmup_history,
         versions=versions(),
-        control="sharpened" if settings.quick.sharpening_control else None,
+        control="sharpened" if settings.quick and settings.quick.sharpening_control else None,
         tie_margin=settings.rank.tie_margin,
         seed=settings.seed,
         date=datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -14,6 +14,7 @@ from rankdistill.config import (
     PromptsConfig,
     QuickConfig,
     RankConfig,
+    RankedConfig,
     SampleConfig,
     StudentConfig,
     TeacherConfig,
@@ -35,7 +36,8 @@ class Settings:
     sample: SampleConfig
     rank: RankConfig
     train: TrainConfig
-    quick: QuickConfig
+    quick: QuickConfig | None
+    ranked: RankedConfig | None
     warmup: Warmup
     scorer: Scorer
     objective: Objective
@@ -66,7 +68,8 @@ def build(config: DictConfig) -> Settings:
     }
     settings = Settings(
         **typed,  # type: ignore[arg-type]
-        quick=OmegaConf.to_object(config.eval.quick),  # type: ignore[arg-type]
+        quick=_suite(config, "quick"),
+        ranked=_suite(config, "ranked"),
         warmup=_plug_in("warmup", options["warmup"]),
         scorer=_plug_in("score", options["score"]),
         objective=_plug_in("objective", options["objective"]),
@@ -76,6 +79,12 @@ def build(config: DictConfig) -> Settings:
     )
     _check(settings)
     return settings
+
+
+def _suite(config: DictConfig, name: str) -> Any:
+    """The settings of an evaluation suite; None where `eval` does not name it."""
+    node = OmegaConf.select(config, f"eval.{name}")
+    return None if node is None else OmegaConf.to_object(node)
 
 
 def _refuse_added(node: Any, path: str) -> None:
@@ -124,10 +133,14 @@ def _check(settings: Settings) -> None:
     _at_least("sample.max_response_tokens", sample.max_response_tokens, 1)
     _at_least("train.prompts_per_step", train.prompts_per_step, 1)
     _at_least("train.max_batch_tokens", train.max_batch_tokens, 1)
-    _at_least("eval.quick.responses_per_prompt", settings.quick.responses_per_prompt, 1)
+    _check_suites(settings)
     _at_least("prompts.max_prompt_tokens", settings.prompts.max_prompt_tokens, 1)
     _at_least("rank.top_k", settings.rank.top_k, 2)
     _at_least("rank.tie_margin", settings.rank.tie_margin, 0)
+    if settings.rank.responses_per_prompt is not None:
+        _at_least("rank.responses_per_prompt", settings.rank.responses_per_prompt, 2)
+    if settings.rank.max_response_tokens is not None:
+        _at_least("rank.max_response_tokens", settings.rank.max_response_tokens, 1)
     _at_least("train.epochs", train.epochs, 0)
     _at_least("train.learning_rate_scale", train.learning_rate_scale, 0)
     if train.learning_rate is not None:
@@ -144,6 +157,19 @@ def _check(settings: Settings) -> None:
         )
     if not 0 < sample.top_p <= 1:
         raise UserError(f"sample.top_p is {sample.top_p}; it must be above 0 and at most 1.")
+
+
+def _check_suites(settings: Settings) -> None:
+    quick, ranked = settings.quick, settings.ranked
+    if quick is not None:
+        _at_least("eval.quick.responses_per_prompt", quick.responses_per_prompt, 1)
+    if ranked is not None and not 0 <= ranked.length_match < 1:
+        raise UserError(f"eval.ranked.length_match is {ranked.length_match}; it must be in [0, 1).")
+    if quick is None and (ranked is None or settings.rank.path is None):
+        raise UserError(
+            "no suite of `eval` applies, so there would be nothing to report: give eval=[quick], "
+            "or with a ranked set (rank.path) eval=[ranked]."
+        )
 
 
 def _at_least(key: str, value: float, least: float) -> None:

@@ -28,6 +28,7 @@ def group(*scores: float, prompt_id: str = "p", split: str = "train") -> dict:
 
 def config(**changes) -> RankConfig:
     values = {"path": None, "tie_margin": 0.0, "select": Select.all, "top_k": 2}
+    values |= dict.fromkeys(("score_column", "responses_per_prompt", "max_response_tokens"))
     return RankConfig(**{**values, **changes})
 
 

@@ -71,7 +71,7 @@ def _of_own_responses(evaluation: Evaluation, temperature: float, reference: Ref
     run = evaluation.run
     sampled = sample(
         run, evaluation.baseline, evaluation.prompts, evaluation.prompts_key, "student",
-        run.settings.quick.responses_per_prompt, temperature=temperature,
+        evaluation.suite.responses_per_prompt, temperature=temperature,
     )  # fmt: skip
     identity = {
         "code": 1,

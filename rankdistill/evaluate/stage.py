@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from rankdistill.config import QuickConfig
 from rankdistill.evaluate.model_figures import ModelFigures
+from rankdistill.evaluate.ranked import RankedSet
 from rankdistill.evaluate.sharpening import control_temperature
 from rankdistill.evaluate.students import HeldOut, evaluate_model
 from rankdistill.models import load_model, load_tokenizer, tokenizers_agree
@@ -48,12 +50,19 @@ LABELS = {
 """Names and headings of the report's columns, in their order."""
 
 
+def label_of(name: str, models: Mapping[str, Any]) -> str:
+    """The heading of one of `models`; without a warm-up there is no student before it."""
+    return "before training" if name == "warmed_up" and "start" not in models else LABELS[name]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What the report compares: figures and scored answers of every model, in its order."""
 
     models: list[ModelFigures]
     groups: dict[str, list[Group]]
+    ranked_set: RankedSet | None = None
+    """What the students make of an existing set's held-out groups."""
 
 
 @dataclass
@@ -61,6 +70,7 @@ class Evaluation:
     """The figures of a run's models against its warmed-up student and its teacher."""
 
     run: Run
+    suite: QuickConfig
     prompts: Sequence[Prompt]
     """Of the held-out split."""
     prompts_key: str
@@ -73,17 +83,17 @@ class Evaluation:
             models: By the name in the report; `warmed_up`, `trained` and `teacher` are among them.
         """
         answers = {name: self.answers(model, name) for name, model in models.items()}
-        reference = Reference(answers["warmed_up"], answers["teacher"])
+        reference = Reference(answers["warmed_up"], answers["teacher"], self.suite.max_batch_tokens)
         figures = {
-            name: self.figures(name, LABELS[name], given, reference)
+            name: self.figures(name, label_of(name, models), given, reference)
             for name, given in answers.items()
         }
-        if self.run.settings.quick.sharpening_control:
+        if self.suite.sharpening_control:
             temperature = control_temperature(
                 self, figures["warmed_up"], figures["trained"], reference
             )
             answers["sharpened"] = self.answers(models["warmed_up"], "sharpened", temperature)
-            label = f"warmed up, T={temperature:.2f}"
+            label = f"{label_of('warmed_up', models)}, T={temperature:.2f}"
             figures["sharpened"] = self.figures("sharpened", label, answers["sharpened"], reference)
         order = [name for name in LABELS if name in figures]
         return Comparison(
@@ -93,7 +103,7 @@ class Evaluation:
     def answers(self, model: Model, name: str, temperature: float | None = None) -> Answers:
         """What `model` writes to the held-out prompts, and the teacher's scores of it."""
         run = self.run
-        count = run.settings.quick.responses_per_prompt
+        count = self.suite.responses_per_prompt
         source = "teacher" if model == run.teacher else "student"
         sampled = sample(
             run, model, self.prompts, self.prompts_key, source, count, temperature=temperature
@@ -110,7 +120,7 @@ class Evaluation:
         settings = self.run.settings
         identity = {
             "code": 1,
-            "suite": settings.quick.version,
+            "suite": self.suite.version,
             "name": name,
             "label": label,
             "model": answers.model.identity,
@@ -126,7 +136,9 @@ class Evaluation:
         def make(partial: Partial) -> Mapping[str, Any]:
             held_out = reference.held_out(self.run)
             model = (
-                held_out.baseline if answers.model == self.baseline else self._load(answers.model)
+                held_out.baseline
+                if answers.model == self.baseline
+                else load_for_evaluation(self.run, answers.model)
             )
             if answers.model == self.run.teacher and held_out.teacher is not None:
                 model = held_out.teacher
@@ -148,9 +160,6 @@ class Evaluation:
         row = {**output.rows()[0], "tokens_per_second": answers.tokens_per_second or None}
         return ModelFigures.from_row(row)
 
-    def _load(self, model: Model) -> Any:
-        return _load(self.run, model)
-
 
 @dataclass
 class Reference:
@@ -158,6 +167,7 @@ class Reference:
 
     baseline: Answers
     teacher: Answers
+    max_batch_tokens: int
     _held_out: HeldOut | None = None
 
     def same_tokenizer(self, model: Model) -> bool:
@@ -174,17 +184,18 @@ class Reference:
             self._held_out = HeldOut(
                 tokenizer=load_tokenizer(self.baseline.model.path),
                 ranked=self.baseline.groups,
-                baseline=_load(run, self.baseline.model),
-                teacher=_load(run, self.teacher.model) if comparable else None,
+                baseline=load_for_evaluation(run, self.baseline.model),
+                teacher=load_for_evaluation(run, self.teacher.model) if comparable else None,
                 teacher_groups=self.teacher.groups if comparable else [],
                 temperature=self.baseline.temperature,
-                max_batch_tokens=run.settings.quick.max_batch_tokens,
+                max_batch_tokens=self.max_batch_tokens,
                 layout=run.settings.train.layout.name,
             )
         return self._held_out
 
 
-def _load(run: Run, model: Model) -> Any:
+def load_for_evaluation(run: Run, model: Model) -> Any:
+    """The model where it is to be run, in the precision of its role."""
     settings = run.settings.teacher if model == run.teacher else run.settings.student
     loaded: Any = load_model(
         model.path,

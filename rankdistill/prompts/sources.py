@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,15 +37,19 @@ def read_rows(path: str) -> Iterator[Row]:
         yield from _hub_rows(path)
         return
     file = _existing(path)
-    if file.suffix.lower() not in _READERS:
+    if _suffix(file) not in _READERS:
         known = ", ".join(_READERS)
-        raise UserError(f"The prompt file '{path}' is of no known format: it must end in {known}.")
+        raise UserError(
+            f"The prompt file '{path}' is of no known format: it must end in {known}, or .gz after "
+            "one of them."
+        )
     try:
-        yield from _READERS[file.suffix.lower()](file, path)
+        yield from _READERS[_suffix(file)](file, path)
     except UnicodeDecodeError as error:
         raise UserError(f"The prompt file '{path}' is no UTF-8 text: save it as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"The prompt file '{path}' can't be read: {error.strerror}.") from error
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"The prompt file '{path}' can't be read: {reason}.") from error
 
 
 def source_identity(path: str) -> dict[str, str]:
@@ -67,7 +72,7 @@ def source_identity(path: str) -> dict[str, str]:
 
 
 def _json_lines(file: Path, path: str) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig") as lines:
+    with _opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 where = f"line {number} of '{path}'"
@@ -75,7 +80,8 @@ def _json_lines(file: Path, path: str) -> Iterator[Row]:
 
 
 def _json_list(file: Path, path: str) -> Iterator[Row]:
-    text = file.read_text(encoding="utf-8-sig")
+    with _opened(file) as opened:
+        text = opened.read()
     if not text.strip():
         return
     rows = _json(text, f"'{path}'")
@@ -89,8 +95,8 @@ def _json_list(file: Path, path: str) -> Iterator[Row]:
 
 
 def _csv(file: Path, path: str) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+    with _opened(file, newline="") as lines:
+        reader = csv.DictReader(lines, delimiter="\t" if _suffix(file) == ".tsv" else ",")
         try:
             for row in reader:
                 where = f"line {reader.line_num} of '{path}'"
@@ -160,7 +166,7 @@ def _hub_parts(path: str) -> tuple[str, str | None, str]:
 
 def _is_hub(path: str) -> bool:
     file = Path(path).expanduser()
-    local = file.suffix.lower() in _READERS or file.exists() or path.startswith((".", "/", "~"))
+    local = _suffix(file) in _READERS or file.exists() or path.startswith((".", "/", "~"))
     return not local
 
 
@@ -194,4 +200,16 @@ def _near(file: Path) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if entry.suffix.lower() in _READERS]
+    return [entry.name for entry in folder.iterdir() if _suffix(entry) in _READERS]
+
+
+def _suffix(file: Path) -> str:
+    """What the file's name ends with, compression aside."""
+    return (file.with_suffix("") if file.suffix.lower() == ".gz" else file).suffix.lower()
+
+
+def _opened(file: Path, newline: str | None = None) -> TextIO:
+    """The file as text, decompressed where it ends in .gz."""
+    if file.suffix.lower() == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline=newline)
+    return file.open(encoding="utf-8-sig", newline=newline)

@@ -1,81 +1,134 @@
-"""A ranked set that exists already: rows with ranked responses, or with chosen and rejected."""
+"""A ranked set that exists already, read as the groups that a run can start from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rankdistill.config import PromptsConfig, RankConfig
 from rankdistill.errors import UserError
-from rankdistill.models import encode_response
+from rankdistill.models import decode_response, encode_prompt, encode_response
 from rankdistill.prompts import prompt_id, read_rows
-from rankdistill.prompts.formats import conversation
-from rankdistill.prompts.splits import Splitter
+from rankdistill.prompts.sources import Row
+from rankdistill.prompts.splits import SPLITS, Splitter
+from rankdistill.rank.formats import ranked_row
+from rankdistill.rank.ranking import distinct, rank_group
 from rankdistill.records import Group, Response
 
 
-def read_ranked(path: str, tokenizer: Any, splits: Mapping[str, float]) -> list[Group]:
-    """The groups of a ranked set, with a `score` in every response.
+def read_ranked(
+    rank: RankConfig, prompts: PromptsConfig, tokenizer: Any
+) -> tuple[list[Group], dict[str, int]]:
+    """The groups of a ranked set, with a `score` in every response, and what became of the rest.
 
-    A row has its prompt as a prompt file has it, and either `responses` (each with `text`, and
-    `score`, or `rank` with 0 for the best) or TRL's `chosen` and `rejected`. A folder is what a run
-    wrote as `ranked/`. Responses without `token_ids` are tokenised, with EOS.
+    Formats of rows: `rankdistill.rank.formats`. A folder is what a run wrote as `ranked/`. Prompts
+    are measured, split and limited as those of a prompt file are; rows with the same prompt share
+    its split. Rows that could teach nothing (a score missing, one distinct response, all scores
+    equal) do not count towards a limit.
+
+    Returns:
+        The groups, train first, each split in the order of the hash; and the counts `read`,
+        `too_long`, what `rank_group` counts, `cut` (responses), and kept by split.
 
     Raises:
-        UserError: No such set, or a row without responses, named by its place.
+        UserError: no such set, a row that is not ranked, named by its place, or none left.
     """
-    splitter = Splitter(splits, dict.fromkeys(splits), 0)
-    groups = []
-    for where, row in _rows(path):
-        messages = conversation(row, where)
-        identifier = row.get("prompt_id") or prompt_id(messages)
-        responses = [_response(r, tokenizer, where) for r in _responses(row, where)]
+    splitter = Splitter(asdict(prompts.splits), asdict(prompts.limit), seed=0)
+    counts: Counter[str] = Counter(read=0, too_long=0)
+    groups: list[Group] = []
+    seen: Counter[str] = Counter()
+    for where, row in _rows(rank.path or ""):
+        counts["read"] += 1
+        messages, given = ranked_row(row, where, column=prompts.column, score=rank.score_column)
+        if not messages or len(encode_prompt(tokenizer, messages)) > prompts.max_prompt_tokens:
+            counts["too_long" if messages else "empty"] += 1
+            continue
+        identifier = str(row.get("prompt_id") or prompt_id(messages))
         split = splitter.split_of(identifier, row.get("split"), where)
-        groups.append(
-            Group(prompt_id=identifier, split=split, messages=messages, responses=responses)
-        )
-    return groups
+        seen[identifier] += 1
+        if seen[identifier] > 1:  # pairs of the same prompt are rankings of their own
+            identifier = f"{identifier}-{seen[identifier]}"
+        responses = [_response(r, tokenizer, rank.max_response_tokens) for r in given]
+        responses = _drawn(distinct(responses), rank.responses_per_prompt, identifier)
+        group = Group(prompt_id=identifier, split=split, messages=messages, responses=responses)
+        if rank_group(group, 0.0, counts) is not None:
+            groups.append(group)
+    kept: list[Group] = splitter.ordered(groups)  # type: ignore[arg-type,assignment]
+    if not kept:
+        raise UserError(_nothing_left(rank, prompts, counts))
+    for name in ("groups", "ranked", "pairs", "tied_pairs"):  # the rank stage counts those it gets
+        counts.pop(name, None)
+    counts["cut"] = sum(r["finish_reason"] == "length" for g in kept for r in g["responses"])
+    return kept, counts | {name: sum(g["split"] == name for g in kept) for name in SPLITS}
 
 
-def _rows(path: str) -> Any:
-    folder = Path(path)
+def _rows(path: str) -> Iterator[Row]:
+    folder = Path(path).expanduser()
     if not folder.is_dir():
         yield from read_rows(path)
         return
-    parts = sorted(folder.glob("*.parquet")) + sorted(folder.glob("*.jsonl"))
-    if not parts:
-        raise UserError(f"rank.path '{path}' has no .parquet and no .jsonl file.")
-    for part in parts:
+    for part in parts(folder):
         yield from read_rows(str(part))
 
 
-def _responses(row: Mapping[str, Any], where: str) -> Sequence[Mapping[str, Any]]:
-    if row.get("responses"):
-        return row["responses"]
-    if row.get("chosen") and row.get("rejected"):
-        texts = [_text(row["chosen"]), _text(row["rejected"])]
-        return [{"text": text, "score": 1.0 - i} for i, text in enumerate(texts)]
-    raise UserError(
-        f"{where}: a ranked row needs `responses`, or `chosen` and `rejected`; it has "
-        f"{', '.join(sorted(map(str, row)))}."
+def parts(folder: Path) -> list[Path]:
+    """The files of a ranked set that is a folder. UserError: there are none."""
+    found = sorted([*folder.glob("*.parquet"), *folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")])
+    if not found:
+        raise UserError(f"rank.path '{folder}' has no .parquet and no .jsonl file.")
+    return found
+
+
+def _response(given: dict[str, Any], tokenizer: Any, most: int | None) -> Response:
+    """A response in tokens, cut to `most` of them; one that is cut has no EOS."""
+    score = given["score"]
+    token_ids = list(given.get("token_ids") or encode_response(tokenizer, given["text"]))
+    whole = given.get("whole_tokens") or len(token_ids)
+    response = Response(
+        text=given["text"],
+        token_ids=token_ids,
+        finish_reason=given.get("finish_reason") or "stop",
+        source=given["source"],
+        whole_tokens=whole,
+        scores=dict(given.get("scores") or {"imported": score}),
+        score=score,
     )
-
-
-def _text(side: Any) -> str:
-    """TRL's chosen or rejected: text, or a conversation whose last turn is the response."""
-    return side if isinstance(side, str) else side[-1]["content"]
-
-
-def _response(given: Mapping[str, Any], tokenizer: Any, where: str) -> Response:
-    if "text" not in given or (given.get("score") is None and given.get("rank") is None):
-        raise UserError(f"{where}: a response needs `text`, and `score` or `rank`.")
-    score = given.get("score")
-    value = float(-given["rank"]) if score is None else float(score)
+    if most is None or len(token_ids) <= most:
+        return response
+    cut = token_ids[:most]
     return {
-        "text": given["text"],
-        "token_ids": list(given.get("token_ids") or encode_response(tokenizer, given["text"])),
-        "finish_reason": given.get("finish_reason") or "stop",
-        "source": str(given.get("source") or "imported"),
-        "scores": dict(given.get("scores") or {"imported": value}),
-        "score": value,
+        **response,
+        "text": decode_response(tokenizer, cut),
+        "token_ids": cut,
+        "finish_reason": "length",
     }
+
+
+def _drawn(responses: list[Response], most: int | None, identifier: str) -> list[Response]:
+    """At most `most` of the responses, drawn by the prompt's id, in their order."""
+    if most is None or len(responses) <= most:
+        return responses
+    chosen = sorted(random.Random(identifier).sample(range(len(responses)), most))
+    return [responses[i] for i in chosen]
+
+
+def _nothing_left(rank: RankConfig, prompts: PromptsConfig, counts: Counter[str]) -> str:
+    if not counts["read"]:
+        return f"The ranked set '{rank.path}' is empty: write one ranked prompt a line."
+    why = {
+        "too_long": f"with a prompt of more than {prompts.max_prompt_tokens} tokens "
+        "(prompts.max_prompt_tokens)",
+        "empty": "without a prompt",
+        "score_missing": "with a score that is no number",
+        "single": "with fewer than two distinct responses",
+        "all_tied": "with equal scores throughout",
+    }
+    found = ", ".join(f"{counts[name]} {words}" for name, words in why.items() if counts[name])
+    return (
+        f"The ranked set '{rank.path}' has no prompt left to train on; of {counts['read']} rows "
+        f"there are {found or 'none within prompts.limit'}."
+    )

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rankdistill.errors import UserError
 from rankdistill.models import load_tokenizer
 from rankdistill.prompts import source_identity
 from rankdistill.rank import rank_groups
-from rankdistill.rank.existing import read_ranked
+from rankdistill.rank.existing import parts, read_ranked
 from rankdistill.rank.table import write_table
 from rankdistill.records import Group
 from rankdistill.run import Run
@@ -44,16 +45,42 @@ def rank(run: Run, groups: Sequence[Group], groups_key: Any) -> Output:
 
 
 def existing(run: Run) -> Output:
-    """The ranked set of `rank.path`, split like prompts where its rows name no split."""
-    path = run.settings.rank.path or ""
-    tokenizer = load_tokenizer(run.start.path)
-    groups = read_ranked(path, tokenizer, asdict(run.settings.prompts.splits))
-    return rank(run, groups, {"source": _identity(path), "tokenizer": dict(run.start.identity)})
+    """The groups of `rank.path` with their scores, split and limited as prompts are.
+
+    Raises:
+        UserError: No such set, a row that is not ranked, or no group to train on or to report on.
+    """
+    settings, prompts = run.settings.rank, run.settings.prompts
+    identity = {
+        "code": 1,
+        "source": _identity(settings.path or ""),
+        "column": prompts.column,
+        "score_column": settings.score_column,
+        "responses_per_prompt": settings.responses_per_prompt,
+        "max_response_tokens": settings.max_response_tokens,
+        "max_prompt_tokens": prompts.max_prompt_tokens,
+        "splits": asdict(prompts.splits),
+        "limit": asdict(prompts.limit),
+        "tokenizer": dict(run.start.identity),
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        groups, counts = read_ranked(settings, prompts, load_tokenizer(run.start.path))
+        partial.shards().append(groups)
+        return counts
+
+    output = run.stage("rank", f"{settings.path} (an existing ranked set)", identity, make)
+    for split in ("train", "heldout"):
+        if not output.manifest["counts"].get(split):
+            raise UserError(
+                f"rank.path '{settings.path}' leaves no prompt for the {split} split: give more "
+                f"rows, or a larger prompts.splits.{split}."
+            )
+    return output
 
 
 def _identity(path: str) -> dict[str, Any]:
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if not folder.is_dir():
         return source_identity(path)
-    parts = sorted([*folder.glob("*.parquet"), *folder.glob("*.jsonl")])
-    return {part.name: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts}
+    return {part.name: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts(folder)}

@@ -16,8 +16,8 @@ from rankdistill.errors import UserError
 from rankdistill.forward import ResponseLogps, TokenGroup
 from rankdistill.models import encode_prompt, encode_response
 from rankdistill.objectives import Candidates
+from rankdistill.rank.preferences import as_group
 from rankdistill.rank.ranking import ranks
-from rankdistill.train.preferences import as_group
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def ranked_group(
         UserError: not such a row; fewer than two distinct responses; a response without score and
             rank.
     """
-    group = as_group(row, index)
+    group = as_group(row, f"Row {index}")
     prompt_id = str(group.get("prompt_id") or f"row {index}")
     responses = [_response_ids(response, tokenizer) for response in group["responses"]]
     if len({tuple(ids) for ids in responses}) < 2:

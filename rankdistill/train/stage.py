@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from rankdistill.models import load_model, load_tokenizer, save_model
+from rankdistill.models import load_tokenizer, load_trainable
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
+from rankdistill.train.checkpoints import last_checkpoint
+from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
 from rankdistill.train.reference import ReferenceConfig, add_reference_logps
@@ -44,10 +46,11 @@ def train(run: Run, student: Model, ranked: Output) -> tuple[Model, list[dict[st
             if key not in (*BATCHING, *INDIRECT)
         },
         "learning_rate": learning_rate,
-        "precision": run.settings.student.precision.name,
         "seed": run.settings.seed,
+        **run.trained_in,
     }
-    reference = _reference(run, student, rows, ranked.key) if objective.needs_reference else {}
+    used = training + validation
+    reference = _reference(run, student, used, ranked.key) if objective.needs_reference else {}
 
     def make(partial: Partial) -> Mapping[str, Any]:
         return _train(run, student, training, validation, reference, partial)
@@ -86,20 +89,19 @@ def _train(
     )
     show_progress(trainer)
     trainer.train(resume_from_checkpoint=True)
+    save_trained(trainer, tokenizer, partial.path / "model", lambda: _policy(run, student))
     if trainer.is_world_process_zero():
-        save_model(
-            trainer.accelerator.unwrap_model(trainer.model), tokenizer, partial.path / "model"
-        )
         (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))
-    trainer.accelerator.wait_for_everyone()
     return {"groups": len(training), "steps": trainer.state.global_step}
 
 
 def _policy(run: Run, student: Model) -> Any:
+    """The student as its training begins; the reference, if it has adapters, is it without them."""
     settings = run.settings.student
-    return load_model(
+    return load_trainable(
         student.path,
         precision=settings.precision.name,
+        lora=run.lora,
         attn_implementation=settings.attn_implementation,
         trust_remote_code=settings.trust_remote_code,
     )
@@ -107,8 +109,9 @@ def _policy(run: Run, student: Model) -> Any:
 
 def _arguments(run: Run, partial: Partial, validate: bool) -> RankingConfig:
     settings = run.settings.train
+    checkpoints = str(partial.scratch / "checkpoints")
     return RankingConfig(
-        str(partial.scratch / "checkpoints"),
+        checkpoints,
         layout=settings.layout.name,
         max_batch_tokens=settings.max_batch_tokens,
         prompts_per_step=settings.prompts_per_step,
@@ -119,10 +122,15 @@ def _arguments(run: Run, partial: Partial, validate: bool) -> RankingConfig:
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
+        use_liger_kernel=run.settings.student.use_liger_kernel,
+        bf16=run.settings.student.precision.name == "bfloat16",
+        fp16=run.settings.student.precision.name == "float16",
         logging_steps=settings.logging_steps,
         save_steps=settings.save_steps,
         save_total_limit=2,
         eval_strategy="epoch" if validate else "no",
+        # What validation says before the first step; a run that continues has said it.
+        eval_on_start=validate and last_checkpoint(checkpoints) is None,
         per_device_eval_batch_size=settings.prompts_per_step,
         seed=run.settings.seed,
         report_to=run.settings.report_to,
@@ -137,7 +145,7 @@ def _reference(run: Run, student: Model, rows: Sequence[Any], ranked_key: str) -
         "reference": student.identity,
         "ranked": ranked_key,
         "layout": run.settings.train.layout.name,
-        "precision": run.settings.student.precision.name,
+        **run.trained_in,
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -145,6 +153,8 @@ def _reference(run: Run, student: Model, rows: Sequence[Any], ranked_key: str) -
         config = ReferenceConfig(
             layout=run.settings.train.layout.name,
             max_batch_tokens=run.settings.train.max_batch_tokens,
+            bf16=run.settings.student.precision.name == "bfloat16",
+            fp16=run.settings.student.precision.name == "float16",
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
         tokenizer = load_tokenizer(student.path)

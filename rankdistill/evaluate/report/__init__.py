@@ -1,7 +1,7 @@
 """A run's report: `metrics.json`, and a table, a Markdown file and an HTML page made from it.
 
 metrics = write_report(RunReport(...), folder)
-console.print(terminal_table(metrics))
+console.print(*terminal_tables(metrics))
 
 ``python -m rankdistill.evaluate.report RUN_FOLDER`` makes the files again from `metrics.json`.
 """
@@ -16,7 +16,7 @@ from rankdistill.evaluate.report.html import html_report
 from rankdistill.evaluate.report.markdown import markdown_report
 from rankdistill.evaluate.report.metrics import metrics_of, read_metrics, write_metrics
 from rankdistill.evaluate.report.run_report import RunReport, Stage
-from rankdistill.evaluate.report.terminal import terminal_table
+from rankdistill.evaluate.report.terminal import terminal_table, terminal_tables
 
 __all__ = [
     "RunReport",
@@ -25,6 +25,7 @@ __all__ = [
     "read_metrics",
     "render",
     "terminal_table",
+    "terminal_tables",
     "write_report",
 ]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rankdistill.errors import UserError
-from rankdistill.evaluate.report import read_metrics, render, terminal_table
+from rankdistill.evaluate.report import read_metrics, render, terminal_tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = folder / "config.yaml"
     render(metrics, config.read_text(encoding="utf-8") if config.is_file() else "", folder)
     console = Console(highlight=False)
-    console.print(terminal_table(metrics))
+    console.print(*terminal_tables(metrics))
     console.print(f"{folder / 'report.html'}\n{folder / 'report.md'}", soft_wrap=True)
     return 0
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rankdistill.evaluate.report.ranked import ranked_cautions, ranked_headline
 from rankdistill.evaluate.report.table import number, percent, signed, tokens
 
 Kind = Literal["good", "warning", "plain"]
@@ -25,7 +26,12 @@ class Finding:
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """One sentence: what changed in the teacher's eyes, and how sure that is."""
+    """One sentence: what changed in the teacher's eyes, and how sure that is.
+
+    Where nothing was sampled: what changed in the order of held-out rankings.
+    """
+    if not metrics["models"]:
+        return ranked_headline(metrics)
     trained, baseline = _model(metrics, "trained"), _model(metrics, "baseline")
     difference = trained["score_difference"]
     if difference is None:
@@ -50,8 +56,11 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 def findings(metrics: Mapping[str, Any]) -> list[Finding]:
     """What a reader must know beside the headline, the most important first."""
+    ranked = _ranked(metrics)
+    if not metrics["models"]:
+        return ranked + [Finding("plain", note) for note in metrics["notes"]]
     found = [_noise(metrics), _control(metrics), _text_change(metrics), *_cautions(metrics)]
-    return [finding for finding in found if finding is not None]
+    return [finding for finding in found if finding is not None] + ranked
 
 
 def judge_warning(metrics: Mapping[str, Any]) -> str | None:
@@ -147,6 +156,14 @@ def _cautions(metrics: Mapping[str, Any]) -> list[Finding]:
             who = f"{model['unscored_responses']} responses of {model['label']}"
             cautions.append(Finding("warning", f"{who} got no score and are left out."))
     return cautions + [Finding("plain", note) for note in metrics["notes"]]
+
+
+def _ranked(metrics: Mapping[str, Any]) -> list[Finding]:
+    """What held-out rankings of an existing set say."""
+    if metrics.get("ranked_set") is None:
+        return []
+    said = [Finding(kind, text) for kind, text in ranked_cautions(metrics)]  # type: ignore[arg-type]
+    return ([Finding("plain", ranked_headline(metrics))] if metrics["models"] else []) + said
 
 
 def _entropy_gap(trained: Mapping[str, Any], control: Mapping[str, Any]) -> float | None:

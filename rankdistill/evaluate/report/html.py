@@ -12,10 +12,11 @@ from markupsafe import Markup
 
 from rankdistill.evaluate.report.headline import findings, headline, judge_warning
 from rankdistill.evaluate.report.plots import colour, plots_of
+from rankdistill.evaluate.report.ranked import LONGER, ranked_labels, ranked_rows
 from rankdistill.evaluate.report.samples import HOW_CHOSEN
 from rankdistill.evaluate.report.stages import stage_rows
-from rankdistill.evaluate.report.svg import VARIABLES
-from rankdistill.evaluate.report.table import NOTHING, number, signed, table_rows
+from rankdistill.evaluate.report.svg import MUTED, VARIABLES
+from rankdistill.evaluate.report.table import NOTHING, Row, labels, number, signed, table_rows
 
 MINUS, EN_DASH, NO_BREAK_SPACE = "\u2212", "\u2013", "\u00a0"
 
@@ -30,15 +31,32 @@ def html_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
             headline=headline(metrics),
             findings=findings(metrics),
             warning=judge_warning(metrics),
-            names=list(metrics["models"]),
-            colours={name: VARIABLES[colour(metrics, name)] for name in metrics["models"]},
-            rows=table_rows(metrics),
+            colours=_colours(metrics),
+            tables=_tables(metrics),
             plots=[(plot, Markup(plot.svg)) for plot in plots_of(metrics)],
             how_chosen=HOW_CHOSEN,
             stages=stage_rows(metrics),
             config_yaml=config_yaml,
         )
     )
+
+
+def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]], list[Row]]]:
+    """Title, (name, heading) of the columns, rows of every table there are figures for."""
+    tables = []
+    if metrics["models"]:
+        heads = list(zip(metrics["models"], labels(metrics), strict=True))
+        tables.append(("Figures", heads, table_rows(metrics)))
+    if metrics.get("ranked_set") is not None:
+        heads = list(zip(metrics["ranked_set"]["models"], ranked_labels(metrics), strict=True))
+        tables.append(("Held-out rankings", heads, ranked_rows(metrics)))
+    return tables
+
+
+def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The CSS variable of every column; what is no model has that of muted text."""
+    names = [name for _, heads, _ in _tables(metrics) for name, _ in heads]
+    return {name: VARIABLES[MUTED if name == LONGER else colour(metrics, name)] for name in names}
 
 
 @cache

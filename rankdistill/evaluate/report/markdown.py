@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rankdistill.evaluate.report.headline import findings, headline, judge_warning
+from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
 from rankdistill.evaluate.report.samples import HOW_CHOSEN
 from rankdistill.evaluate.report.stages import stage_rows
-from rankdistill.evaluate.report.table import Cell, labels, number, signed, table_rows
+from rankdistill.evaluate.report.table import Cell, Row, labels, number, signed, table_rows
 
 
 def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
@@ -19,14 +20,9 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
         f"**{_inline(headline(metrics))}**",
         *_banner(metrics),
         "\n".join(f"- {_inline(finding.text)}" for finding in findings(metrics)),
-        "## Figures",
-        _figures(metrics),
-        "\n".join(
-            f"- **{_inline(row.title)}**: {_inline(row.explanation)}" for row in table_rows(metrics)
-        ),
-        "## Responses",
-        HOW_CHOSEN,
-        *(_sample(sample, metrics) for sample in metrics["samples"]),
+        *_figures("Figures", labels(metrics), table_rows(metrics)),
+        *_ranked(metrics),
+        *_samples(metrics),
         "## Stages",
         _stages(metrics),
         "## Configuration",
@@ -43,11 +39,26 @@ def _banner(metrics: Mapping[str, Any]) -> list[str]:
     return [f"> **Note.** {_inline(warning)}"] if warning else []
 
 
-def _figures(metrics: Mapping[str, Any]) -> str:
-    rows = [
-        [_inline(row.title), *(_cell(cell) for cell in row.cells)] for row in table_rows(metrics)
-    ]
-    return _table(["", *map(_inline, labels(metrics))], rows, numbers=True)
+def _figures(title: str, heads: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """A table with what its rows mean; nothing without rows."""
+    if not rows:
+        return []
+    cells = [[_inline(row.title), *(_cell(cell) for cell in row.cells)] for row in rows]
+    table = _table(["", *map(_inline, heads)], cells, numbers=True)
+    meaning = [f"- **{_inline(row.title)}**: {_inline(row.explanation)}" for row in rows]
+    return [f"## {title}", table, "\n".join(meaning)]
+
+
+def _ranked(metrics: Mapping[str, Any]) -> list[str]:
+    if metrics.get("ranked_set") is None:
+        return []
+    return _figures("Held-out rankings", ranked_labels(metrics), ranked_rows(metrics))
+
+
+def _samples(metrics: Mapping[str, Any]) -> list[str]:
+    if not metrics["samples"]:
+        return []
+    return ["## Responses", HOW_CHOSEN, *(_sample(s, metrics) for s in metrics["samples"])]
 
 
 def _cell(cell: Cell) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.evaluate.model_figures import ModelFigures, common_prompts
+from rankdistill.evaluate.report.ranked import ranked_metrics
 from rankdistill.evaluate.report.run_report import RunReport
 from rankdistill.evaluate.report.samples import choose_samples
 from rankdistill.evaluate.statistics import (
@@ -34,15 +35,15 @@ FILE = "metrics.json"
 def metrics_of(report: RunReport) -> dict[str, Any]:
     """All figures as plain JSON values; deterministic for a report's seed.
 
-    ValueError: the baseline or the trained model is not among the models, or no prompt is scored
-    for both.
+    ValueError: the baseline or the trained model is not among the models, where there are any.
     """
     models = {model.name: model for model in report.models}
     for name in (report.baseline, report.trained):
-        if name not in models:
+        if models and name not in models:
             raise ValueError(f"'{name}' is not among the models {sorted(models)}")
     roles = {role: getattr(report, role) for role in ("start", "control", "teacher")}
-    roles = {role: name if name in models else None for role, name in roles.items()}
+    known = models.keys() | (report.ranked_set.labels.keys() if report.ranked_set else set())
+    roles = {role: name if name in known else None for role, name in roles.items()}
     control = roles["control"]
     content = {
         "format": FORMAT,
@@ -65,7 +66,8 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         "trained_against_control": (
             _against(models[report.trained], models[control], report) if control else None
         ),
-        "samples": choose_samples(report),
+        "ranked_set": ranked_metrics(report.ranked_set, report.baseline, report.seed),
+        "samples": choose_samples(report) if models else [],
         "stages": [_stage(stage) for stage in report.stages],
         "training_history": list(report.training_history),
         "warmup_history": list(report.warmup_history),

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from rankdistill.evaluate.report.curves import curve_plots
+from rankdistill.evaluate.report.ranked import LONGER
 from rankdistill.evaluate.report.svg import INK, MUTED, SERIES, draw, legend_above
 
 Metrics = Mapping[str, Any]
@@ -31,6 +32,8 @@ class Plot:
 
 def plots_of(metrics: Metrics) -> list[Plot]:
     """The plots there is data for, in reading order."""
+    if not metrics["models"]:
+        return [*_ranked(metrics), *(Plot(*curve) for curve in curve_plots(metrics))]
     plots: list[Plot] = []
     trained, baseline = (
         metrics["models"][metrics[role]]["label"] for role in ("trained", "baseline")
@@ -71,7 +74,7 @@ def plots_of(metrics: Metrics) -> list[Plot]:
         svg = draw(f"plot{index}", title, fill)
         if svg is not None:
             plots.append(Plot(title, caption, svg))
-    return plots + [Plot(*curve) for curve in curve_plots(metrics)]
+    return plots + _ranked(metrics) + [Plot(*curve) for curve in curve_plots(metrics)]
 
 
 def colour(metrics: Metrics, name: str) -> str:
@@ -81,6 +84,43 @@ def colour(metrics: Metrics, name: str) -> str:
     others = [other for other in metrics["models"] if other not in roles]
     index = roles[name] if name in roles else 5 + others.index(name) % (len(SERIES) - 5)
     return SERIES[index]
+
+
+def _ranked(metrics: Metrics) -> list[Plot]:
+    """How much of held-out rankings every model has in order."""
+    if metrics.get("ranked_set") is None:
+        return []
+    title = "Held-out pairs in order"
+    caption = (
+        "Mean over prompts with its interval: all pairs (filled), and pairs of about the same "
+        "length (open). Half is chance."
+    )
+    svg = draw("ranked", title, lambda axes: _pair_accuracies(axes, metrics))
+    return [Plot(title, caption, svg)] if svg is not None else []
+
+
+def _pair_accuracies(axes: Axes, metrics: Metrics) -> bool:
+    models = metrics["ranked_set"]["models"]
+    found = False
+    for place, (name, model) in enumerate(models.items()):
+        shade = MUTED if name == LONGER else colour(metrics, name)
+        for key, shift, face in (
+            ("pair_accuracy", -0.08, shade),
+            ("matched_accuracy", 0.08, "none"),
+        ):
+            interval, x = model[key], place + shift
+            if interval is None:
+                continue
+            found = True
+            if interval["low"] is not None:
+                axes.plot([x, x], [interval["low"], interval["high"]], color=shade, linewidth=1.6)
+            axes.scatter([x], [interval["mean"]], s=34, color=face, edgecolors=shade, zorder=3)
+    axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle="--", zorder=1)
+    axes.set_xticks(range(len(models)), [textwrap.fill(m["label"], 9) for m in models.values()])
+    axes.set_xlim(-0.5, len(models) - 0.5)
+    axes.set_ylabel("share of pairs in order")
+    axes.grid(axis="x", visible=False)
+    return found
 
 
 def _scores(axes: Axes, metrics: Metrics) -> bool:

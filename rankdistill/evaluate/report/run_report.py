@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rankdistill.evaluate.model_figures import ModelFigures
+from rankdistill.evaluate.ranked import RankedSet
 from rankdistill.records import Group
 
 
@@ -42,13 +43,15 @@ class RunReport:
     command: str
     config_yaml: str
     models: Sequence[ModelFigures]
-    """The columns, in their order."""
+    """The columns, in their order; none where nothing was sampled."""
     groups: Mapping[str, Sequence[Group]]
     """By the name of the model: its scored responses to the held-out prompts."""
     judge: str
     """What the scores are: `likelihood under <teacher>`."""
     judged_by_training_teacher: bool
     """The judge of this evaluation also ranked the responses that the student was trained on."""
+    ranked_set: RankedSet | None = None
+    """Held-out rankings of an existing set, and what the students make of them."""
     stages: Sequence[Stage] = ()
     training_history: Sequence[Mapping[str, Any]] = ()
     """The Trainer's log history."""

@@ -37,6 +37,8 @@ class Row:
 def table_rows(metrics: Metrics) -> list[Row]:
     """The rows, in the order that an argument would take: better? at what price? how big?"""
     models = list(metrics["models"].values())
+    if not models:
+        return []
     baseline = metrics["models"][metrics["baseline"]]["label"]
     level = percent(metrics["statistics"]["interval_level"])
     rows = []
@@ -98,10 +100,10 @@ def _simple(text: Callable[[Any], str]) -> Callable[[Any], Cell]:
     return lambda value: Cell(text(value))
 
 
-def _interval(
+def interval_cell(
     text: Callable[[float | None], str], null: float | None = None
 ) -> Callable[[Any], Cell]:
-    """Cells of a mean with its interval; `null`: the value that stands for "no difference"."""
+    """Makes cells of a mean with its interval; `null`: the value for "no difference"."""
 
     def cell(interval: Mapping[str, Any] | None) -> Cell:
         if interval is None or interval["mean"] is None:
@@ -120,28 +122,28 @@ _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
         "score",
         "Teacher score",
         "Mean over prompts of {judge}, higher is better; with its {level} interval.",
-        _interval(number),
+        interval_cell(number),
     ),
     (
         "score_difference",
         "minus {baseline}",
         "Difference of the teacher score to the {baseline} student's on the same prompts, with its "
         "{level} interval (BCa bootstrap over prompts); bold where it excludes 0.",
-        _interval(signed, 0.0),
+        interval_cell(signed, 0.0),
     ),
     (
         "win_rate",
         "Wins over {baseline}",
         "How often a response is scored above one of the {baseline} student to the same prompt, "
         "ties half; with its {level} interval; bold where it excludes 50 %.",
-        _interval(percent, 0.5),
+        interval_cell(percent, 0.5),
     ),
     (
         "kendall_tau",
         "Rank agreement",
         "Kendall's tau between the order of the model's own mean log-probabilities and the "
         "teacher's order of the same held-out responses: 1 the same order, 0 unrelated.",
-        _interval(number),
+        interval_cell(number),
     ),
     (
         "kl_to_baseline",

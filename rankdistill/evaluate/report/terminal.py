@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -10,7 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from rankdistill.evaluate.report.headline import judge_warning
+from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
 from rankdistill.evaluate.report.table import Row, labels, table_rows
+
+
+def terminal_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """The figures of all models, and those on held-out rankings, as far as there are any."""
+    tables = []
+    if metrics["models"]:
+        tables.append(terminal_table(metrics))
+    if metrics.get("ranked_set") is not None:
+        block = metrics["ranked_set"]
+        title = f"{block['prompts']} held-out rankings, {block['pairs']} pairs"
+        tables.append(_table(title, "", ranked_labels(metrics), ranked_rows(metrics), metrics))
+    return tables
 
 
 def terminal_table(metrics: Mapping[str, Any]) -> Table:
@@ -19,20 +32,30 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
     Figures that compare have their interval in two rows below, which stays narrow: a pipe has 80
     columns. metrics: the content of `metrics.json`.
     """
+    return _table(_title(metrics), _caption(metrics), labels(metrics), table_rows(metrics), metrics)
+
+
+def _table(
+    title: str,
+    caption: str,
+    heads: Sequence[str],
+    rows: Sequence[Row],
+    metrics: Mapping[str, Any],
+) -> Table:
     table = Table(
-        title=Text(_title(metrics), style="bold"),
+        title=Text(title, style="bold"),
         title_justify="left",
-        caption=Text(_caption(metrics), style="dim"),
+        caption=Text(caption, style="dim"),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    for label in labels(metrics):
-        table.add_column(Text(label), justify="right", overflow="fold")
+    for head in heads:
+        table.add_column(Text(head), justify="right", overflow="fold")
     level = f"{100 * metrics['statistics']['interval_level']:.0f} %"
-    for row in table_rows(metrics):
+    for row in rows:
         values = (Text(c.value, style="bold" if c.beyond_noise else "") for c in row.cells)
         table.add_row(Text(row.title), *values)
         if _shows_interval(row):

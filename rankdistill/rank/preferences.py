@@ -8,7 +8,7 @@ from typing import Any
 from rankdistill.errors import UserError
 
 
-def as_group(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
+def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """A row as a `Group`: `messages` and `responses`.
 
     Such rows pass. A preference row {prompt, chosen, rejected} becomes two responses with the
@@ -17,6 +17,9 @@ def as_group(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
     prompt or not. Without `prompt` they must repeat it. Unlike in TRL, a prompt that is a text
     goes through the chat template as well.
 
+    Args:
+        where: Names the row in an error, for example ``Row 3``.
+
     Raises:
         UserError: neither of the two, or without text, or the responses answer different prompts.
     """
@@ -24,7 +27,7 @@ def as_group(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
         return row
     if row.get("chosen") is None or row.get("rejected") is None:
         raise UserError(
-            f"Row {index} has the columns {', '.join(row)}: the trainer needs filled `messages` "
+            f"{where} has the columns {', '.join(row)}: the trainer needs filled `messages` "
             "and `responses`, or `prompt`, `chosen` and `rejected`."
         )
     prompt = _conversation(row.get("prompt") or [], "user")
@@ -32,12 +35,12 @@ def as_group(row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
     for column, score in (("chosen", 1.0), ("rejected", 0.0)):
         turns = _conversation(row[column], "assistant")
         if not turns:
-            raise UserError(f"Row {index} has an empty `{column}`: give it a response.")
+            raise UserError(f"{where} has an empty `{column}`: give it a response.")
         contexts.append(_joined(prompt, turns[:-1]))
         responses.append({"text": turns[-1]["content"], "score": score})
     if contexts[0] != contexts[1] or not contexts[0]:
         raise UserError(
-            f"Row {index} has `chosen` and `rejected` without a common prompt: give the `prompt`, "
+            f"{where} has `chosen` and `rejected` without a common prompt: give the `prompt`, "
             "or two conversations that differ in the last message only."
         )
     return {**row, "messages": contexts[0], "responses": responses}

@@ -1,0 +1,82 @@
+"""The suite `ranked`: every student's log-probabilities of the held-out groups of a ranked set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rankdistill.evaluate.ranked import RankedSet, Ranking
+from rankdistill.evaluate.stage import label_of, load_for_evaluation
+from rankdistill.evaluate.tokens import batches_of, policy_values
+from rankdistill.forward import TokenGroup, bind
+from rankdistill.models import encode_prompt, load_tokenizer
+from rankdistill.rank import rank_group
+from rankdistill.records import Group
+from rankdistill.run import Model, Run
+from rankdistill.store import Output, Partial
+
+
+def order_held_out(run: Run, given: Output, models: Mapping[str, Model]) -> RankedSet | None:
+    """What the students make of the held-out groups; None where the suite is not asked for.
+
+    Args:
+        given: The imported set: whole groups, whatever `rank.select` trains on.
+        models: By the name in the report; the teacher is left out.
+    """
+    suite = run.settings.ranked
+    if suite is None:
+        return None
+    margin = run.settings.rank.tie_margin
+    held_out: list[Any] = [row for row in given.rows() if row["split"] == "heldout"]
+    groups = [g for row in held_out if (g := rank_group(row, margin, Counter())) is not None]
+    names = [name for name in models if name != "teacher"]
+    return RankedSet(
+        name=run.settings.rank.path or "",
+        length_match=suite.length_match,
+        rankings=[_ranking(group) for group in groups],
+        labels={name: label_of(name, models) for name in names},
+        mean_logps={name: _values(run, models[name], name, groups, given.key) for name in names},
+        cut=sum(r["finish_reason"] == "length" for g in groups for r in g["responses"]),
+    )
+
+
+def _ranking(group: Group) -> Ranking:
+    responses = group["responses"]
+    tokens = [len(r["token_ids"]) for r in responses]
+    whole = [r.get("whole_tokens") or n for r, n in zip(responses, tokens, strict=True)]
+    return Ranking(group["prompt_id"], [r.get("rank", 0) for r in responses], tokens, whole)
+
+
+def _values(
+    run: Run, model: Model, name: str, groups: list[Group], groups_key: str
+) -> list[list[float]]:
+    """[group][response] mean log-probability, nats a token."""
+    settings = run.settings
+    identity = {
+        "code": 1,
+        "suite": "ranked",
+        "model": model.identity,
+        "groups": groups_key,
+        "tie_margin": settings.rank.tie_margin,
+        "layout": settings.train.layout.name,
+        "precision": settings.student.precision.name,
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        tokenizer, layout = load_tokenizer(model.path), settings.train.layout.name
+        tokens = [
+            TokenGroup(
+                encode_prompt(tokenizer, g["messages"]), [r["token_ids"] for r in g["responses"]]
+            )
+            for g in groups
+        ]
+        most = settings.ranked.max_batch_tokens if settings.ranked else 4096
+        batches = batches_of(tokens, max_batch_tokens=most, layout=layout)
+        values = policy_values(bind(load_for_evaluation(run, model), layout), batches)
+        rows = zip(groups, values, strict=True)
+        partial.shards().append([{"prompt_id": g["prompt_id"], "values": v} for g, v in rows])
+        return {"groups": len(groups)}
+
+    what = f"{name}: its order of {len(groups)} held-out groups"
+    return [row["values"] for row in run.stage("evaluate", what, identity, make).rows()]
