@@ -14,6 +14,8 @@ import pytest
 
 from rankdistill.store import Partial, Store, canonical_json, home, key_of
 from rankdistill.store import attempt as attempts
+from rankdistill.store import shards as shards_module
+from rankdistill.store.shards import MERGED
 
 
 def rows_of(*numbers: int) -> list[dict[str, int]]:
@@ -227,3 +229,63 @@ def test_only_the_writer_appends(tmp_path):
     assert reader.rows() == rows_of(1)
     with pytest.raises(RuntimeError, match="rank 0"):
         reader.append(rows_of(2))
+
+
+def names_of(folder: Path) -> list[str]:
+    return sorted(path.name.rsplit("-", 1)[0] for path in (folder / "rows").iterdir())
+
+
+def test_many_appends_leave_few_files(tmp_path):
+    shards = Partial(tmp_path, tmp_path).shards()
+    for number in range(2 * MERGED + 2):
+        shards.append(rows_of(number))
+    merged = ["000000-000255", "000256-000511"]
+    assert names_of(tmp_path) == [*merged, "000512", "000513"]
+    again = Partial(tmp_path, tmp_path).shards()
+    assert shards.rows() == again.rows() == rows_of(*range(2 * MERGED + 2))
+    again.append(rows_of(-1))
+    assert names_of(tmp_path) == [*merged, "000512", "000513", "000514"]
+
+
+def test_a_kill_while_merging_loses_and_doubles_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards_module, "MERGED", 3)
+    shards = Partial(tmp_path, tmp_path).shards()
+    with monkeypatch.context() as patched:
+        # As if killed after each of the steps of a merge: written, one removed, two removed.
+        patched.setattr(Path, "unlink", lambda path: pytest.fail("killed"))
+        for number in range(2):
+            shards.append(rows_of(number))
+        with pytest.raises(BaseException, match="killed"):
+            shards.append(rows_of(2))
+    for left in (["000000", "000000-000002", "000001", "000002"], ["000000-000002", "000001"]):
+        for path in (tmp_path / "rows").iterdir():
+            if path.name.rsplit("-", 1)[0] not in left:
+                path.unlink()
+        assert names_of(tmp_path) == left
+        assert Partial(tmp_path, tmp_path, writable=False).shards().rows() == rows_of(0, 1, 2)
+    opened = Partial(tmp_path, tmp_path).shards()
+    assert names_of(tmp_path) == ["000000-000002"] and opened.rows() == rows_of(0, 1, 2)
+
+
+def test_a_kill_before_a_merge_is_made_up_for(tmp_path, monkeypatch):
+    shards = Partial(tmp_path, tmp_path).shards()
+    for number in range(3):
+        shards.append(rows_of(number))
+    monkeypatch.setattr(shards_module, "MERGED", 3)
+    assert Partial(tmp_path, tmp_path).shards().rows() == rows_of(0, 1, 2)
+    assert names_of(tmp_path) == ["000000-000002"]
+
+
+def test_a_damaged_merged_shard_is_made_again_in_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards_module, "MERGED", 3)
+    shards = Partial(tmp_path, tmp_path).shards()
+    for number in range(9):
+        shards.append(rows_of(number))
+    before = {path.name for path in (tmp_path / "rows").iterdir()}
+    victim = next((tmp_path / "rows").glob("000003-*"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    again = Partial(tmp_path, tmp_path).shards()
+    assert again.rows() == rows_of(0, 1, 2, 6, 7, 8)
+    for number in (3, 4, 5):
+        again.append(rows_of(number))
+    assert {path.name for path in (tmp_path / "rows").iterdir()} == before

@@ -21,9 +21,10 @@ KILLS = '''
 import json, os, random, signal, sys, time
 from pathlib import Path
 import filelock
-from rankdistill.store import Store, key_of, manifest
+from rankdistill.store import Shards, Store, key_of, manifest, shards
 from rankdistill.store.shards import is_intact, shard_files
 
+shards.MERGED = 3
 EXPECTED = [{"number": n, "text": "x" * (97 * n % 500)} for n in range(40)]
 BATCHES = [EXPECTED[start : start + 4] for start in range(0, 40, 4)]
 
@@ -68,7 +69,7 @@ def check(store, key, at_least):
     files = shard_files(store.partial_path(key) / "files" / "rows")
     data = [path.read_bytes() for path in files]
     assert all(map(is_intact, files, data)), "a shard has its name but not its bytes"
-    rows = [json.loads(line) for part in data for line in part.splitlines()]
+    rows = Shards(store.partial_path(key) / "files" / "rows", writable=False).rows()
     assert rows == EXPECTED[: len(rows)], "rows out of order"
     assert len(rows) >= at_least, f"{at_least} rows were there, {len(rows)} are left"
     return False, len(rows)

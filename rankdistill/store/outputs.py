@@ -27,7 +27,7 @@ from rankdistill.store.files import (
 from rankdistill.store.identity import canonical, key_of
 from rankdistill.store.locks import held, held_at_once
 from rankdistill.store.ranks import Follower
-from rankdistill.store.shards import Shards, is_intact, is_shard, number_of, parse
+from rankdistill.store.shards import Shards, in_order, is_intact, is_shard, parse
 
 log = logging.getLogger("rankdistill.store")
 
@@ -52,7 +52,7 @@ class Output:
         inside = (part for part in self.manifest["files"] if part.startswith(f"{name}/"))
         paths = [self.path / part for part in inside if is_shard(part)]
         rows: list[dict[str, Any]] = []
-        for path in sorted(paths, key=lambda path: (number_of(path), path.name)):
+        for path in sorted(paths, key=in_order):
             data = path.read_bytes() if path.exists() else b""
             if not is_intact(path, data):
                 raise UserError(

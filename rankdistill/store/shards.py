@@ -1,7 +1,9 @@
 """Rows that survive a kill: each `append` is one JSONL file that is complete or absent.
 
 A shard is ``<number>-<16 hex digits of the SHA-256 of its bytes>.jsonl``, so it can be verified
-without anything else. Only a finished shard ever has such a name.
+without anything else. Only a finished shard ever has such a name. Every 256 of them are merged into
+one, ``<first>-<last>-<digest>.jsonl``, which stands for the ones that it covers: a kill before
+these are removed leaves no row twice. So tens of thousands of appends leave some hundred files.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,11 @@ from rankdistill.store.files import write_atomically
 log = logging.getLogger("rankdistill.store")
 
 DIGEST_DIGITS = 16
-_SHARD = re.compile(rf"(\d{{6,}})-([0-9a-f]{{{DIGEST_DIGITS}}})\.jsonl")
+MERGED = 256
+"""Shards that become one."""
+FLUSH_SECONDS = 1.0
+"""Between flushes to the disk, which take longer than a batch where batches are quick."""
+_SHARD = re.compile(rf"(\d{{6,}})(?:-(\d{{6,}}))?-([0-9a-f]{{{DIGEST_DIGITS}}})\.jsonl")
 
 
 class Shards:
@@ -32,23 +39,26 @@ class Shards:
     def __init__(self, folder: Path, *, writable: bool = True) -> None:
         self.folder = folder
         self._writable = writable
+        self._flushed = -FLUSH_SECONDS
         if writable:
             folder.mkdir(parents=True, exist_ok=True)
-            self._drop_damaged()
-        self._taken = {number_of(path) for path in shard_files(folder)}
+            self._open()
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of valid shards: shards in order, rows in the order of their `append`."""
         rows: list[dict[str, Any]] = []
+        end = 0
         for path in shard_files(self.folder):
             data = path.read_bytes()
-            if is_intact(path, data):
+            if number_of(path) >= end and is_intact(path, data):
                 rows.extend(parse(data))
+                end = numbers_of(path).stop
         return rows
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Adds rows for good: when it returns they are on the disk, whatever happens next.
+        """Adds rows for good: when it returns, no kill of the process can take them away.
 
+        If the machine loses its power, the last seconds' may be damaged or gone: made again.
         They take the place of the first shard that was dropped, if there is one, so batches that
         are made again in the same order stand where they stood. No rows: nothing happens.
 
@@ -61,23 +71,68 @@ class Shards:
             return
         lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
         data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
-        number = next(n for n in range(len(self._taken) + 1) if n not in self._taken)
-        write_atomically(self.folder / f"{number:06d}-{digest(data)}.jsonl", data)
-        self._taken.add(number)
+        number = self._holes[0] if self._holes else self._end
+        self._single[number] = self._write(f"{number:06d}", data)
+        if self._holes:
+            self._holes.pop(0)
+        else:
+            self._end += 1
+        self._merge(number // MERGED)
 
-    def _drop_damaged(self) -> None:
+    def _open(self) -> None:
+        """Drops what is damaged, or merged already, and finds the numbers that are free."""
+        self._single: dict[int, Path] = {}
+        self._holes: list[int] = []
+        self._end = 0
         for path in shard_files(self.folder):
+            numbers = numbers_of(path)
             if not is_intact(path, path.read_bytes()):
                 path.unlink()
                 log.warning("Dropped the damaged shard %s: its rows are made again.", path)
+            elif numbers.start < self._end:
+                path.unlink()
+            else:
+                self._holes += range(self._end, numbers.start)
+                self._end = numbers.stop
+                if len(numbers) == 1:
+                    self._single[numbers.start] = path
+        for block in {number // MERGED for number in self._single}:
+            self._merge(block)
+
+    def _merge(self, block: int) -> None:
+        """Makes one shard of a block of `MERGED`, if all of them are there."""
+        numbers = range(block * MERGED, (block + 1) * MERGED)
+        if not all(number in self._single for number in numbers):
+            return
+        paths = [self._single[number] for number in numbers]
+        parts = [path.read_bytes() for path in paths]
+        if not all(map(is_intact, paths, parts)):
+            return  # damaged since it was written: it is dropped alone when it is next opened
+        self._write(f"{numbers[0]:06d}-{numbers[-1]:06d}", b"".join(parts), durable=True)
+        for number in numbers:
+            self._single.pop(number).unlink()
+
+    def _write(self, number: str, data: bytes, *, durable: bool = False) -> Path:
+        path = self.folder / f"{number}-{digest(data)}.jsonl"
+        durable = durable or time.monotonic() - self._flushed >= FLUSH_SECONDS
+        write_atomically(path, data, durable=durable)
+        if durable:
+            self._flushed = time.monotonic()
+        return path
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The shards in `folder`, in order, damaged ones included."""
+    """The shards in `folder`, in order, damaged ones included; a merged one before its own."""
     if not folder.is_dir():
         return []
     found = (path for path in folder.iterdir() if _SHARD.fullmatch(path.name))
-    return sorted(found, key=lambda path: (number_of(path), path.name))
+    return sorted(found, key=in_order)
+
+
+def in_order(path: Path) -> tuple[int, int, str]:
+    """A key that sorts shards: by their first number, then the one that has more first."""
+    numbers = numbers_of(path)
+    return numbers.start, -len(numbers), path.name
 
 
 def is_shard(relative: str) -> bool:
@@ -87,7 +142,17 @@ def is_shard(relative: str) -> bool:
 
 
 def number_of(path: Path) -> int:
-    return int(path.name.split("-")[0])
+    """The first of a shard's numbers."""
+    return numbers_of(path).start
+
+
+def numbers_of(path: Path) -> range:
+    """The numbers that a shard stands for: one, or those of the shards that it was merged from."""
+    match = _SHARD.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path} is no shard")
+    first = int(match[1])
+    return range(first, int(match[2] or first) + 1)
 
 
 def digest(data: bytes) -> str:
@@ -97,7 +162,7 @@ def digest(data: bytes) -> str:
 def is_intact(path: Path, data: bytes) -> bool:
     """Whether `data`, read from the shard `path`, is what was written."""
     match = _SHARD.fullmatch(path.name)
-    return match is not None and match[2] == digest(data)
+    return match is not None and match[3] == digest(data)
 
 
 def parse(data: bytes) -> list[dict[str, Any]]:
