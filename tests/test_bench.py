@@ -95,7 +95,7 @@ def test_all_benchmarks_compare_what_is_equal(tmp_path, capsys):
         ("sample", "sampling", "generate(num_return_sequences=K)"),
     ]
     assert {row["benchmark"] for row in report["rows"]} == set(NAMES)
-    for (name, what, _), row in rows.items():
+    for (name, _, _), row in rows.items():
         theirs, ours = row["theirs_median"], row["ours_median"]
         assert row["rounds"] == len(row["our_turns"]) == len(row["their_turns"])
         assert row["cpu_ratio"] == pytest.approx(theirs["cpu"] / ours["cpu"])
