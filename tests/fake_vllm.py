@@ -73,7 +73,11 @@ class Engine:
             tokens.append(token)
             if ended or len(tokens) == params.max_tokens:
                 del self.running[name]
-                logps = [{t: SimpleNamespace(logprob=-t / 100)} for t in prompt]
+                k = getattr(params, "prompt_logprobs", None) or 0
+                likeliest = {t: SimpleNamespace(logprob=-t - 1.0, rank=t + 1) for t in range(k)}
+                logps = [
+                    {t: SimpleNamespace(logprob=-t / 100, rank=t + 1)} | likeliest for t in prompt
+                ]
                 finished.append(
                     SimpleNamespace(
                         request_id=name, finished=True, prompt_logprobs=logps,

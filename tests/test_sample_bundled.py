@@ -136,3 +136,14 @@ def test_a_child_that_dies_is_told_and_is_gone(
     assert sampler._processes == []
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_the_likeliest_tokens_are_those_of_transformers(sampler, models, requests):
+    first, _ = models
+    prompt, response = requests[0][1], requests[1][1][:5]
+    [(ids, values)] = sampler.top_logps(first, [(prompt, response)], 50)
+    with torch.no_grad():
+        logits = load_model(str(first))(torch.tensor([prompt + response])).logits
+    top = logits[0, len(prompt) - 1 : -1].log_softmax(-1).topk(50)
+    torch.testing.assert_close(torch.tensor(values), top.values, rtol=0, atol=1e-3)
+    assert (torch.tensor(ids) == top.indices).float().mean() > 0.98  # but for ties

@@ -187,6 +187,16 @@ def test_engines_on_gpus_have_gpus_of_their_own(monkeypatch) -> None:
         VLLMSampler(tensor_parallel_size=2, data_parallel_size=3)
 
 
+def test_the_likeliest_tokens_without_the_one_that_stands_there(model: Path, log: Path) -> None:
+    with VLLMSampler() as sampler:
+        found = list(sampler.top_logps(model, [([1, 3], [20, 1]), ([4], [50])], 2))
+        assert found == [
+            ([[0, 1], [0, 1]], [[-1.0, -2.0], [-1.0, -2.0]]),
+            ([[0, 1]], [[-1.0, -2.0]]),
+        ]
+        assert list(sampler.top_logps(model, [], 2)) == []
+
+
 def test_response_logps(model: Path, log: Path) -> None:
     with VLLMSampler() as sampler:
         assert sampler.response_logps(model, [([1, 3], [20, 30]), ([4], [50])]) == [

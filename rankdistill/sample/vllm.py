@@ -135,6 +135,30 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
         ]
         return [answer["logps"] for answer in self._answered(jobs, 1)]
 
+    def top_logps(
+        self, model: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], k: int
+    ) -> Iterator[tuple[list[list[int]], list[list[float]]]]:
+        """The k likeliest tokens at every token of the responses, and their log-probabilities.
+
+        Of every pair in its order: ids and values, `[response token][k]`, likeliest first, at
+        temperature 1, unfiltered, nats.
+
+        Args:
+            model: Folder with weights and tokenizer.
+            pairs: (prompt ids, response ids).
+            k: At most the vocabulary.
+        """
+        if not pairs:
+            return
+        texts = [[*prompt, *response] for prompt, response in pairs]
+        self._serve(model, check_positions(model, texts, 1))  # the engine writes one more token
+        jobs = [
+            {"do": "logps", "prompt": list(prompt), "response": list(response), "k": k}
+            for prompt, response in pairs
+        ]
+        for answer in self._answered(jobs, 1):
+            yield answer["ids"], answer["values"]
+
     def close(self) -> None:
         """End the engines and remove their files."""
         for process in self._processes:
@@ -181,6 +205,7 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
             "skip_tokenizer_init": True,
             "generation_config": "vllm",
             "seed": 0,
+            "max_logprobs": -1,  # as many as are asked for; 20 otherwise
         }
         if not torch.cuda.is_available():
             # A prompt is never split: vLLM on a CPU cannot take a seeded request in two parts.

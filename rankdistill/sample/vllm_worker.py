@@ -7,6 +7,7 @@ that trains. Requests (`do`) and their answers, which `rankdistill.sample.vllm` 
     reload  weights_path                            {"ready": true}
     sample  id, prompt, seeds, params               {"id": id, "responses": [[token, ...], ...]}
     logps   id, prompt, response                    {"id": id, "logps": [...]}
+    logps   id, prompt, response, k                 {"id": id, "ids": [[..k]..], "values": [[..k]..]}
     cancel                                          {"cancelled": true}
 
 Answers come as they are finished, in any order. The process ends when its input ends, whatever it
@@ -23,6 +24,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 PR_SET_PDEATHSIG = 1
@@ -36,8 +38,8 @@ class Worker:
         self._llm: Any = None
         self._responses: dict[int, list[list[int] | None]] = {}
         """What there is of the responses of every `sample` request that is not answered."""
-        self._texts: dict[int, tuple[int, list[int]]] = {}
-        """Prompt length and response of every `logps` request that is not answered."""
+        self._texts: dict[int, tuple[int, list[int], int]] = {}
+        """Prompt length, response and k of every `logps` request that is not answered."""
 
     def work(self, requests: queue.Queue[dict[str, Any]]) -> None:
         """Take requests as they come, and one step of the engine after the other, for ever."""
@@ -70,10 +72,10 @@ class Worker:
         for k, seed in enumerate(seeds):
             self._add(f"{id}-{k}", prompt, seed=seed, **params)
 
-    def logps(self, id: int, prompt: list[int], response: list[int]) -> None:
-        """The log-probability of every token of `response`."""
-        self._texts[id] = len(prompt), response
-        self._add(f"{id}-0", prompt + response, max_tokens=1, temperature=0.0, prompt_logprobs=0)
+    def logps(self, id: int, prompt: list[int], response: list[int], k: int = 0) -> None:
+        """The log-probability of every token of `response`, or those of the k likeliest there."""
+        self._texts[id] = len(prompt), response, k
+        self._add(f"{id}-0", prompt + response, max_tokens=1, temperature=0.0, prompt_logprobs=k)
 
     def cancel(self) -> None:
         """Forget all requests."""
@@ -99,9 +101,13 @@ class Worker:
                 continue
             id, k = map(int, output.request_id.split("-"))
             if id in self._texts:
-                length, response = self._texts.pop(id)
-                steps = zip(response, output.prompt_logprobs[length:], strict=True)
-                self._answer(id=id, logps=[step[token].logprob for token, step in steps])
+                length, response, k = self._texts.pop(id)
+                steps = output.prompt_logprobs[length:]
+                if k:
+                    self._answer(id=id, **_likeliest(steps, k))
+                    continue
+                pairs = zip(response, steps, strict=True)
+                self._answer(id=id, logps=[step[token].logprob for token, step in pairs])
             elif id in self._responses:
                 self._responses[id][k] = list(output.outputs[0].token_ids)
                 if None not in self._responses[id]:
@@ -111,6 +117,21 @@ class Worker:
         print(json.dumps(answer), file=self._answers, flush=True)
 
 
+def _likeliest(steps: Sequence[Mapping[int, Any]], k: int) -> dict[str, list[Any]]:
+    """Ids and log-probabilities of the k likeliest tokens of every step.
+
+    vLLM adds the token that stands there, with its rank, where it is none of them.
+    """
+    tops = [
+        sorted((p.rank, token, p.logprob) for token, p in step.items() if p.rank <= k)[:k]
+        for step in steps
+    ]
+    return {
+        "ids": [[token for _, token, _ in top] for top in tops],
+        "values": [[value for *_, value in top] for top in tops],
+    }
+
+
 def read(lines: TextIO, requests: queue.Queue[dict[str, Any]]) -> None:
     """Queue every line; at the end of the input, end the process."""
     for line in lines:
@@ -118,7 +139,7 @@ def read(lines: TextIO, requests: queue.Queue[dict[str, Any]]) -> None:
     os._exit(0)
 
 
-def main() -> None:
+def main(worker: type[Worker] = Worker) -> None:
     """Serve on the standard streams; what libraries print goes to standard error."""
     if len(sys.argv) > 1 and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -131,7 +152,7 @@ def main() -> None:
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=read, args=(sys.stdin, requests), daemon=True).start()
     try:
-        Worker(answers).work(requests)
+        worker(answers).work(requests)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
