@@ -289,3 +289,12 @@ def test_a_damaged_merged_shard_is_made_again_in_its_place(tmp_path, monkeypatch
     for number in (3, 4, 5):
         again.append(rows_of(number))
     assert {path.name for path in (tmp_path / "rows").iterdir()} == before
+
+
+def test_rows_that_are_put_replace_what_a_killed_attempt_left(tmp_path):
+    Partial(tmp_path, tmp_path).shards().append(rows_of(1, 2))
+    for _ in range(2):
+        Partial(tmp_path, tmp_path).shards().put(rows_of(1, 2, 3))
+    assert Partial(tmp_path, tmp_path).shards().rows() == rows_of(1, 2, 3)
+    with pytest.raises(RuntimeError, match="rank 0"):
+        Partial(tmp_path, tmp_path, writable=False).shards().put(rows_of(2))

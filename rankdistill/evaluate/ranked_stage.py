@@ -75,7 +75,7 @@ def _values(
         batches = batches_of(tokens, max_batch_tokens=most, layout=layout)
         values = policy_values(bind(load_for_evaluation(run, model), layout), batches)
         rows = zip(groups, values, strict=True)
-        partial.shards().append([{"prompt_id": g["prompt_id"], "values": v} for g, v in rows])
+        partial.shards().put([{"prompt_id": g["prompt_id"], "values": v} for g, v in rows])
         return {"groups": len(groups)}
 
     what = f"{name}: its order of {len(groups)} held-out groups"

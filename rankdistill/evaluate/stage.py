@@ -153,7 +153,7 @@ class Evaluation:
                 if reference.same_tokenizer(answers.model)
                 else load_tokenizer(answers.model.path),
             ).row()
-            partial.shards().append([row])
+            partial.shards().put([row])
             return {"prompts": len(answers.groups)}
 
         output = self.run.stage("evaluate", label, identity, make)

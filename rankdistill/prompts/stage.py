@@ -44,7 +44,7 @@ def load(run: Run) -> Output:
             column=settings.column,
             response_column=settings.response_column,
         )
-        partial.shards().append(rows)
+        partial.shards().put(rows)
         return counts
 
     output = run.stage("prompts", settings.path, identity, make)

@@ -37,7 +37,7 @@ def rank(run: Run, groups: Sequence[Group], groups_key: Any) -> Output:
 
     def make(partial: Partial) -> Mapping[str, Any]:
         ranked, counts = rank_groups(groups, settings, run.settings.seed)
-        partial.shards().append(ranked)
+        partial.shards().put(ranked)
         write_table(ranked, partial.path / "ranked")
         return dict(counts)
 
@@ -66,7 +66,7 @@ def existing(run: Run) -> Output:
 
     def make(partial: Partial) -> Mapping[str, Any]:
         groups, counts = read_ranked(settings, prompts, load_tokenizer(run.start.path))
-        partial.shards().append(groups)
+        partial.shards().put(groups)
         return counts
 
     output = run.stage("rank", f"{settings.path} (an existing ranked set)", identity, make)

@@ -65,8 +65,7 @@ class Shards:
         Raises:
             RuntimeError: this process does not hold the output's lock (a rank above 0).
         """
-        if not self._writable:
-            raise RuntimeError(f"only rank 0 appends rows, and {self.folder} is another process's")
+        self._require_writable()
         if not rows:
             return
         lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
@@ -78,6 +77,24 @@ class Shards:
         else:
             self._end += 1
         self._merge(number // MERGED)
+
+    def put(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Makes these all the rows there are, for a stage that has them all at once.
+
+        An earlier attempt, which got as far, may have left them already.
+
+        Raises:
+            RuntimeError: as `append`.
+        """
+        self._require_writable()
+        for path in shard_files(self.folder):
+            path.unlink()
+        self._open()
+        self.append(rows)
+
+    def _require_writable(self) -> None:
+        if not self._writable:
+            raise RuntimeError(f"only rank 0 writes rows, and {self.folder} is another process's")
 
     def _open(self) -> None:
         """Drops what is damaged, or merged already, and finds the numbers that are free."""

@@ -160,7 +160,7 @@ def _reference(run: Run, student: Model, rows: Sequence[Any], ranked_key: str) -
         tokenizer = load_tokenizer(student.path)
         with_reference = add_reference_logps(rows, _policy(run, student), tokenizer, config)
         kept = ("prompt_id", "reference_logps")
-        partial.shards().append([{key: row[key] for key in kept} for row in with_reference])
+        partial.shards().put([{key: row[key] for key in kept} for row in with_reference])
         return {"groups": len(rows)}
 
     output = run.stage(
