@@ -7,7 +7,7 @@ that trains. Requests (`do`) and their answers, which `rankdistill.sample.vllm` 
     reload  weights_path                            {"ready": true}
     sample  id, prompt, seeds, params               {"id": id, "responses": [[token, ...], ...]}
     logps   id, prompt, response                    {"id": id, "logps": [...]}
-    logps   id, prompt, response, k                 {"id": id, "ids": [[..k]..], "values": [[..k]..]}
+    logps   id, prompt, response, k                 {"id": id, "ids": [[..k], ...], "values": same}
     cancel                                          {"cancelled": true}
 
 Answers come as they are finished, in any order. The process ends when its input ends, whatever it
