@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rankdistill import models
+from rankdistill.config import Precision, StudentConfig, TeacherConfig
 from rankdistill.console import heading, result
 from rankdistill.sample import Sampler, open_sampler, resolve_sampler
 from rankdistill.settings import Settings
@@ -50,8 +53,21 @@ class Run:
     def __post_init__(self) -> None:
         teacher, student = self.settings.teacher, self.settings.student
         self.sampler_name = resolve_sampler(self.settings.sample.sampler.name)
-        self.teacher = _located(teacher.path, teacher.precision.name)
-        self.start = _located(student.path or teacher.path, student.precision.name)
+        start = student.path or teacher.path
+        teacher, student = _as_stored(teacher, teacher.path), _as_stored(student, start)
+        self.settings = replace(self.settings, teacher=teacher, student=student)
+        self.lora = _lora(student)
+        self.teacher = _located(teacher.path, teacher)
+        self.start = _located(start, student)
+
+    @property
+    def trained_in(self) -> dict[str, Any]:
+        """What the identity of a student's training says of its precision and its adapters."""
+        precision = self.settings.student.precision.name
+        if self.lora is not None:
+            return {"precision": precision, "lora": self.lora.identity}
+        whole = precision == "float32"
+        return {"precision": precision} if whole else {"precision": precision, "weights": "float32"}
 
     def stage(
         self,
@@ -77,7 +93,8 @@ class Run:
         def build(partial: Partial) -> Mapping[str, Any] | None:
             nonlocal built
             built = True
-            return make(partial)
+            with _tensorboard_in(self.folder / "tensorboard" / stage):
+                return make(partial)
 
         started = time.monotonic()
         output = self.store.output(stage, identity, build, every_rank=every_rank)
@@ -113,8 +130,49 @@ def model_of(output: Output) -> Model:
     return Model(str(output.path / "model"), {"output": output.key})
 
 
-def _located(path: str, precision: str) -> Model:
-    return Model(models.locate(path), {**models.identity(path), "precision": precision})
+def _as_stored(settings: Any, path: str) -> Any:
+    """The group of a model with the precision `auto` resolved, for all that is made of it."""
+    if settings.precision is not Precision.auto:
+        return settings
+    return replace(settings, precision=Precision[models.stored_precision(path)])
+
+
+def _lora(student: StudentConfig) -> models.LoRA | None:
+    """The adapters that are trained; None where all weights are."""
+    lora, quantization = student.lora, student.quantization
+    if lora.r is None:
+        return None
+    return models.LoRA(
+        r=lora.r,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        quantization=quantization and quantization.name,
+    )
+
+
+def _located(path: str, settings: TeacherConfig | StudentConfig) -> Model:
+    identity = {**models.identity(path), "precision": settings.precision.name}
+    if settings.quantization is not None:
+        identity["quantization"] = settings.quantization.name
+    return Model(models.locate(path), identity)
+
+
+@contextmanager
+def _tensorboard_in(folder: Path) -> Iterator[None]:
+    """transformers writes event files into `folder`: a stage's scratch does not outlive the stage.
+
+    A folder that the person names by the same variable wins.
+    """
+    variable = "TENSORBOARD_LOGGING_DIR"
+    if variable in os.environ:
+        yield
+        return
+    os.environ[variable] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[variable]
 
 
 def _short(value: float) -> str:

@@ -24,8 +24,9 @@ def job(tmp_path):
         build_model(layers=1, seed=seed).save_pretrained(tmp_path / name)
         build_tokenizer().save_pretrained(tmp_path / name)
     model = SimpleNamespace(
-        precision=Precision["float32"], attn_implementation="sdpa", trust_remote_code=False
-    )
+        precision=Precision["float32"], attn_implementation="sdpa", trust_remote_code=False,
+        quantization=None, use_liger_kernel=False,
+    )  # fmt: skip
     run = SimpleNamespace(
         settings=SimpleNamespace(
             student=model, teacher=model, train=SimpleNamespace(layout=Layout["shared"]), seed=0,
@@ -33,6 +34,8 @@ def job(tmp_path):
         ),
         store=Store(tmp_path / "store"),
         records=[],
+        lora=None,
+        trained_in={"precision": "float32"},
         teacher=Model(str(tmp_path / "teacher"), {"folder": "t"}),
         close_sampler=lambda: None,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Models: where they come from, how text becomes their tokens, and smaller ones made of them."""
 
+from rankdistill.models.adapters import LoRA, load_trainable, merged
 from rankdistill.models.export import export_untied
 from rankdistill.models.layers import (
     evenly_spaced_layers,
@@ -7,7 +8,7 @@ from rankdistill.models.layers import (
     keep_layers,
     layer_influence,
 )
-from rankdistill.models.load import load_model
+from rankdistill.models.load import load_model, place, stored_precision
 from rankdistill.models.locate import identity, locate
 from rankdistill.models.saving import save_model
 from rankdistill.models.tokenizer import (
@@ -22,6 +23,7 @@ from rankdistill.models.tokenizer import (
 from rankdistill.store import home
 
 __all__ = [
+    "LoRA",
     "decode_response",
     "encode_prompt",
     "encode_response",
@@ -34,9 +36,13 @@ __all__ = [
     "layer_influence",
     "load_model",
     "load_tokenizer",
+    "load_trainable",
     "locate",
+    "merged",
+    "place",
     "recoded",
     "save_model",
+    "stored_precision",
     "tokenizer_difference",
     "tokenizers_agree",
 ]

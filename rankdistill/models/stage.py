@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import AutoConfig
-
 from rankdistill.config import LayerChoice
 from rankdistill.errors import UserError
 from rankdistill.models import (
@@ -19,6 +17,8 @@ from rankdistill.models import (
     load_tokenizer,
     save_model,
 )
+from rankdistill.models.check import check_loading, check_trainable
+from rankdistill.models.load import load_config
 from rankdistill.records import Prompt
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
@@ -27,14 +27,15 @@ INFLUENCE_PROMPTS = 64
 """Prompts of the train split that the layers' influence is measured on."""
 
 
-def check_student(run: Run) -> None:
-    """Refuse, before anything runs, more layers than there are."""
+def check_models(run: Run) -> None:
+    """Refuse, before anything runs, models that cannot be loaded or trained here as they should."""
+    check_trainable(run.start.path, run.settings.student, run.lora)
+    check_loading("student", run.start.path, run.settings.student)
+    check_loading("teacher", run.teacher.path, run.settings.teacher)
     keep = run.settings.student.keep_layers
     if keep is None:
         return
-    config = AutoConfig.from_pretrained(
-        run.start.path, trust_remote_code=run.settings.student.trust_remote_code
-    )
+    config = load_config(run.start.path, trust_remote_code=run.settings.student.trust_remote_code)
     layers = config.get_text_config().num_hidden_layers
     if not 1 <= keep <= layers:
         name = run.settings.student.path or run.settings.teacher.path

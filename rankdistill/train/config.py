@@ -28,6 +28,9 @@ class RankingConfig(TrainingArguments):
         max_length: Most tokens of a prompt with its longest response. Longer groups are left out,
             never truncated. None: the model's context.
 
+    `use_liger_kernel` takes Liger's norms, rotations and MLPs, and never its loss: that would
+    replace the model's forward, in which groups are computed.
+
     Where there is no accelerator it trains on the CPU, several processes through gloo. Precision is
     the model's own, with `bf16=True` under autocast.
 
@@ -74,6 +77,11 @@ class RankingConfig(TrainingArguments):
         if self.use_cpu and self.ddp_backend is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             self.ddp_backend = "gloo"
         self._check()
+        if self.use_liger_kernel:
+            self.liger_kernel_config = {
+                **(self.liger_kernel_config or {}),
+                "fused_linear_cross_entropy": False,
+            }
         super().__post_init__()
         # Several GPUs in one process would be DataParallel, which cannot split a batch of groups.
         self._n_gpu = min(self.n_gpu, 1)
@@ -87,6 +95,11 @@ class RankingConfig(TrainingArguments):
         if not self.temperature > 0:
             raise UserError(
                 f"temperature is {self.temperature}, but logits are divided by it: give more."
+            )
+        if (self.liger_kernel_config or {}).get("fused_linear_cross_entropy"):
+            raise UserError(
+                "liger_kernel_config turns fused_linear_cross_entropy on, which would replace the "
+                "forward that groups go through: leave it out, their head is fused by itself."
             )
         for name in ("max_batch_tokens", "prompts_per_step", "max_length"):
             value = getattr(self, name)

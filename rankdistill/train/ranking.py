@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -18,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind, collate, response_logps
-from rankdistill.models import load_model, load_tokenizer
+from rankdistill.models import load_model, load_tokenizer, place
 from rankdistill.objectives import RRHF, Objective, ObjectiveOutput
 from rankdistill.train.batches import Averages, RankedBatch, step_loader
 from rankdistill.train.config import RankingConfig
@@ -45,13 +46,16 @@ class RankingTrainer(StepTrainer):
         objective: RRHF by default.
         processing_class: The policy's tokenizer; needed unless `model` is a path.
         eval_dataset: As `train_dataset`, or several by name.
+        peft_config: Trains new adapters on the model, as in TRL, instead of all its weights; the
+            reference is then the model without them.
         reference_model: For an objective that needs a reference, where that is not the policy as it
             is now (of a peft model, without its adapter). Rows with `reference_logps` need none.
         callbacks: More of the Trainer's callbacks.
         optimizers: Optimizer and scheduler, where the configuration's do not suit.
 
     Raises:
-        UserError: a row that cannot be trained on, named by its `prompt_id`; no tokenizer.
+        UserError: a row that cannot be trained on, named by its `prompt_id`; no tokenizer; adapters
+            for a model that has some.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class RankingTrainer(StepTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         eval_dataset: Any = None,
         *,
+        peft_config: PeftConfig | None = None,
         reference_model: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
@@ -73,6 +78,8 @@ class RankingTrainer(StepTrainer):
             model = load_model(model)
         if processing_class is None:
             raise UserError("RankingTrainer needs the model's tokenizer as processing_class.")
+        if peft_config is not None:
+            model = _adapted(model, peft_config)
         self.objective = objective or RRHF()
         self._tokenizer, self._limit = processing_class, length_limit(model, args)
         self._logged, self._evaluated = Averages(), Averages()
@@ -196,7 +203,13 @@ class RankingTrainer(StepTrainer):
         if not self.objective.needs_reference:
             return None
         reference: Any = load_model(model) if isinstance(model, str) else model
-        bind(reference, self.args.layout)
-        if not getattr(reference, "is_quantized", False):
-            reference.to(self.args.device)
-        return reference
+        return place(bind(reference, self.args.layout), self.args.device)
+
+
+def _adapted(model: Any, config: PeftConfig) -> PeftModel:
+    if isinstance(model, PeftModel):
+        raise UserError(
+            "RankingTrainer was given a peft_config for a model that has adapters already: merge "
+            "them first (model.merge_and_unload()), or leave peft_config out to train them on."
+        )
+    return get_peft_model(model, config)  # type: ignore[return-value]

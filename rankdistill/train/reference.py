@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from rankdistill.forward import bind, bound_layout, collate, micro_batches, response_logps
-from rankdistill.models import load_model
+from rankdistill.models import load_model, place
 from rankdistill.train.config import RankingConfig
 from rankdistill.train.groups import RankedGroup, ranked_group
 
@@ -34,6 +34,7 @@ class ReferenceConfig:
     temperature: float = 1.0
     max_length: int | None = None
     bf16: bool = False
+    fp16: bool = False
     device: torch.device | str = "cpu"
 
 
@@ -58,8 +59,7 @@ def add_reference_logps(
         A `Dataset` for a `Dataset`, else a list of dicts. Groups that are too long for the training
         get None.
     """
-    model = load_model(model) if isinstance(model, str) else model
-    model.to(config.device)
+    model = place(load_model(model) if isinstance(model, str) else model, config.device)
     bind(model, config.layout)
     groups = [ranked_group(row, index, tokenizer) for index, row in enumerate(rows)]
     limit = length_limit(model, config)
@@ -81,7 +81,8 @@ def reference_logps(
 ) -> list[list[float]]:
     """[group][response] log-probability under a bound model, nats; an adapter is switched off."""
     device, layout = next(model.parameters()).device, bound_layout(model)
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.bf16)
+    lower = torch.float16 if config.fp16 else torch.bfloat16
+    autocast = torch.autocast(device.type, dtype=lower, enabled=config.bf16 or config.fp16)
     without_adapter = model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
     was_training = model.training
     model.eval()

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -83,6 +84,9 @@ class StepTrainer(Trainer, ABC):
             num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)
         # The gradients are averaged over processes, the losses are to be averaged over rows.
         scale = self.accelerator.num_processes / num_items_in_batch
+        # The shares are of the whole step already: DeepSpeed is not to divide them once more.
+        deepspeed = self.accelerator.distributed_type is DistributedType.DEEPSPEED
+        options = {"scale_wrt_gas": False} if deepspeed else {}
         parts: list[tuple[list[Any], Tensor]] = []
         syncs = self.accelerator.sync_gradients
         for number, part in enumerate(inputs.parts, start=1):
@@ -91,7 +95,7 @@ class StepTrainer(Trainer, ABC):
             with nullcontext() if last else self.accelerator.no_sync(model):
                 rows = [inputs.groups[index] for index in part]
                 losses = self.losses(model, rows)
-                self.accelerator.backward(losses.sum() * scale)
+                self.accelerator.backward(losses.sum() * scale, **options)
             parts.append((rows, losses.detach()))
         self._stop_unless_finite(parts)
         return torch.cat([losses for _, losses in parts]).sum().float() * scale

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rankdistill.models import LoRA
 from rankdistill.records import Group
+from rankdistill.warmup.lessons import Lessons
 
 
 class Warmup(Protocol):
@@ -16,8 +18,8 @@ class Warmup(Protocol):
     """
 
     @property
-    def needs_teacher_responses(self) -> bool:
-        """Whether the teacher first writes a response to every prompt of the train split."""
+    def lessons(self) -> Lessons | None:
+        """Which responses are learned; None: the student stays as it is."""
         ...
 
     @property
@@ -36,7 +38,11 @@ class Warmup(Protocol):
         report_to: Sequence[str],
         precision: str,
         checkpoints: Path,
+        validation: Sequence[Group] = (),
+        lora: LoRA | None = None,
+        use_liger_kernel: bool = False,
         teacher_precision: str = "float32",
+        teacher_quantization: str | None = None,
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
         layout: str = "shared",
@@ -46,14 +52,18 @@ class Warmup(Protocol):
         Args:
             student: Folder of the model to start from.
             teacher: What `from_pretrained` takes.
-            groups: Prompts of the train split, each with responses of the teacher.
+            groups: Prompts of the train split, each with responses to learn from.
             out: Folder to create.
             seed: Of the data order.
             report_to: Trackers, as in transformers.
             precision: Of the student's forward and backward; bfloat16 and float16 keep float32
-                master weights (mixed precision).
+                master weights (mixed precision), see `rankdistill.models.load_trainable`.
             checkpoints: Folder of checkpoints; a killed warm-up continues from the last one.
+            validation: Prompts with responses that it is measured on while it trains.
+            lora: Adapters to train instead of all weights; `out` has them merged.
+            use_liger_kernel: Whether Liger's kernels compute the student's layers.
             teacher_precision: Of the teacher's weights.
+            teacher_quantization: Of the teacher's weights, see `load_model`.
             attn_implementation: Of both models.
             trust_remote_code: Whether code that comes with a model may run.
             layout: Layout of the grouped forward.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
@@ -17,6 +17,8 @@ from rankdistill.errors import UserError, suggest
 from rankdistill.forward import TokenGroup
 from rankdistill.models import encode_prompt
 from rankdistill.records import Group
+from rankdistill.train.checkpoints import last_checkpoint
+from rankdistill.warmup.lessons import SOURCES, Lessons
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 
@@ -39,6 +41,9 @@ class Optimisation:
         gradient_checkpointing: Recompute activations in the backward pass.
         logging_steps: Steps between logged figures.
         save_steps: Steps between checkpoints.
+        eval_steps: Steps, or below 1 the share of all steps, between measurements on the
+            validation prompts.
+        learn_from: `teacher`, which writes responses, or `data`: those that came with the prompts.
 
     Raises:
         UserError: A value is out of its range.
@@ -55,13 +60,13 @@ class Optimisation:
     gradient_checkpointing: bool = False
     logging_steps: int = 1
     save_steps: int = 50
-
-    needs_teacher_responses: ClassVar[bool] = True
+    eval_steps: float = 0.25
+    learn_from: str = "teacher"
 
     def __post_init__(self) -> None:
         for key in ("responses_per_step", "max_batch_tokens", "logging_steps", "save_steps"):
             require(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
-        for key in ("learning_rate", "epochs", "max_grad_norm"):
+        for key in ("learning_rate", "epochs", "max_grad_norm", "eval_steps"):
             require(key, getattr(self, key), 0 < getattr(self, key) < math.inf, "above 0")
         require("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio < 1, "in [0, 1)")
         require("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
@@ -70,6 +75,16 @@ class Optimisation:
                 f"warmup.lr_scheduler_type '{self.lr_scheduler_type}' is unknown: "
                 f"{suggest(self.lr_scheduler_type, SCHEDULES)}"
             )
+        if self.learn_from not in SOURCES:
+            raise UserError(
+                f"warmup.learn_from '{self.learn_from}' is unknown: "
+                f"{suggest(self.learn_from, SOURCES)}"
+            )
+
+    @property
+    def lessons(self) -> Lessons:
+        """The responses that are learned."""
+        return Lessons(source=self.learn_from)
 
     @property
     def optimisation(self) -> dict[str, Any]:
@@ -153,9 +168,14 @@ def training_arguments(
     seed: int,
     report_to: Sequence[str],
     precision: str,
+    use_liger_kernel: bool = False,
+    measured: bool = False,
     **more: Any,
 ) -> Arguments:
-    """The Trainer's arguments for `options`; `more` are further ones of `kind`."""
+    """The Trainer's arguments for `options`; `more` are further ones of `kind`.
+
+    measured: whether there are rows to measure on.
+    """
     on_cpu = not torch.accelerator.is_available()
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     return kind(
@@ -171,11 +191,16 @@ def training_arguments(
         save_strategy="steps",
         save_steps=options.save_steps,
         save_total_limit=2,
+        eval_strategy="steps" if measured else "no",
+        eval_steps=options.eval_steps,
+        # What is measured before the first step; a run that continues has measured it.
+        eval_on_start=measured and last_checkpoint(checkpoints) is None,
         optim="adamw_torch_fused",
         seed=seed,
         report_to=list(report_to) or "none",
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
+        use_liger_kernel=use_liger_kernel,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and several else None,
         dataloader_pin_memory=not on_cpu,

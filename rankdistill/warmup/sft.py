@@ -1,9 +1,10 @@
-"""Supervised fine-tuning on the teacher's responses, with TRL."""
+"""Supervised fine-tuning on given responses, with TRL."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ from datasets import Dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from rankdistill.errors import UserError
-from rankdistill.models import load_model, load_tokenizer, save_model
+from rankdistill.errors import UserError, suggest
+from rankdistill.models import LoRA, load_tokenizer, load_trainable
 from rankdistill.records import Group
 from rankdistill.train.checkpoints import last_checkpoint
+from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
+from rankdistill.warmup.lessons import KEEP, Lessons
 from rankdistill.warmup.options import (
     Optimisation,
     TokenRow,
     figures,
+    require,
     token_rows,
     training_arguments,
 )
@@ -29,13 +33,53 @@ IGNORED = -100
 
 @dataclass(frozen=True, kw_only=True)
 class SFTWarmup(Optimisation):
-    """Cross-entropy with the teacher's responses: response tokens only, EOS included where it
-    stood.
+    """Cross-entropy with responses: response tokens only, EOS included where it stood.
+
+    With several responses of the teacher to a prompt it is sequence-level distillation (Kim and
+    Rush 2016, arXiv:1606.07947); with the best of them by score, rejection-sampling fine-tuning.
 
     The rows reach TRL's SFTTrainer as token ids with labels: nothing is rendered, re-tokenised,
     cut, packed or given another EOS. The loss is the mean over the response tokens of a step,
     whatever its micro-batches, processes and accumulation.
+
+    Args:
+        responses_per_prompt: Responses that the teacher writes to a prompt.
+        keep: `all`, or the `best` of them by the run's scorer.
+        minimum_score: Responses that score less are not learned; a verifier gives 1 where it
+            agrees. None: all are good enough.
+        rationale: Also learn how the teacher reasons, between `<think>` and `</think>`; needs a
+            `minimum_score`. Scorers see the answer alone either way.
+        request: What is added to a prompt for the teacher alone, for example to have it reason.
     """
+
+    responses_per_prompt: int = 1
+    keep: str = "all"
+    minimum_score: float | None = None
+    rationale: bool = False
+    request: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("responses_per_prompt", self.responses_per_prompt, self.responses_per_prompt >= 1,
+                "at least 1")  # fmt: skip
+        if self.keep not in KEEP:
+            raise UserError(f"warmup.keep '{self.keep}' is unknown: {suggest(self.keep, KEEP)}")
+        if self.rationale and self.minimum_score is None:
+            raise UserError(
+                "warmup.rationale learns a chain of thought only where a verifier agrees: choose "
+                "one as score, and set warmup.minimum_score=1."
+            )
+
+    @property
+    def lessons(self) -> Lessons:
+        return Lessons(
+            source=self.learn_from,
+            responses_per_prompt=self.responses_per_prompt,
+            keep=self.keep,
+            minimum_score=self.minimum_score,
+            thoughts=self.rationale,
+            request=self.request,
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -52,6 +96,9 @@ class SFTWarmup(Optimisation):
         report_to: Sequence[str],
         precision: str,
         checkpoints: Path,
+        validation: Sequence[Group] = (),
+        lora: LoRA | None = None,
+        use_liger_kernel: bool = False,
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
         **_: Any,
@@ -59,6 +106,7 @@ class SFTWarmup(Optimisation):
         """See `Warmup`. The teacher itself is not loaded."""
         tokenizer = load_tokenizer(str(student), trust_remote_code=trust_remote_code)
         rows = token_rows(groups, tokenizer)
+        measured = token_rows(validation, tokenizer) if validation else []
         arguments = training_arguments(
             SFTConfig,
             self,
@@ -66,30 +114,36 @@ class SFTWarmup(Optimisation):
             seed=seed,
             report_to=report_to,
             precision=precision,
+            use_liger_kernel=use_liger_kernel,
+            measured=bool(measured),
             max_length=None,
             packing=False,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
         size = self._micro_batch(rows, arguments.world_size)
         arguments.per_device_train_batch_size = size
+        arguments.per_device_eval_batch_size = size
         arguments.gradient_accumulation_steps = self.responses_per_step // (
             size * arguments.world_size
         )
+        load = partial(
+            load_trainable,
+            str(student),
+            precision=precision,
+            lora=lora,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
         trainer = SFTTrainer(
-            model=load_model(
-                str(student),
-                attn_implementation=attn_implementation,
-                trust_remote_code=trust_remote_code,
-            ),
+            model=load(),
             args=arguments,
             train_dataset=_labelled(rows),
+            eval_dataset=_labelled(measured) if measured else None,
             processing_class=tokenizer,
         )
         show_progress(trainer)
         result = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-        if trainer.is_world_process_zero():
-            save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, out)
-        trainer.accelerator.wait_for_everyone()
+        save_trained(trainer, tokenizer, out, load)
         return figures(trainer, result, rows)
 
     def _micro_batch(self, rows: Sequence[TokenRow], processes: int) -> int:

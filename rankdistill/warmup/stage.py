@@ -10,8 +10,10 @@ from typing import Any
 from rankdistill.console import is_main_process
 from rankdistill.errors import UserError
 from rankdistill.models import load_tokenizer, recoded, tokenizer_difference
+from rankdistill.models.load import load_config
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
+from rankdistill.warmup.hidden import HiddenWarmup
 from rankdistill.warmup.teachers import table_size
 
 
@@ -32,12 +34,14 @@ def warm_up(run: Run, student: Model, taught: Output | None) -> tuple[Model, lis
         "responses": taught.key,
         "warmup": warmup.identity,
         "layout": run.settings.train.layout.name,
-        "precision": run.settings.student.precision.name,
         "seed": run.settings.seed,
+        **run.trained_in,
     }
     groups = recoded(taught.rows(), run.teacher.path, student.path)
+    quantization = run.settings.teacher.quantization
     loading = {
         "teacher_precision": run.settings.teacher.precision.name,
+        "teacher_quantization": quantization and quantization.name,
         "attn_implementation": run.settings.student.attn_implementation,
         "trust_remote_code": run.settings.student.trust_remote_code,
         "layout": run.settings.train.layout.name,
@@ -54,6 +58,8 @@ def warm_up(run: Run, student: Model, taught: Output | None) -> tuple[Model, lis
             report_to=run.settings.report_to,
             precision=run.settings.student.precision.name,
             checkpoints=partial.scratch / "checkpoints",
+            lora=run.lora,
+            use_liger_kernel=run.settings.student.use_liger_kernel,
             **loading,
             **stored,
         )
@@ -101,7 +107,18 @@ def _stored_outputs(
 
 
 def check_warmup(run: Run) -> None:
-    """Refuse, before anything runs, logits of two tokenizers."""
+    """Refuse, before anything runs, logits of two tokenizers, and projections beside adapters."""
+    if isinstance(run.settings.warmup, HiddenWarmup) and run.lora is not None:
+        sizes = [
+            load_config(model.path).get_text_config().hidden_size
+            for model in (run.start, run.teacher)
+        ]
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                f"warmup=hidden would train projections between the student's {sizes[0]} and the "
+                f"teacher's {sizes[1]} dimensions, which a checkpoint of adapters cannot hold: set "
+                "student.lora.r=null, or take warmup=logits."
+            )
     if not getattr(run.settings.warmup, "needs_same_tokenizer", False):
         return
     if run.start.path == run.teacher.path:

@@ -8,20 +8,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from rankdistill.errors import UserError
 from rankdistill.forward import GroupBatch, LMHead, bind
 from rankdistill.forward.head import only_linear
-from rankdistill.models import identity, load_model, locate
+from rankdistill.models import identity, load_model, locate, place
 from rankdistill.models.layers import decoder_layers
+from rankdistill.models.load import PRECISIONS, load_config, stored_precision
 from rankdistill.warmup.head import HiddenRows, Target, TeacherRows
+from rankdistill.sample.vllm import VLLMSampler
 from rankdistill.warmup.options import TokenRow
 from rankdistill.warmup.recorder import Recorder
-from rankdistill.warmup.support import SupportRows
-from rankdistill.warmup.teacher_cache import CacheSpec, TeacherCache
+from rankdistill.warmup.support import SupportRows, support_of_logps
+from rankdistill.warmup.teacher_cache import CacheSpec, Maker, TeacherCache, Tensors, joined
 
 POLL_SECONDS = 2.0
 
@@ -45,6 +48,11 @@ class Teacher(Protocol):
         """The teacher's side of the response tokens of `rows`, which `batch` holds."""
         ...
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """What a run records of it."""
+        ...
+
 
 @dataclass(frozen=True)
 class TeacherModel:
@@ -56,9 +64,10 @@ class TeacherModel:
     attn_implementation: str = "sdpa"
     trust_remote_code: bool = False
     layout: str = "shared"
+    quantization: str | None = None
 
     def load(self) -> Any:
-        """The teacher on the CPU, frozen and bound."""
+        """The teacher as `load_model` leaves it, frozen and bound."""
         return bind(self._model(), self.layout)
 
     def output_layer(self) -> Any:
@@ -76,6 +85,7 @@ class TeacherModel:
         kind: str,
         k: int = 0,
         temperatures: Sequence[float] = (),
+        engine: str = "transformers",
     ) -> TeacherCache:
         """The cache of this teacher's outputs in `folder`, filled or not.
 
@@ -87,23 +97,37 @@ class TeacherModel:
             kind: `top_k` or `hidden`.
             k: Tokens to store of each distribution, `top_k` only.
             temperatures: Those to store the mass of the rest at, `top_k` only.
+            engine: What runs the teacher, `transformers` or `vllm`; `top_k` only.
 
         Raises:
             UserError: `k` is larger than the vocabulary; the folder holds another cache.
         """
         of_teacher = {**identity(self.path), "precision": self.precision, "layout": self.layout}
+        if self.quantization is not None:
+            of_teacher["quantization"] = self.quantization
+        if engine != "transformers":
+            of_teacher["engine"] = engine
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
         spec = CacheSpec(kind, of_teacher, hashlib.sha256(vocabulary.encode()).hexdigest())
         if kind == "top_k":
             shared = min(table_size(path, self.trust_remote_code) for path in (self.path, student))
             chosen = tuple(sorted(set(temperatures)))
             spec = replace(spec, vocabulary=shared, k=k, temperatures=chosen)
+        else:
+            config = load_config(self.path, trust_remote_code=self.trust_remote_code)
+            precision = PRECISIONS[self.precision]
+            if not isinstance(precision, torch.dtype):
+                precision = PRECISIONS[stored_precision(self.path)]
+            assert isinstance(precision, torch.dtype)
+            size = config.get_text_config().hidden_size
+            spec = replace(spec, hidden_size=size, hidden_bytes=precision.itemsize)
         return TeacherCache(folder, spec, rows)
 
     def _model(self) -> Any:
         model = load_model(
             self.path,
             precision=self.precision,
+            quantization=self.quantization,
             attn_implementation=self.attn_implementation,
             trust_remote_code=self.trust_remote_code,
         )
@@ -114,6 +138,31 @@ def table_size(path: str, trust_remote_code: bool = False) -> int:
     """Rows of a model's embedding table: its vocabulary, padding included."""
     config = AutoConfig.from_pretrained(locate(path), trust_remote_code=trust_remote_code)
     return config.get_text_config().vocab_size
+
+
+def from_vllm(sampler: VLLMSampler, path: str, spec: CacheSpec) -> Maker:
+    """What makes `top_k` shards with a teacher that vLLM runs.
+
+    Raises:
+        UserError: A likely token of the teacher is none of those that the student shares.
+    """
+
+    def make(rows: Sequence[TokenRow]) -> Tensors:
+        parts = []
+        pairs = [(row.tokens.prompt, row.response) for row in rows]
+        for ids, values in sampler.top_logps(Path(path), pairs, spec.k):
+            found = torch.tensor(ids)
+            if int(found.max()) >= spec.vocabulary:
+                raise UserError(
+                    f"a likely token of the teacher is beyond the {spec.vocabulary:,} that the "
+                    "student shares with it: set warmup.top_k_from=transformers, which leaves it "
+                    "out."
+                )
+            logps = torch.tensor(values, dtype=torch.float64)
+            parts.append(spec.pack(support_of_logps(found, logps, spec.vocabulary)))
+        return joined(parts)
+
+    return make
 
 
 class LiveTeacher:
@@ -130,9 +179,11 @@ class LiveTeacher:
     ) -> None:
         self._model, self._divergence, self._recorder = model, divergence, recorder
 
+    figures: ClassVar[dict[str, float]] = {}
+
     def to(self, device: torch.device) -> LiveTeacher:
         """The teacher on `device`."""
-        self._model.to(device)
+        place(self._model, device)
         return self
 
     @torch.no_grad()
@@ -167,11 +218,15 @@ class CachedTeacher:
         else:
             self._lm_head = LMHead(output_layer, only_linear(output_layer))
 
+    @property
+    def figures(self) -> dict[str, float]:
+        return {"cache_bytes_per_token": self._cache.bytes_per_token}
+
     def to(self, device: torch.device) -> CachedTeacher:
         """What is read goes to `device`."""
         self._device = device
         if self._model is not None:
-            self._model.to(device)
+            place(self._model, device)
         return self
 
     def target(self, batch: GroupBatch, rows: Sequence[TokenRow]) -> Target:
@@ -196,5 +251,5 @@ def fill(cache: TeacherCache, teacher: TeacherModel, max_batch_tokens: int, proc
         while cache.missing():
             time.sleep(POLL_SECONDS)
         return
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    cache.fill(lambda: teacher.load().to(device), max_batch_tokens)
+    device = torch.accelerator.current_accelerator() or "cpu"
+    cache.fill(lambda: place(teacher.load(), device), max_batch_tokens)

@@ -1,0 +1,128 @@
+"""What a run asks of its models that this machine cannot do, said before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.quantizers.auto import AutoHfQuantizer
+
+from rankdistill.errors import UserError
+from rankdistill.models.adapters import ALL_LINEAR, LoRA
+from rankdistill.models.load import load_config, stored_quantization
+from rankdistill.models.locate import first_line
+
+
+def check_loading(role: str, path: str, settings: Any) -> None:
+    """Refuse a model that could not be loaded as its group (`role`) of the configuration says.
+
+    Args:
+        role: `teacher` or `student`.
+        path: What `from_pretrained` takes.
+        settings: The group: its precision is resolved, not `auto`.
+
+    Raises:
+        UserError: quantised weights or an attention that needs a GPU or a package that isn't there.
+    """
+    _check_attention(role, settings.attn_implementation, settings.precision.name)
+    if settings.quantization is not None:
+        _check_bitsandbytes(f"{role}.quantization={settings.quantization.name}")
+    if stored_quantization(path) is not None:
+        _check_stored(role, path)
+
+
+def check_trainable(path: str, settings: Any, lora: LoRA | None) -> None:
+    """Refuse a student that could not be trained as `student` says.
+
+    Raises:
+        UserError: weights that are quantised and have no adapters, or were saved quantised;
+            float16 without a GPU; adapters on layers that the model doesn't have; Liger's kernels
+            where they cannot run; another precision than accelerate was launched with.
+    """
+    method = stored_quantization(path)
+    if method is not None:
+        raise UserError(
+            f"The student would start from weights that were saved quantised ({method}), which "
+            "cannot be trained: set student.path to the model before it was quantised."
+        )
+    if settings.quantization is not None and lora is None:
+        raise UserError(
+            f"student.quantization={settings.quantization.name} freezes the weights, so there is "
+            "nothing to train: give student.lora.r as well, for example 16."
+        )
+    precision = settings.precision.name
+    if precision == "float16" and not torch.accelerator.is_available():
+        raise UserError(
+            "student.precision=float16 trains on a GPU only: set it to float32 or bfloat16."
+        )
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", {"bfloat16": "bf16", "float16": "fp16"}.get(precision)):
+        raise UserError(
+            f"accelerate was launched with mixed_precision={launched}, and student.precision is "
+            f"{precision}: launch with mixed_precision=no, which leaves it to student.precision."
+        )
+    if settings.use_liger_kernel:
+        _check_liger()
+    if lora is not None and lora.target_modules != ALL_LINEAR:
+        config = load_config(path, trust_remote_code=settings.trust_remote_code)
+        with torch.device("meta"):
+            lora.on(
+                AutoModelForCausalLM.from_config(
+                    config, trust_remote_code=settings.trust_remote_code
+                )
+            )
+
+
+def _check_attention(role: str, name: str, precision: str) -> None:
+    if not name.startswith("flash_attention"):
+        return
+    if not torch.accelerator.is_available():
+        raise UserError(
+            f"{role}.attn_implementation={name} runs on a GPU only, and there is none: set it to "
+            "sdpa."
+        )
+    if precision == "float32":
+        raise UserError(
+            f"{role}.attn_implementation={name} computes in bfloat16 or float16 only: set "
+            f"{role}.precision to one of them, or the attention to sdpa."
+        )
+
+
+def _check_bitsandbytes(asked: str) -> None:
+    if not torch.accelerator.is_available():
+        raise UserError(
+            f"{asked} needs bitsandbytes on a GPU, and there is none: leave it at null here."
+        )
+    if find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"{asked} needs bitsandbytes: `pip install 'rankdistill[bitsandbytes]'` brings it."
+        )
+
+
+def _check_stored(role: str, path: str) -> None:
+    config = load_config(path)
+    try:
+        quantizer = AutoHfQuantizer.from_config(config.quantization_config, pre_quantized=True)
+        quantizer.validate_environment(device_map=None)
+    except (ImportError, RuntimeError, ValueError) as error:
+        method = stored_quantization(path)
+        remedy = "" if torch.accelerator.is_available() else " (this machine has no GPU)"
+        raise UserError(
+            f"The {role} was saved quantised ({method}), and cannot be loaded here{remedy}: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _check_liger() -> None:
+    if not torch.cuda.is_available():
+        raise UserError(
+            "student.use_liger_kernel needs Triton on a GPU, and there is none: set it to false."
+        )
+    if find_spec("liger_kernel") is None:
+        raise UserError(
+            "student.use_liger_kernel needs liger-kernel: `pip install 'rankdistill[liger]'` "
+            "brings it."
+        )
