@@ -22,6 +22,7 @@ from rankdistill.config import (
 )
 from rankdistill.errors import UserError, suggest
 from rankdistill.objectives.base import Objective
+from rankdistill.objectives.trial import try_objective
 from rankdistill.score.base import Scorer
 from rankdistill.warmup.base import Warmup
 
@@ -129,6 +130,7 @@ def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str
 
 
 def _check(settings: Settings) -> None:
+    try_objective(settings.objective)
     sample, train = settings.sample, settings.train
     _at_least("sample.max_response_tokens", sample.max_response_tokens, 1)
     _at_least("train.prompts_per_step", train.prompts_per_step, 1)

@@ -3,44 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
 
 from rankdistill.evaluate.report.svg import SERIES, draw, legend_above
 
-_TRAINING = {
-    "loss": ("Training: loss", "nats"),
-    "rank_accuracy": ("Training: rank accuracy", "share of pairs"),
-    "kl": ("Training: KL to the reference", "nats a token"),
-    "entropy": ("Training: entropy", "nats a token"),
-    "learning_rate": ("Training: learning rate", "learning rate"),
-}
-_WARMUP = {
-    "loss": ("Warm-up: loss", "nats a token"),
-    "learning_rate": ("Warm-up: learning rate", "learning rate"),
-}
-_CAPTIONS = {
-    "loss": "Mean over the steps since the last point.",
-    "rank_accuracy": "Share of pairs that the policy's mean log-probabilities order as the "
-    "teacher does.",
-}
-
 Points = list[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One plot: figures of the history that share an axis."""
+
+    title: str
+    unit: str
+    keys: Mapping[str, str]
+    """Key in the history by the line's label."""
+    caption: str = ""
+
+
+def _one(key: str, title: str, unit: str, caption: str = "") -> Panel:
+    return Panel(title, unit, {"train": key}, caption)
+
+
+def _sides(key: str, title: str, unit: str, caption: str = "") -> Panel:
+    """The best and the worst of each ranking, apart."""
+    return Panel(title, unit, {side: f"{side}_{key}" for side in ("chosen", "rejected")}, caption)
+
+
+_LOSS = "Mean over the steps since the last point."
+_TRAINING = [
+    _one("loss", "Training: loss", "nats", _LOSS),
+    _one(
+        "rank_accuracy", "Training: rank accuracy", "share of pairs",
+        "Share of pairs that the policy's mean log-probabilities order as they are ranked.",
+    ),
+    _one(
+        "margin", "Training: margin", "better minus worse",
+        "Mean difference, over pairs, in what the objective ranks by.",
+    ),
+    _sides(
+        "mean_logp", "Training: best and worst, likelihood", "nats a token",
+        "A margin can grow while both fall.",
+    ),
+    _sides(
+        "log_ratio", "Training: best and worst, against the reference", "nats a response",
+        "Log-probability under the policy minus that under the student before training.",
+    ),
+    _sides("reward", "Training: implicit reward", "beta times log-ratio"),
+    _one(
+        "length_difference", "Training: length, best minus worst", "tokens",
+        "Of the responses themselves: what an objective on sums sees first.",
+    ),
+    _one("tie_share", "Training: ties", "share of pairs"),
+    _one("kl", "Training: KL to the reference", "nats a token"),
+    _one("entropy", "Training: entropy", "nats a token"),
+    _one("learning_rate", "Training: learning rate", "learning rate"),
+]  # fmt: skip
+_WARMUP = [
+    _one("loss", "Warm-up: loss", "nats a token", _LOSS),
+    _one("learning_rate", "Warm-up: learning rate", "learning rate"),
+]
+
+
 def curve_plots(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Title, caption, SVG of every curve that has at least two points."""
+    """Title, caption, SVG of every panel with at least two points that are not all 0."""
     plots = []
-    for source, curves in (("warmup_history", _WARMUP), ("training_history", _TRAINING)):
-        for key, (title, unit) in curves.items():
-            lines = {"train": points(metrics[source], key)}
-            lines["validation"] = points(metrics[source], f"eval_{key}")
-            if len(lines["train"]) < 2:
-                continue
-            svg = draw(f"{source}-{key}", title, lambda axes, u=unit, li=lines: _curve(axes, li, u))
+    for source, panels in (("warmup_history", _WARMUP), ("training_history", _TRAINING)):
+        for panel in panels:
+            svg = _svg(panel, metrics[source], source)
             if svg is not None:
-                plots.append((title, _CAPTIONS.get(key, ""), svg))
+                plots.append((panel.title, panel.caption, svg))
     return plots
 
 
@@ -54,13 +89,32 @@ def points(history: Sequence[Mapping[str, Any]], key: str) -> Points:
     return found
 
 
-def _curve(axes: Axes, lines: Mapping[str, Points], unit: str) -> bool:
-    for (label, line), colour in zip(lines.items(), (SERIES[1], SERIES[2]), strict=True):
-        if line:
-            mark = "o" if len(line) < 30 else ""
-            x, y = zip(*line, strict=True)
-            axes.plot(x, y, marker=mark, markersize=3, linewidth=1.5, color=colour, label=label)
-    if lines["validation"]:
+def _svg(panel: Panel, history: Sequence[Mapping[str, Any]], source: str) -> str | None:
+    lines: dict[str, Points] = {}
+    for label, key in panel.keys.items():
+        line = points(history, key)
+        if len(line) < 2 or not any(value for _, value in line):
+            continue
+        lines[label] = line
+        checked = points(history, f"eval_{key}")
+        if checked:
+            lines["validation" if label == "train" else f"{label}, validation"] = checked
+    if not lines:
+        return None
+    name = f"{source}-{next(iter(panel.keys.values()))}"
+    return draw(name, panel.title, lambda axes: _curves(axes, lines, panel.unit))
+
+
+def _curves(axes: Axes, lines: Mapping[str, Points], unit: str) -> bool:
+    colours = iter((SERIES[1], SERIES[2], SERIES[3], SERIES[0]))
+    for label, line in lines.items():
+        mark = "o" if len(line) < 30 else ""
+        style = "--" if label.endswith(", validation") else "-"
+        x, y = zip(*line, strict=True)
+        axes.plot(
+            x, y, style, marker=mark, markersize=3, linewidth=1.5, color=next(colours), label=label
+        )
+    if len(lines) > 1:
         legend_above(axes)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5))
     axes.set_xlabel("optimiser step")
