@@ -18,6 +18,7 @@ Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
 LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced"])
 SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
+JudgeMode = Enum("JudgeMode", ["pointwise", "pairwise", "tournament", "listwise"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k"])
 Schedule = Enum("Schedule", ["linear", "cosine", "constant", "constant_with_warmup"])
 
@@ -163,6 +164,31 @@ class LikelihoodConfig:
 
 
 @dataclass
+class JudgeConfig:
+    _target_: str
+    mode: JudgeMode
+    aspects: list[str]
+    prompt: str | None
+    endpoint: str | None
+    model: str | None
+    key_variable: str
+    explain: bool
+    expected_score: bool
+    shuffles: int
+    temperature: float
+    max_answer_tokens: int
+    concurrency: int
+    requests_per_minute: float | None
+    timeout_s: float
+    retries: int
+    dollars_per_million_input_tokens: float
+    dollars_per_million_output_tokens: float
+    dtype: str
+    gpu_memory_utilization: float
+    tensor_parallel_size: int
+
+
+@dataclass
 class RankConfig:
     path: str | None
     score_column: str | None
@@ -233,6 +259,7 @@ SCHEMAS: dict[str, type] = {
     "warmup/hidden": HiddenWarmupConfig,
     "sample": SampleConfig,
     "score/likelihood": LikelihoodConfig,
+    "score/judge": JudgeConfig,
     "rank": RankConfig,
     "train": TrainConfig,
     "eval/quick": QuickConfig,

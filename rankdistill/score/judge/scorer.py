@@ -1,0 +1,209 @@
+"""A language model as a scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import httpx
+
+from rankdistill import models
+from rankdistill.errors import UserError, suggest
+from rankdistill.records import Group
+from rankdistill.score.base import Judge, Verdict
+from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
+from rankdistill.score.judge.modes import MODES, Brief
+from rankdistill.score.judge.prompts import load_criterion, load_frame
+from rankdistill.score.judge.runner import Respondent, run
+
+_LEAST = {
+    "shuffles": 1, "concurrency": 1, "max_answer_tokens": 8, "temperature": 0, "retries": 0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LLMJudge:
+    """What a language model says of responses; the keys are explained in `conf/score/judge.yaml`.
+
+    `pointwise` values are ratings in [1, 10]; those of the other modes are the share of the other
+    responses to the same prompt that a response was put before, in [0, 1].
+
+    Raises:
+        UserError: an unknown mode or aspect, a prompt without a placeholder, an endpoint without a
+            model, or a URL that carries credentials.
+    """
+
+    mode: str
+    aspects: Sequence[str]
+    prompt: str | None
+    endpoint: str | None
+    model: str | None
+    key_variable: str
+    explain: bool
+    expected_score: bool
+    shuffles: int
+    temperature: float
+    max_answer_tokens: int
+    concurrency: int
+    requests_per_minute: float | None
+    timeout_s: float
+    retries: int
+    dollars_per_million_input_tokens: float
+    dollars_per_million_output_tokens: float
+    dtype: str
+    gpu_memory_utilization: float
+    tensor_parallel_size: int
+    seed: int = 0
+
+    name: ClassVar[str] = "judge"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"score.mode is '{self.mode}': {suggest(self.mode, MODES)}")
+        for key, least in (("shuffles", 1), ("concurrency", 1), ("max_answer_tokens", 8)):
+            if getattr(self, key) < least:
+                raise UserError(
+                    f"score.{key} is {getattr(self, key)}; it must be at least {least}."
+                )
+        for key in ("temperature", "retries"):
+            if getattr(self, key) < 0:
+                raise UserError(f"score.{key} is {getattr(self, key)}; it must be at least 0.")
+        if not self.aspects:
+            raise UserError("score.aspects is empty: give at least one, for example [overall].")
+        self._brief()
+        if self.endpoint is not None:
+            self._check_url(self.endpoint)
+
+    def _check_url(self, endpoint: str) -> None:
+        url = httpx.URL(endpoint)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise UserError(
+                f"score.endpoint is '{endpoint}', which is no URL: give one such as "
+                "http://127.0.0.1:8000/v1."
+            )
+        if url.userinfo or url.query:
+            raise UserError(
+                "score.endpoint carries credentials or parameters, which would be written into "
+                "logs: put the key into the environment variable that score.key_variable names."
+            )
+        if self.model is None:
+            raise UserError(
+                "score.endpoint is set and score.model is not: name the model as the endpoint does."
+            )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        brief = self._brief()
+        served = {"served": self.model} if self.endpoint else {"dtype": self.dtype}
+        local = {"local": models.identity(self.model)} if self.model and not self.endpoint else {}
+        return {
+            "scorer": self.name,
+            "code": 1,
+            "mode": self.mode,
+            "frame": brief.frame.text,
+            "criteria": dict(brief.criteria),
+            "explain": self.explain,
+            "expected_score": brief.expected_score,
+            "shuffles": self.shuffles if self.mode == "listwise" else None,
+            "temperature": self.temperature,
+            "max_answer_tokens": self.max_answer_tokens,
+            "seed": self.seed,
+            **served,
+            **local,
+        }
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether the run's teacher is the judge."""
+        return self.endpoint is None and self.model is None
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether it starts an engine, for which another one has to make room."""
+        return self.endpoint is None
+
+    @property
+    def relative(self) -> bool:
+        """Whether values compare the responses to one prompt only."""
+        return self.mode != "pointwise"
+
+    @property
+    def absolute(self) -> LLMJudge:
+        """The same judge, rating each response by itself."""
+        return replace(self, mode="pointwise", prompt=None) if self.relative else self
+
+    def check(self, judge: Judge) -> None:
+        """See that vLLM is there, or ask the endpoint a small question. UserError: it can't work."""
+        if self.endpoint is None:
+            from rankdistill.sample import resolve_sampler
+
+            resolve_sampler("vllm")
+            return
+        endpoint = Endpoint(self._endpoint_options())
+        try:
+            endpoint.check(logprobs=self._brief().expected_score)
+        finally:
+            endpoint.close()
+
+    def __call__(
+        self, groups: Sequence[Group], judge: Judge, done: int = 0
+    ) -> Iterator[list[Verdict]]:
+        """The verdicts on the groups after the first `done`; see `Scorer`."""
+        if done == len(groups):
+            return
+        brief, respondent = self._brief(), self._open(judge)
+        try:
+            for verdicts in run((MODES[self.mode](g, brief) for g in groups[done:]), respondent):
+                yield [self._priced(verdict) for verdict in verdicts]
+        finally:
+            respondent.close()
+
+    def _open(self, judge: Judge) -> Respondent:
+        if self.endpoint is not None:
+            return Endpoint(self._endpoint_options())
+        from rankdistill.score.judge.engine import Engine, EngineOptions
+
+        return Engine(
+            EngineOptions(
+                path=self.model or judge.path,
+                dtype=self.dtype,
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                tensor_parallel_size=self.tensor_parallel_size,
+                concurrency=self.concurrency,
+                temperature=self.temperature,
+                max_answer_tokens=self.max_answer_tokens,
+                seed=self.seed,
+            )
+        )
+
+    def _brief(self) -> Brief:
+        return Brief(
+            frame=load_frame(self.mode, self.prompt),
+            criteria=[load_criterion(aspect) for aspect in self.aspects],
+            explain=self.explain,
+            expected_score=self.expected_score and not self.relative,
+            shuffles=self.shuffles,
+            seed=self.seed,
+        )
+
+    def _endpoint_options(self) -> EndpointOptions:
+        return EndpointOptions(
+            url=self.endpoint or "",
+            model=self.model or "",
+            key_variable=self.key_variable,
+            temperature=self.temperature,
+            max_answer_tokens=self.max_answer_tokens,
+            concurrency=self.concurrency,
+            requests_per_minute=self.requests_per_minute,
+            timeout_s=self.timeout_s,
+            retries=self.retries,
+            seed=self.seed,
+        )
+
+    def _priced(self, verdict: Verdict) -> Verdict:
+        cost = (
+            verdict.counts.get("prompt_tokens", 0) * self.dollars_per_million_input_tokens
+            + verdict.counts.get("completion_tokens", 0) * self.dollars_per_million_output_tokens
+        ) / 1e6
+        return replace(verdict, counts={**verdict.counts, "dollars": cost}) if cost else verdict

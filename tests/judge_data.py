@@ -1,0 +1,49 @@
+"""Groups with a known order, and judges of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from rankdistill.cli import register
+from rankdistill.score import Judge, score_groups
+from rankdistill.settings import _plug_in
+
+NOBODY = Judge("", "float32", "sdpa", False, "shared", "")
+
+
+def group(prompt_id: str, *texts: str) -> dict[str, Any]:
+    responses = [
+        {"text": text, "token_ids": [5, i], "finish_reason": "stop", "source": "student"}
+        for i, text in enumerate(texts)
+    ]
+    messages = [{"role": "user", "content": f"What is {prompt_id}?"}]
+    return {
+        "prompt_id": prompt_id, "split": "train", "messages": messages, "responses": responses,
+    }  # fmt: skip
+
+
+def scorer(option: str, **changes: Any) -> Any:
+    """The scorer that `score=<option>` builds, with other keys."""
+    return _plug_in("score", {**_options(option), **changes})
+
+
+@cache
+def _options(option: str) -> Any:
+    register()
+    GlobalHydra.instance().clear()
+    with initialize_config_module("rankdistill.conf", version_base="1.3"):
+        node = compose("config", [f"score={option}"]).score
+    return OmegaConf.to_container(node, enum_to_str=True)
+
+
+def values(groups: list[dict[str, Any]], name: str) -> list[list[float]]:
+    return [[response["scores"][name] for response in g["responses"]] for g in groups]
+
+
+def judged(made: Any, groups: list[dict[str, Any]], **named: Any) -> list[dict[str, Any]]:
+    return [row for part in score_groups(made, groups, NOBODY, **named) for row in part]  # type: ignore
