@@ -159,7 +159,7 @@ def test_responses_are_tokenised_cut_and_marked(tmp_path):
 
 def test_responses_that_are_the_same_once_cut_are_one(tmp_path):
     responses = [{"text": text, "score": i} for i, text in enumerate(("abcX", "abcY", "d"))]
-    [group], counts = read(tmp_path, [{"prompt": "Hi", "responses": responses}],
+    [group], _ = read(tmp_path, [{"prompt": "Hi", "responses": responses}],
                            max_response_tokens=3)  # fmt: skip
     assert [r["text"] for r in group["responses"]] == ["abc", "d"]
 
