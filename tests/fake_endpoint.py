@@ -131,7 +131,6 @@ class FakeEndpoint:
 
 
 def shown(question: str, name: str) -> str:
-    """The judged text between its marks."""
-    return re.findall(rf"<<<BEGIN {name} \w+>>>\n(.*?)\n<<<END {name} \w+>>>", question, re.DOTALL)[
-        0
-    ]
+    """The judged text between its marks; nothing in a question of another kind."""
+    found = re.search(rf"<<<BEGIN {name} \w+>>>\n(.*?)\n<<<END {name} \w+>>>", question, re.DOTALL)
+    return found[1] if found else ""

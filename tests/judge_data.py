@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
+from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from rankdistill.cli import register
 from rankdistill.score import Judge, score_groups
 from rankdistill.settings import _plug_in
 
@@ -32,13 +29,9 @@ def scorer(option: str, **changes: Any) -> Any:
     return _plug_in("score", {**_options(option), **changes})
 
 
-@cache
-def _options(option: str) -> Any:
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_module("rankdistill.conf", version_base="1.3"):
-        node = compose("config", [f"score={option}"]).score
-    return OmegaConf.to_container(node, enum_to_str=True)
+def _options(option: str) -> dict[str, Any]:
+    node = OmegaConf.load(Path(__file__).parents[1] / "conf" / "score" / f"{option}.yaml")
+    return {key: value for key, value in OmegaConf.to_container(node).items() if key != "defaults"}
 
 
 def values(groups: list[dict[str, Any]], name: str) -> list[list[float]]:

@@ -7,8 +7,8 @@ What an answer can be, and what follows:
 | answers in the form that was asked for | it counts |
 | answers otherwise | asked again, then set aside and counted |
 | 408, 409, 429, 5xx, a cut connection, silence | asked again after a growing pause |
-| ... and still so, while other questions were answered | set aside and counted |
-| ... and still so, while nothing was answered | the run stops; run again, it continues |
+| ... and still so, while others were answered in the last pause | set aside and counted |
+| ... and still so, and nobody was answered | the run stops; run again, it continues |
 | 400, 413, 422: this question cannot be answered | set aside and counted |
 | 401, 403, 404: no question can | the run stops |
 """
@@ -159,6 +159,7 @@ class Endpoint:
             if pauses > self._options.retries:
                 return self._give_up(before, counts, response, failure)
             counts["retries"] += 1
+            before = self._answered
             self._over.wait(_pause(pauses, response))
 
     def _post(self, question: Question, attempt: int) -> httpx.Response:

@@ -134,7 +134,7 @@ class LLMJudge:
         return replace(self, mode="pointwise", prompt=None) if self.relative else self
 
     def check(self, judge: Judge) -> None:
-        """See that vLLM is there, or ask the endpoint a small question. UserError: it can't work."""
+        """See that vLLM is there, or ask the endpoint a question. UserError: it can't work."""
         if self.endpoint is None:
             from rankdistill.sample import resolve_sampler
 
