@@ -11,10 +11,12 @@ from torch import Tensor
 from rankdistill.bench.measure import Turn, take_turns
 from rankdistill.bench.results import Unequal
 from rankdistill.forward import ResponseLogps, TokenGroup, collate, response_logps
-from rankdistill.objectives import Candidates, Objective
+from rankdistill.objectives import Candidates, ObjectiveOutput
 
 Step = Callable[[], float]
 """Adds the gradients to the model's and returns the loss."""
+
+Objective = Callable[[Candidates], ObjectiveOutput]
 
 LOSS_TOLERANCE = 1e-5
 """Of losses, relative where they are above 1."""

@@ -25,7 +25,8 @@ class TRLSteps:
 
     def __init__(self, model: Any, tokenizer: Any, beta: float) -> None:
         from datasets import Dataset
-        from trl import DPOConfig, DPOTrainer
+        from trl.trainer.dpo_config import DPOConfig
+        from trl.trainer.dpo_trainer import DPOTrainer
 
         os.environ.setdefault("TQDM_DISABLE", "1")  # or computing the reference shows a bar
         self._folder = tempfile.TemporaryDirectory(prefix="rankdistill-bench-")
