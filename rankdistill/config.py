@@ -85,7 +85,7 @@ class NoWarmupConfig:
 
 @dataclass
 class OptimiserConfig:
-    """What both warm-ups share; see `conf/warmup/`."""
+    """What all trained warm-ups share; see `conf/warmup/`."""
 
     _target_: str
     learning_rate: float
@@ -99,11 +99,17 @@ class OptimiserConfig:
     gradient_checkpointing: bool
     logging_steps: int
     save_steps: int
+    eval_steps: float
+    learn_from: str
 
 
 @dataclass
 class SFTWarmupConfig(OptimiserConfig):
-    pass
+    responses_per_prompt: int
+    keep: str
+    minimum_score: float | None
+    rationale: bool
+    request: str | None
 
 
 @dataclass
@@ -113,7 +119,23 @@ class LogitsWarmupConfig(OptimiserConfig):
     divergence: str
     teacher_outputs: str
     top_k: int
+    top_k_from: str
     stored_temperatures: list[float]
+    assistants: list[int]
+
+
+@dataclass
+class OnPolicyWarmupConfig(LogitsWarmupConfig):
+    rounds: int
+    student_share: float
+
+
+@dataclass
+class CrossTokenizerWarmupConfig(OptimiserConfig):
+    temperature: float
+    alpha: float
+    divergence: str
+    assistants: list[int]
 
 
 @dataclass
@@ -127,6 +149,7 @@ class HiddenWarmupConfig(OptimiserConfig):
     attention: bool
     relational: float
     teacher_outputs: str
+    assistants: list[int]
 
 
 @dataclass
@@ -257,6 +280,8 @@ SCHEMAS: dict[str, type] = {
     "warmup/logits": LogitsWarmupConfig,
     "warmup/sft": SFTWarmupConfig,
     "warmup/hidden": HiddenWarmupConfig,
+    "warmup/on_policy": OnPolicyWarmupConfig,
+    "warmup/cross_tokenizer": CrossTokenizerWarmupConfig,
     "sample": SampleConfig,
     "score/likelihood": LikelihoodConfig,
     "score/judge": JudgeConfig,

@@ -31,7 +31,9 @@ from rankdistill.sample.stage import sample
 from rankdistill.score.stage import score
 from rankdistill.store import Output, Store
 from rankdistill.train.stage import train
-from rankdistill.warmup.stage import check_warmup, warm_up
+from rankdistill.warmup.check import check_warmup
+from rankdistill.warmup.stage import warm_up
+from rankdistill.warmup.teaching import teach
 
 
 def run(config: DictConfig) -> None:
@@ -51,12 +53,14 @@ def _run(job: Run, config: DictConfig) -> None:
     prompts = given or load(job)
     by_split = _by_split(prompts.rows())
     start = student(job, prompts)
-    taught = _taught(job, by_split, prompts.key)
-    warm, warmup_history = warm_up(job, start, taught)
+    shown = _teacher_response(job, by_split["train"], prompts.key)
+    taught = teach(job, prompts, by_split)
+    _answer_held_out(job, by_split["heldout"], prompts.key)
+    warm, warmup_history = warm_up(job, start, prompts, taught)
     if given is not None:
         ranked = rank(job, given.rows(), given.key)  # type: ignore[arg-type]
     else:
-        ranked = _ranked(job, warm, by_split, prompts.key, taught)
+        ranked = _ranked(job, warm, by_split, prompts.key, shown)
     trained, history = train(job, warm, ranked)
 
     models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
@@ -80,18 +84,18 @@ def _by_split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Prompt]]:
     return by_split
 
 
-def _taught(job: Run, by_split: dict[str, list[Prompt]], prompts_key: str) -> Output | None:
-    """The teacher's responses to the train prompts, where something needs them.
-
-    Its answers to the held-out prompts are sampled too, while its engine runs.
-    """
-    if not (job.settings.warmup.needs_teacher_responses or job.settings.sample.teacher_response):
+def _teacher_response(job: Run, prompts: Sequence[Prompt], prompts_key: str) -> Output | None:
+    """The teacher's response that joins each group, where one does."""
+    if not job.settings.sample.teacher_response:
         return None
-    taught = sample(job, job.teacher, by_split["train"], prompts_key, "teacher", 1)
-    if (quick := job.settings.quick) is not None:
-        count = quick.responses_per_prompt
-        sample(job, job.teacher, by_split["heldout"], prompts_key, "teacher", count)
-    return taught
+    return sample(job, job.teacher, prompts, prompts_key, "teacher", 1)
+
+
+def _answer_held_out(job: Run, prompts: Sequence[Prompt], prompts_key: str) -> None:
+    """Have the teacher answer the held-out prompts while its engine runs, where it runs at all."""
+    quick, lessons = job.settings.quick, job.settings.warmup.lessons
+    if quick is not None and lessons is not None and lessons.source == "teacher":
+        sample(job, job.teacher, prompts, prompts_key, "teacher", quick.responses_per_prompt)
 
 
 def _ranked(

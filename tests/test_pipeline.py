@@ -211,4 +211,4 @@ def test_logits_of_two_tokenizers(monkeypatch, capsys, tmp_path, teacher):
     tokenizer.save_pretrained(folder)
     arguments = [*TINY, f"teacher.path={teacher}", f"student.path={folder}"]
     said = refusal(monkeypatch, capsys, tmp_path, *arguments)
-    assert "tokenizers" in said and "260 and 259 tokens" in said and "warmup=sft" in said
+    assert "tokenizers" in said and "260 and 259 tokens" in said and "warmup=sequence" in said

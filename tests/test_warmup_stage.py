@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from rankdistill.store import Store
 from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.none import NoWarmup
 from rankdistill.warmup.stage import warm_up
+from rankdistill.warmup.teaching import Taught
+
+NO_PROMPTS: Any = None
 
 
 @pytest.fixture
@@ -37,6 +41,7 @@ def job(tmp_path):
         lora=None,
         trained_in={"precision": "float32"},
         teacher=Model(str(tmp_path / "teacher"), {"folder": "t"}),
+        start=Model(str(tmp_path / "student"), {"folder": "s"}),
         close_sampler=lambda: None,
     )  # fmt: skip
     run.stage = lambda *args, **options: Run.stage(run, *args, **options)  # type: ignore[arg-type]
@@ -55,7 +60,7 @@ def job(tmp_path):
         }
         for i in range(8)
     ]
-    taught = run.store.output("sample", {"rows": 1}, lambda partial: partial.shards().append(rows))
+    taught = Taught(rows[:6], rows[6:], "rows", str(tmp_path / "teacher"), [], "prompts")
     return run, Model(str(tmp_path / "student"), {"folder": "s"}), taught
 
 
@@ -63,7 +68,7 @@ def warmed(job, warmup):
     run, student, taught = job
     run.settings.warmup = warmup
     run.records.clear()
-    model, history = warm_up(run, student, taught)
+    model, history = warm_up(run, student, NO_PROMPTS, taught)
     return model, history, [(record.stage, record.reused) for record in run.records]
 
 
@@ -92,5 +97,5 @@ def test_outputs_that_are_exact_need_no_other_warmup(job):
 def test_none_needs_no_stage(job):
     run, student, _ = job
     run.settings.warmup = NoWarmup()
-    assert warm_up(run, student, None) == (student, [])
+    assert warm_up(run, student, NO_PROMPTS, None) == (student, [])
     assert run.records == []

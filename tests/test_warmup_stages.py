@@ -16,10 +16,12 @@ from transformers import AutoModelForCausalLM
 from rankdistill.errors import UserError
 from rankdistill.forward import bind
 from rankdistill.models import encode_prompt, encode_response, load_model, load_tokenizer
+from rankdistill.warmup.cross_tokenizer import CrossTokenizerWarmup
 from rankdistill.warmup.divergences import DIVERGENCES
 from rankdistill.warmup.hidden import HiddenWarmup
 from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.none import NoWarmup
+from rankdistill.warmup.on_policy import OnPolicyWarmup
 from rankdistill.warmup.options import token_rows
 from rankdistill.warmup.sft import SFTWarmup
 from rankdistill.warmup.teachers import Divergence, LiveTeacher, TeacherModel
@@ -259,7 +261,7 @@ def test_another_tokenizer_is_refused_and_the_remedy_named(folders, taught, tmp_
     vocabulary = content["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="warmup=sft") as error:
+    with pytest.raises(UserError, match=r"warmup=sequence.*cross_tokenizer") as error:
         run(LogitsWarmup(**QUICK), (folders[0], other), taught, tmp_path / "out")
     assert "'b'" in str(error.value) or "'a'" in str(error.value)
     assert not (tmp_path / "out" / "model").exists()
@@ -313,7 +315,14 @@ def test_none_is_the_student_itself(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, kind", [("logits", LogitsWarmup), ("sft", SFTWarmup), ("hidden", HiddenWarmup)]
+    "name, kind",
+    [
+        ("logits", LogitsWarmup),
+        ("sft", SFTWarmup),
+        ("hidden", HiddenWarmup),
+        ("on_policy", OnPolicyWarmup),
+        ("cross_tokenizer", CrossTokenizerWarmup),
+    ],
 )
 def test_the_yaml_has_every_option_with_a_comment_and_the_class_its_defaults(name, kind):
     path = Path(__file__).parent.parent / "conf" / "warmup" / f"{name}.yaml"

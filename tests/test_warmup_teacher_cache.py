@@ -193,9 +193,9 @@ def test_more_tokens_than_there_are_and_no_space(folders, tmp_path, monkeypatch)
 
 def test_bytes_a_token_at_a_large_vocabulary():
     spec = CacheSpec("top_k", {}, "", 152_064, 64, (1.0, 2.0))
-    assert spec.bytes_per_token(3584, 2) == 18 * 64 // 8 + 2 * 64 + 8 == 280
-    hidden = CacheSpec("hidden", {}, "")
-    assert hidden.bytes_per_token(960, 2) == 1920
+    assert spec.bytes_per_token == 18 * 64 // 8 + 2 * 64 + 8 == 280
+    hidden = CacheSpec("hidden", {}, "", hidden_size=960, hidden_bytes=2)
+    assert hidden.bytes_per_token == 1920
 
 
 def groups(folders):

@@ -46,14 +46,17 @@ def check_models(run: Run) -> None:
 
 def student(run: Run, prompts: Output) -> Model:
     """The student before any training: as it was given, or with `student.keep_layers` layers."""
+    keep = run.settings.student.keep_layers
+    return run.start if keep is None else fewer_layers(run, run.start, keep, prompts)
+
+
+def fewer_layers(run: Run, whole: Model, keep: int, prompts: Output) -> Model:
+    """`keep` layers of a model, chosen as the settings of the student say."""
     settings = run.settings.student
-    keep = settings.keep_layers
-    if keep is None:
-        return run.start
     by_influence = settings.layer_choice is LayerChoice.influence
     identity = {
         "code": 1,
-        "model": run.start.identity,
+        "model": whole.identity,
         "keep_layers": keep,
         "layer_choice": settings.layer_choice.name,
         "prompts": prompts.key if by_influence else None,
@@ -61,12 +64,12 @@ def student(run: Run, prompts: Output) -> Model:
 
     def make(partial: Partial) -> Mapping[str, Any]:
         model = load_model(
-            run.start.path,
+            whole.path,
             precision=settings.precision.name,
             attn_implementation=settings.attn_implementation,
             trust_remote_code=settings.trust_remote_code,
         )
-        tokenizer = load_tokenizer(run.start.path)
+        tokenizer = load_tokenizer(whole.path)
         layers = model.config.get_text_config().num_hidden_layers
         record: dict[str, Any] = {"layers_before": layers, "layers": keep}
         if by_influence:
@@ -78,7 +81,8 @@ def student(run: Run, prompts: Output) -> Model:
         save_model(smaller, tokenizer, partial.path / "model")
         return {**record, "parameters": sum(p.numel() for p in smaller.parameters())}
 
-    what = f"{keep} layers of {run.settings.student.path or run.settings.teacher.path}"
+    name = run.settings.student.path or run.settings.teacher.path
+    what = f"{keep} layers of {name if whole == run.start else 'an assistant'}"
     return model_of(
         run.stage("student", f"{what}, chosen by {settings.layer_choice.name}", identity, make)
     )

@@ -24,6 +24,7 @@ def sample(
     responses_per_prompt: int,
     *,
     temperature: float | None = None,
+    seed: int | None = None,
 ) -> Output:
     """Groups of responses that `model` writes to `prompts`; a killed run continues where it was.
 
@@ -31,6 +32,7 @@ def sample(
         prompts_key: What determines `prompts`.
         source: Who writes: `student`, `teacher`.
         temperature: Instead of `sample.temperature`.
+        seed: Instead of the run's.
     """
     settings = run.settings.sample
     options = SamplingOptions(
@@ -39,7 +41,7 @@ def sample(
         top_p=settings.top_p,
         top_k=settings.top_k,
         max_response_tokens=settings.max_response_tokens,
-        seed=run.settings.seed,
+        seed=run.settings.seed if seed is None else seed,
     )
     splits = sorted({prompt["split"] for prompt in prompts})
     identity = {

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,7 +69,7 @@ class Distillation(Optimisation, ABC):
         super().__post_init__()
         require("temperature", self.temperature, self.temperature > 0, "above 0")
         check_divergence(self.divergence)
-        falling = all(a > b for a, b in zip(self.assistants, self.assistants[1:], strict=False))
+        falling = all(a > b for a, b in pairwise(self.assistants))
         require("assistants", list(self.assistants), falling, "in falling order")
 
     @property
@@ -157,6 +158,7 @@ class Distillation(Optimisation, ABC):
             str(student),
             precision=precision,
             lora=lora,
+            seed=seed,
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )

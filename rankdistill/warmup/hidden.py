@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.warmup.distillation import Distillation
 from rankdistill.warmup.matching import attach
 from rankdistill.warmup.options import require
 from rankdistill.warmup.recorder import Recorder
+from rankdistill.warmup.stored import StoredDistillation
 
 LAYERS = ("last", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiddenWarmup(Distillation):
+class HiddenWarmup(StoredDistillation):
     """``alpha T^2 D + beta CE + gamma (1 - cosine of states)`` on the teacher's responses.
 
     DistilBERT (Sanh et al. 2019, arXiv:1910.01108) with its published weights, on response tokens

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rankdistill.warmup.distillation import Distillation
+from rankdistill.errors import UserError, suggest
 from rankdistill.warmup.options import require
+from rankdistill.warmup.stored import StoredDistillation
+
+ENGINES = ("transformers", "vllm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogitsWarmup(Distillation):
+class LogitsWarmup(StoredDistillation):
     """``alpha T^2 D(teacher, student) + (1 - alpha) CE`` on the teacher's responses.
 
     Hinton et al. 2015, arXiv:1503.02531. Differs from DistillFlow: prompt and padding are not
@@ -25,11 +28,14 @@ class LogitsWarmup(Distillation):
         top_k: Tokens that `top_k` stores of each distribution.
         stored_temperatures: Further temperatures that `top_k` stores the mass of the rest at, for
             warm-ups that share what is stored.
+        top_k_from: What runs the teacher for `top_k`: `transformers`, or `vllm` (prompt
+            log-probabilities, at temperature 1 only).
     """
 
     alpha: float = 1.0
     top_k: int = 64
     stored_temperatures: Sequence[float] = ()
+    top_k_from: str = "transformers"
 
     outputs: ClassVar[tuple[str, ...]] = ("live", "top_k", "hidden")
 
@@ -39,6 +45,16 @@ class LogitsWarmup(Distillation):
         require("top_k", self.top_k, self.top_k >= 1, "at least 1")
         positive = all(temperature > 0 for temperature in self.stored_temperatures)
         require("stored_temperatures", list(self.stored_temperatures), positive, "all above 0")
+        if self.top_k_from not in ENGINES:
+            raise UserError(
+                f"warmup.top_k_from '{self.top_k_from}' is unknown: "
+                f"{suggest(self.top_k_from, ENGINES)}"
+            )
+        if self.top_k_from == "vllm" and {self.temperature, *self.stored_temperatures} != {1.0}:
+            raise UserError(
+                "warmup.top_k_from=vllm has the teacher's log-probabilities at temperature 1 only: "
+                "set warmup.temperature=1 and no stored_temperatures, or take transformers."
+            )
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -47,11 +63,14 @@ class LogitsWarmup(Distillation):
     @property
     def identity(self) -> dict[str, Any]:
         own: dict[str, Any] = {"warmup": "logits", "alpha": self.alpha, **self.distillation}
-        return {**own, "top_k": self.top_k} if self.teacher_outputs == "top_k" else own
+        if self.teacher_outputs != "top_k":
+            return own
+        return {**own, "top_k": self.top_k, "top_k_from": self.top_k_from}
 
     @property
     def stored(self) -> dict[str, Any] | None:
         if self.teacher_outputs != "top_k":
             return super().stored
         temperatures = sorted({self.temperature, *self.stored_temperatures})
-        return {"kind": "top_k", "k": self.top_k, "temperatures": temperatures}
+        own = {"kind": "top_k", "k": self.top_k, "temperatures": temperatures}
+        return {**own, "engine": "vllm"} if self.top_k_from == "vllm" else own

@@ -16,7 +16,7 @@ from rankdistill.records import Group
 class NoWarmup:
     """The student as it is."""
 
-    needs_teacher_responses: ClassVar[bool] = False
+    lessons: ClassVar[None] = None
     identity: ClassVar[dict[str, Any]] = {"warmup": "none"}
 
     def __call__(

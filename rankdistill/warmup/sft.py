@@ -131,6 +131,7 @@ class SFTWarmup(Optimisation):
             str(student),
             precision=precision,
             lora=lora,
+            seed=seed,
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )

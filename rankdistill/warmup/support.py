@@ -74,6 +74,19 @@ def support(logits: Tensor, k: int, temperatures: tuple[float, ...]) -> Support:
     return Support(top.indices, top.values - top.values[:, :1], torch.stack(tails, dim=-1))
 
 
+def support_of_logps(ids: Tensor, logps: Tensor, vocabulary: int) -> Support:
+    """The `Support` at temperature 1 of the k likeliest tokens' log-probabilities.
+
+    ids, logps: [N, k], likeliest first; `vocabulary`: ids that the mass of the rest stands for.
+    """
+    logps = logps.double()
+    if ids.shape[1] == vocabulary:
+        log_tail = torch.full_like(logps[:, 0], -math.inf)
+    else:  # the sum of rounded probabilities may reach 1
+        log_tail = torch.log1p(-logps.exp().sum(dim=-1).clamp(max=1 - 1e-9))
+    return Support(ids, (logps - logps[:, :1]).float(), log_tail[:, None].float())
+
+
 @dataclass(frozen=True)
 class SupportRows:
     """A `Target` made of stored distributions."""

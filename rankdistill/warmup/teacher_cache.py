@@ -30,7 +30,7 @@ from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from rankdistill.console import progress
+from rankdistill.console import progress, say
 from rankdistill.errors import UserError
 from rankdistill.forward import bound_layout, collate, micro_batches
 from rankdistill.store.files import sha256_of, write_atomically
@@ -42,6 +42,9 @@ from rankdistill.warmup.support import Support, SupportHead
 SHARD_TOKENS = 16_384
 
 Tensors = dict[str, Tensor]
+
+Maker = Callable[[Sequence[TokenRow]], Tensors]
+"""Makes what is stored of some rows: [N, ...] each, N their response tokens."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,21 @@ class CacheSpec:
     """Tokens kept, `top_k` only."""
     temperatures: tuple[float, ...] = ()
     """Those that the mass of the rest is kept for, `top_k` only."""
+    hidden_size: int = 0
+    """Of the teacher, `hidden` only."""
+    hidden_bytes: int = 4
+    """Bytes of a number in the teacher's precision, `hidden` only."""
 
     @property
     def bits(self) -> int:
         """Bits of a stored id."""
         return bits_for(self.vocabulary)
 
-    def bytes_per_token(self, hidden_size: int, hidden_bytes: int) -> int:
+    @property
+    def bytes_per_token(self) -> int:
         """Bytes of a response token in a shard."""
         if self.kind == "hidden":
-            return hidden_size * hidden_bytes
+            return self.hidden_size * self.hidden_bytes
         return packed_size(self.k, self.bits) + 2 * self.k + 4 * len(self.temperatures)
 
     def pack(self, outputs: Any) -> Tensors:
@@ -144,33 +152,43 @@ class TeacherCache:
         return [index for index in range(len(self.shards)) if not self._intact(index)]
 
     def fill(self, teacher: Callable[[], Any], max_batch_tokens: int) -> int:
-        """Makes the missing shards; the number that was made.
+        """Makes the missing shards with a model; the number that was made.
 
         Args:
             teacher: Gives the bound teacher on its device; called only where a shard is missing.
             max_batch_tokens: Tokens that go through it at once.
 
         Raises:
-            UserError: There is no space for the cache (said before the teacher runs).
+            UserError: There is no space for the cache.
+        """
+        return self.complete(lambda: _of_model(teacher(), self.spec, max_batch_tokens))
+
+    def complete(self, maker: Callable[[], Maker]) -> int:
+        """Makes the missing shards; the number that was made.
+
+        Args:
+            maker: Gives what makes a shard; called only where one is missing.
+
+        Raises:
+            UserError: There is no space for the cache (said before the maker is there).
         """
         missing = self.missing()
         if not missing:
             return 0
-        model = teacher()
-        self._refuse_without_space(model, missing)
+        self._say_what_it_takes(missing)
+        make = maker()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "cache.json", json.dumps(self._content).encode())
         tokens = [sum(len(row.response) for row in self._of(index)) for index in missing]
         with progress(sum(tokens), "tokens") as bar:
             for index, count in zip(missing, tokens, strict=True):
-                self._write(index, _outputs(model, self.spec, self._of(index), max_batch_tokens))
+                self._write(index, make(self._of(index)))
                 bar.advance(count)
         return len(missing)
 
     def read(self, rows: Sequence[TokenRow]) -> Tensors:
         """What is stored of some of the rows, [N, ...] each, N their response tokens."""
-        parts = [self._row(row) for row in rows]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return joined([self._row(row) for row in rows])
 
     @cached_property
     def bytes_per_token(self) -> float:
@@ -224,10 +242,9 @@ class TeacherCache:
                     "another one."
                 )
 
-    def _refuse_without_space(self, model: Any, missing: Sequence[int]) -> None:
+    def _say_what_it_takes(self, missing: Sequence[int]) -> None:
         tokens = sum(len(row.response) for index in missing for row in self._of(index))
-        parameter = next(model.parameters())
-        size = self.spec.bytes_per_token(model.config.hidden_size, parameter.element_size())
+        size = self.spec.bytes_per_token
         existing = next(p for p in (self.folder, *self.folder.parents) if p.exists())
         free = shutil.disk_usage(existing).free
         if tokens * size > free:
@@ -236,19 +253,30 @@ class TeacherCache:
                 f"({size} bytes a token), and {existing} has {free / 1e9:.1f} GB free: make space, "
                 "lower warmup.top_k, or set warmup.teacher_outputs=live."
             )
+        say(
+            f"{tokens:,} tokens of the teacher take {tokens * size / 1e6:.1f} MB "
+            f"({size} bytes each); {free / 1e9:.1f} GB are free"
+        )
 
 
-def _outputs(
-    model: Any, spec: CacheSpec, rows: Sequence[TokenRow], max_batch_tokens: int
-) -> Tensors:
-    """A shard's tensors, from the teacher."""
+def _of_model(model: Any, spec: CacheSpec, max_batch_tokens: int) -> Maker:
+    """What makes shards with a bound teacher."""
     layout, device = bound_layout(model), next(model.parameters()).device
-    tokens = [row.tokens for row in rows]
-    parts = []
-    for indices in micro_batches(tokens, max_batch_tokens, layout):
-        batch = collate([tokens[i] for i in indices], layout).to(device)
-        with torch.no_grad():
-            parts.append(spec.pack(model(group_batch=batch, head=spec.head)))
+
+    def make(rows: Sequence[TokenRow]) -> Tensors:
+        tokens = [row.tokens for row in rows]
+        parts = []
+        for indices in micro_batches(tokens, max_batch_tokens, layout):
+            batch = collate([tokens[i] for i in indices], layout).to(device)
+            with torch.no_grad():
+                parts.append(spec.pack(model(group_batch=batch, head=spec.head)))
+        return joined(parts)
+
+    return make
+
+
+def joined(parts: Sequence[Tensors]) -> Tensors:
+    """The parts one after the other."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -19,8 +19,8 @@ from rankdistill.forward.head import only_linear
 from rankdistill.models import identity, load_model, locate, place
 from rankdistill.models.layers import decoder_layers
 from rankdistill.models.load import PRECISIONS, load_config, stored_precision
-from rankdistill.warmup.head import HiddenRows, Target, TeacherRows
 from rankdistill.sample.vllm import VLLMSampler
+from rankdistill.warmup.head import HiddenRows, Target, TeacherRows
 from rankdistill.warmup.options import TokenRow
 from rankdistill.warmup.recorder import Recorder
 from rankdistill.warmup.support import SupportRows, support_of_logps

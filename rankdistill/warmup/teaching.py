@@ -92,7 +92,7 @@ def _of_data(run: Run, prompts: Output) -> Output:
             [row for row in prompts.rows() if row["split"] != "heldout"],
             load_tokenizer(run.start.path),
         )
-        partial.shards().append(groups)
+        partial.shards().put(groups)
         return {"prompts": len(groups)}
 
     return run.stage("lessons", "the responses that the prompts came with", identity, make)
@@ -128,7 +128,7 @@ def _written(
     def make(partial: Partial) -> Mapping[str, Any]:
         learned = whole if lessons.thoughts else answers
         groups, counts = chosen(learned, scores_of[1] if scores_of else None, lessons)
-        partial.shards().append(groups)
+        partial.shards().put(groups)
         return {"prompts": len(groups), **counts}
 
     return run.stage("lessons", f"chosen from {len(whole)} prompts' responses", identity, make)

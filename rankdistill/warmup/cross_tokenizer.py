@@ -1,0 +1,73 @@
+"""Logit distillation between two tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rankdistill.forward import TokenGroup
+from rankdistill.models import encode_prompt, load_tokenizer
+from rankdistill.warmup.alignment import ends_in_text, following_the_same_text, shared_tokens
+from rankdistill.warmup.cross_rows import CrossTeacher
+from rankdistill.warmup.distillation import Distillation, Lesson
+from rankdistill.warmup.options import require
+from rankdistill.warmup.teachers import Divergence, Teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossTokenizerWarmup(Distillation):
+    """``alpha T^2 D + (1 - alpha) CE`` where D compares what follows the same text.
+
+    Where both tokenizers have a token that begins after the same characters, the two distributions
+    are compared over the tokens that both have and, sorted, over the others; see `CrossRows`. The
+    cross-entropy holds for every token. The loss is `warmup=logits` with equal tokenizers. Differs
+    from universal logit distillation (Boizard et al. 2024, arXiv:2402.12030), which pairs the i-th
+    tokens whatever they follow, and all probabilities by their order alone.
+
+    Args:
+        alpha: Weight of the divergence, in [0, 1]; 1 - alpha is the cross-entropy's.
+    """
+
+    alpha: float = 0.5
+
+    needs_same_tokenizer: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("alpha", self.alpha, 0 <= self.alpha <= 1, "in [0, 1]")
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        return self.alpha, 1 - self.alpha
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"warmup": "cross_tokenizer", "alpha": self.alpha, **self.distillation}
+
+    def teaches(self, lesson: Lesson, folder: Path, process: int) -> Callable[[Any], Teacher]:
+        ours = lesson.tokenizer
+        theirs = load_tokenizer(
+            lesson.source.path, trust_remote_code=lesson.source.trust_remote_code
+        )
+        their_rows, alignment = [], []
+        for group in lesson.groups:
+            prompt = encode_prompt(theirs, group["messages"])
+            for response in group["responses"]:
+                if not response["token_ids"]:
+                    continue
+                ended = [theirs.eos_token_id] if response["finish_reason"] == "stop" else []
+                ids, their_ends = ends_in_text(theirs, response["text"])
+                ids = [*ids, *ended] or [theirs.eos_token_id]  # a text without a token
+                _, ends = ends_in_text(ours, response["text"])
+                count = len(response["token_ids"])
+                their_rows.append(TokenGroup(prompt, [ids]))
+                alignment.append(following_the_same_text(ends, count, their_ends, len(ids)))
+        shared = shared_tokens(ours, theirs)
+        divergence = Divergence(self.divergence, self.temperature)
+
+        def live(student: Any) -> Teacher:
+            return CrossTeacher(lesson.source.load(), their_rows, alignment, shared, divergence)
+
+        return live

@@ -1,0 +1,105 @@
+"""Warm-ups whose teacher runs along, or left its outputs on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rankdistill.errors import UserError, suggest
+from rankdistill.records import Group
+from rankdistill.sample import Sampler
+from rankdistill.warmup.distillation import Distillation, Lesson
+from rankdistill.warmup.recorder import Recorder
+from rankdistill.warmup.teacher_cache import TeacherCache
+from rankdistill.warmup.teachers import (
+    CachedTeacher,
+    Divergence,
+    LiveTeacher,
+    Teacher,
+    TeacherModel,
+    fill,
+    from_vllm,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredDistillation(Distillation):
+    """See `Distillation`.
+
+    Args:
+        teacher_outputs: `live` runs the teacher on every batch; `hidden` runs it once and reads its
+            last hidden states from disk (see `teacher_cache.py`), which is exact.
+    """
+
+    teacher_outputs: str = "live"
+
+    outputs: ClassVar[tuple[str, ...]] = ("live", "hidden")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher_outputs not in self.outputs:
+            raise UserError(
+                f"warmup.teacher_outputs '{self.teacher_outputs}' is unknown: "
+                f"{suggest(self.teacher_outputs, self.outputs)}"
+            )
+
+    def attach(self, student: Any, teacher: Any) -> Recorder | None:
+        """Adds further losses to the student; the recorder of what they need of the teacher."""
+        return None
+
+    @property
+    def stored(self) -> dict[str, Any] | None:
+        """What of the teacher is kept on disk, for the key of its output; None: it runs along."""
+        return None if self.teacher_outputs == "live" else {"kind": self.teacher_outputs}
+
+    def store(
+        self,
+        student: Path,
+        teacher: TeacherModel,
+        groups: Sequence[Group],
+        validation: Sequence[Group],
+        folder: Path,
+        sampler: Callable[[], Sampler],
+    ) -> dict[str, float]:
+        """Runs the teacher once and leaves its outputs in `folder`: the `cache` of later warm-ups.
+
+        Makes only what is missing or damaged. Arguments and errors as for a warm-up, with
+        `teacher_outputs` top_k or hidden; `sampler` gives the engine, where one runs the teacher.
+        """
+        lesson = self.lesson(teacher, student, groups, validation)
+        cache = self._cache(lesson, folder)
+        if (self.stored or {}).get("engine") == "vllm":
+            cache.complete(lambda: from_vllm(sampler(), teacher.path, cache.spec))  # type: ignore[arg-type]
+        else:
+            fill(cache, teacher, self.max_batch_tokens, process=0)
+        tokens = sum(len(row.response) for row in lesson.rows)
+        return {"tokens": tokens, "bytes_per_token": cache.bytes_per_token}
+
+    def teaches(self, lesson: Lesson, folder: Path, process: int) -> Callable[[Any], Teacher]:
+        divergence = Divergence(self.divergence, self.temperature)
+        if self.stored is None:
+
+            def live(student: Any) -> Teacher:
+                model = lesson.source.load()
+                return LiveTeacher(model, divergence, self.attach(student, model))
+
+            return live
+        cache = self._cache(lesson, folder)
+        fill(cache, lesson.source, self.max_batch_tokens, process)
+
+        def cached(student: Any) -> Teacher:
+            exact = self.teacher_outputs == "hidden"
+            layer = lesson.source.output_layer() if exact else None
+            self.attach(student, layer)
+            return CachedTeacher(cache, divergence, layer)
+
+        return cached
+
+    def _cache(self, lesson: Lesson, folder: Path) -> TeacherCache:
+        """The teacher's outputs on disk, complete or not."""
+        assert self.stored is not None
+        return lesson.source.cache(
+            folder, lesson.rows, lesson.tokenizer, str(lesson.student), **self.stored
+        )
