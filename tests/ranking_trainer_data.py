@@ -6,9 +6,11 @@ import random
 from pathlib import Path
 from typing import Any
 
+import torch
 from conftest import build_tokenizer
 
 from rankdistill import RankingConfig, RankingTrainer
+from rankdistill.models import encode_prompt
 
 TOKENIZER = build_tokenizer()
 EOS = TOKENIZER.eos_token_id
@@ -36,6 +38,27 @@ def ragged_groups(count: int, seed: int = 0) -> list[dict[str, Any]]:
         }  # fmt: skip
 
     return [group(index) for index in range(count)]
+
+
+def strictly_ranked(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Every group has a strict pair, so that DPO's loss is log 2 at the start."""
+    rows = ragged_groups(count, seed)
+    for row in rows:
+        for place, response in enumerate(row["responses"]):
+            response["score"] = -float(place)
+    return rows
+
+
+@torch.no_grad()
+def logps_by_hand(model: Any, row: dict[str, Any]) -> list[float]:
+    """The log-probability of each response of a row, by a forward over its text alone."""
+    prompt = encode_prompt(TOKENIZER, row["messages"])
+    result = []
+    for response in row["responses"]:
+        ids = torch.tensor([[*prompt, *response["token_ids"]]])
+        logps = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+        result.append(logps[len(prompt) - 1 :].sum().item())
+    return result
 
 
 def config(folder: Path, **settings: Any) -> RankingConfig:

@@ -10,34 +10,13 @@ import torch
 from conftest import build_model
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, trained
+from ranking_trainer_data import TOKENIZER, config, logged, logps_by_hand, strictly_ranked, trained
 from torch.testing import assert_close
 
 from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
-from rankdistill.models import encode_prompt
 from rankdistill.objectives import DPO, PlackettLuceDPO
 from rankdistill.train.reference import ReferenceConfig, add_reference_logps
-
-
-def strictly_ranked(count, seed=0):
-    """Every group has a strict pair, so that DPO's loss is log 2 at the start."""
-    rows = ragged_groups(count, seed)
-    for row in rows:
-        for place, response in enumerate(row["responses"]):
-            response["score"] = -float(place)
-    return rows
-
-
-def logps_by_hand(model, row):
-    prompt = encode_prompt(TOKENIZER, row["messages"])
-    result = []
-    for response in row["responses"]:
-        ids = torch.tensor([[*prompt, *response["token_ids"]]])
-        with torch.no_grad():
-            logps = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
-        result.append(logps[len(prompt) - 1 :].sum().item())
-    return result
 
 
 def with_lora(model, *, noise=0.0):

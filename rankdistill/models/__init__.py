@@ -1,6 +1,6 @@
 """Models: where they come from, how text becomes their tokens, and smaller ones made of them."""
 
-from rankdistill.models.adapters import LoRA, load_trainable, merged
+from rankdistill.models.adapters import LoRA, adapted, load_trainable, merged
 from rankdistill.models.export import export_untied
 from rankdistill.models.layers import (
     evenly_spaced_layers,
@@ -24,6 +24,7 @@ from rankdistill.store import home
 
 __all__ = [
     "LoRA",
+    "adapted",
     "decode_response",
     "encode_prompt",
     "encode_response",

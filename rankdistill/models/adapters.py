@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -72,14 +73,14 @@ class LoRA:
             task_type="CAUSAL_LM",
         )
 
-    def on(self, model: PreTrainedModel) -> PeftModel:
-        """The model with new adapters, which change nothing yet; the model is frozen, in place.
+    def on(self, model: PreTrainedModel, seed: int = 0) -> PeftModel:
+        """As `adapted`.
 
         Raises:
             UserError: the model has no such layer.
         """
         try:
-            return get_peft_model(model, self.peft_config)  # type: ignore[return-value]
+            return adapted(model, self.peft_config, seed)
         except ValueError as error:
             raise UserError(
                 f"student.lora.target_modules does not fit {type(model).__name__}: "
@@ -87,11 +88,22 @@ class LoRA:
             ) from error
 
 
+def adapted(model: PreTrainedModel, config: PeftConfig, seed: int) -> PeftModel:
+    """The model with new adapters, which change nothing yet; the model is frozen, in place.
+
+    How they start depends on the seed alone, so it is the same in every process of a launch.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)  # type: ignore[return-value]
+
+
 def load_trainable(
     path: str,
     *,
     precision: str = "float32",
     lora: LoRA | None = None,
+    seed: int = 0,
     attn_implementation: str = "sdpa",
     trust_remote_code: bool = False,
 ) -> Any:
@@ -105,6 +117,7 @@ def load_trainable(
         path: See `load_model`, with its other arguments.
         precision: Of the forward and backward pass.
         lora: The adapters; None trains all weights.
+        seed: Of the adapters' start.
 
     Raises:
         UserError: as `load_model` and `LoRA.on`.
@@ -116,7 +129,7 @@ def load_trainable(
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
     )
-    return model if lora is None else lora.on(model)
+    return model if lora is None else lora.on(model, seed)
 
 
 def merged(model: Any) -> PreTrainedModel:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback
@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind, collate, response_logps
-from rankdistill.models import load_model, load_tokenizer, place
+from rankdistill.models import adapted, load_model, load_tokenizer, place
 from rankdistill.objectives import RRHF, Objective, ObjectiveOutput
 from rankdistill.train.batches import Averages, RankedBatch, step_loader
 from rankdistill.train.config import RankingConfig
@@ -79,7 +79,7 @@ class RankingTrainer(StepTrainer):
         if processing_class is None:
             raise UserError("RankingTrainer needs the model's tokenizer as processing_class.")
         if peft_config is not None:
-            model = _adapted(model, peft_config)
+            model = _adapted(model, peft_config, args.seed)
         self.objective = objective or RRHF()
         self._tokenizer, self._limit = processing_class, length_limit(model, args)
         self._logged, self._evaluated = Averages(), Averages()
@@ -206,10 +206,10 @@ class RankingTrainer(StepTrainer):
         return place(bind(reference, self.args.layout), self.args.device)
 
 
-def _adapted(model: Any, config: PeftConfig) -> PeftModel:
+def _adapted(model: Any, config: PeftConfig, seed: int) -> PeftModel:
     if isinstance(model, PeftModel):
         raise UserError(
             "RankingTrainer was given a peft_config for a model that has adapters already: merge "
             "them first (model.merge_and_unload()), or leave peft_config out to train them on."
         )
-    return get_peft_model(model, config)  # type: ignore[return-value]
+    return adapted(model, config, seed)

@@ -102,6 +102,7 @@ def _policy(run: Run, student: Model) -> Any:
         student.path,
         precision=settings.precision.name,
         lora=run.lora,
+        seed=run.settings.seed,
         attn_implementation=settings.attn_implementation,
         trust_remote_code=settings.trust_remote_code,
     )

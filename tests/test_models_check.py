@@ -1,0 +1,180 @@
+"""What cannot be loaded or trained on this machine is said at start-up, in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import build_model, build_tokenizer
+from tiny_run import TINY
+
+from rankdistill import cli
+from rankdistill.config import Precision, Quantization
+from rankdistill.errors import UserError
+from rankdistill.models import LoRA, load_model, place, stored_precision
+from rankdistill.models.check import check_loading, check_trainable
+
+
+def settings(**changes):
+    """The keys of a model's group."""
+    defaults = {"precision": Precision["float32"], "quantization": None,
+                "attn_implementation": "sdpa", "trust_remote_code": False,
+                "use_liger_kernel": False}  # fmt: skip
+    return SimpleNamespace(**{**defaults, **changes})
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """As if there were one."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.fixture
+def gptq(tmp_path) -> str:
+    """A folder as GPTQ leaves one."""
+    build_model().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    quantization = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    file.write_text(
+        json.dumps({**json.loads(file.read_text()), "quantization_config": quantization})
+    )
+    return str(tmp_path)
+
+
+def test_what_can_be_done_is_let_through(tiny_dir, teacher):
+    check_loading("teacher", str(teacher), settings())
+    check_loading("teacher", str(teacher), settings(precision=Precision["bfloat16"]))
+    check_trainable(str(tiny_dir), settings(), None)
+    check_trainable(str(tiny_dir), settings(), LoRA(4))
+    check_trainable(str(tiny_dir), settings(), LoRA(4, target_modules=["q_proj"]))
+    check_trainable(str(tiny_dir), settings(), LoRA(4, target_modules=r".*mlp\.\w+_proj"))
+
+
+@pytest.mark.parametrize("quantization", list(Quantization))
+def test_quantising_needs_a_gpu_and_bitsandbytes(quantization, tiny_dir, request, monkeypatch):
+    asked = settings(quantization=quantization)
+    with pytest.raises(UserError, match=f"teacher.quantization={quantization.name} needs .* GPU"):
+        check_loading("teacher", str(tiny_dir), asked)
+    request.getfixturevalue("on_a_gpu")
+    monkeypatch.setattr("rankdistill.models.check.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"`pip install 'rankdistill\[bitsandbytes\]'`"):
+        check_loading("teacher", str(tiny_dir), asked)
+    monkeypatch.setattr("rankdistill.models.check.find_spec", lambda name: name)
+    check_loading("teacher", str(tiny_dir), asked)
+
+
+def test_a_model_saved_quantised_is_named_where_it_cannot_run(gptq):
+    message = r"The teacher was saved quantised \(gptq\), .*no GPU.*: .*(optimum|gptqmodel|GPU)"
+    with pytest.raises(UserError, match=message):
+        check_loading("teacher", gptq, settings())
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_model(gptq)
+
+
+def test_a_model_saved_quantised_is_no_start_of_a_student(gptq):
+    for lora in (None, LoRA(4)):
+        with pytest.raises(UserError, match="cannot be trained: set student.path to the model"):
+            check_trainable(gptq, settings(), lora)
+
+
+def test_quantised_weights_are_trained_by_adapters_only(tiny_dir):
+    with pytest.raises(UserError, match="nothing to train: give student.lora.r as well"):
+        check_trainable(str(tiny_dir), settings(quantization=Quantization["nf4"]), None)
+
+
+def test_flash_attention_needs_a_gpu_and_16_bits(tiny_dir, request):
+    flash = settings(attn_implementation="flash_attention_2")
+    with pytest.raises(UserError, match="student.attn_implementation=flash_attention_2 runs on a"):
+        check_loading("student", str(tiny_dir), flash)
+    request.getfixturevalue("on_a_gpu")
+    with pytest.raises(UserError, match="set student.precision to one of them"):
+        check_loading("student", str(tiny_dir), flash)
+    flash.precision = Precision["bfloat16"]
+    check_loading("student", str(tiny_dir), flash)
+
+
+def test_liger_needs_a_gpu_and_its_package(tiny_dir, request, monkeypatch):
+    with pytest.raises(UserError, match="use_liger_kernel needs Triton on a GPU"):
+        check_trainable(str(tiny_dir), settings(use_liger_kernel=True), None)
+    request.getfixturevalue("on_a_gpu")
+    monkeypatch.setattr("rankdistill.models.check.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"`pip install 'rankdistill\[liger\]'`"):
+        check_trainable(str(tiny_dir), settings(use_liger_kernel=True), None)
+
+
+def test_precisions_that_do_not_go_together(tiny_dir, monkeypatch):
+    with pytest.raises(UserError, match="float16 trains on a GPU only"):
+        check_trainable(str(tiny_dir), settings(precision=Precision["float16"]), None)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    check_trainable(str(tiny_dir), settings(precision=Precision["bfloat16"]), None)
+    with pytest.raises(UserError, match="launched with mixed_precision=bf16, .* is float32"):
+        check_trainable(str(tiny_dir), settings(), None)
+
+
+def test_adapters_on_layers_that_are_not_there(tiny_dir):
+    with pytest.raises(UserError, match="target_modules does not fit LlamaForCausalLM"):
+        check_trainable(str(tiny_dir), settings(), LoRA(4, target_modules=["query"]))
+
+
+def test_the_stored_precision(tmp_path, tiny_dir):
+    build_model().bfloat16().save_pretrained(tmp_path)
+    assert stored_precision(str(tmp_path)) == "bfloat16"
+    assert stored_precision(str(tiny_dir)) == "float32"
+
+
+def test_a_quantised_model_stays_where_it_was_loaded():
+    model = build_model()
+    assert place(model, "meta") is model and model.device.type == "meta"
+    quantised = SimpleNamespace(is_quantized=True)
+    assert place(quantised, "meta") is quantised
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["student.lora.r=0"], "student.lora.r is 0; it must be at least 1, or null"),
+        (["student.lora.r=2", "student.lora.target_modules=[nope]"], "does not fit Llama"),
+        (["student.quantization=nf4"], "give student.lora.r as well"),
+        (["student.lora.r=4", "student.quantization=nf4"], "student.quantization=nf4 needs"),
+        (["teacher.quantization=int8"], "teacher.quantization=int8 needs bitsandbytes on a GPU"),
+        (["teacher.attn_implementation=flash_attention_2"], "teacher.attn_implementation="),
+        (["student.use_liger_kernel=true"], "needs Triton"),
+    ],
+)
+def test_the_command_says_it_before_anything_runs(
+    overrides, message, monkeypatch, capsys, tmp_path: Path, teacher
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["rankdistill", f"teacher.path={teacher}", *TINY, *overrides, "hydra.run.dir=run"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit):
+        cli.main()
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not list((tmp_path / "home").rglob("manifest.json"))
+
+
+def test_auto_is_the_precision_that_the_model_was_saved_in(monkeypatch, tmp_path):
+    """One precision for all that is made of the model, whatever the stages save theirs in."""
+    from test_configs import composed
+
+    from rankdistill import settings as built
+    from rankdistill.run import Run
+    from rankdistill.store import Store
+
+    build_model().bfloat16().save_pretrained(tmp_path / "teacher")
+    build_tokenizer().save_pretrained(tmp_path / "teacher")
+    run = Run(
+        built.build(
+            composed(f"teacher.path={tmp_path / 'teacher'}", "student.precision=auto", "sample=transformers")
+        ),
+        Store(tmp_path / "store"), tmp_path / "run",
+    )  # fmt: skip
+    assert run.settings.student.precision.name == "bfloat16"
+    assert run.start.identity["precision"] == "bfloat16"
+    assert run.settings.teacher.precision.name == "float32"
+    assert run.trained_in == {"precision": "bfloat16", "weights": "float32"}
