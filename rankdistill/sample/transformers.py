@@ -81,6 +81,25 @@ class TransformersSampler(AbstractContextManager["TransformersSampler"]):
                 if prompt_id not in done:
                     yield prompt_id, [to_response(tokenizer, ids, ends, source) for ids in group]
 
+    @torch.inference_mode()
+    def response_logps(
+        self, model: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[list[float]]:
+        """The log-probability of every token of the responses, nats, at temperature 1, unfiltered.
+
+        Args:
+            model: Folder with weights and tokenizer.
+            pairs: (prompt ids, response ids).
+        """
+        network = self._load(model)
+        rows = []
+        for prompt, response in pairs:
+            ids = torch.tensor([[*prompt, *response]], device=network.device)
+            logits = network(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+            wanted = ids[0, len(prompt) :, None]
+            rows.append(logits.log_softmax(-1).gather(1, wanted)[:, 0].tolist())
+        return rows
+
     def close(self) -> None:
         """Free the model."""
         self._loaded = None

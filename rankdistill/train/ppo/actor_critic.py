@@ -1,0 +1,72 @@
+"""Policy and critic as one module, so that one wrapper (DDP) sees the gradients of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rankdistill.forward import GroupBatch, LMHead, TokenLogps, bind
+from rankdistill.train.dropout import disable_dropout
+from rankdistill.train.reward.model import score_layer
+
+
+class ActorCritic(nn.Module):
+    """A bound policy, and what values the states it goes through.
+
+    Args:
+        policy: A causal language model; bound and freed of dropout, in place.
+        critic: None for no critic; `value_head(policy)` for one on the policy's own last hidden
+            states; a reward model (see `load_reward_model`) for a separate one.
+        layout: Of the grouped forward.
+        temperature: Logits are divided by it.
+    """
+
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        critic: nn.Linear | PreTrainedModel | None,
+        layout: str,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        disable_dropout(policy)
+        self.policy = bind(policy, layout)
+        self.critic = critic
+        if critic is not None and not isinstance(critic, nn.Linear):
+            disable_dropout(critic)
+            bind(critic, layout)
+        self._logps = TokenLogps(temperature)
+
+    def forward(self, batch: GroupBatch) -> tuple[Tensor, Tensor | None]:
+        """([N] log-probabilities of the response tokens, nats; [N] values of the states before)."""
+        critic: Any = self.critic
+        if not isinstance(critic, nn.Linear):
+            logps = self.policy(group_batch=batch, head=self._logps)
+            return logps, None if critic is None else critic(group_batch=batch, head=_score(critic))
+
+        def both(hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> tuple[Tensor, Tensor]:
+            return self._logps(hidden, lm_head, batch), _values(critic, hidden)
+
+        return self.policy(group_batch=batch, head=both)
+
+
+def value_head(policy: Any) -> nn.Linear:
+    """A critic on the policy's last hidden states that values every state 0: the mean reward."""
+    config = policy.config.get_text_config()
+    head = nn.Linear(config.hidden_size, 1, dtype=torch.float32, device=policy.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _score(critic: Any) -> Any:
+    layer = score_layer(critic)
+    return lambda hidden, lm_head, batch: _values(layer, hidden)
+
+
+def _values(layer: nn.Linear, hidden: Tensor) -> Tensor:
+    values = layer(hidden.to(layer.weight.dtype)).squeeze(-1)
+    return values.to(torch.promote_types(values.dtype, torch.float32))

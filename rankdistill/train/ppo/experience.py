@@ -1,0 +1,137 @@
+"""From a rollout to what an update needs: token rewards, advantages, returns; and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+
+import torch
+from torch import Tensor
+
+from rankdistill.forward import TokenGroup
+from rankdistill.train.ppo.config import PPOConfig
+from rankdistill.train.ppo.losses import (
+    explained_variance,
+    gae,
+    group_advantages,
+    kl_estimates,
+    whiten,
+)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A prompt with the K responses of a rollout; lists of K, and of tokens within."""
+
+    prompt_id: str
+    tokens: TokenGroup
+    cut: list[bool]
+    """Ended by the length limit instead of EOS: decided on the response alone."""
+    scores: list[float]
+    """The reward's."""
+    logps: list[list[float]]
+    """Under the policy that wrote it, by the trainer's forward: never the sampler's."""
+    reference_logps: list[list[float]]
+    values: list[list[float]] | None
+    """Of the state before each token; None without a critic."""
+    next_values: list[float] | None
+    """Of the state after the last token, where `cut: bootstrap` needs it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Experience:
+    """A whole rollout: N responses of at most T tokens. Every process holds all of it."""
+
+    episodes: Sequence[Episode]
+    mask: Tensor
+    """[N, T]"""
+    logps: Tensor
+    values: Tensor | None
+    advantages: Tensor
+    returns: Tensor
+    figures: dict[str, float]
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], config: PPOConfig, kl_coef: float) -> Experience:
+        """The experience of a rollout; every prompt has the same number of responses."""
+        mask, logps = padded([row for e in episodes for row in e.logps])
+        _, reference = padded([row for e in episodes for row in e.reference_logps])
+        values = None
+        if config.advantage == "gae":
+            values = padded([row for e in episodes for row in e.values or ()])[1]
+        k1, k3 = kl_estimates(logps, reference)
+        rewards = token_rewards(episodes, -kl_coef * k1, mask, config)
+        if config.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False)
+        if values is not None:
+            advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+        else:
+            returns = rewards.sum(dim=1).view(len(episodes), -1)
+            advantages = group_advantages(returns).view(-1, 1) * mask
+            returns = returns.view(-1, 1) * mask
+        figures = _figures(episodes, mask, logps, k1, k3)
+        if values is not None:
+            figures["explained_variance"] = explained_variance(values, returns, mask)
+        if config.whiten_advantages:
+            advantages = whiten(advantages, mask)
+        return cls(episodes, mask, logps, values, advantages, returns, figures)
+
+    def rows(self, prompts: Sequence[int]) -> list[int]:
+        """The rows of the responses to the prompts, in their order."""
+        count = len(self.mask) // len(self.episodes)
+        return [prompt * count + k for prompt in prompts for k in range(count)]
+
+    def tokens(self, prompts: Sequence[int]) -> int:
+        """Response tokens of the prompts."""
+        return int(self.mask[self.rows(prompts)].sum())
+
+
+def padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
+    """N rows of floats as (mask [N, T], values [N, T]), padded on the right with 0."""
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    flat = torch.tensor([value for row in rows for value in row], dtype=torch.float32)
+    return mask, torch.zeros(mask.shape).masked_scatter(mask, flat)
+
+
+def token_rewards(
+    episodes: Sequence[Episode], penalties: Tensor, mask: Tensor, config: PPOConfig
+) -> Tensor:
+    """[N, T]: the penalties [N, T] of every token, and at the last one what the response is worth.
+
+    That is its score, less `missing_eos_penalty` if it was cut; with ``cut: bootstrap`` a response
+    that was cut is worth the critic's value of where it stands instead (Pardo et al. 2018,
+    arXiv:1712.00378), discounted as the next state's.
+    """
+    worth = []
+    for episode in episodes:
+        for k, score in enumerate(episode.scores):
+            if episode.cut[k] and config.cut == "bootstrap":
+                assert episode.next_values is not None
+                score = config.gamma * episode.next_values[k]
+            worth.append(score - config.missing_eos_penalty * episode.cut[k])
+    last = mask.sum(dim=1, keepdim=True) - 1
+    return penalties.scatter_add(1, last, torch.tensor(worth, dtype=penalties.dtype)[:, None])
+
+
+def _figures(
+    episodes: Sequence[Episode], mask: Tensor, logps: Tensor, k1: Tensor, k3: Tensor
+) -> dict[str, float]:
+    scores = [score for episode in episodes for score in episode.scores]
+    cut = [cut for episode in episodes for cut in episode.cut]
+
+    def mean(values: Tensor) -> float:
+        return float(values[mask].double().mean())
+
+    return {
+        "score": fmean(scores),
+        "score_std": pstdev(scores),
+        "kl": mean(k1),
+        "kl_k3": mean(k3),
+        "kl_response": float(k1.double().sum(dim=1).mean()),
+        # Unbiased: the tokens are the policy's own.
+        "entropy": -mean(logps),
+        "response_tokens": float(mask.sum(dim=1).double().mean()),
+        "cut_share": fmean(cut),
+    }

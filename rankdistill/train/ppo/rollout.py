@@ -1,0 +1,222 @@
+"""A rollout: the policy's current weights write, the reward scores, the trainer's forward looks."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rankdistill.errors import UserError
+from rankdistill.forward import (
+    TokenGroup,
+    TokenLogps,
+    bound_layout,
+    collate,
+    micro_batches,
+)
+from rankdistill.models import encode_prompt, save_model
+from rankdistill.records import Group
+from rankdistill.sample.base import Sampler, response_seed
+from rankdistill.train.batches import StepBatches
+from rankdistill.train.ppo.agreement import check_agreement, disagreement
+from rankdistill.train.ppo.config import PPOConfig
+from rankdistill.train.ppo.experience import Episode
+from rankdistill.train.reward.model import last_rows, with_next_token
+
+Reward = Callable[[Sequence[Group]], list[list[float]]]
+"""Groups with sampled responses -> the score of each, `[group][response]`; higher is better."""
+
+
+class Rollouts:
+    """Makes the rollout of an iteration: the same, whatever the number of processes.
+
+    The first process samples for all; each runs its share of the prompts through the models, and
+    every process gets the whole rollout.
+
+    Args:
+        accelerator: That prepared `model`.
+        model: An `ActorCritic`, perhaps wrapped.
+        reference: The frozen reference, bound, on this process's device.
+        prompts: Rows with `prompt_id` and `messages`.
+        tokenizer: The policy's.
+        reward: See `Reward`; every process calls it with its share.
+        sampler: Used on the first process only.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        reference: Any,
+        config: PPOConfig,
+        prompts: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        reward: Reward,
+        sampler: Sampler,
+    ) -> None:
+        self._accelerator, self._model, self._reference = accelerator, model, reference
+        self._config, self._tokenizer = config, tokenizer
+        self._prompts = list(prompts)
+        self._ids = [encode_prompt(tokenizer, prompt["messages"]) for prompt in prompts]
+        self._reward, self._sampler = reward, sampler
+        self._folder = Path(config.output_dir) / "policy"
+        self.sampler_gap: float | None = None
+        """Nats a token between sampler and trainer in the last rollout, see `disagreement`."""
+
+    def __len__(self) -> int:
+        """Iterations of the whole training."""
+        return math.ceil(
+            self._config.epochs * len(self._prompts) / self._config.prompts_per_rollout
+        )
+
+    def __call__(self, iteration: int) -> list[Episode]:
+        """The rollout of an iteration, counted from 0, in the order of its prompts.
+
+        Raises:
+            UserError: sampler and trainer disagree, or a score is not finite.
+        """
+        chosen = self._chosen(iteration)
+        responses = self._sampled(iteration, chosen)
+        process, processes = self._accelerator.process_index, self._accelerator.num_processes
+        mine = range(process, len(chosen), processes)
+        episodes = self._looked_at([chosen[i] for i in mine], [responses[i] for i in mine])
+        everyone = gather_object(list(zip(mine, episodes, strict=True)))
+        rollout = [episode for _, episode in sorted(everyone, key=lambda pair: pair[0])]
+        _check_scores(rollout, iteration)
+        return rollout
+
+    def _chosen(self, iteration: int) -> list[int]:
+        """Indices of the iteration's prompts; a pass over all of them is in an order of its own."""
+        batches = StepBatches(
+            len(self._prompts), self._config.prompts_per_rollout, seed=self._config.seed
+        )
+        passes, step = divmod(iteration, len(batches))
+        batches.set_epoch(passes)
+        return list(batches)[step]
+
+    def _sampled(self, iteration: int, chosen: Sequence[int]) -> list[list[Any]]:
+        """The K responses to every chosen prompt, the same on every process."""
+        told: list[Any] = [None, None]
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            requests = [(self._prompts[i]["prompt_id"], self._ids[i]) for i in chosen]
+            seed = response_seed(self._config.seed, "rollout", iteration)
+            options = replace(self._config.sampling, seed=seed)
+            folder = self._exported(iteration)
+            answers = self._sampler.sample(folder, requests, options, "policy")
+            rows = [responses for _, responses in answers]
+            groups = [_tokens(self._ids[i], row) for i, row in zip(chosen, rows, strict=True)]
+            policy = self._accelerator.unwrap_model(self._model).policy
+            told = [rows, disagreement(self._sampler, folder, policy, groups)]
+        broadcast_object_list(told)
+        self.sampler_gap = told[1]
+        check_agreement(told[1], self._config.sampler_tolerance, self._sampler.name, iteration)
+        return told[0]
+
+    def _exported(self, iteration: int) -> Path:
+        """A new folder with the policy's weights: the sampler may still map the last one's file."""
+        folder = self._folder / str(iteration)
+        for other in self._folder.glob("*"):
+            if other.name != str(iteration - 1):
+                shutil.rmtree(other)
+        policy: Any = self._accelerator.unwrap_model(self._model).policy
+        save_model(policy, self._tokenizer, folder)
+        return folder
+
+    @torch.no_grad()
+    def _looked_at(self, chosen: Sequence[int], responses: Sequence[Any]) -> list[Episode]:
+        """The episodes of this process's share of the prompts."""
+        tokens = [_tokens(self._ids[i], row) for i, row in zip(chosen, responses, strict=True)]
+        rows = [
+            {**self._prompts[i], "responses": row} for i, row in zip(chosen, responses, strict=True)
+        ]
+        scores = self._reward(rows) if rows else []  # type: ignore[arg-type]
+        self._model.eval()
+        looks: list[dict[str, Any]] = []
+        for part in self._equally_many(tokens):
+            looks += self._look([tokens[i] for i in part])
+        self._model.train()
+        return [
+            Episode(
+                prompt_id=row["prompt_id"],
+                tokens=group,
+                cut=[response["finish_reason"] == "length" for response in row["responses"]],
+                scores=[float(score) for score in of_group],
+                **look,
+            )
+            for row, group, of_group, look in zip(rows, tokens, scores, looks, strict=True)
+        ]
+
+    def _equally_many(self, tokens: Sequence[TokenGroup]) -> list[list[int]]:
+        """Forward passes, as indices; some may be empty, since processes wait for each other."""
+        parts = micro_batches(tokens, self._config.max_batch_tokens, bound_layout(self._model))
+        most = max(gather_object([len(parts)]))
+        return parts + [[] for _ in range(most - len(parts))]
+
+    def _look(self, groups: Sequence[TokenGroup]) -> list[dict[str, Any]]:
+        """Log-probabilities and values of groups, each a list of lists of floats."""
+        bootstrap = self._config.cut == "bootstrap"
+        given = list(groups) or [TokenGroup([0], [[0]])]
+        if bootstrap:
+            given = [with_next_token(group) for group in given]
+        device = self._accelerator.device
+        batch = collate(given, bound_layout(self._model)).to(device)
+        kept = torch.ones(len(batch.targets), dtype=torch.bool, device=device)
+        ends = last_rows(batch)
+        if bootstrap:
+            kept[ends] = False
+        with self._accelerator.autocast():
+            logps, values = self._model(batch)
+            reference = self._reference(
+                group_batch=batch.in_layout(bound_layout(self._reference)),
+                head=TokenLogps(self._config.sampling.temperature),
+            )
+        if not groups:
+            return []
+        next_values = None if values is None or not bootstrap else values[ends]
+        rows = [len(response) for group in groups for response in group.responses]
+
+        def lists(flat: Tensor | None) -> list[list[float]] | None:
+            return None if flat is None else [x.tolist() for x in flat[kept].split(rows)]
+
+        found = {
+            "logps": lists(logps),
+            "reference_logps": lists(reference),
+            "values": lists(values),
+            "next_values": None if next_values is None else next_values.tolist(),
+        }
+        return _by_group(found, [len(group.responses) for group in groups])
+
+
+def _by_group(found: dict[str, Any], counts: Sequence[int]) -> list[dict[str, Any]]:
+    """Lists over all responses as one dict a group."""
+    result, start = [], 0
+    for count in counts:
+        part = slice(start, start + count)
+        result.append({k: None if v is None else v[part] for k, v in found.items()})
+        start += count
+    return result
+
+
+def _tokens(prompt: Sequence[int], responses: Sequence[Any]) -> TokenGroup:
+    return TokenGroup(prompt, [response["token_ids"] for response in responses])
+
+
+def _check_scores(rollout: Sequence[Episode], iteration: int) -> None:
+    bad = [e.prompt_id for e in rollout if not all(math.isfinite(score) for score in e.scores)]
+    if bad:
+        more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
+        raise UserError(
+            f"The reward of responses to the prompts {', '.join(bad[:8])}{more} is not a finite "
+            f"number in iteration {iteration + 1}: mend the reward, then run the same command "
+            "again, which continues from the last checkpoint."
+        )

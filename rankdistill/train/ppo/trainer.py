@@ -1,0 +1,206 @@
+"""PPO on plain accelerate.
+
+An iteration: the policy's current weights write K responses to some prompts (any sampler), a reward
+scores them, then the policy is updated on them a few times. All K responses share their prompt in
+the update as well.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from transformers import PreTrainedTokenizerBase, get_scheduler
+
+from rankdistill.console import say
+from rankdistill.errors import UserError
+from rankdistill.forward import bind
+from rankdistill.sample.base import Sampler
+from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
+from rankdistill.train.ppo.checkpoint import Progress, last_complete, restore, save
+from rankdistill.train.ppo.config import PPOConfig
+from rankdistill.train.ppo.experience import Experience
+from rankdistill.train.ppo.kl import KLController
+from rankdistill.train.ppo.rollout import Reward, Rollouts
+from rankdistill.train.ppo.update import Updates
+
+ADAM_EPSILON = 1e-5
+"""As in the original code (Huang et al. 2024, arXiv:2403.17031): gradients here are small."""
+
+
+class PPOTrainer:
+    """Trains a policy on a reward.
+
+    Args:
+        policy: A causal language model; bound and freed of dropout, in place.
+        config: See `PPOConfig`.
+        prompts: Rows with `prompt_id` and `messages`.
+        tokenizer: The policy's.
+        reward: Groups with sampled responses -> their scores.
+        sampler: Writes the rollouts.
+        reference: What the KL is taken to; None: the policy as it is now.
+        critic: A reward model that becomes the critic; None: a head on the policy's backbone.
+        report_to: accelerate's trackers.
+        on_iteration: Called with the figures after every iteration.
+
+    Raises:
+        UserError: no prompt.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        config: PPOConfig,
+        prompts: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        reward: Reward,
+        sampler: Sampler,
+        *,
+        reference: Any = None,
+        critic: Any = None,
+        report_to: Sequence[str] = (),
+        on_iteration: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
+        if not prompts:
+            raise UserError("PPO needs at least one prompt to write responses to.")
+        self.config = config
+        self.accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=config.mixed_precision,
+            log_with=list(report_to) or None,
+            project_dir=config.output_dir,
+            # The first process samples for all while the others wait.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
+        )
+        if report_to:
+            self.accelerator.init_trackers("rankdistill")
+        reference = copy.deepcopy(policy) if reference is None else reference
+        reference = bind(reference, config.layout).to(self.accelerator.device)
+        reference.requires_grad_(False).eval()
+        if config.gradient_checkpointing:
+            policy.gradient_checkpointing_enable({"use_reentrant": False})
+        if config.advantage == "gae" and critic is None:
+            critic = value_head(policy)
+        model = ActorCritic(policy, critic, config.layout, config.sampling.temperature)
+        model.train()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained, config.learning_rate, eps=ADAM_EPSILON, weight_decay=config.weight_decay
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
+        self.rollouts = Rollouts(
+            self.accelerator, self.model, reference, config, prompts, tokenizer, reward, sampler
+        )
+        self._updates = Updates(self.accelerator, self.model, self.optimizer, config)
+        self.progress = Progress()
+        self._said: set[str] = set()
+        self._on_iteration = on_iteration or (lambda figures: None)
+
+    @property
+    def policy(self) -> Any:
+        """The policy, as it is trained so far."""
+        return self.accelerator.unwrap_model(self.model).policy
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The figures of every iteration."""
+        return self.progress.history
+
+    def train(self, *, resume: bool = False) -> None:
+        """All iterations, or with `resume` those after the last complete checkpoint.
+
+        Raises:
+            UserError: a loss, gradient or reward that is not finite, a KL beyond `max_kl`, or a
+                sampler that disagrees with the trainer.
+        """
+        if resume:
+            self._resume()
+        while self.progress.iteration < len(self.rollouts):
+            figures = self._iterate(self.progress.iteration)
+            self.progress.iteration += 1
+            self.history.append(figures)
+            self.accelerator.log(figures, step=self.progress.iteration)
+            self._on_iteration(figures)
+            last = self.progress.iteration == len(self.rollouts)
+            if last or self.progress.iteration % self.config.save_steps == 0:
+                self.progress.kl_coefficient = self.controller.coefficient
+                save(self.accelerator, self.progress, Path(self.config.output_dir))
+
+    def _resume(self) -> None:
+        folder = last_complete(Path(self.config.output_dir))
+        if folder is not None:
+            self.progress = restore(self.accelerator, folder)
+            self.controller.coefficient = self.progress.kl_coefficient
+
+    def _iterate(self, iteration: int) -> dict[str, float]:
+        """One rollout and the updates on it; its figures."""
+        episodes = self.rollouts(iteration)
+        coefficient = self.controller.coefficient
+        experience = Experience.of(episodes, self.config, coefficient)
+        figures = experience.figures
+        self._check_kl(figures["kl"], iteration)
+        self._warn(experience)
+        learning_rate = self._set_learning_rate(iteration)
+        update = self._updates(experience, iteration)
+        self.progress.steps += int(update["updates"])
+        self.controller.update(figures["kl_response"], len(experience.mask))
+        gap = self.rollouts.sampler_gap
+        return {
+            "step": float(self.progress.steps),
+            "iteration": float(iteration + 1),
+            **update,
+            **figures,
+            "kl_coef": coefficient,
+            "learning_rate": learning_rate,
+            **({} if gap is None else {"sampler_gap": gap}),
+        }
+
+    def _check_kl(self, kl: float, iteration: int) -> None:
+        if self.config.max_kl is None or kl <= self.config.max_kl:
+            return
+        folder = last_complete(Path(self.config.output_dir))
+        raise UserError(
+            f"The policy is {kl:.2f} nats a token from the reference in iteration {iteration + 1}, "
+            f"above train.max_kl={self.config.max_kl:g}: lower train.learning_rate or raise "
+            f"train.kl_coef; the policy before is in {folder or 'no checkpoint'}."
+        )
+
+    def _warn(self, experience: Experience) -> None:
+        """A line, once, for what makes the rewards say little."""
+        count, figures = len(experience.mask), experience.figures
+        found = []
+        if figures["score_std"] == 0:
+            found.append(
+                f"All {count} responses of a rollout have the reward {figures['score']:g}, so only "
+                "the KL is learnt from: look at the reward if this goes on."
+            )
+        if figures["cut_share"] == 1:
+            found.append(
+                f"All {count} responses of a rollout were cut at "
+                f"{self.config.sampling.max_response_tokens} tokens, so none shows how to end: "
+                "raise the rollouts' max_response_tokens."
+            )
+        for line in found:
+            if line.partition(",")[2] not in self._said:
+                self._said.add(line.partition(",")[2])
+                say(line)
+
+    def _set_learning_rate(self, iteration: int) -> float:
+        """The schedule's value, constant in an iteration; so it is not lost where updates stop."""
+        total, ratio = len(self.rollouts) + 1, self.config.warmup_ratio
+        unused = torch.optim.SGD([torch.zeros(1)], 1.0)
+        schedule: Any = get_scheduler(
+            self.config.lr_scheduler_type, unused, math.ceil(ratio * total), total
+        )
+        value = self.config.learning_rate * schedule.lr_lambdas[0](iteration + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
+        return value
