@@ -27,6 +27,12 @@ from rankdistill.score.base import Scorer
 from rankdistill.warmup.base import Warmup
 
 
+NO_SUITE = (
+    "no suite of `eval` applies, so there would be nothing to report: give eval=[quick], or with a "
+    "ranked set (rank.path) eval=[ranked]."
+)
+
+
 @dataclass(frozen=True)
 class Settings:
     """One run. Groups that are plug-ins are built; `options` has their keys, for hashing."""
@@ -41,6 +47,8 @@ class Settings:
     ranked: RankedConfig | None
     warmup: Warmup
     scorer: Scorer
+    judge: Scorer | None
+    """The held-out judge of the evaluation; None: the scorer."""
     objective: Objective
     options: dict[str, dict[str, Any]]
     seed: int
@@ -57,6 +65,8 @@ def build(config: DictConfig) -> Settings:
     if unknown:
         name = sorted(map(str, unknown))[0]
         raise UserError(f"there is no key '{name}': {suggest(name, map(str, config))}")
+    if OmegaConf.is_missing(config, "eval"):
+        raise UserError(NO_SUITE)
     for group in config:
         _refuse_added(config[group], str(group))
     options = {
@@ -73,6 +83,7 @@ def build(config: DictConfig) -> Settings:
         ranked=_suite(config, "ranked"),
         warmup=_plug_in("warmup", options["warmup"]),
         scorer=_plug_in("score", options["score"]),
+        judge=_judge(config),
         objective=_plug_in("objective", options["objective"]),
         options=options,  # type: ignore[arg-type]
         seed=config.seed,
@@ -86,6 +97,13 @@ def _suite(config: DictConfig, name: str) -> Any:
     """The settings of an evaluation suite; None where `eval` does not name it."""
     node = OmegaConf.select(config, f"eval.{name}")
     return None if node is None else OmegaConf.to_object(node)
+
+
+def _judge(config: DictConfig) -> Any:
+    node = OmegaConf.select(config, "eval.judge")
+    if node is None:
+        return None
+    return _plug_in("eval.judge", OmegaConf.to_container(node, resolve=True, enum_to_str=True))
 
 
 def _refuse_added(node: Any, path: str) -> None:
@@ -168,10 +186,7 @@ def _check_suites(settings: Settings) -> None:
     if ranked is not None and not 0 <= ranked.length_match < 1:
         raise UserError(f"eval.ranked.length_match is {ranked.length_match}; it must be in [0, 1).")
     if quick is None and (ranked is None or settings.rank.path is None):
-        raise UserError(
-            "no suite of `eval` applies, so there would be nothing to report: give eval=[quick], "
-            "or with a ranked set (rank.path) eval=[ranked]."
-        )
+        raise UserError(NO_SUITE)
 
 
 def _at_least(key: str, value: float, least: float) -> None:
