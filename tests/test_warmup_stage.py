@@ -13,8 +13,10 @@ from conftest import build_model, build_tokenizer
 from rankdistill.config import Layout, Precision
 from rankdistill.run import Model, Run
 from rankdistill.store import Store
+from rankdistill.warmup import stage
 from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.none import NoWarmup
+from rankdistill.warmup.on_policy import OnPolicyWarmup
 from rankdistill.warmup.stage import warm_up
 from rankdistill.warmup.teaching import Taught
 
@@ -43,6 +45,8 @@ def job(tmp_path):
         teacher=Model(str(tmp_path / "teacher"), {"folder": "t"}),
         start=Model(str(tmp_path / "student"), {"folder": "s"}),
         close_sampler=lambda: None,
+        sampler=lambda: None,
+        folder=tmp_path / "run",
     )  # fmt: skip
     run.stage = lambda *args, **options: Run.stage(run, *args, **options)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
@@ -99,3 +103,85 @@ def test_none_needs_no_stage(job):
     run.settings.warmup = NoWarmup()
     assert warm_up(run, student, NO_PROMPTS, None) == (student, [])
     assert run.records == []
+
+
+def test_a_damaged_shard_in_the_store_is_made_again_alone(job):
+    run, _, _ = job
+    warmup = LogitsWarmup(epochs=1.0, responses_per_step=4, teacher_outputs="hidden")
+    warmed(job, warmup)
+    [output] = (run.store.root / "outputs").glob("teacher-*")
+    [shard] = output.rglob("shard-*.safetensors")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    warmed(job, replace(warmup, learning_rate=1e-5))
+    assert shard.read_bytes() == whole
+
+
+def test_what_is_measured_on_the_validation_prompts(job):
+    """Before the first step and at every quarter; the same for a live and a stored teacher."""
+    found = []
+    for outputs in ("live", "hidden"):
+        warmup = LogitsWarmup(
+            epochs=2.0, responses_per_step=3, teacher_outputs=outputs, learning_rate=3e-3,
+            logging_steps=2 if outputs == "live" else 1,
+        )  # fmt: skip
+        _, history, _ = warmed((job[0], job[1], replace(job[2], key=outputs)), warmup)
+        measured = [(r["step"], r["eval_divergence"]) for r in history if "eval_divergence" in r]
+        assert [step for step, _ in measured] == [0, 1, 2, 3, 4]
+        found.append([value for _, value in measured])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert found[0][-1] != found[0][0]
+
+
+def test_rounds_on_what_the_student_writes(job, monkeypatch):
+    """Every round samples the student of the round before, with seeds of its own."""
+    run, student, taught = job
+    asked = []
+
+    def sample(run, model, prompts, prompts_key, source, count, *, seed):
+        asked.append((model, seed))
+        generator = torch.Generator().manual_seed(seed)
+        rows = [
+            {
+                **prompt,
+                "responses": [
+                    {
+                        "text": "", "finish_reason": "length", "source": source,
+                        "token_ids": torch.randint(3, 259, (4,), generator=generator).tolist(),
+                    }
+                ],
+            }
+            for prompt in prompts
+        ]  # fmt: skip
+        return SimpleNamespace(rows=lambda: rows, key=f"own-{seed}")
+
+    monkeypatch.setattr(stage, "sample", sample)
+    prompts = [
+        {key: value for key, value in group.items() if key != "responses"} for group in taught.train
+    ]
+    warmup = OnPolicyWarmup(rounds=3, responses_per_step=3, student_share=0.5, learning_rate=1e-3)
+    model, history, stages = warmed((run, student, replace(taught, prompts=prompts)), warmup)
+    assert stages == [("warmup", False)] * 3
+    assert asked[0][0] == student and len({model.path for model, _ in asked}) == 3
+    assert len({seed for _, seed in asked}) == 3 and model not in [model for model, _ in asked]
+    steps = [row["step"] for row in history if "loss" in row]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+    fewer = replace(warmup, rounds=2)
+    _, _, stages = warmed((run, student, replace(taught, prompts=prompts)), fewer)
+    assert stages == [("warmup", True)] * 2  # the first rounds are the same
+
+
+def test_the_share_of_the_students_responses_is_exact():
+    own, others = (
+        [{"prompt_id": f"p{i}", "responses": [name]} for i in range(10)]
+        for name in ("own", "other")
+    )
+    for share, count in ((0.0, 0), (0.3, 3), (1.0, 10)):
+        mixed = OnPolicyWarmup(student_share=share).mixed(own, others, seed=1)
+        assert [group["prompt_id"] for group in mixed] == [f"p{i}" for i in range(10)]
+        assert sum(group["responses"] == ["own"] for group in mixed) == count
+    one, two = (OnPolicyWarmup(student_share=0.3).mixed(own, others, seed) for seed in (1, 2))
+    assert one != two
+    assert OnPolicyWarmup(student_share=0.0).mixed(own, [], seed=1) == own
+    assert OnPolicyWarmup().lessons.responses_per_prompt == 0
