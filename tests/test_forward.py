@@ -14,6 +14,7 @@ from forward_oracle import (
     ragged_groups,
     slope,
 )
+from peft import LoraConfig, get_peft_model
 
 from rankdistill.forward import (
     LAYOUTS,
@@ -25,6 +26,7 @@ from rankdistill.forward import (
     response_logps,
     sum_by_candidate,
 )
+from rankdistill.train.dropout import disable_dropout
 
 ARCHITECTURES = (
     "llama",
@@ -128,6 +130,30 @@ def test_gradient_checkpointing_changes_nothing(architecture: str, reentrant: bo
     for layout in LAYOUTS:
         logps = response_logps(model, collate(groups, layout)).token_logps
         model(input_ids=torch.tensor([[5, 6, 7]]))  # an ordinary call before the recomputation
+        assert_same_gradients(gradients(model, logps), wanted)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_adapters_under_checkpointing_in_every_layout(architecture: str) -> None:
+    """LoRA on all linear layers, ragged groups packed together, the sampling temperature."""
+    groups, temperature = ragged_groups(), 1.3
+
+    def adapted(model: torch.nn.Module) -> torch.nn.Module:
+        config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+        torch.manual_seed(1)
+        return get_peft_model(model, config, autocast_adapter_dtype=False).double()  # type: ignore[arg-type]
+
+    bound, plain = pair(architecture)
+    model, oracle = adapted(bound), adapted(plain)
+    expected = oracle_logps(oracle, groups, temperature)
+    wanted = gradients(oracle, expected)
+    assert len(wanted) >= 2 * 3 * 4 and all("lora" in name for name in wanted)
+    disable_dropout(model.train())
+    model.gradient_checkpointing_enable()
+    for layout in LAYOUTS:
+        logps = response_logps(model, collate(groups, layout), temperature=temperature).token_logps
+        torch.testing.assert_close(logps, expected, rtol=0, atol=1e-10)
         assert_same_gradients(gradients(model, logps), wanted)
 
 

@@ -77,21 +77,21 @@ def test_a_model_saved_quantised_is_named_where_it_cannot_run(gptq):
 
 def test_a_model_saved_quantised_is_no_start_of_a_student(gptq):
     for lora in (None, LoRA(4)):
-        with pytest.raises(UserError, match="cannot be trained: set student.path to the model"):
+        with pytest.raises(UserError, match=r"cannot be trained: set student.path to the model"):
             check_trainable(gptq, settings(), lora)
 
 
 def test_quantised_weights_are_trained_by_adapters_only(tiny_dir):
-    with pytest.raises(UserError, match="nothing to train: give student.lora.r as well"):
+    with pytest.raises(UserError, match=r"nothing to train: give student.lora.r as well"):
         check_trainable(str(tiny_dir), settings(quantization=Quantization["nf4"]), None)
 
 
 def test_flash_attention_needs_a_gpu_and_16_bits(tiny_dir, request):
     flash = settings(attn_implementation="flash_attention_2")
-    with pytest.raises(UserError, match="student.attn_implementation=flash_attention_2 runs on a"):
+    with pytest.raises(UserError, match=r"student.attn_implementation=flash_attention_2 runs on a"):
         check_loading("student", str(tiny_dir), flash)
     request.getfixturevalue("on_a_gpu")
-    with pytest.raises(UserError, match="set student.precision to one of them"):
+    with pytest.raises(UserError, match=r"set student.precision to one of them"):
         check_loading("student", str(tiny_dir), flash)
     flash.precision = Precision["bfloat16"]
     check_loading("student", str(tiny_dir), flash)
@@ -111,7 +111,7 @@ def test_precisions_that_do_not_go_together(tiny_dir, monkeypatch):
         check_trainable(str(tiny_dir), settings(precision=Precision["float16"]), None)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     check_trainable(str(tiny_dir), settings(precision=Precision["bfloat16"]), None)
-    with pytest.raises(UserError, match="launched with mixed_precision=bf16, .* is float32"):
+    with pytest.raises(UserError, match=r"launched with mixed_precision=bf16, .* is float32"):
         check_trainable(str(tiny_dir), settings(), None)
 
 
@@ -168,12 +168,9 @@ def test_auto_is_the_precision_that_the_model_was_saved_in(monkeypatch, tmp_path
 
     build_model().bfloat16().save_pretrained(tmp_path / "teacher")
     build_tokenizer().save_pretrained(tmp_path / "teacher")
-    run = Run(
-        built.build(
-            composed(f"teacher.path={tmp_path / 'teacher'}", "student.precision=auto", "sample=transformers")
-        ),
-        Store(tmp_path / "store"), tmp_path / "run",
-    )  # fmt: skip
+    path = f"teacher.path={tmp_path / 'teacher'}"
+    config = composed(path, "student.precision=auto", "sample=transformers")
+    run = Run(built.build(config), Store(tmp_path / "store"), tmp_path / "run")
     assert run.settings.student.precision.name == "bfloat16"
     assert run.start.identity["precision"] == "bfloat16"
     assert run.settings.teacher.precision.name == "float32"
