@@ -12,10 +12,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+from rich.console import Console
+
 from rankdistill.bench import NAMES
 from rankdistill.bench.settings import BUNDLED, TINY, Settings
 from rankdistill.console import console, quiet, say
 from rankdistill.errors import UserError, suggest
+
+TABLE_WIDTH = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +53,8 @@ def _run(names: Sequence[str], settings: Settings, file: Path | None) -> int:
     except results.Unequal as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    # A pipe has no width: nothing is cut or wrapped for whoever reads it.
-    console.print(results.table(rows), width=None if console.is_terminal else 160)
+    # A pipe has no width, and lines that a narrow terminal wraps read better than narrow columns.
+    Console(width=max(TABLE_WIDTH, console.width)).print(results.table(rows))
     for remark in results.remarks(rows):
         say(remark)
     if file is not None:
