@@ -67,11 +67,11 @@ def policy(seed: int = 0, scale: float = 5.0) -> Any:
 
 
 def trainer(folder: Path, reward: Any = share_of_wanted, **more: Any) -> PPOTrainer:
-    """A trainer of the task; `more` are options of `PPOConfig` and of `PPOTrainer`."""
+    """A trainer of the task; `more` are options of `PPOConfig` and arguments of `PPOTrainer`."""
     ours = {key: more.pop(key) for key in ("policy", "critic", "sampler", "prompts") if key in more}
     options = config(folder, **more)
     return PPOTrainer(
         ours.get("policy") or policy(options.seed),
-        options, ours.get("prompts") or prompts(), TOKENIZER, reward,
+        options, ours.get("prompts", prompts()), TOKENIZER, reward,
         ours.get("sampler") or TransformersSampler(), critic=ours.get("critic"),
     )  # fmt: skip
