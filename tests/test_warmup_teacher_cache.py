@@ -16,7 +16,13 @@ from rankdistill.models import load_model, load_tokenizer
 from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.options import TokenRow
 from rankdistill.warmup.teacher_cache import CacheSpec, TeacherCache
-from rankdistill.warmup.teachers import CachedTeacher, Divergence, LiveTeacher, TeacherModel
+from rankdistill.warmup.teachers import (
+    CachedTeacher,
+    Divergence,
+    LiveTeacher,
+    TeacherModel,
+    from_vllm,
+)
 from rankdistill.warmup.trainer import distil, mean_divergence
 
 
@@ -242,3 +248,57 @@ def test_warmups_from_stored_outputs_end_where_the_live_teacher_leads(folders, t
         torch.testing.assert_close(results["hidden"][name], value, rtol=0, atol=2e-5)
         torch.testing.assert_close(results["all"][name], value, rtol=0, atol=2e-3)
     assert any(not torch.equal(v, results["live"][n]) for n, v in results["few"].items())
+
+
+class Engine:
+    """Answers as vLLM does, with a model of transformers."""
+
+    def top_logps(self, folder, pairs, k):
+        model = load_model(str(folder))
+        for prompt, response in pairs:
+            with torch.no_grad():
+                logits = model(torch.tensor([[*prompt, *response]])).logits
+            top = logits[0, len(prompt) - 1 : -1].log_softmax(-1).topk(k)
+            yield top.indices.tolist(), top.values.tolist()
+
+
+@pytest.mark.parametrize("k", [8, 259])
+def test_what_vllm_says_makes_the_same_cache(k, folders, tmp_path):
+    rows = token_rows()
+    ours, source = filled(folders, tmp_path / "a", rows, k=k, temperatures=(1.0,))
+    tokenizer, student = load_tokenizer(str(folders / "student")), str(folders / "student")
+    theirs = source.cache(tmp_path / "b", rows, tokenizer, student, "top_k", k, (1.0,), "vllm")
+    assert theirs.spec.teacher != ours.spec.teacher  # rounding differs, so it is another output
+    theirs.complete(lambda: from_vllm(Engine(), source.path, theirs.spec))
+    a, b = ours.read(rows), theirs.read(rows)
+    assert torch.equal(a["ids"], b["ids"])
+    torch.testing.assert_close(a["values"], b["values"], rtol=0, atol=2e-3)
+    torch.testing.assert_close(a["log_tail"], b["log_tail"], rtol=0, atol=1e-3)
+
+
+def test_a_token_that_the_student_has_not_is_refused(folders, tmp_path):
+    spec = replace(open_cache(folders, tmp_path, token_rows())[0].spec, vocabulary=50)
+    with pytest.raises(UserError, match="beyond the 50 .*top_k_from=transformers"):
+        from_vllm(Engine(), str(folders / "teacher"), spec)(token_rows())
+
+
+def test_the_space_is_said_before_the_teacher_runs(folders, tmp_path, capsys):
+    rows = token_rows()
+    cache, source = open_cache(folders, tmp_path / "cache", rows)
+    tokens = sum(len(row.response) for row in rows)
+
+    def load():
+        assert f"{tokens} tokens of the teacher take" in capsys.readouterr().out
+        return source.load()
+
+    cache.fill(load, 50)
+    assert cache.spec.bytes_per_token <= cache.bytes_per_token
+
+
+def test_vllm_has_one_temperature():
+    with pytest.raises(UserError, match="temperature 1 only"):
+        LogitsWarmup(teacher_outputs="top_k", top_k_from="vllm", temperature=2.0)
+    with pytest.raises(UserError, match="did you mean 'vllm'"):
+        LogitsWarmup(top_k_from="vlm")
+    live = LogitsWarmup(teacher_outputs="top_k", top_k_from="vllm")
+    assert live.stored == {"kind": "top_k", "k": 64, "temperatures": [1.0], "engine": "vllm"}

@@ -22,9 +22,10 @@ class CrossTokenizerWarmup(Distillation):
 
     Where both tokenizers have a token that begins after the same characters, the two distributions
     are compared over the tokens that both have and, sorted, over the others; see `CrossRows`. The
-    cross-entropy holds for every token. The loss is `warmup=logits` with equal tokenizers. Differs
-    from universal logit distillation (Boizard et al. 2024, arXiv:2402.12030), which pairs the i-th
-    tokens whatever they follow, and all probabilities by their order alone.
+    cross-entropy holds for every token. With equal tokenizers the loss is that of `warmup=logits`,
+    but for tokens inside a character, which are not compared. Differs from universal logit
+    distillation (Boizard et al. 2024, arXiv:2402.12030), which pairs the i-th tokens whatever they
+    follow, and all probabilities by their order alone.
 
     Args:
         alpha: Weight of the divergence, in [0, 1]; 1 - alpha is the cross-entropy's.

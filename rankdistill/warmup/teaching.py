@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rankdistill.errors import UserError
@@ -116,8 +116,9 @@ def _written(
     whole: list[Any] = [{**r, "messages": messages[r["prompt_id"]]} for r in sampled.rows()]
     tokenizer = load_tokenizer(run.teacher.path)
     answers = [without_thoughts(group, tokenizer) for group in whole]
-    scored = prompts[0]["split"] == "train" and lessons.scored
-    scores_of = _scores(run, answers, sampled.key) if scored else None
+    if prompts[0]["split"] != "train":
+        lessons = replace(lessons, keep="all", minimum_score=None)
+    scores_of = _scores(run, answers, sampled.key) if lessons.scored else None
     identity = {
         "code": 1,
         "sampled": sampled.key,
