@@ -80,12 +80,24 @@ def test_a_ranked_set_is_trained_on_and_reported_without_sampling(
     history = metrics["training_history"]
     assert all(watched <= row.keys() for row in history if "loss" in row)
     checked = [row for row in history if "eval_loss" in row]
-    assert [row["step"] for row in checked] == [0, 2, 4], "validation before the first step, and after"
+    assert [row["step"] for row in checked] == [0, 2, 4], (
+        "validation before the first step, and after"
+    )
     assert checked[0]["eval_chosen_reward"] == pytest.approx(0, abs=1e-5)
     page = (folder / "report.html").read_text()
     for panel in ("margin", "best and worst, against the reference", "implicit reward", "length"):
         assert f"Training: {panel}" in page, panel
     assert _scalars(folder / "tensorboard" / "train") >= {f"train/{name}" for name in watched}
+
+
+def test_the_recipe_needs_a_file_and_nothing_else(monkeypatch, tmp_path, teacher, ranked_file):
+    folder = run_here(
+        monkeypatch, tmp_path, "recipe=ranked_set", f"rank.path={ranked_file}",
+        f"teacher.path={teacher}", "prompts.limit.train=8", "prompts.limit.heldout=4",
+    )  # fmt: skip
+    metrics = metrics_in(folder)
+    assert metrics["recipe"] == "ranked_set" and metrics["models"] == {}
+    assert len([row for row in metrics["training_history"] if "loss" in row]) == 2
 
 
 def _scalars(folder: Path) -> set[str]:
