@@ -20,6 +20,11 @@ LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced"])
 SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
 JudgeMode = Enum("JudgeMode", ["pointwise", "pairwise", "tournament", "listwise"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k"])
+RewardLossName = Enum("RewardLossName", ["pairs", "plackett_luce"])
+Advantage = Enum("Advantage", ["gae", "group"])
+Critic = Enum("Critic", ["head", "separate"])
+Cut = Enum("Cut", ["terminal", "bootstrap"])
+RoundReference = Enum("RoundReference", ["fixed", "moved"])
 Schedule = Enum("Schedule", ["linear", "cosine", "constant", "constant_with_warmup"])
 
 
@@ -240,6 +245,60 @@ class TrainConfig:
 
 
 @dataclass
+class RolloutConfig:
+    prompts: int
+    responses_per_prompt: int
+    temperature: float
+    top_p: float
+    top_k: int
+    max_response_tokens: int | None
+
+
+@dataclass
+class PPOTrainConfig(TrainConfig):
+    rollout: RolloutConfig
+    ppo_epochs: int
+    advantage: Advantage
+    critic: Critic
+    gamma: float
+    lam: float
+    whiten_advantages: bool
+    whiten_rewards: bool
+    clip: float
+    value_clip: float | None
+    value_weight: float
+    kl_coef: float
+    kl_target: float | None
+    kl_horizon: int
+    cut: Cut
+    missing_eos_penalty: float
+    stop_kl: float | None
+    max_kl: float | None
+    sampler_tolerance: float
+
+
+@dataclass
+class RewardConfig:
+    backbone: str
+    only: bool
+    min_accuracy: float
+    loss: RewardLossName
+    margin: float
+    centering: float
+    learning_rate: float
+    epochs: float
+    prompts_per_step: int
+    max_batch_tokens: int
+    lr_scheduler_type: Schedule
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    logging_steps: int
+    save_steps: int
+
+
+@dataclass
 class QuickConfig:
     version: int
     responses_per_prompt: int
@@ -265,9 +324,12 @@ class Config:
     sample: Any
     score: Any
     rank: Any
+    reward: Any
     objective: Any
     train: Any
     eval: Any
+    rounds: int
+    round_reference: RoundReference
     seed: int
     report_to: list[str]
 
@@ -286,7 +348,9 @@ SCHEMAS: dict[str, type] = {
     "score/likelihood": LikelihoodConfig,
     "score/judge": JudgeConfig,
     "rank": RankConfig,
+    "reward": RewardConfig,
     "train": TrainConfig,
+    "train/ppo": PPOTrainConfig,
     "eval/quick": QuickConfig,
     "eval/ranked": RankedConfig,
 }

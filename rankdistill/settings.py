@@ -11,10 +11,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rankdistill.config import (
+    PPOTrainConfig,
     PromptsConfig,
     QuickConfig,
     RankConfig,
     RankedConfig,
+    RewardConfig,
+    RoundReference,
     SampleConfig,
     StudentConfig,
     TeacherConfig,
@@ -42,6 +45,7 @@ class Settings:
     student: StudentConfig
     sample: SampleConfig
     rank: RankConfig
+    reward: RewardConfig
     train: TrainConfig
     quick: QuickConfig | None
     ranked: RankedConfig | None
@@ -51,6 +55,8 @@ class Settings:
     """The held-out judge of the evaluation; None: the scorer."""
     objective: Objective
     options: dict[str, dict[str, Any]]
+    rounds: int
+    round_reference: RoundReference
     seed: int
     report_to: list[str]
 
@@ -75,7 +81,7 @@ def build(config: DictConfig) -> Settings:
     }
     typed = {
         group: OmegaConf.to_object(config[group])
-        for group in ("prompts", "teacher", "student", "sample", "rank", "train")
+        for group in ("prompts", "teacher", "student", "sample", "rank", "reward", "train")
     }
     settings = Settings(
         **typed,  # type: ignore[arg-type]
@@ -86,6 +92,8 @@ def build(config: DictConfig) -> Settings:
         judge=_judge(config),
         objective=_plug_in("objective", options["objective"]),
         options=options,  # type: ignore[arg-type]
+        rounds=config.rounds,
+        round_reference=config.round_reference,
         seed=config.seed,
         report_to=list(config.report_to),
     )
@@ -154,6 +162,13 @@ def _check(settings: Settings) -> None:
     _at_least("train.prompts_per_step", train.prompts_per_step, 1)
     _at_least("train.max_batch_tokens", train.max_batch_tokens, 1)
     _check_suites(settings)
+    _check_rounds(settings)
+    _at_least("reward.prompts_per_step", settings.reward.prompts_per_step, 1)
+    _at_least("reward.max_batch_tokens", settings.reward.max_batch_tokens, 1)
+    _at_least("reward.epochs", settings.reward.epochs, 0)
+    _at_least("reward.learning_rate", settings.reward.learning_rate, 0)
+    if not 0 <= settings.reward.min_accuracy <= 1:
+        raise UserError(f"reward.min_accuracy is {settings.reward.min_accuracy}; it is a share of 1.")
     _at_least("prompts.max_prompt_tokens", settings.prompts.max_prompt_tokens, 1)
     _at_least("rank.top_k", settings.rank.top_k, 2)
     _at_least("rank.tie_margin", settings.rank.tie_margin, 0)
@@ -177,6 +192,23 @@ def _check(settings: Settings) -> None:
         )
     if not 0 < sample.top_p <= 1:
         raise UserError(f"sample.top_p is {sample.top_p}; it must be above 0 and at most 1.")
+
+
+def _check_rounds(settings: Settings) -> None:
+    _at_least("rounds", settings.rounds, 1)
+    if settings.rounds == 1:
+        return
+    remedy = "set rounds=1"
+    if isinstance(settings.train, PPOTrainConfig):
+        raise UserError(
+            f"rounds is {settings.rounds}, but train=ppo samples anew in every iteration: {remedy}, "
+            "and train.epochs as you like."
+        )
+    if settings.rank.path is not None or settings.reward.only:
+        given = "reward.only" if settings.reward.only else "rank.path"
+        raise UserError(
+            f"rounds is {settings.rounds}, but {given} leaves nothing to repeat: {remedy}."
+        )
 
 
 def _check_suites(settings: Settings) -> None:

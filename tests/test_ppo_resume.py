@@ -23,7 +23,7 @@ def unbroken(tmp_path_factory):
     """The long run, with a copy of every checkpoint."""
     folder = tmp_path_factory.mktemp("unbroken")
     run = long_run(folder / "run")
-    run._on_iteration = lambda figures: [
+    run.on_iteration = lambda figures: [
         shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
         for path in (folder / "run").glob("checkpoint-*")
     ]

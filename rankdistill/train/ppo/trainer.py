@@ -48,7 +48,6 @@ class PPOTrainer:
         reference: What the KL is taken to; None: the policy as it is now.
         critic: A reward model that becomes the critic; None: a head on the policy's backbone.
         report_to: accelerate's trackers.
-        on_iteration: Called with the figures after every iteration.
 
     Raises:
         UserError: no prompt.
@@ -66,7 +65,6 @@ class PPOTrainer:
         reference: Any = None,
         critic: Any = None,
         report_to: Sequence[str] = (),
-        on_iteration: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
         if not prompts:
             raise UserError("PPO needs at least one prompt to write responses to.")
@@ -102,7 +100,8 @@ class PPOTrainer:
         self._updates = Updates(self.accelerator, self.model, self.optimizer, config)
         self.progress = Progress()
         self._said: set[str] = set()
-        self._on_iteration = on_iteration or (lambda figures: None)
+        self.on_iteration: Callable[[dict[str, float]], None] = lambda figures: None
+        """Called with the figures after every iteration."""
 
     @property
     def policy(self) -> Any:
@@ -122,23 +121,25 @@ class PPOTrainer:
                 sampler that disagrees with the trainer.
         """
         if resume:
-            self._resume()
+            self.resume()
         while self.progress.iteration < len(self.rollouts):
             figures = self._iterate(self.progress.iteration)
             self.progress.iteration += 1
             self.history.append(figures)
             self.accelerator.log(figures, step=self.progress.iteration)
-            self._on_iteration(figures)
+            self.on_iteration(figures)
             last = self.progress.iteration == len(self.rollouts)
             if last or self.progress.iteration % self.config.save_steps == 0:
                 self.progress.kl_coefficient = self.controller.coefficient
                 save(self.accelerator, self.progress, Path(self.config.output_dir))
 
-    def _resume(self) -> None:
+    def resume(self) -> int:
+        """Loads the last complete checkpoint, if there is one; iterations that are finished."""
         folder = last_complete(Path(self.config.output_dir))
         if folder is not None:
             self.progress = restore(self.accelerator, folder)
             self.controller.coefficient = self.progress.kl_coefficient
+        return self.progress.iteration
 
     def _iterate(self, iteration: int) -> dict[str, float]:
         """One rollout and the updates on it; its figures."""

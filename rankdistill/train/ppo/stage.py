@@ -1,0 +1,179 @@
+"""The train stage by PPO: the warmed-up student learns from the reward model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rankdistill.config import Critic, PPOTrainConfig
+from rankdistill.console import is_main_process, progress
+from rankdistill.errors import UserError
+from rankdistill.models import load_tokenizer, load_trainable, save_model
+from rankdistill.records import Prompt
+from rankdistill.run import Model, Run, model_of
+from rankdistill.sample import SamplingOptions
+from rankdistill.store import Partial
+from rankdistill.train.ppo.config import PPOConfig
+from rankdistill.train.ppo.trainer import PPOTrainer
+from rankdistill.train.reward.model import load_reward_model
+from rankdistill.train.reward.stage import ModelReward, Rewarding, reads
+
+LEARNING_RATE = 3e-6
+"""What suits PPO where `train.learning_rate` is null; of TL;DR summaries, as in Huang et al. 2024."""
+
+MIXED = {"bfloat16": "bf16", "float16": "fp16"}
+
+BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save_steps")
+"""Keys of `train` that change memory, speed or what is logged, and not the result."""
+
+INDIRECT = ("learning_rate", "learning_rate_scale", "rollout", "sampler_tolerance", "max_kl")
+"""Keys of `train` that are hashed by what they come to, or that only stop a run."""
+
+
+def check_ppo(run: Run) -> None:
+    """Refuse, before anything runs, what PPO cannot do."""
+    if not isinstance(run.settings.train, PPOTrainConfig):
+        return
+    _config(run, run.settings.train, "")
+    if run.lora is not None:
+        raise UserError(
+            "student.lora.r is set, but train=ppo trains all weights: set student.lora.r=null."
+        )
+
+
+def ppo(
+    run: Run,
+    student: Model,
+    prompts: Sequence[Prompt],
+    prompts_key: str,
+    rewarding: Rewarding,
+) -> tuple[Model, list[dict[str, Any]]]:
+    """The student trained on the reward, and the figures of every iteration.
+
+    Args:
+        prompts: Of the train split.
+        prompts_key: What determines them.
+    """
+    train = run.settings.train
+    assert isinstance(train, PPOTrainConfig)
+    config = _config(run, train, "")
+    dtype = run.settings.sample.vllm.dtype if run.sampler_name == "vllm" else None
+    identity = {
+        "code": 1,
+        "student": student.identity,
+        "reward_model": rewarding.model.identity,
+        "prompts": prompts_key,
+        "ppo": {
+            key: value
+            for key, value in run.settings.options["train"].items()
+            if key not in (*BATCHING, *INDIRECT)
+        },
+        "prompts_per_rollout": config.prompts_per_rollout,
+        "sampling": vars(config.sampling),
+        "learning_rate": config.learning_rate,
+        "sampler": run.sampler_name,
+        "dtype": dtype,
+        "seed": run.settings.seed,
+        **run.trained_in,
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        return _train(run, train, student, prompts, rewarding, partial)
+
+    what = f"PPO ({config.advantage}) on {len(prompts)} prompts, {config.learning_rate:g}"
+    output = run.stage("train", what, identity, make, every_rank=True)
+    return model_of(output), json.loads((output.path / "history.json").read_text())
+
+
+def _train(
+    run: Run,
+    settings: PPOTrainConfig,
+    student: Model,
+    prompts: Sequence[Prompt],
+    rewarding: Rewarding,
+    partial: Partial,
+) -> Mapping[str, Any]:
+    tokenizer = load_tokenizer(student.path)
+    trainer = PPOTrainer(
+        _policy(run, student),
+        _config(run, settings, str(partial.scratch / "checkpoints")),
+        prompts,
+        tokenizer,
+        ModelReward(run, rewarding.model.path, student.path),
+        run.sampler(),
+        critic=_critic(run, settings, student, rewarding),
+        report_to=run.settings.report_to,
+    )
+    done = trainer.resume()
+    with progress(len(trainer.rollouts), "iterations", done=done) as bar:
+        trainer.on_iteration = lambda row: bar.advance(
+            1, f"reward {row['score']:.3f}, KL {row['kl']:.3f}, {row['response_tokens']:.0f} tokens"
+        )
+        trainer.train()
+    if is_main_process():
+        save_model(trainer.policy, tokenizer, partial.path / "model")
+        (partial.path / "history.json").write_text(json.dumps(trainer.history))
+    trainer.accelerator.wait_for_everyone()
+    return {"iterations": len(trainer.history), "steps": trainer.progress.steps}
+
+
+def _policy(run: Run, student: Model) -> Any:
+    settings = run.settings.student
+    return load_trainable(
+        student.path,
+        precision=settings.precision.name,
+        attn_implementation=settings.attn_implementation,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def _critic(run: Run, settings: PPOTrainConfig, student: Model, rewarding: Rewarding) -> Any:
+    """A separate critic begins as the reward model, as in InstructGPT; it reads the same tokens."""
+    if settings.advantage.name == "group" or settings.critic is Critic.head:
+        return None
+    ours, theirs = load_tokenizer(student.path), load_tokenizer(rewarding.model.path)
+    if not reads(theirs, ours):
+        raise UserError(
+            "train.critic=separate begins as the reward model, whose tokenizer is not the "
+            "student's: take train.critic=head, or reward.backbone=warmed_up."
+        )
+    student_settings = run.settings.student
+    return load_reward_model(
+        rewarding.model.path,
+        attn_implementation=student_settings.attn_implementation,
+        trust_remote_code=student_settings.trust_remote_code,
+    )
+
+
+def _config(run: Run, settings: PPOTrainConfig, output_dir: str) -> PPOConfig:
+    rollout, sample = settings.rollout, run.settings.sample
+    given = settings.learning_rate
+    same = (
+        "epochs", "ppo_epochs", "prompts_per_step", "max_batch_tokens", "warmup_ratio",
+        "weight_decay", "max_grad_norm", "gradient_checkpointing", "gamma", "lam",
+        "whiten_advantages", "whiten_rewards", "clip", "value_clip", "value_weight", "kl_coef",
+        "kl_target", "kl_horizon", "missing_eos_penalty", "stop_kl", "max_kl",
+        "sampler_tolerance", "save_steps",
+    )  # fmt: skip
+    return PPOConfig(
+        output_dir=output_dir,
+        sampling=SamplingOptions(
+            responses_per_prompt=rollout.responses_per_prompt,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            max_response_tokens=rollout.max_response_tokens or sample.max_response_tokens,
+            seed=run.settings.seed,
+        ),
+        prompts_per_rollout=rollout.prompts,
+        layout=settings.layout.name,
+        learning_rate=given if given is not None else LEARNING_RATE * settings.learning_rate_scale,
+        lr_scheduler_type=settings.lr_scheduler_type.name,
+        mixed_precision=MIXED.get(run.settings.student.precision.name, "no"),
+        advantage=settings.advantage.name,
+        cut=settings.cut.name,
+        seed=run.settings.seed,
+        **{key: value for key, value in asdict(settings).items() if key in same},
+    )

@@ -1,0 +1,288 @@
+"""The reward stage: a model learns the ranking as one number a response, and passes its gate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from rankdistill import models
+from rankdistill.console import result
+from rankdistill.errors import UserError
+from rankdistill.evaluate.statistics import mean_interval, paired_difference
+from rankdistill.forward import TokenGroup, bind
+from rankdistill.models import encode_prompt, load_tokenizer, recoded
+from rankdistill.records import Group
+from rankdistill.run import Model, Run, model_of
+from rankdistill.store import Output, Partial
+from rankdistill.train.config import RankingConfig
+from rankdistill.train.groups import load_groups
+from rankdistill.train.progress import show_progress
+from rankdistill.train.reward.gate import check_gate, gate_figures
+from rankdistill.train.reward.model import load_reward_model, rewards
+from rankdistill.train.reward.saving import Scale, save_reward_model
+from rankdistill.train.reward.trainer import RewardLoss, RewardTrainer
+
+BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save_steps")
+"""Keys of `reward` that change memory, speed or what is logged, and not the result."""
+
+JUDGING = ("min_accuracy", "only")
+"""Keys of `reward` that say what is done with the model."""
+
+
+@dataclass(frozen=True)
+class Rewarding:
+    """A reward model that has passed its gate."""
+
+    model: Model
+    gate: Mapping[str, Any]
+    """`GateFigures.row()`."""
+    history: list[dict[str, Any]]
+    """The Trainer's log history."""
+
+
+def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
+    """The reward model of a ranking.
+
+    Raises:
+        UserError: its held-out accuracy is below `reward.min_accuracy`.
+    """
+    run.close_sampler()
+    settings, options = run.settings.reward, asdict(run.settings.reward)
+    backbone = _backbone(run, warm)
+    rows = recoded(ranked.rows(), warm.path, backbone.path)
+    training = [row for row in rows if row["split"] == "train"]
+    held_out = [row for row in rows if row["split"] != "train"]
+    if not training or not held_out:
+        raise UserError(
+            f"The ranking has {len(training)} groups to train a reward model on and "
+            f"{len(held_out)} to judge it by: both need some (prompts.splits, prompts.limit)."
+        )
+    identity = {
+        "code": 1,
+        "backbone": backbone.identity,
+        "ranked": ranked.key,
+        "reward": {
+            key: getattr(value, "name", value)
+            for key, value in options.items()
+            if key not in (*BATCHING, *JUDGING, "backbone")
+        },
+        "layout": run.settings.train.layout.name,
+        "precision": run.settings.student.precision.name,
+        "seed": run.settings.seed,
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        return _train(run, backbone, training, held_out, partial)
+
+    what = f"{settings.backbone.replace('_', '-')} learns {len(training)} ranked groups"
+    output = run.stage("reward", what, identity, make, every_rank=True)
+    gate = json.loads((output.path / "gate.json").read_text())
+    accuracy, longer = gate["accuracy"], gate["longer_wins"]["mean"]
+    between = (
+        "" if accuracy["low"] is None else f" ({accuracy['low']:.1%} to {accuracy['high']:.1%})"
+    )
+    result(
+        f"orders {accuracy['mean']:.1%}{between} of {gate['pairs']} held-out pairs; "
+        f"'longer wins' {longer:.1%}"
+    )
+    check_gate(gate, settings.min_accuracy)
+    history = json.loads((output.path / "history.json").read_text())
+    return Rewarding(model_of(output), gate, history)
+
+
+class ModelReward:
+    """The rewards of responses that a model's tokenizer wrote.
+
+    Args:
+        path: Of the reward model.
+        writer: Of the model whose tokenizer the token ids belong to.
+    """
+
+    def __init__(self, run: Run, path: str, writer: str) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model: Any = load_reward_model(path, **_loading(run))
+        self._model = bind(model.to(device), run.settings.train.layout.name)
+        self._tokenizer = load_tokenizer(path)
+        self._path, self._writer = path, writer
+        self._same = reads(self._tokenizer, load_tokenizer(writer))
+        self._max_batch_tokens = run.settings.reward.max_batch_tokens
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
+        """`[group][response]`: mean 0 and standard deviation 1 on the model's own scale."""
+        rows = groups if self._same else recoded(groups, self._writer, self._path)
+        tokens = [
+            TokenGroup(
+                encode_prompt(self._tokenizer, row["messages"]),
+                [response["token_ids"] for response in row["responses"]],
+            )
+            for row in rows
+        ]
+        return rewards(self._model, tokens, self._max_batch_tokens)
+
+
+def reads(reader: Any, writer: Any) -> bool:
+    """Whether every token of one tokenizer has the same id in the other, which may have more."""
+    known = reader.get_vocab()
+    return all(known.get(token) == i for token, i in writer.get_vocab().items())
+
+
+def reward_answers(
+    run: Run,
+    rewarding: Rewarding,
+    groups: Mapping[str, Sequence[Group]],
+    writers: Mapping[str, str],
+    baseline: str,
+) -> dict[str, Any]:
+    """What the reward model says of every model's answers to the held-out prompts.
+
+    Args:
+        groups: By the name of the model.
+        writers: By the name of the model, what loads the tokenizer of its token ids.
+        baseline: Name of the model that differences are taken to.
+
+    Returns:
+        By the name of the model: `reward` and `difference` (None for the baseline), intervals over
+        prompts.
+    """
+    texts = {
+        name: [[g["prompt_id"], [r["token_ids"] for r in g["responses"]]] for g in rows]
+        for name, rows in groups.items()
+    }
+    content = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+    identity = {"code": 1, "reward_model": rewarding.model.identity, "answers": content}
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        rows = []
+        for name, answers in groups.items():
+            values = ModelReward(run, rewarding.model.path, writers[name])(answers)
+            for group, of_group in zip(answers, values, strict=True):
+                mean = sum(of_group) / len(of_group)
+                rows.append({"model": name, "prompt_id": group["prompt_id"], "reward": mean})
+        partial.shards().put(rows)
+        return {"prompts": len(next(iter(groups.values())))}
+
+    output = run.stage("reward", f"held-out answers of {len(groups)} models", identity, make)
+    by_model: dict[str, dict[str, float]] = {name: {} for name in groups}
+    for row in output.rows():
+        by_model[row["model"]][row["prompt_id"]] = row["reward"]
+    return {
+        name: {
+            "reward": asdict(mean_interval(list(values.values()), seed=run.settings.seed)),
+            "difference": _difference(values, by_model[baseline], run.settings.seed)
+            if name != baseline
+            else None,
+        }
+        for name, values in by_model.items()
+    }
+
+
+def _difference(values: Mapping[str, float], base: Mapping[str, float], seed: int) -> Any:
+    shared = sorted(values.keys() & base.keys())
+    ours, theirs = [values[key] for key in shared], [base[key] for key in shared]
+    return asdict(paired_difference(ours, theirs, seed=seed)) if shared else None
+
+
+def _backbone(run: Run, warm: Model) -> Model:
+    name = run.settings.reward.backbone
+    if name == "warmed_up":
+        return warm
+    if name == "teacher":
+        return run.teacher
+    return Model(models.locate(name), dict(models.identity(name)))
+
+
+def _train(
+    run: Run,
+    backbone: Model,
+    training: Sequence[Any],
+    held_out: Sequence[Any],
+    partial: Partial,
+) -> Mapping[str, Any]:
+    settings = run.settings.reward
+    tokenizer = load_tokenizer(backbone.path)
+    torch.manual_seed(run.settings.seed)
+    trainer = RewardTrainer(
+        load_reward_model(backbone.path, **_loading(run), new_head=True),
+        _arguments(run, str(partial.scratch / "checkpoints")),
+        training,
+        tokenizer,
+        RewardLoss(settings.loss.name, settings.margin, settings.centering),
+    )
+    show_progress(trainer)
+    trainer.train(resume_from_checkpoint=True)
+    figures: dict[str, Any] = {"groups": len(training), "steps": trainer.state.global_step}
+    if trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        scale = Scale.of(_logits(model, _of_the_student(training), tokenizer, settings))
+        gate = _gate(run, model, held_out, tokenizer)
+        save_reward_model(model, tokenizer, scale, partial.path / "model")
+        (partial.path / "gate.json").write_text(json.dumps(gate))
+        (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))
+        figures |= {"held_out_pairs": gate["pairs"], "accuracy": gate["accuracy"]["mean"]}
+    trainer.accelerator.wait_for_everyone()
+    return figures
+
+
+def _of_the_student(rows: Sequence[Any]) -> list[Any]:
+    """The groups with the student's responses only; all of them where a set has none."""
+    own = [
+        {**row, "responses": [r for r in row["responses"] if r["source"] == "student"]}
+        for row in rows
+    ]
+    return [row for row in own if row["responses"]] or list(rows)
+
+
+def _logits(model: Any, rows: Sequence[Any], tokenizer: Any, settings: Any) -> list[float]:
+    tokens = [
+        TokenGroup(
+            encode_prompt(tokenizer, row["messages"]),
+            [response["token_ids"] for response in row["responses"]],
+        )
+        for row in rows
+    ]
+    return [x for row in rewards(model, tokens, settings.max_batch_tokens) for x in row]
+
+
+def _gate(run: Run, model: Any, rows: Sequence[Any], tokenizer: Any) -> dict[str, Any]:
+    groups = load_groups(rows, tokenizer, None)
+    values = rewards(model, [g.tokens for g in groups], run.settings.reward.max_batch_tokens)
+    lengths = [[len(response) for response in g.tokens.responses] for g in groups]
+    return gate_figures(values, [g.ranks for g in groups], lengths, seed=run.settings.seed).row()
+
+
+def _loading(run: Run) -> dict[str, Any]:
+    student = run.settings.student
+    return {
+        "attn_implementation": student.attn_implementation,
+        "trust_remote_code": student.trust_remote_code,
+    }
+
+
+def _arguments(run: Run, checkpoints: str) -> RankingConfig:
+    settings, precision = run.settings.reward, run.settings.student.precision.name
+    return RankingConfig(
+        checkpoints,
+        layout=run.settings.train.layout.name,
+        max_batch_tokens=settings.max_batch_tokens,
+        prompts_per_step=settings.prompts_per_step,
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.epochs,
+        lr_scheduler_type=settings.lr_scheduler_type.name,
+        warmup_steps=settings.warmup_ratio,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        logging_steps=settings.logging_steps,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        seed=run.settings.seed,
+        report_to=run.settings.report_to,
+        disable_tqdm=True,
+    )
