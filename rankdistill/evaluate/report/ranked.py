@@ -211,15 +211,14 @@ _FIGURES: list[tuple[str, str, str, Any]] = [
     (
         "pair_accuracy_difference",
         "minus {baseline}",
-        "Difference to the {baseline} student on the same prompts, in points, with its {level} "
-        "interval (BCa bootstrap over prompts); bold where it excludes 0.",
+        "Difference, in points, on the same prompts, with its {level} interval (BCa bootstrap over "
+        "prompts); bold where it excludes 0.",
         interval_cell(_points, 0.0),
     ),
     (
         "against_longer",
         "minus longer first",
-        "Difference to putting the longer response first, in points; bold where its interval "
-        "excludes 0.",
+        "Difference to an order without a model, in points; bold where its interval excludes 0.",
         interval_cell(_points, 0.0),
     ),
     (
@@ -231,8 +230,7 @@ _FIGURES: list[tuple[str, str, str, Any]] = [
     (
         "matched_difference",
         "minus {baseline}",
-        "Difference to the {baseline} student at equal length, in points; bold where its interval "
-        "excludes 0.",
+        "Difference at equal length, in points; bold where its interval excludes 0.",
         interval_cell(_points, 0.0),
     ),
     (
