@@ -18,7 +18,9 @@ Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
 LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced"])
 SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
+Aggregate = Enum("Aggregate", ["mean", "borda", "bradley_terry", "elo"])
 JudgeMode = Enum("JudgeMode", ["pointwise", "pairwise", "tournament", "listwise"])
+Through = Enum("Through", ["transformers", "vllm"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k"])
 RewardLossName = Enum("RewardLossName", ["pairs", "plackett_luce"])
 Advantage = Enum("Advantage", ["gae", "group"])
@@ -43,6 +45,15 @@ class Limits:
 
 
 @dataclass
+class AugmentConfig:
+    requests: int
+    evolved: float
+    rouge_l: float
+    least_words: int
+    most_words: int
+
+
+@dataclass
 class PromptsConfig:
     path: str
     column: str | None
@@ -50,6 +61,7 @@ class PromptsConfig:
     max_prompt_tokens: int
     splits: Fractions
     limit: Limits
+    augment: AugmentConfig
 
 
 @dataclass
@@ -162,7 +174,6 @@ class VLLMConfig:
     dtype: str
     gpu_memory_utilization: float
     max_num_seqs: int
-    tensor_parallel_size: int
 
 
 @dataclass
@@ -179,6 +190,7 @@ class SampleConfig:
     top_k: int
     max_response_tokens: int
     teacher_response: bool
+    teacher_revision: bool
     vllm: VLLMConfig
     transformers: TransformersConfig
 
@@ -186,6 +198,7 @@ class SampleConfig:
 @dataclass
 class LikelihoodConfig:
     _target_: str
+    through: Through
     per_token: bool
     contrast: str | None
     max_batch_tokens: int
@@ -217,6 +230,12 @@ class JudgeConfig:
 
 
 @dataclass
+class EnsembleConfig:
+    _target_: str
+    scorers: dict[str, Any]
+
+
+@dataclass
 class RankConfig:
     path: str | None
     score_column: str | None
@@ -225,6 +244,10 @@ class RankConfig:
     tie_margin: float
     select: Select
     top_k: int
+    aggregate: Aggregate = Aggregate.mean
+    weights: dict[str, float] | None = None
+    length_debias: bool = False
+    min_agreement: float | None = None
 
 
 @dataclass
@@ -347,6 +370,7 @@ SCHEMAS: dict[str, type] = {
     "sample": SampleConfig,
     "score/likelihood": LikelihoodConfig,
     "score/judge": JudgeConfig,
+    "score/ensemble": EnsembleConfig,
     "rank": RankConfig,
     "reward": RewardConfig,
     "train": TrainConfig,

@@ -28,7 +28,9 @@ from rankdistill.records import Group, Prompt
 from rankdistill.run import Model, Run
 from rankdistill.run_folder import write_run_folder
 from rankdistill.sample.stage import sample
-from rankdistill.score.stage import score
+from rankdistill.score.ensemble import is_relative, members
+from rankdistill.score.revision import revisions
+from rankdistill.score.stage import check_scorers, score
 from rankdistill.store import Output, Store
 from rankdistill.train.stage import train
 from rankdistill.warmup.check import check_warmup
@@ -41,6 +43,7 @@ def run(config: DictConfig) -> None:
     console.quiet()
     job = Run(settings.build(config), Store(), Path(HydraConfig.get().runtime.output_dir))
     check_models(job)
+    check_scorers(job)
     check_warmup(job)
     try:
         _run(job, config)
@@ -115,7 +118,22 @@ def _ranked(
         more = recoded(taught.rows(), job.teacher.path, warm.path)
         groups, key = _joined(groups, more), [sampled.key, taught.key]
     scored = score(job, groups, key, warm, f"{len(groups)} prompts")
-    return rank(job, scored.rows(), scored.key)  # type: ignore[arg-type]
+    groups, key = scored.rows(), scored.key
+    if job.settings.sample.teacher_revision:
+        groups, key = _revised(job, warm, groups, key)
+    return rank(job, groups, key, list(members(job.settings.scorer)))
+
+
+def _revised(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list[Any], Any]:
+    """The scored groups with the teacher's rewrite of the best response, scored as well."""
+    more, more_key = revisions(job, groups, key, warm)
+    what = f"{len(more)} revisions"
+    if is_relative(job.settings.scorer):  # a judge of orders must see them beside the others
+        bare = [{name: part for name, part in g.items() if name != "ballots"} for g in groups]
+        scored = score(job, _joined(bare, more), [key, more_key], warm, what)  # type: ignore[arg-type]
+        return scored.rows(), scored.key
+    scored = score(job, more, more_key, warm, what)
+    return _joined(groups, scored.rows()), [key, scored.key]
 
 
 def _joined(groups: Sequence[Group], taught: Sequence[Any]) -> list[Group]:

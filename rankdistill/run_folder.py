@@ -19,8 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankdistill.console import console, is_main_process, say
 from rankdistill.evaluate.report import RunReport, terminal_tables, write_report
-from rankdistill.evaluate.stage import Comparison
+from rankdistill.evaluate.stage import Comparison, evaluation_judge, judged_by_own_teacher
+from rankdistill.rank.stage import diagnostics
 from rankdistill.run import Model, Run
+from rankdistill.score.ensemble import members
+from rankdistill.settings import Settings
 from rankdistill.store import Output
 from rankdistill.store.manifest import versions
 
@@ -43,7 +46,7 @@ def write_run_folder(
     run.folder.mkdir(parents=True, exist_ok=True)
     _replace(ranked.path / "ranked", run.folder / "ranked")
     _replace(Path(trained.path), run.folder / "model")
-    report = _report(run, config, comparison, warmup_history, history)
+    report = _report(run, config, comparison, diagnostics(ranked), warmup_history, history)
     metrics = write_report(report, run.folder)
     console.print()
     for table in terminal_tables(metrics):
@@ -58,6 +61,7 @@ def _report(
     run: Run,
     config: DictConfig,
     comparison: Comparison,
+    ranking: Mapping[str, Any],
     warmup_history: Sequence[Mapping[str, Any]],
     history: Sequence[Mapping[str, Any]],
 ) -> RunReport:
@@ -74,8 +78,9 @@ def _report(
         models=comparison.models,
         groups=comparison.groups,
         ranked_set=comparison.ranked_set,
-        judge=f"{settings.scorer.name} under {settings.teacher.path}",
-        judged_by_training_teacher=settings.rank.path is None,
+        judge=_judge(settings),
+        judged_by_training_teacher=judged_by_own_teacher(settings),
+        ranking=ranking,
         stages=run.records,
         training_history=history,
         warmup_history=warmup_history,
@@ -85,6 +90,16 @@ def _report(
         seed=settings.seed,
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
+
+
+def _judge(settings: Settings) -> str:
+    """What the scores of the evaluation are: ``likelihood under <teacher>``."""
+    told = []
+    for name, scorer in members(evaluation_judge(settings)).items():
+        own = getattr(scorer, "uses_teacher", True)
+        path = settings.teacher.path if own else getattr(scorer, "model", None)
+        told.append(f"{name} under {path}" if path else name)
+    return " and ".join(told)
 
 
 def _replace(source: Path, to: Path) -> None:

@@ -29,7 +29,6 @@ from rankdistill.objectives.trial import try_objective
 from rankdistill.score.base import Scorer
 from rankdistill.warmup.base import Warmup
 
-
 NO_SUITE = (
     "no suite of `eval` applies, so there would be nothing to report: give eval=[quick], or with a "
     "ranked set (rank.path) eval=[ranked]."
@@ -170,6 +169,7 @@ def _check(settings: Settings) -> None:
     if not 0 <= settings.reward.min_accuracy <= 1:
         raise UserError(f"reward.min_accuracy is {settings.reward.min_accuracy}; it is a share of 1.")
     _at_least("prompts.max_prompt_tokens", settings.prompts.max_prompt_tokens, 1)
+    _check_augment(settings)
     _at_least("rank.top_k", settings.rank.top_k, 2)
     _at_least("rank.tie_margin", settings.rank.tie_margin, 0)
     if settings.rank.responses_per_prompt is not None:
@@ -192,6 +192,21 @@ def _check(settings: Settings) -> None:
         )
     if not 0 < sample.top_p <= 1:
         raise UserError(f"sample.top_p is {sample.top_p}; it must be above 0 and at most 1.")
+
+
+def _check_augment(settings: Settings) -> None:
+    augment = settings.prompts.augment
+    _at_least("prompts.augment.requests", augment.requests, 0)
+    _at_least("prompts.augment.most_words", augment.most_words, augment.least_words)
+    for key in ("evolved", "rouge_l"):
+        value = getattr(augment, key)
+        if not 0 <= value <= 1:
+            raise UserError(f"prompts.augment.{key} is {value}; it must be in [0, 1].")
+    if augment.requests and settings.rank.path is not None:
+        raise UserError(
+            "prompts.augment writes prompts that an existing ranked set (rank.path) has no "
+            "responses to: set prompts.augment.requests=0, or rank.path=null."
+        )
 
 
 def _check_rounds(settings: Settings) -> None:

@@ -187,11 +187,11 @@ def test_few_prompts_unscored_responses_and_notes_are_said():
 
 
 def test_the_banner_is_there_only_where_the_judge_was_the_teacher(metrics, page_text):
-    assert "Judged by the teacher it was trained on" in page_text
-    assert "Judged by the teacher it was trained on" in markdown_report(metrics, "")
+    assert "Judged by its own teacher" in page_text
+    assert "Judged by its own teacher" in markdown_report(metrics, "")
     other = {**metrics, "judge": {"name": "another", "is_training_teacher": False}}
     assert judge_warning(other) is None
-    assert "Judged by the teacher" not in html_report(other, "") + markdown_report(other, "")
+    assert "Judged by its own teacher" not in html_report(other, "") + markdown_report(other, "")
 
 
 def test_samples_are_spread_from_the_largest_loss_to_the_largest_gain(metrics):

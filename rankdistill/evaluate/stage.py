@@ -19,11 +19,15 @@ from rankdistill.evaluate.ranked import RankedSet
 from rankdistill.evaluate.sharpening import control_temperature
 from rankdistill.evaluate.students import HeldOut, evaluate_model
 from rankdistill.models import load_model, load_tokenizer, tokenizers_agree
+from rankdistill.rank.combine import Scale, scale_of
 from rankdistill.records import Group, Prompt
 from rankdistill.run import Model, Run
 from rankdistill.sample.stage import sample
-from rankdistill.score.stage import score
-from rankdistill.store import Output, Partial
+from rankdistill.score import Scorer
+from rankdistill.score.ensemble import absolute, merged
+from rankdistill.score.stage import Outputs, Scored, score
+from rankdistill.settings import Settings
+from rankdistill.store import Partial
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,17 @@ class Answers:
     """A model's scored responses to the held-out prompts."""
 
     model: Model
-    scored: Output
+    scored: Scored
     temperature: float
     tokens_per_second: float
 
+    scale: Scale | None = None
+    """Of several scorers' values: that of the warmed-up student's, so that models compare."""
+
     @cached_property
     def groups(self) -> list[Group]:
+        if isinstance(self.scored, Outputs):
+            return self.scored.rows(self.scale)  # type: ignore[return-value]
         return self.scored.rows()  # type: ignore[return-value]
 
 
@@ -65,6 +74,18 @@ class Comparison:
     """What the students make of an existing set's held-out groups."""
 
 
+def evaluation_judge(settings: Settings) -> Scorer:
+    """The held-out judge, else the one that ranks the training set; judges of orders rate here."""
+    return absolute(settings.judge or settings.scorer)
+
+
+def judged_by_own_teacher(settings: Settings) -> bool:
+    """Whether the judge of the evaluation is the one that ranked what the student learned."""
+    if settings.rank.path is not None:
+        return False
+    return evaluation_judge(settings).identity == absolute(settings.scorer).identity
+
+
 @dataclass
 class Evaluation:
     """The figures of a run's models against its warmed-up student and its teacher."""
@@ -75,6 +96,7 @@ class Evaluation:
     """Of the held-out split."""
     prompts_key: str
     baseline: Model
+    scale: Scale | None = None
 
     def compare(self, models: Mapping[str, Model]) -> Comparison:
         """The figures of all models of a run, in the report's order.
@@ -82,7 +104,9 @@ class Evaluation:
         Args:
             models: By the name in the report; `warmed_up`, `trained` and `teacher` are among them.
         """
-        answers = {name: self.answers(model, name) for name, model in models.items()}
+        # The baseline first: it sets the scale of an ensemble.
+        ordered = sorted(models.items(), key=lambda item: item[0] != "warmed_up")
+        answers = {name: self.answers(model, name) for name, model in ordered}
         reference = Reference(answers["warmed_up"], answers["teacher"], self.suite.max_batch_tokens)
         figures = {
             name: self.figures(name, label_of(name, models), given, reference)
@@ -109,9 +133,13 @@ class Evaluation:
             run, model, self.prompts, self.prompts_key, source, count, temperature=temperature
         )
         groups: list[Any] = sampled.rows()
-        scored = score(run, groups, sampled.key, model, f"{name}, {len(groups)} held-out prompts")
+        what = f"{name}, {len(groups)} held-out prompts"
+        scored = score(run, groups, sampled.key, model, what, evaluation_judge(run.settings))
+        if isinstance(scored, Outputs) and model == self.baseline and self.scale is None:
+            self.scale = scale_of(merged([o.rows() for o in scored.outputs]), scored.weights)  # type: ignore[arg-type]
         used = run.settings.sample.temperature if temperature is None else temperature
-        return Answers(model, scored, used, sampled.manifest["counts"]["tokens_per_second"])
+        speed = sampled.manifest["counts"]["tokens_per_second"]
+        return Answers(model, scored, used, speed, self.scale)
 
     def figures(
         self, name: str, label: str, answers: Answers, reference: Reference

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rankdistill.config import RankConfig
 from rankdistill.errors import UserError
+from rankdistill.rank.combine import with_moved_ballots, with_places, without_missing
 from rankdistill.rank.ranking import rank_group, ranks
 from rankdistill.rank.select import select
 from rankdistill.records import Group
@@ -33,8 +34,13 @@ def rank_groups(
         UserError: No group is left.
     """
     counts: Counter[str] = Counter(groups=len(groups))
-    ranked = [rank_group(group, config.tie_margin, counts) for group in groups]
-    kept = [select(group, config.select.name, config.top_k, seed) for group in ranked if group]
+    whole = [without_missing(with_places(group), counts) for group in groups]
+    ranked = [rank_group(group, config.tie_margin, counts) for group in whole]
+    kept = [
+        with_moved_ballots(select(group, config.select.name, config.top_k, seed))
+        for group in ranked
+        if group
+    ]
     if not kept:
         reasons = ", ".join(f"{counts[reason]} {reason}" for reason in REASONS if counts[reason])
         raise UserError(

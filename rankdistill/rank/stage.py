@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,23 +13,39 @@ from rankdistill.errors import UserError
 from rankdistill.models import load_tokenizer
 from rankdistill.prompts import source_identity
 from rankdistill.rank import rank_groups
+from rankdistill.rank.combine import combine, debiased
+from rankdistill.rank.diagnostics import diagnose
 from rankdistill.rank.existing import parts, read_ranked
 from rankdistill.rank.table import write_table
 from rankdistill.records import Group
 from rankdistill.run import Run
 from rankdistill.store import Output, Partial
 
+DIAGNOSTICS = "diagnostics.json"
+"""How far the ranking can be trusted; beside `ranked/` in the output."""
 
-def rank(run: Run, groups: Sequence[Group], groups_key: Any) -> Output:
+
+def rank(
+    run: Run, groups: Sequence[Group], groups_key: Any, scorers: Sequence[str] | None = None
+) -> Output:
     """The ranked groups; the output's `ranked/` is a data set that others can load.
 
     Args:
         groups_key: What determines `groups`.
+        scorers: Names of those that scored them now; None where the groups bring their score.
+
+    Raises:
+        UserError: no group is left, or the scorers agree less than `rank.min_agreement`.
     """
     settings = run.settings.rank
+    weights = settings.weights or (dict.fromkeys(scorers, 1.0) if scorers else None)
+    how = settings.aggregate.name
     identity = {
-        "code": 1,
+        "code": 2,
         "groups": groups_key,
+        "weights": weights,
+        "aggregate": how,
+        "length_debias": settings.length_debias,
         "tie_margin": settings.tie_margin,
         "select": settings.select.name,
         "top_k": settings.top_k if settings.select.name == "top_k" else None,
@@ -36,12 +53,43 @@ def rank(run: Run, groups: Sequence[Group], groups_key: Any) -> Output:
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        ranked, counts = rank_groups(groups, settings, run.settings.seed)
+        scored = combine(groups, weights, how)
+        slope = None
+        if settings.length_debias:
+            scored, slope = debiased(scored)
+        ranked, counts = rank_groups(scored, settings, run.settings.seed)
         partial.shards().put(ranked)
         write_table(ranked, partial.path / "ranked")
+        found = diagnose(groups) | {"aggregate": how, "weights": weights, "length_slope": slope}
+        (partial.path / DIAGNOSTICS).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return dict(counts)
 
-    return run.stage("rank", f"{len(groups)} groups ({settings.select.name})", identity, make)
+    output = run.stage("rank", f"{len(groups)} groups ({settings.select.name})", identity, make)
+    _require_agreement(diagnostics(output), settings.min_agreement)
+    return output
+
+
+def diagnostics(ranked: Output) -> dict[str, Any]:
+    """How far a ranking can be trusted; see `rankdistill.rank.diagnostics`."""
+    return json.loads((ranked.path / DIAGNOSTICS).read_text(encoding="utf-8"))
+
+
+def _require_agreement(found: Mapping[str, Any], least: float | None) -> None:
+    if least is None:
+        return
+    alpha, raters = found["validation"], found["raters"]
+    if alpha is None:
+        raise UserError(
+            f"rank.min_agreement is {least}, and there is no agreement to measure on the "
+            "validation split: it takes two scorers (score=ensemble) or a judge of orders "
+            "(score.mode), and validation prompts (prompts.limit.validation)."
+        )
+    if alpha < least:
+        raise UserError(
+            f"The {raters} agree too little to train on: Krippendorff's alpha is {alpha:.2f} on "
+            f"the validation split, below rank.min_agreement={least}; look at the most disputed "
+            "prompts in diagnostics.json, and take a better judge or clearer criteria."
+        )
 
 
 def existing(run: Run) -> Output:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rankdistill.records import Ballot, Group
+
+if TYPE_CHECKING:
+    from rankdistill.sample.vllm import VLLMSampler
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,10 @@ class Judge:
     """Layout of the grouped forward."""
     writer: str
     """The model whose tokenizer wrote `token_ids`; another tokenizer scores the text."""
+    quantization: str | None = None
+    """See `rankdistill.models.load_model`."""
+    engine: Callable[[], VLLMSampler] | None = None
+    """vLLM for the teacher, started when it is asked for."""
 
 
 @dataclass(frozen=True)

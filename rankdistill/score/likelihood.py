@@ -9,11 +9,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, suggest
 from rankdistill.forward import TokenGroup, bind, collate, micro_batches, response_logps
-from rankdistill.models import encode_prompt, identity, load_model, load_tokenizer, recoded
+from rankdistill.models import (
+    encode_prompt,
+    identity,
+    load_model,
+    load_tokenizer,
+    place,
+    recoded,
+)
 from rankdistill.records import Group
+from rankdistill.sample import require_vllm
 from rankdistill.score.base import Judge
+from rankdistill.score.served import served_logps
+
+THROUGH = ("transformers", "vllm")
 
 NO_PROMPT = [{"role": "user", "content": ""}]
 """What the unconditional log-probability is conditioned on: a template needs a turn to answer."""
@@ -31,34 +42,67 @@ class Likelihood:
             prompt and response (Li et al. 2016, arXiv:1510.03055). A model: its log-probability of
             the same response, which leaves DPO's implicit reward (Rafailov et al. 2023) of the
             teacher against that reference.
+        through: What runs the teacher: `transformers`, or `vllm`. What else is in a batch of vLLM's
+            changes the rounding of a score.
+
+    Raises:
+        UserError: an unknown value.
     """
 
     per_token: bool
     max_batch_tokens: int
     contrast: str | None = None
+    through: str = "transformers"
 
     name: ClassVar[str] = "likelihood"
 
     def __post_init__(self) -> None:
         if self.max_batch_tokens < 1:
             raise UserError(f"score.max_batch_tokens is {self.max_batch_tokens}; give at least 1.")
+        if self.through not in THROUGH:
+            raise UserError(f"score.through is {self.through}: {suggest(self.through, THROUGH)}")
 
     @property
     def identity(self) -> dict[str, Any]:
-        found = {"scorer": self.name, "code": 1, "per_token": self.per_token}
+        found: dict[str, Any] = {"scorer": self.name, "code": 1, "per_token": self.per_token}
+        if self.through != "transformers":
+            found["through"] = self.through
         if self.contrast == "unconditional":
             return {**found, "contrast": self.contrast}
         return {**found, "contrast": identity(self.contrast)} if self.contrast else found
 
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether it needs the memory that a sampler's engine takes."""
+        return self.through == "transformers" and torch.cuda.is_available()
+
+    def check(self, judge: Judge) -> None:
+        """Refuse at start-up an engine that isn't there, or that would not quantise."""
+        if self.through != "vllm":
+            return
+        require_vllm("score.through")
+        if judge.quantization is not None:
+            raise UserError(
+                "score.through=vllm serves the teacher as it is stored, but teacher.quantization is "
+                f"{judge.quantization}: set it to null, or score.through to transformers."
+            )
+
     def __call__(
         self, groups: Sequence[Group], judge: Judge, done: int = 0
     ) -> Iterator[list[list[float]]]:
-        """The scores `[group][response]` of one micro-batch after the other; see `Scorer`."""
+        """The scores `[group][response]` of some groups after the other; see `Scorer`."""
+        if self.through == "vllm":
+            return self._served(groups, judge, done)
+        return self._computed(groups, judge, done)
+
+    def _computed(
+        self, groups: Sequence[Group], judge: Judge, done: int
+    ) -> Iterator[list[list[float]]]:
+        """Through transformers, one micro-batch after the other."""
         teacher = _Reader.load(judge.path, groups, judge)
         contrast: _Reader | None = None
         if self.contrast == "unconditional":
-            bare = [TokenGroup(teacher.no_prompt, group.responses) for group in teacher.tokens]
-            contrast = replace(teacher, tokens=bare)
+            contrast = replace(teacher, tokens=_bare(teacher.tokens, judge.path))
         elif self.contrast:
             contrast = _Reader.load(self.contrast, groups, judge)
         for indices in micro_batches(teacher.tokens, self.max_batch_tokens, judge.layout):
@@ -74,6 +118,42 @@ class Likelihood:
                 for row, i in enumerate(indices)
             ]
 
+    def _served(
+        self, groups: Sequence[Group], judge: Judge, done: int
+    ) -> Iterator[list[list[float]]]:
+        """Through vLLM: a pass for what is subtracted, then the teacher's, group by group."""
+        assert judge.engine is not None
+        engine, left = judge.engine(), groups[done:]
+        tokens = _tokens(judge.path, left, judge)
+        subtracted = [[0.0] * len(group.responses) for group in tokens]
+        if self.contrast == "unconditional":
+            subtracted = list(served_logps(engine, judge.path, _bare(tokens, judge.path)))
+        elif self.contrast:
+            of_contrast = _tokens(self.contrast, left, judge)
+            subtracted = list(served_logps(engine, self.contrast, of_contrast))
+        of_teacher = served_logps(engine, judge.path, tokens)
+        for group, sums, less in zip(tokens, of_teacher, subtracted, strict=True):
+            lengths = [len(r) if self.per_token else 1 for r in group.responses]
+            yield [[(a - b) / n for a, b, n in zip(sums, less, lengths, strict=True)]]
+
+
+def _tokens(path: str, groups: Sequence[Group], judge: Judge) -> list[TokenGroup]:
+    """The groups in a model's tokens."""
+    tokenizer = load_tokenizer(path)
+    return [
+        TokenGroup(
+            encode_prompt(tokenizer, group["messages"]),
+            [response["token_ids"] for response in group["responses"]],
+        )
+        for group in recoded(groups, judge.writer, path)
+    ]
+
+
+def _bare(tokens: Sequence[TokenGroup], path: str) -> list[TokenGroup]:
+    """The same responses to an empty message."""
+    prompt = encode_prompt(load_tokenizer(path), NO_PROMPT)
+    return [TokenGroup(prompt, group.responses) for group in tokens]
+
 
 @dataclass(frozen=True)
 class _Reader:
@@ -82,27 +162,19 @@ class _Reader:
     model: Any
     layout: str
     tokens: list[TokenGroup]
-    no_prompt: list[int]
 
     @classmethod
     def load(cls, path: str, groups: Sequence[Group], judge: Judge) -> _Reader:
-        tokenizer = load_tokenizer(path)
-        tokens = [
-            TokenGroup(
-                encode_prompt(tokenizer, group["messages"]),
-                [response["token_ids"] for response in group["responses"]],
-            )
-            for group in recoded(groups, judge.writer, path)
-        ]
         model: Any = load_model(
             path,
             precision=judge.precision,
+            quantization=judge.quantization,
             attn_implementation=judge.attn_implementation,
             trust_remote_code=judge.trust_remote_code,
         )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        bind(model.to(device).eval(), judge.layout)
-        return cls(model, judge.layout, tokens, encode_prompt(tokenizer, NO_PROMPT))
+        bind(place(model, device).eval(), judge.layout)
+        return cls(model, judge.layout, _tokens(path, groups, judge))
 
     def logps(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Log-probabilities and lengths [groups, responses] of the groups `indices`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rankdistill.evaluate.report.ranked import ranked_cautions, ranked_headline
+from rankdistill.evaluate.report.ranking import ranking_cautions
 from rankdistill.evaluate.report.table import number, percent, signed, tokens
 
 Kind = Literal["good", "warning", "plain"]
@@ -58,9 +59,9 @@ def findings(metrics: Mapping[str, Any]) -> list[Finding]:
     """What a reader must know beside the headline, the most important first."""
     ranked = _ranked(metrics)
     if not metrics["models"]:
-        return ranked + [Finding("plain", note) for note in metrics["notes"]]
+        return ranked + _ranking(metrics) + [Finding("plain", note) for note in metrics["notes"]]
     found = [_noise(metrics), _control(metrics), _text_change(metrics), *_cautions(metrics)]
-    return [finding for finding in found if finding is not None] + ranked
+    return [finding for finding in found if finding is not None] + ranked + _ranking(metrics)
 
 
 def judge_warning(metrics: Mapping[str, Any]) -> str | None:
@@ -68,7 +69,7 @@ def judge_warning(metrics: Mapping[str, Any]) -> str | None:
     if not metrics["judge"]["is_training_teacher"]:
         return None
     return (
-        "Judged by the teacher it was trained on: "
+        "Judged by its own teacher: "
         f"{metrics['judge']['name']} also ranked the training responses. A higher score shows that "
         "the student learned what this teacher prefers, not that people would prefer it."
     )
@@ -164,6 +165,11 @@ def _ranked(metrics: Mapping[str, Any]) -> list[Finding]:
         return []
     said = [Finding(kind, text) for kind, text in ranked_cautions(metrics)]  # type: ignore[arg-type]
     return ([Finding("plain", ranked_headline(metrics))] if metrics["models"] else []) + said
+
+
+def _ranking(metrics: Mapping[str, Any]) -> list[Finding]:
+    """What speaks against the ranking that was trained on."""
+    return [Finding(kind, text) for kind, text in ranking_cautions(metrics)]  # type: ignore[arg-type]
 
 
 def _entropy_gap(trained: Mapping[str, Any], control: Mapping[str, Any]) -> float | None:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from rankdistill.evaluate.report.headline import findings, headline, judge_warning
 from rankdistill.evaluate.report.plots import colour, plots_of
 from rankdistill.evaluate.report.ranked import LONGER, ranked_labels, ranked_rows
+from rankdistill.evaluate.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.evaluate.report.samples import HOW_CHOSEN
 from rankdistill.evaluate.report.stages import stage_rows
 from rankdistill.evaluate.report.svg import MUTED, VARIABLES
@@ -35,6 +36,8 @@ def html_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
             tables=_tables(metrics),
             plots=[(plot, Markup(plot.svg)) for plot in plots_of(metrics)],
             how_chosen=HOW_CHOSEN,
+            agreement=agreement_rows(metrics) if metrics.get("ranking") else [],
+            disputed=(metrics.get("ranking") or {"disputed": []})["disputed"],
             stages=stage_rows(metrics),
             config_yaml=config_yaml,
         )
@@ -50,13 +53,18 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     if metrics.get("ranked_set") is not None:
         heads = list(zip(metrics["ranked_set"]["models"], ranked_labels(metrics), strict=True))
         tables.append(("Held-out rankings", heads, ranked_rows(metrics)))
+    if metrics.get("ranking"):
+        heads = [(name, name) for name in ranking_labels(metrics)]
+        tables.append(("The ranking it was trained on", heads, ranking_rows(metrics)))
     return tables
 
 
 def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
     """The CSS variable of every column; what is no model has that of muted text."""
     names = [name for _, heads, _ in _tables(metrics) for name, _ in heads]
-    return {name: VARIABLES[MUTED if name == LONGER else colour(metrics, name)] for name in names}
+    scorers = (metrics.get("ranking") or {"scorers": {}})["scorers"]
+    plain = {LONGER, *scorers} - set(metrics["models"])
+    return {name: VARIABLES[MUTED if name in plain else colour(metrics, name)] for name in names}
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Any
 
 from rankdistill.evaluate.report.headline import findings, headline, judge_warning
 from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
+from rankdistill.evaluate.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.evaluate.report.samples import HOW_CHOSEN
 from rankdistill.evaluate.report.stages import stage_rows
 from rankdistill.evaluate.report.table import Cell, Row, labels, number, signed, table_rows
@@ -22,6 +23,7 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
         "\n".join(f"- {_inline(finding.text)}" for finding in findings(metrics)),
         *_figures("Figures", labels(metrics), table_rows(metrics)),
         *_ranked(metrics),
+        *_ranking(metrics),
         *_samples(metrics),
         "## Stages",
         _stages(metrics),
@@ -53,6 +55,20 @@ def _ranked(metrics: Mapping[str, Any]) -> list[str]:
     if metrics.get("ranked_set") is None:
         return []
     return _figures("Held-out rankings", ranked_labels(metrics), ranked_rows(metrics))
+
+
+def _ranking(metrics: Mapping[str, Any]) -> list[str]:
+    if not metrics.get("ranking"):
+        return []
+    title = "The ranking it was trained on"
+    parts = _figures(title, ranking_labels(metrics), ranking_rows(metrics))
+    if pairs := agreement_rows(metrics):
+        parts.append(_table(["agreement of", "Kendall's tau", "prompts"],
+                            [list(map(_inline, row)) for row in pairs]))  # fmt: skip
+    if disputed := metrics["ranking"]["disputed"]:
+        told = [f"- {number(d['disagreement'])}: {_inline(d['prompt'])}" for d in disputed]
+        parts += ["Most disputed prompts (variance of the raters' ranks):", "\n".join(told)]
+    return parts
 
 
 def _samples(metrics: Mapping[str, Any]) -> list[str]:

@@ -67,6 +67,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
             _against(models[report.trained], models[control], report) if control else None
         ),
         "ranked_set": ranked_metrics(report.ranked_set, report.baseline, report.seed),
+        "ranking": report.ranking,
         "samples": choose_samples(report) if models else [],
         "stages": [_stage(stage) for stage in report.stages],
         "training_history": list(report.training_history),

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 
 from rankdistill.evaluate.report.curves import curve_plots
 from rankdistill.evaluate.report.ranked import LONGER
+from rankdistill.evaluate.report.ranking import ranking_plots
 from rankdistill.evaluate.report.svg import INK, MUTED, SERIES, draw, legend_above
 
 Metrics = Mapping[str, Any]
@@ -33,7 +34,7 @@ class Plot:
 def plots_of(metrics: Metrics) -> list[Plot]:
     """The plots there is data for, in reading order."""
     if not metrics["models"]:
-        return [*_ranked(metrics), *(Plot(*curve) for curve in curve_plots(metrics))]
+        return [*_ranked(metrics), *_others(metrics)]
     plots: list[Plot] = []
     trained, baseline = (
         metrics["models"][metrics[role]]["label"] for role in ("trained", "baseline")
@@ -74,7 +75,11 @@ def plots_of(metrics: Metrics) -> list[Plot]:
         svg = draw(f"plot{index}", title, fill)
         if svg is not None:
             plots.append(Plot(title, caption, svg))
-    return plots + _ranked(metrics) + [Plot(*curve) for curve in curve_plots(metrics)]
+    return plots + _ranked(metrics) + _others(metrics)
+
+
+def _others(metrics: Metrics) -> list[Plot]:
+    return [Plot(*plot) for plot in [*ranking_plots(metrics), *curve_plots(metrics)]]
 
 
 def colour(metrics: Metrics, name: str) -> str:

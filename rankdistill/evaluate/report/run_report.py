@@ -52,6 +52,8 @@ class RunReport:
     """The judge of this evaluation also ranked the responses that the student was trained on."""
     ranked_set: RankedSet | None = None
     """Held-out rankings of an existing set, and what the students make of them."""
+    ranking: Mapping[str, Any] | None = None
+    """How far the training set's ranking can be trusted; see `rankdistill.rank.diagnostics`."""
     stages: Sequence[Stage] = ()
     training_history: Sequence[Mapping[str, Any]] = ()
     """The Trainer's log history."""

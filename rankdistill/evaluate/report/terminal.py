@@ -75,4 +75,4 @@ def _title(metrics: Mapping[str, Any]) -> str:
 
 
 def _caption(metrics: Mapping[str, Any]) -> str:
-    return "Judged by the teacher it was trained on." if judge_warning(metrics) else ""
+    return "Judged by its own teacher." if judge_warning(metrics) else ""

@@ -1,0 +1,189 @@
+"""The votes of the scorers become one score a response, before anything is ranked."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rankdistill.errors import UserError, suggest
+from rankdistill.rank.aggregate import AGGREGATIONS, Vote, ballot_of
+from rankdistill.records import Ballot, Group, Response
+
+Scale = Mapping[str, tuple[float, float]]
+"""Mean and standard deviation of each scorer's values."""
+
+
+def combine(groups: Sequence[Group], weights: Mapping[str, float] | None, how: str) -> list[Group]:
+    """The groups with `score` in each response; NaN where the votes do not tell.
+
+    Args:
+        weights: Of the scorers, by name; None keeps the `score` that is there, as one scorer.
+        how: `mean`: one scorer's own values, or the weighted mean of several, each standardised
+            over all groups; NaN where one of them is missing. `borda`, `bradley_terry`, `elo`: from
+            the ballots of each scorer, or else the order of its values; scorers have their weight
+            in all, however many ballots they cast.
+
+    Raises:
+        UserError: a weight names a scorer that gave no value.
+    """
+    if weights is None:
+        if how == "mean":
+            return list(groups)
+        weights = {"score": 1.0}
+        groups = [_with(group, "score", [r.get("score", math.nan) for r in group["responses"]])
+                  for group in groups]  # fmt: skip
+    _check_names(groups, weights)
+    if how == "mean":
+        return standardised(groups, weights, scale_of(groups, weights))
+    aggregate = AGGREGATIONS[how]
+    return [
+        _scored(group, aggregate(_votes(group, weights), len(group["responses"])))
+        for group in groups
+    ]
+
+
+def scale_of(groups: Sequence[Group], names: Mapping[str, float]) -> Scale:
+    """The scale of each scorer on these groups; one scorer alone keeps its own."""
+    if len(names) == 1:
+        return dict.fromkeys(names, (0.0, 1.0))
+    scale = {}
+    for name in names:
+        values = np.array([_value(r, name) for group in groups for r in group["responses"]])
+        values = values[np.isfinite(values)]
+        spread = float(values.std()) if values.size else 0.0
+        scale[name] = (float(values.mean()) if values.size else 0.0, spread or 1.0)
+    return scale
+
+
+def standardised(
+    groups: Sequence[Group], weights: Mapping[str, float], scale: Scale
+) -> list[Group]:
+    """The groups with the weighted mean of the scorers' values on `scale` as `score`."""
+    total = sum(weights.values())
+
+    def score(response: Response) -> float:
+        around = {
+            name: (_value(response, name) - scale[name][0]) / scale[name][1] for name in weights
+        }
+        return sum(weight * around[name] for name, weight in weights.items()) / total
+
+    return [_scored(group, [score(r) for r in group["responses"]]) for group in groups]
+
+
+def debiased(groups: Sequence[Group]) -> tuple[list[Group], float]:
+    """The groups with what length explains taken out of `score`, and the slope, score a token.
+
+    One slope for all: ordinary least squares of score on response tokens, both around the mean of
+    their prompt, so that prompts that call for long responses do not count as a bias.
+    """
+    numerator = denominator = 0.0
+    centres = []
+    for group in groups:
+        scores = np.array([r.get("score", math.nan) for r in group["responses"]], float)
+        lengths = np.array([len(r["token_ids"]) for r in group["responses"]], float)
+        known = np.isfinite(scores)
+        centres.append(lengths[known].mean() if known.any() else 0.0)
+        if known.sum() > 1:
+            around = lengths[known] - centres[-1]
+            numerator += float((around * (scores[known] - scores[known].mean())).sum())
+            denominator += float((around**2).sum())
+    slope = numerator / denominator if denominator else 0.0
+    rows = []
+    for group, centre in zip(groups, centres, strict=True):
+        scores = [
+            r.get("score", math.nan) - slope * (len(r["token_ids"]) - centre)
+            for r in group["responses"]
+        ]
+        rows.append(_scored(group, scores))
+    return rows, slope
+
+
+def without_missing(group: Group, counts: Counter[str]) -> Group:
+    """The group without the responses that have no score, where two with one remain; counted."""
+    keep = [i for i, r in enumerate(group["responses"]) if math.isfinite(r.get("score", math.nan))]
+    if len(keep) < 2 or len(keep) == len(group["responses"]):
+        return group
+    counts["responses_without_score"] += len(group["responses"]) - len(keep)
+    return {**group, "responses": [group["responses"][i] for i in keep]}
+
+
+def with_places(group: Group) -> Group:
+    """The group with each response's place, so that ballots can follow what becomes of them."""
+    if "ballots" not in group:
+        return group
+    responses: list[Any] = [{**r, "place": i} for i, r in enumerate(group["responses"])]
+    return {**group, "responses": responses}
+
+
+def with_moved_ballots(group: Group) -> Group:
+    """The group with its ballots on the responses that are left, in their new places."""
+    if "ballots" not in group:
+        return group
+    responses: list[Any] = [dict(r) for r in group["responses"]]
+    moved = {r.pop("place"): i for i, r in enumerate(responses)}
+    ballots = [_moved(ballot, moved) for ballot in group.get("ballots", [])]
+    ballots = [ballot for ballot in ballots if len(ballot["shown"]) > 1]
+    return {**group, "responses": responses, "ballots": ballots}
+
+
+def _moved(ballot: Ballot, to: Mapping[int, int]) -> Ballot:
+    left = [(to[i], r) for i, r in zip(ballot["shown"], ballot["ranks"], strict=True) if i in to]
+    dense = sorted({rank for _, rank in left})
+    return {
+        "scorer": ballot["scorer"],
+        "shown": [i for i, _ in left],
+        "ranks": [dense.index(rank) for _, rank in left],
+    }
+
+
+def votes_of(group: Group, name: str) -> list[Ballot]:
+    """A scorer's ballots; where it casts none, the order of its values."""
+    cast = [ballot for ballot in group.get("ballots", []) if ballot["scorer"] == name]
+    return cast or [ballot_of(name, [_value(r, name) for r in group["responses"]])]
+
+
+def _votes(group: Group, weights: Mapping[str, float]) -> list[Vote]:
+    """All ballots, each scorer's sharing its weight, which add up to the number of ballots."""
+    cast = {name: votes_of(group, name) for name in weights}
+    number = sum(map(len, cast.values()))
+    total = sum(weights.values())
+    return [
+        (ballot, number * weights[name] / total / len(ballots))
+        for name, ballots in cast.items()
+        for ballot in ballots
+        if weights[name] > 0
+    ]
+
+
+def _check_names(groups: Sequence[Group], weights: Mapping[str, float]) -> None:
+    known = {name for g in groups for r in g["responses"] for name in r.get("scores", {})}
+    for name, weight in weights.items():
+        if name not in known:
+            raise UserError(f"rank.weights names '{name}', which scored nothing: "
+                            f"{suggest(name, known)}")  # fmt: skip
+        if weight < 0 or not any(weights.values()):
+            raise UserError(f"rank.weights.{name} is {weight}; weights are at least 0, not all 0.")
+
+
+def _value(response: Response, name: str) -> float:
+    value = response.get("scores", {}).get(name)
+    return math.nan if value is None else value
+
+
+def _with(group: Group, name: str, values: Sequence[float]) -> Group:
+    responses: list[Any] = [
+        {**r, "scores": {**r.get("scores", {}), name: value}}
+        for r, value in zip(group["responses"], values, strict=True)
+    ]
+    return {**group, "responses": responses}
+
+
+def _scored(group: Group, scores: Sequence[float]) -> Group:
+    responses: list[Any] = [
+        {**r, "score": float(score)} for r, score in zip(group["responses"], scores, strict=True)
+    ]
+    return {**group, "responses": responses}

@@ -1,0 +1,89 @@
+"""Several scorers at once: `score=ensemble`. Each is a stage output of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rankdistill.errors import UserError
+from rankdistill.records import Group
+from rankdistill.score.base import Judge, Scorer, Verdict
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Scorers by the names under which their values stand; `rank` puts the values together.
+
+    Raises:
+        UserError: fewer than two scorers.
+    """
+
+    scorers: Mapping[str, Scorer]
+
+    def __post_init__(self) -> None:
+        if len(self.scorers) < 2:
+            raise UserError(
+                "score=ensemble has fewer than two scorers: add one, for example "
+                "'+score@score.scorers.verifier=verifier', or take score=<the one> by itself."
+            )
+
+    @property
+    def name(self) -> str:
+        return " and ".join(self.scorers)
+
+    @property
+    def members(self) -> dict[str, Scorer]:
+        """The scorers by name."""
+        return dict(self.scorers)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {name: scorer.identity for name, scorer in self.scorers.items()}
+
+    @property
+    def absolute(self) -> Ensemble:
+        """The same, with judges of orders asked for ratings."""
+        return Ensemble({name: absolute(scorer) for name, scorer in self.scorers.items()})
+
+    def __call__(
+        self, groups: Sequence[Group], judge: Judge, done: int = 0
+    ) -> Iterator[Sequence[list[float] | Verdict]]:
+        raise NotImplementedError("the members are called one by one; see rankdistill.score.stage")
+
+
+def members(scorer: Scorer) -> dict[str, Scorer]:
+    """The scorers that a scorer consists of, by name: itself, but for an ensemble."""
+    return getattr(scorer, "members", {scorer.name: scorer})
+
+
+def absolute(scorer: Scorer) -> Scorer:
+    """The scorer to take where the responses of different groups are compared."""
+    return getattr(scorer, "absolute", scorer)
+
+
+def is_relative(scorer: Scorer) -> bool:
+    """Whether a value tells nothing about responses to other prompts, or beside other ones."""
+    return any(getattr(member, "relative", False) for member in members(scorer).values())
+
+
+def merged(groups: Sequence[Sequence[Group]]) -> list[Group]:
+    """The same groups with the values and ballots of every scorer; `score` is left to `rank`."""
+    return [_merged(same) for same in zip(*groups, strict=True)]
+
+
+def _merged(same: Sequence[Group]) -> Group:
+    responses = []
+    for response in zip(*(group["responses"] for group in same), strict=True):
+        whole: dict[str, Any] = {}
+        for part in response:
+            joined = {key: {**whole.get(key, {}), **part.get(key, {})} for key in _JOINED}
+            whole = {**whole, **part, **{key: value for key, value in joined.items() if value}}
+        whole.pop("score", None)
+        responses.append(whole)
+    ballots = [ballot for group in same for ballot in group.get("ballots", [])]
+    group = {**same[0], "responses": responses}
+    return {**group, "ballots": ballots} if ballots else group  # type: ignore[return-value]
+
+
+_JOINED = ("scores", "aspects")

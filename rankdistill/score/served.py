@@ -1,0 +1,29 @@
+"""Log-probabilities of responses from a vLLM engine, as it reports them for its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from rankdistill.forward import TokenGroup
+from rankdistill.models import locate
+from rankdistill.sample.vllm import VLLMSampler
+
+
+def served_logps(
+    engine: VLLMSampler, path: str, groups: Sequence[TokenGroup]
+) -> Iterator[list[float]]:
+    """One group after the other, the log-probability of each of its responses, nats.
+
+    Sums over the response's tokens at temperature 1, as `rankdistill.forward.response_logps` gives
+    them. The engine has one such pass at a time.
+
+    Args:
+        path: What the engine serves, see `rankdistill.models.locate`.
+        groups: In the tokens of that model.
+    """
+    pairs = [(group.prompt, response) for group in groups for response in group.responses]
+    sums = (sum(logps) for logps in engine.response_logps(Path(locate(path)), pairs))
+    for group in groups:
+        yield list(islice(sums, len(group.responses)))
