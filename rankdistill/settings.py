@@ -167,7 +167,8 @@ def _check(settings: Settings) -> None:
     _at_least("reward.epochs", settings.reward.epochs, 0)
     _at_least("reward.learning_rate", settings.reward.learning_rate, 0)
     if not 0 <= settings.reward.min_accuracy <= 1:
-        raise UserError(f"reward.min_accuracy is {settings.reward.min_accuracy}; it is a share of 1.")
+        least = settings.reward.min_accuracy
+        raise UserError(f"reward.min_accuracy is {least}; it must be in [0, 1].")
     _at_least("prompts.max_prompt_tokens", settings.prompts.max_prompt_tokens, 1)
     _check_augment(settings)
     _at_least("rank.top_k", settings.rank.top_k, 2)
@@ -216,8 +217,8 @@ def _check_rounds(settings: Settings) -> None:
     remedy = "set rounds=1"
     if isinstance(settings.train, PPOTrainConfig):
         raise UserError(
-            f"rounds is {settings.rounds}, but train=ppo samples anew in every iteration: {remedy}, "
-            "and train.epochs as you like."
+            f"rounds is {settings.rounds}, but train=ppo samples anew in every iteration: "
+            f"{remedy}, and train.epochs as you like."
         )
     if settings.rank.path is not None or settings.reward.only:
         given = "reward.only" if settings.reward.only else "rank.path"

@@ -21,7 +21,7 @@ from rankdistill.train.reward.model import load_reward_model
 from rankdistill.train.reward.stage import ModelReward, Rewarding, reads
 
 LEARNING_RATE = 3e-6
-"""What suits PPO where `train.learning_rate` is null; of TL;DR summaries, as in Huang et al. 2024."""
+"""Where `train.learning_rate` is null: that of Huang et al. 2024 (arXiv:2403.17031)."""
 
 MIXED = {"bfloat16": "bf16", "float16": "fp16"}
 
