@@ -40,7 +40,8 @@ class SFTWarmup(Optimisation):
 
     The rows reach TRL's SFTTrainer as token ids with labels: nothing is rendered, re-tokenised,
     cut, packed or given another EOS. The loss is the mean over the response tokens of a step,
-    whatever its micro-batches, processes and accumulation.
+    whatever its micro-batches, processes and accumulation: the rows are filled up to whole steps
+    with rows that have nothing to learn, or accelerate would repeat some for the last process.
 
     Args:
         responses_per_prompt: Responses that the teacher writes to a prompt.
@@ -83,7 +84,7 @@ class SFTWarmup(Optimisation):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"warmup": "sft", "code": 1, **self.optimisation}
+        return {"warmup": "sft", "code": 2, **self.optimisation}
 
     def __call__(
         self,
@@ -119,6 +120,8 @@ class SFTWarmup(Optimisation):
             max_length=None,
             packing=False,
             dataset_kwargs={"skip_prepare_dataset": True},
+            # A search for unused parameters in every backward pass finds none.
+            ddp_find_unused_parameters=False,
         )
         size = self._micro_batch(rows, arguments.world_size)
         arguments.per_device_train_batch_size = size
@@ -138,7 +141,7 @@ class SFTWarmup(Optimisation):
         trainer = SFTTrainer(
             model=load(),
             args=arguments,
-            train_dataset=_labelled(rows),
+            train_dataset=_labelled(rows, -len(rows) % self.responses_per_step),
             eval_dataset=_labelled(measured) if measured else None,
             processing_class=tokenizer,
         )
@@ -163,11 +166,17 @@ class SFTWarmup(Optimisation):
         return max(size for size in range(1, share + 1) if share % size == 0 and size <= fits)
 
 
-def _labelled(rows: Sequence[TokenRow]) -> Dataset:
-    """`input_ids` and `labels`, which are the ids where the response is and ignored elsewhere."""
+def _labelled(rows: Sequence[TokenRow], more: int = 0) -> Dataset:
+    """`input_ids` and `labels`, which are the ids where the response is and ignored elsewhere.
+
+    Args:
+        more: Rows of two tokens to add, all of them ignored.
+    """
+    ids = [[*row.tokens.prompt, *row.response] for row in rows]
+    labels = [[IGNORED] * len(row.tokens.prompt) + list(row.response) for row in rows]
     return Dataset.from_dict(
         {
-            "input_ids": [[*row.tokens.prompt, *row.response] for row in rows],
-            "labels": [[IGNORED] * len(row.tokens.prompt) + list(row.response) for row in rows],
+            "input_ids": ids + [[rows[0].response[0]] * 2] * more,
+            "labels": labels + [[IGNORED] * 2] * more,
         }
     )
