@@ -191,6 +191,8 @@ class SampleConfig:
     max_response_tokens: int
     teacher_response: bool
     teacher_revision: bool
+    tensor_parallel: int
+    data_parallel: int
     vllm: VLLMConfig
     transformers: TransformersConfig
 

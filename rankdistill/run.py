@@ -6,14 +6,20 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rankdistill import models
 from rankdistill.config import Precision, StudentConfig, TeacherConfig
 from rankdistill.console import heading, result
-from rankdistill.sample import Sampler, open_sampler, resolve_sampler
+from rankdistill.sample import (
+    Sampler,
+    check_parallel,
+    open_sampler,
+    resolve_sampler,
+    sampler_options,
+)
 from rankdistill.settings import Settings
 from rankdistill.store import Output, Partial, Store
 
@@ -49,10 +55,13 @@ class Run:
     folder: Path
     records: list[StageRecord] = field(default_factory=list)
     _sampler: Sampler | None = None
+    _opened: tuple[str, dict[str, Any]] | None = None
+    """Name and options of the sampler that is open."""
 
     def __post_init__(self) -> None:
         teacher, student = self.settings.teacher, self.settings.student
         self.sampler_name = resolve_sampler(self.settings.sample.sampler.name)
+        check_parallel(self.settings.sample, self.sampler_name)
         start = student.path or teacher.path
         teacher, student = _as_stored(teacher, teacher.path), _as_stored(student, start)
         self.settings = replace(self.settings, teacher=teacher, student=student)
@@ -113,9 +122,19 @@ class Run:
 
     def sampler(self) -> Sampler:
         """The sampler, started when it is first needed; it serves consecutive stages."""
+        return self._open(self.sampler_name)
+
+    def teacher_engine(self) -> Any:
+        """A `VLLMSampler` for the teacher, in its precision; the sampler itself if it fits."""
+        return self._open("vllm", dtype=self.settings.teacher.precision.name)
+
+    def _open(self, name: str, **changed: Any) -> Any:
+        options = {**sampler_options(self.settings.sample, name), **changed}
+        if self._sampler is not None and self._opened != (name, options):
+            self.close_sampler()
         if self._sampler is None:
-            options = asdict(getattr(self.settings.sample, self.sampler_name))
-            self._sampler = open_sampler(self.sampler_name, **options)
+            self._sampler = open_sampler(name, **options)
+            self._opened = name, options
         return self._sampler
 
     def close_sampler(self) -> None:

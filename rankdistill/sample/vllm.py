@@ -43,8 +43,10 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
         dtype: Of the engine: float32, bfloat16, float16, or auto for vLLM's choice.
         gpu_memory_utilization: Share of a GPU's memory that an engine may use.
         max_num_seqs: Most responses that an engine decodes at once.
-        tensor_parallel_size: GPUs that one engine is spread over.
-        data_parallel_size: Engines, each with GPUs of its own, that share the prompts.
+        tensor_parallel: GPUs that one engine is spread over.
+        data_parallel: Engines, each with GPUs of its own, that share the prompts. The GPUs of
+            CUDA_VISIBLE_DEVICES are dealt out in their order; how that runs on real ones is not
+            tested.
 
     Raises:
         UserError: more GPUs are asked for than there are.
@@ -58,15 +60,15 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
         dtype: str = "float32",
         gpu_memory_utilization: float = 0.85,
         max_num_seqs: int = 64,
-        tensor_parallel_size: int = 1,
-        data_parallel_size: int = 1,
+        tensor_parallel: int = 1,
+        data_parallel: int = 1,
     ) -> None:
         self.max_num_seqs = max_num_seqs
-        self._environments = _environments(data_parallel_size, tensor_parallel_size)
+        self._environments = environments(data_parallel, tensor_parallel)
         self._arguments = {
             "dtype": dtype,
             "max_num_seqs": max_num_seqs,
-            "tensor_parallel_size": tensor_parallel_size,
+            "tensor_parallel_size": tensor_parallel,
             **_device_arguments(gpu_memory_utilization),
         }
         self._answers: Answers = queue.Queue()
@@ -118,22 +120,25 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
 
     def response_logps(
         self, model: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
-    ) -> list[list[float]]:
+    ) -> Iterator[list[float]]:
         """The log-probability of every token of the responses, nats, at temperature 1, unfiltered.
+
+        Of every pair in its order, as they are finished.
 
         Args:
             model: Folder with weights and tokenizer.
             pairs: (prompt ids, response ids).
         """
         if not pairs:
-            return []
+            return
         texts = [[*prompt, *response] for prompt, response in pairs]
         self._serve(model, check_positions(model, texts, 1))  # the engine writes one more token
         jobs = [
             {"do": "logps", "prompt": list(prompt), "response": list(response)}
             for prompt, response in pairs
         ]
-        return [answer["logps"] for answer in self._answered(jobs, 1)]
+        for answer in self._answered(jobs, 1):
+            yield answer["logps"]
 
     def top_logps(
         self, model: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], k: int
@@ -275,17 +280,26 @@ def _device_arguments(gpu_memory_utilization: float) -> dict[str, Any]:
     return {"enforce_eager": True, "block_size": 32}
 
 
-def _environments(engines: int, gpus_each: int) -> list[dict[str, str]]:
-    """What every engine's environment adds: the devices, or the threads, that are its own."""
+def environments(engines: int, gpus_each: int) -> list[dict[str, str]]:
+    """What every engine's environment adds: the devices, or the threads, that are its own.
+
+    Raises:
+        UserError: there are not as many GPUs.
+    """
     if not torch.cuda.is_available():
+        if gpus_each > 1:
+            raise UserError(
+                f"sample.tensor_parallel={gpus_each} spreads an engine over GPUs, and there are "
+                "none: leave it at 1."
+            )
         threads = max(1, torch.get_num_threads() // engines)
         return [{"OMP_NUM_THREADS": str(threads)} if engines > 1 else {} for _ in range(engines)]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
     if engines * gpus_each > len(visible):
         raise UserError(
-            f"sample.vllm asks for {engines} engines of {gpus_each} GPUs, and there are "
-            f"{len(visible)}: lower data_parallel_size or tensor_parallel_size."
+            f"sample.data_parallel={engines} and sample.tensor_parallel={gpus_each} ask for "
+            f"{engines * gpus_each} GPUs, and there are {len(visible)}: lower one of them."
         )
     shares = [visible[i * gpus_each : (i + 1) * gpus_each] for i in range(engines)]
     return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]

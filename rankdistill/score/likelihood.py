@@ -83,8 +83,8 @@ class Likelihood:
         require_vllm("score.through")
         if judge.quantization is not None:
             raise UserError(
-                "score.through=vllm serves the teacher as it is stored, but teacher.quantization is "
-                f"{judge.quantization}: set it to null, or score.through to transformers."
+                "score.through=vllm serves the teacher as it is stored, but teacher.quantization "
+                f"is {judge.quantization}: set it to null, or score.through to transformers."
             )
 
     def __call__(
