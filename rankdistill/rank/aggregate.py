@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
@@ -25,6 +24,9 @@ PRIOR = 0.01
 ELO_SCALE = 400.0 / math.log(10.0)
 """Points of Elo a nat of Bradley-Terry strength."""
 ELO_STEP, ELO_PERIODS = 32.0, 100
+_NEWTON_STEPS, _SMALLEST = 100, 1e-12
+_DIGITS = 9
+"""Values are rounded to these, so that rounding in the last bits breaks no tie."""
 
 
 def ballot_of(scorer: str, values: Sequence[float]) -> Ballot:
@@ -69,7 +71,7 @@ def borda(votes: Sequence[Vote], count: int) -> list[float]:
         points[shown] += weight * (below / (len(ranks) - 1) + 1) / 2
         weights[shown] += weight
     with np.errstate(invalid="ignore"):
-        return (points / np.where(weights > 0, weights, math.nan)).tolist()
+        return (points / np.where(weights > 0, weights, math.nan)).round(_DIGITS).tolist()
 
 
 def bradley_terry(votes: Sequence[Vote], count: int) -> list[float]:
@@ -81,17 +83,24 @@ def bradley_terry(votes: Sequence[Vote], count: int) -> list[float]:
     equally large.
     """
     wins = duels(votes, count)
+    games, strengths = wins + wins.T, np.zeros(count)
 
-    def loss(strengths: np.ndarray) -> tuple[float, np.ndarray]:
-        gaps = strengths[:, None] - strengths[None, :]
-        value = (wins * np.logaddexp(0.0, -gaps)).sum() + PRIOR / 2 * (strengths**2).sum()
-        pull = wins * expit(-gaps)
-        return value, pull.sum(0) - pull.sum(1) + PRIOR * strengths
+    def loss(at: np.ndarray) -> float:
+        gaps = at[:, None] - at[None, :]
+        return float((wins * np.logaddexp(0.0, -gaps)).sum() + PRIOR / 2 * (at**2).sum())
 
-    found = minimize(
-        loss, np.zeros(count), jac=True, method="L-BFGS-B", options={"ftol": 1e-15, "gtol": 1e-9}
-    )
-    return _placed(found.x, wins)
+    for _ in range(_NEWTON_STEPS):
+        chance = expit(strengths[:, None] - strengths[None, :])
+        gradient = (games * chance - wins).sum(1) + PRIOR * strengths
+        curvature = games * chance * (1 - chance)
+        hessian = np.diag(curvature.sum(1) + PRIOR) - curvature
+        step, size = np.linalg.solve(hessian, gradient), 1.0
+        while size > _SMALLEST and loss(strengths - size * step) > loss(strengths):
+            size /= 2
+        strengths = strengths - size * step
+        if np.abs(step).max() < _SMALLEST:
+            break
+    return _placed(strengths, wins)
 
 
 def elo(votes: Sequence[Vote], count: int) -> list[float]:
@@ -127,4 +136,4 @@ def _placed(values: np.ndarray, wins: np.ndarray) -> list[float]:
     if len(largest) > 1 or sizes.max() < 2:
         return [math.nan] * len(values)
     inside = labels == largest[0]
-    return np.where(inside, values - values[inside].mean(), math.nan).tolist()
+    return np.where(inside, values - values[inside].mean(), math.nan).round(_DIGITS).tolist()
