@@ -27,8 +27,12 @@ class Prompt(TypedDict):
     split: Split
     """Choices are made on validation, figures are reported on heldout."""
     messages: list[Message]
+    columns: NotRequired[str]
+    """JSON object of the columns that `prompts.keep` names, for verifiers."""
     response: NotRequired[str]
     """What the data has an assistant answer; nothing is trained on it unless it is asked for."""
+    origin: NotRequired[str]
+    """How the teacher came to write the prompt, `instruct` or `evolve`; not there for others."""
 
 
 class Response(TypedDict):
@@ -69,6 +73,8 @@ class Group(TypedDict):
     prompt_id: str
     split: Split
     messages: list[Message]
+    columns: NotRequired[str]
+    """As in `Prompt`."""
     responses: list[Response]
     ballots: NotRequired[list[Ballot]]
     """The verdicts that judges of orders gave; the scores of such judges are made of them."""

@@ -271,14 +271,17 @@ def test_what_vllm_says_makes_the_same_cache(k, folders, tmp_path):
     assert theirs.spec.teacher != ours.spec.teacher  # rounding differs, so it is another output
     theirs.complete(lambda: from_vllm(Engine(), source.path, theirs.spec))
     a, b = ours.read(rows), theirs.read(rows)
-    assert torch.equal(a["ids"], b["ids"])
+    if k == 8:
+        assert torch.equal(a["ids"], b["ids"])
+    else:  # nothing is left over, and rounding may swap the unlikeliest
+        assert (b["log_tail"] == -torch.inf).all()
     torch.testing.assert_close(a["values"], b["values"], rtol=0, atol=2e-3)
     torch.testing.assert_close(a["log_tail"], b["log_tail"], rtol=0, atol=1e-3)
 
 
 def test_a_token_that_the_student_has_not_is_refused(folders, tmp_path):
     spec = replace(open_cache(folders, tmp_path, token_rows())[0].spec, vocabulary=50)
-    with pytest.raises(UserError, match="beyond the 50 .*top_k_from=transformers"):
+    with pytest.raises(UserError, match=r"beyond the 50 .*top_k_from=transformers"):
         from_vllm(Engine(), str(folders / "teacher"), spec)(token_rows())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rankdistill.errors import UserError
 from rankdistill.models import load_tokenizer
 from rankdistill.prompts import load_prompts, source_identity
+from rankdistill.prompts.augment_stage import augmented
 from rankdistill.run import Run
 from rankdistill.store import Output, Partial
 
@@ -48,6 +49,8 @@ def load(run: Run) -> Output:
         return counts
 
     output = run.stage("prompts", settings.path, identity, make)
+    if settings.augment.requests:
+        output = augmented(run, output)
     needed = ["heldout"] if run.settings.rank.path else ["train", "heldout"]
     for split in needed:
         if not output.manifest["counts"].get(split):

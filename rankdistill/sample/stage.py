@@ -25,6 +25,7 @@ def sample(
     *,
     temperature: float | None = None,
     seed: int | None = None,
+    max_response_tokens: int | None = None,
 ) -> Output:
     """Groups of responses that `model` writes to `prompts`; a killed run continues where it was.
 
@@ -33,6 +34,7 @@ def sample(
         source: Who writes: `student`, `teacher`.
         temperature: Instead of `sample.temperature`.
         seed: Instead of the run's.
+        max_response_tokens: Instead of `sample.max_response_tokens`.
     """
     settings = run.settings.sample
     options = SamplingOptions(
@@ -40,7 +42,7 @@ def sample(
         temperature=settings.temperature if temperature is None else temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
-        max_response_tokens=settings.max_response_tokens,
+        max_response_tokens=max_response_tokens or settings.max_response_tokens,
         seed=run.settings.seed if seed is None else seed,
     )
     splits = sorted({prompt["split"] for prompt in prompts})
