@@ -35,6 +35,10 @@ def _sides(key: str, title: str, unit: str, caption: str = "") -> Panel:
 
 _LOSS = "Mean over the steps since the last point."
 _TRAINING = [
+    _one("score", "Training: reward", "reward", "Mean of what the policy wrote in an iteration."),
+    _one("response_tokens", "Training: length", "tokens"),
+    _one("explained_variance", "Training: critic", "explained variance", "1 is a perfect critic."),
+    _one("pair_accuracy", "Training: pairs in order", "share of pairs"),
     _one("loss", "Training: loss", "nats", _LOSS),
     _one(
         "rank_accuracy", "Training: rank accuracy", "share of pairs",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from rankdistill.evaluate.report.ranked import ranked_cautions, ranked_headline
 from rankdistill.evaluate.report.ranking import ranking_cautions
+from rankdistill.evaluate.report.reward import has_reward, reward_cautions, reward_headline
 from rankdistill.evaluate.report.table import number, percent, signed, tokens
 
 Kind = Literal["good", "warning", "plain"]
@@ -32,7 +33,8 @@ def headline(metrics: Mapping[str, Any]) -> str:
     Where nothing was sampled: what changed in the order of held-out rankings.
     """
     if not metrics["models"]:
-        return ranked_headline(metrics)
+        alone = has_reward(metrics) and metrics["ranked_set"] is None
+        return reward_headline(metrics) if alone else ranked_headline(metrics)
     trained, baseline = _model(metrics, "trained"), _model(metrics, "baseline")
     difference = trained["score_difference"]
     if difference is None:
@@ -168,8 +170,9 @@ def _ranked(metrics: Mapping[str, Any]) -> list[Finding]:
 
 
 def _ranking(metrics: Mapping[str, Any]) -> list[Finding]:
-    """What speaks against the ranking that was trained on."""
-    return [Finding(kind, text) for kind, text in ranking_cautions(metrics)]  # type: ignore[arg-type]
+    """What speaks against the ranking that was trained on, and the reward model that learnt it."""
+    said = [*ranking_cautions(metrics), *reward_cautions(metrics)]
+    return [Finding(kind, text) for kind, text in said]  # type: ignore[arg-type]
 
 
 def _entropy_gap(trained: Mapping[str, Any], control: Mapping[str, Any]) -> float | None:

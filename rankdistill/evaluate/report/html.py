@@ -14,6 +14,13 @@ from rankdistill.evaluate.report.headline import findings, headline, judge_warni
 from rankdistill.evaluate.report.plots import colour, plots_of
 from rankdistill.evaluate.report.ranked import LONGER, ranked_labels, ranked_rows
 from rankdistill.evaluate.report.ranking import agreement_rows, ranking_labels, ranking_rows
+from rankdistill.evaluate.report.reward import (
+    GATE_COLUMNS,
+    gate_rows,
+    gate_title,
+    has_reward,
+    reward_rows,
+)
 from rankdistill.evaluate.report.samples import HOW_CHOSEN
 from rankdistill.evaluate.report.stages import stage_rows
 from rankdistill.evaluate.report.svg import MUTED, VARIABLES
@@ -56,6 +63,12 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     if metrics.get("ranking"):
         heads = [(name, name) for name in ranking_labels(metrics)]
         tables.append(("The ranking it was trained on", heads, ranking_rows(metrics)))
+    if has_reward(metrics):
+        heads = [(name, name) for name in GATE_COLUMNS]
+        tables.append((gate_title(metrics), heads, gate_rows(metrics)))
+        heads = list(zip(metrics["models"], labels(metrics), strict=True))
+        if rows := reward_rows(metrics):
+            tables.append(("Reward and teacher", heads, rows))
     return tables
 
 
@@ -63,7 +76,7 @@ def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
     """The CSS variable of every column; what is no model has that of muted text."""
     names = [name for _, heads, _ in _tables(metrics) for name, _ in heads]
     scorers = (metrics.get("ranking") or {"scorers": {}})["scorers"]
-    plain = {LONGER, *scorers} - set(metrics["models"])
+    plain = {LONGER, *GATE_COLUMNS, *scorers} - set(metrics["models"])
     return {name: VARIABLES[MUTED if name in plain else colour(metrics, name)] for name in names}
 
 

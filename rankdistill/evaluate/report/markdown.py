@@ -9,6 +9,13 @@ from typing import Any
 from rankdistill.evaluate.report.headline import findings, headline, judge_warning
 from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
 from rankdistill.evaluate.report.ranking import agreement_rows, ranking_labels, ranking_rows
+from rankdistill.evaluate.report.reward import (
+    GATE_COLUMNS,
+    gate_rows,
+    gate_title,
+    has_reward,
+    reward_rows,
+)
 from rankdistill.evaluate.report.samples import HOW_CHOSEN
 from rankdistill.evaluate.report.stages import stage_rows
 from rankdistill.evaluate.report.table import Cell, Row, labels, number, signed, table_rows
@@ -24,6 +31,7 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
         *_figures("Figures", labels(metrics), table_rows(metrics)),
         *_ranked(metrics),
         *_ranking(metrics),
+        *_reward(metrics),
         *_samples(metrics),
         "## Stages",
         _stages(metrics),
@@ -69,6 +77,13 @@ def _ranking(metrics: Mapping[str, Any]) -> list[str]:
         told = [f"- {number(d['disagreement'])}: {_inline(d['prompt'])}" for d in disputed]
         parts += ["Most disputed prompts (variance of the raters' ranks):", "\n".join(told)]
     return parts
+
+
+def _reward(metrics: Mapping[str, Any]) -> list[str]:
+    if not has_reward(metrics):
+        return []
+    gate = _figures(gate_title(metrics), GATE_COLUMNS, gate_rows(metrics))
+    return gate + _figures("Reward and teacher", labels(metrics), reward_rows(metrics))
 
 
 def _samples(metrics: Mapping[str, Any]) -> list[str]:

@@ -68,6 +68,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         ),
         "ranked_set": ranked_metrics(report.ranked_set, report.baseline, report.seed),
         "ranking": report.ranking,
+        "reward_model": report.reward_model,
         "samples": choose_samples(report) if models else [],
         "stages": [_stage(stage) for stage in report.stages],
         "training_history": list(report.training_history),

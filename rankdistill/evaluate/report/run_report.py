@@ -54,6 +54,8 @@ class RunReport:
     """Held-out rankings of an existing set, and what the students make of them."""
     ranking: Mapping[str, Any] | None = None
     """How far the training set's ranking can be trusted; see `rankdistill.rank.diagnostics`."""
+    reward_model: Mapping[str, Any] | None = None
+    """`gate`, `min_accuracy`, and `models`: what a reward model says of every model's answers."""
     stages: Sequence[Stage] = ()
     training_history: Sequence[Mapping[str, Any]] = ()
     """The Trainer's log history."""

@@ -11,11 +11,12 @@ from rich.text import Text
 
 from rankdistill.evaluate.report.headline import judge_warning
 from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
+from rankdistill.evaluate.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward
 from rankdistill.evaluate.report.table import Row, labels, table_rows
 
 
 def terminal_tables(metrics: Mapping[str, Any]) -> list[Table]:
-    """The figures of all models, and those on held-out rankings, as far as there are any."""
+    """The figures of all models, on held-out rankings, and of a reward model, as far as any are."""
     tables = []
     if metrics["models"]:
         tables.append(terminal_table(metrics))
@@ -23,6 +24,8 @@ def terminal_tables(metrics: Mapping[str, Any]) -> list[Table]:
         block = metrics["ranked_set"]
         title = f"{block['prompts']} held-out rankings, {block['pairs']} pairs"
         tables.append(_table(title, "", ranked_labels(metrics), ranked_rows(metrics), metrics))
+    if has_reward(metrics):
+        tables.append(_table(gate_title(metrics), "", GATE_COLUMNS, gate_rows(metrics), metrics))
     return tables
 
 
