@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from rankdistill.models import encode_prompt, load_model, load_tokenizer, locate
 from rankdistill.sample import SamplingOptions
 from rankdistill.sample.transformers import TransformersSampler
 from rankdistill.sample.vllm import VLLMSampler
+from rankdistill.score import Judge
+from rankdistill.score.likelihood import Likelihood
 
 pytestmark = [pytest.mark.vllm, pytest.mark.bundled]
 
@@ -105,6 +108,41 @@ def test_right_after_a_reload_it_agrees_with_transformers(
         assert (response["token_ids"][-1] == 2) == (response["finish_reason"] == "stop")
 
 
+def test_likelihood_is_what_transformers_computes(
+    sampler: VLLMSampler, models: tuple[Path, Path], requests
+) -> None:
+    """`score.through=vllm` while the engine is there that the student's samples came from."""
+    student, teacher = models
+    groups: Any = [
+        {
+            "prompt_id": question,
+            "messages": [{"role": "user", "content": question}],
+            "responses": responses,
+        }
+        for question, responses in sampler.sample(student, requests, OPTIONS, "student")
+    ]
+    judge = Judge(
+        str(teacher), "float32", "sdpa", False, "shared", str(student), engine=lambda: sampler
+    )
+    for contrast in (None, "unconditional"):
+        values = []
+        for through in ("vllm", "transformers"):
+            scorer = Likelihood(False, 4096, contrast, through)
+            values.append([v for part in scorer(groups, judge) for row in part for v in row])
+        theirs, ours = map(torch.tensor, values)
+        torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-3)
+        assert ours.abs().min() > 1
+
+
+def test_two_engines_write_what_one_writes(
+    sampler: VLLMSampler, models: tuple[Path, Path], requests
+) -> None:
+    rows = list(sampler.sample(models[0], requests, OPTIONS, "student"))
+    with VLLMSampler(data_parallel=2) as two:
+        assert list(two.sample(models[0], requests, OPTIONS, "student")) == rows
+        assert len({process.pid for process in two._processes}) == 2
+
+
 def _responses(rows) -> list:
     return [response for _, group in rows for response in group]
 
@@ -117,7 +155,7 @@ def test_exported_tied_it_would_not(models: tuple[Path, Path], requests, monkeyp
     with VLLMSampler() as sampler:
         started = sampler.response_logps(first, pairs)
         assert difference(started, transformers_logps(first, pairs)) < 1e-4
-        reloaded = sampler.response_logps(changed, pairs)
+        reloaded = list(sampler.response_logps(changed, pairs))
     assert difference(reloaded, transformers_logps(changed, pairs)) > 0.1
 
 

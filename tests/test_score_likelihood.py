@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import build_model, build_tokenizer
+from test_configs import composed
 
-from rankdistill.models import encode_prompt
+from rankdistill import settings
+from rankdistill.errors import UserError
+from rankdistill.models import encode_prompt, load_model
+from rankdistill.run import Run
 from rankdistill.score import Judge
 from rankdistill.score.likelihood import Likelihood
+from rankdistill.store import Store
 
 
-def judge(path) -> Judge:
-    return Judge(str(path), "float32", "sdpa", False, "shared", str(path))
+class Engine:
+    """In vLLM's place: one pass at a time, each over a model by itself."""
+
+    def __init__(self) -> None:
+        self.passes: list[tuple[str, int]] = []
+        self._busy = False
+
+    def response_logps(self, model: Path, pairs):
+        assert not self._busy
+        self._busy = True
+        self.passes.append((model.name, len(pairs)))
+        network = load_model(str(model))
+        try:
+            for prompt, response in pairs:
+                with torch.no_grad():
+                    logps = network(torch.tensor([[*prompt, *response]])).logits[0].log_softmax(-1)
+                yield [float(logps[len(prompt) - 1 + k, token]) for k, token in enumerate(response)]
+        finally:
+            self._busy = False
+
+
+def judge(path, **more) -> Judge:
+    return Judge(str(path), "float32", "sdpa", False, "shared", str(path), **more)
 
 
 @pytest.fixture
@@ -49,13 +78,16 @@ def reference(tmp_path):
 
 @pytest.mark.parametrize("contrast", [None, "unconditional", "reference"])
 @pytest.mark.parametrize("per_token", [False, True])
-def test_against_the_model_itself(groups, tiny_dir, reference, contrast, per_token):
+@pytest.mark.parametrize("through", ["transformers", "vllm"])
+def test_against_the_model_itself(groups, tiny_dir, reference, contrast, per_token, through):
     scorer = Likelihood(
         per_token=per_token,
         max_batch_tokens=300,
+        through=through,
         contrast=str(reference) if contrast == "reference" else contrast,
     )
-    found = [row for part in scorer(groups, judge(tiny_dir), 0) for row in part]
+    asked = judge(tiny_dir, engine=Engine)
+    found = [row for part in scorer(groups, asked, 0) for row in part]
     teacher, other = build_model("llama"), build_model("llama", seed=7)
     for group, row in zip(groups, found, strict=True):
         for response, value in zip(group["responses"], row, strict=True):
@@ -75,6 +107,52 @@ def test_a_continued_call_gives_the_rest(groups, tiny_dir):
     assert rest == whole[1:]
 
 
+def test_an_engine_is_asked_for_the_rest_only_and_has_one_model_at_a_time(
+    groups, tiny_dir, reference
+):
+    engine = Engine()
+    scorer = Likelihood(True, 1, str(reference), "vllm")
+    parts = list(scorer(groups, judge(tiny_dir, engine=lambda: engine), 1))
+    assert engine.passes == [("reference", 3), (tiny_dir.name, 3)]
+    assert [[len(row) for row in part] for part in parts] == [[3]]
+
+
+def test_through_vllm_is_refused_where_it_cannot_be(tiny_dir, monkeypatch):
+    scorer = Likelihood(True, 1, through="vllm")
+    monkeypatch.setattr("rankdistill.sample._vllm_installed", lambda: True)
+    scorer.check(judge(tiny_dir))
+    with pytest.raises(UserError, match=r"but teacher.quantization is int8"):
+        scorer.check(judge(tiny_dir, quantization="int8"))
+    monkeypatch.setattr("rankdistill.sample._vllm_installed", lambda: False)
+    with pytest.raises(UserError, match=r"score.through is vllm, which is not installed: `pip"):
+        scorer.check(judge(tiny_dir))
+    Likelihood(True, 1).check(judge(tiny_dir, quantization="int8"))
+    with pytest.raises(UserError, match=r"score.through is vlm: did you mean 'vllm'"):
+        Likelihood(True, 1, through="vlm")
+
+
+def test_the_teachers_engine_has_its_precision(tmp_path, monkeypatch):
+    opened: list[tuple[str, dict]] = []
+
+    def open_one(name: str, **options):
+        opened.append((name, options))
+        return SimpleNamespace(close=lambda: opened.append(("close", {})))
+
+    monkeypatch.setattr("rankdistill.run.open_sampler", open_one)
+    monkeypatch.setattr("rankdistill.run.resolve_sampler", lambda name: "vllm")
+    build_model().save_pretrained(tmp_path / "teacher")
+    build_tokenizer().save_pretrained(tmp_path / "teacher")
+    for precision, names in (("float32", ["vllm"]), ("bfloat16", ["vllm", "close", "vllm"])):
+        opened.clear()
+        config = composed(f"teacher.path={tmp_path / 'teacher'}", f"teacher.precision={precision}")
+        run = Run(settings.build(config), Store(tmp_path / "store"), tmp_path / "run")
+        sampler = run.sampler()
+        assert (run.teacher_engine() is sampler) == (precision == "float32")
+        assert run.teacher_engine() is run.teacher_engine()
+        assert [name for name, _ in opened] == names
+        assert opened[-1][1]["dtype"] == precision
+
+
 def test_the_contrast_is_part_of_the_identity(reference):
     plain = Likelihood(per_token=True, max_batch_tokens=1)
     identities = [
@@ -82,5 +160,6 @@ def test_the_contrast_is_part_of_the_identity(reference):
         Likelihood(per_token=True, max_batch_tokens=1, contrast="unconditional").identity,
         Likelihood(per_token=True, max_batch_tokens=1, contrast=str(reference)).identity,
     ]
-    assert "contrast" not in identities[0]
-    assert len({str(identity) for identity in identities}) == 3
+    assert "contrast" not in identities[0] and "through" not in identities[0]
+    identities.append(Likelihood(True, 1, through="vllm").identity)
+    assert len({str(identity) for identity in identities}) == 4

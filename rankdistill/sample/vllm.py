@@ -7,7 +7,7 @@ import queue
 import shutil
 import socket
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
 
     def response_logps(
         self, model: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
-    ) -> Iterator[list[float]]:
+    ) -> Generator[list[float]]:
         """The log-probability of every token of the responses, nats, at temperature 1, unfiltered.
 
         Of every pair in its order, as they are finished.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +25,6 @@ def served_logps(
         groups: In the tokens of that model.
     """
     pairs = [(group.prompt, response) for group in groups for response in group.responses]
-    sums = (sum(logps) for logps in engine.response_logps(Path(locate(path)), pairs))
-    for group in groups:
-        yield list(islice(sums, len(group.responses)))
+    with closing(engine.response_logps(Path(locate(path)), pairs)) as found:
+        for group in groups:
+            yield [sum(logps) for logps in islice(found, len(group.responses))]
