@@ -1,8 +1,9 @@
 """A run: the stages in order. Each takes its output from the store where it is complete.
 
-prompts -> student -> warmup -> sample -> score -> rank -> train -> evaluate -> report
+prompts -> student -> warmup -> [sample -> score -> rank -> train] x rounds -> evaluate -> report
 
-An existing ranked set takes the place of prompts, sample and score.
+An existing ranked set takes the place of prompts, sample and score. PPO trains on a reward model
+that learns the ranking first.
 
 What a stage's output depends on is in the `stage.py` of its package.
 """
@@ -18,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rankdistill import console, settings
+from rankdistill.config import RoundReference
 from rankdistill.evaluate.ranked_stage import order_held_out
 from rankdistill.evaluate.stage import Comparison, Evaluation
 from rankdistill.models import recoded
@@ -26,13 +28,17 @@ from rankdistill.prompts.stage import load
 from rankdistill.rank.stage import existing, rank
 from rankdistill.records import Group, Prompt
 from rankdistill.run import Model, Run
-from rankdistill.run_folder import write_run_folder
+from rankdistill.run_folder import write_reward_folder, write_run_folder
 from rankdistill.sample.stage import sample
 from rankdistill.score.ensemble import is_relative, members
 from rankdistill.score.revision import revisions
 from rankdistill.score.stage import check_scorers, score
+from rankdistill.sample.base import response_seed
 from rankdistill.store import Output, Store
+from rankdistill.train.ppo.stage import check_ppo, ppo
+from rankdistill.train.reward.stage import Rewarding, reward_answers, reward_model
 from rankdistill.train.stage import train
+from rankdistill.train.rounds import joined, needs_reward
 from rankdistill.warmup.check import check_warmup
 from rankdistill.warmup.stage import warm_up
 from rankdistill.warmup.teaching import teach
@@ -45,6 +51,7 @@ def run(config: DictConfig) -> None:
     check_models(job)
     check_scorers(job)
     check_warmup(job)
+    check_ppo(job)
     try:
         _run(job, config)
     finally:
@@ -60,11 +67,21 @@ def _run(job: Run, config: DictConfig) -> None:
     taught = teach(job, prompts, by_split)
     _answer_held_out(job, by_split["heldout"], prompts.key)
     warm, warmup_history = warm_up(job, start, prompts, taught)
-    if given is not None:
-        ranked = rank(job, given.rows(), given.key)  # type: ignore[arg-type]
-    else:
-        ranked = _ranked(job, warm, by_split, prompts.key, shown)
-    trained, history = train(job, warm, ranked)
+    trained, history, rewarding = warm, [], None
+    for number in range(job.settings.rounds):
+        if given is not None:
+            ranked = rank(job, given.rows(), given.key)  # type: ignore[arg-type]
+        else:
+            ranked = _ranked(job, trained, by_split, prompts.key, shown, number)
+        if needs_reward(job.settings):
+            rewarding = reward_model(job, trained, ranked)
+        if job.settings.reward.only:
+            break
+        trained, rows = _trained(job, trained, warm, ranked, rewarding, by_split, prompts.key)
+        history = joined(history, rows, number)
+    if rewarding is not None and job.settings.reward.only:
+        write_reward_folder(job, config, ranked, rewarding, warmup_history)
+        return
 
     models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
     if start == warm:
@@ -76,7 +93,27 @@ def _run(job: Run, config: DictConfig) -> None:
     job.close_sampler()
     if given is not None:
         comparison = replace(comparison, ranked_set=order_held_out(job, given, models))
-    write_run_folder(job, config, comparison, ranked, trained, warmup_history, history)
+    if rewarding is not None and comparison.groups:
+        writers = {name: models.get(name, warm).path for name in comparison.groups}
+        rewards = reward_answers(job, rewarding, comparison.groups, writers, "warmed_up")
+        rewarding = replace(rewarding, answers=rewards)
+    write_run_folder(job, config, comparison, ranked, trained, warmup_history, history, rewarding)
+
+
+def _trained(
+    job: Run,
+    student: Model,
+    warm: Model,
+    ranked: Output,
+    rewarding: Rewarding | None,
+    by_split: dict[str, list[Prompt]],
+    prompts_key: str,
+) -> tuple[Model, list[dict[str, Any]]]:
+    """The student after one round of training, and its history."""
+    if rewarding is not None:
+        return ppo(job, student, by_split["train"], prompts_key, rewarding)
+    moved = job.settings.round_reference is RoundReference.moved
+    return train(job, student, ranked, reference=student if moved else warm)
 
 
 def _by_split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Prompt]]:
@@ -107,11 +144,13 @@ def _ranked(
     by_split: dict[str, list[Prompt]],
     prompts_key: str,
     taught: Output | None,
+    number: int,
 ) -> Output:
-    """The student's responses, scored by the teacher and ranked."""
+    """The student's responses in round `number`, scored by the teacher and ranked."""
     prompts = by_split["train"] + by_split["validation"]
     count = job.settings.sample.responses_per_prompt
-    sampled = sample(job, warm, prompts, prompts_key, "student", count)
+    seed = response_seed(job.settings.seed, "round", number) if number else None
+    sampled = sample(job, warm, prompts, prompts_key, "student", count, seed=seed)
     groups: list[Any] = sampled.rows()
     key: Any = sampled.key
     if job.settings.sample.teacher_response and taught is not None:

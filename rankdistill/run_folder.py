@@ -1,6 +1,6 @@
 """The run folder: what a person takes away from a run. The store keeps the stages' outputs.
 
-report.html  report.md  metrics.json  config.yaml  ranked/  model/
+report.html  report.md  metrics.json  config.yaml  ranked/  model/  reward_model/
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from rankdistill.score.ensemble import members
 from rankdistill.settings import Settings
 from rankdistill.store import Output
 from rankdistill.store.manifest import versions
+from rankdistill.train.reward.stage import Rewarding
+from rankdistill.train.rounds import method
 
 TABLE_WIDTH = 100
 """Columns that the table needs; a pipe has none of its own."""
@@ -39,22 +41,50 @@ def write_run_folder(
     trained: Model,
     warmup_history: Sequence[Mapping[str, Any]],
     history: Sequence[Mapping[str, Any]],
+    rewarding: Rewarding | None = None,
 ) -> None:
     """Write the run folder, and print the table and the paths that matter. Rank 0 only."""
     if not is_main_process():
         return
+    report = _report(
+        run, config, comparison, diagnostics(ranked), warmup_history, history, rewarding
+    )
+    folders = {"model": Path(trained.path), "ranked": ranked.path / "ranked"}
+    if rewarding is not None:
+        folders["reward_model"] = Path(rewarding.model.path)
+    _write(run, report, folders)
+
+
+def write_reward_folder(
+    run: Run,
+    config: DictConfig,
+    ranked: Output,
+    rewarding: Rewarding,
+    warmup_history: Sequence[Mapping[str, Any]],
+) -> None:
+    """The same for a run that ends with its reward model."""
+    if not is_main_process():
+        return
+    report = _report(
+        run, config, Comparison([], {}), diagnostics(ranked), warmup_history, rewarding.history,
+        rewarding,
+    )  # fmt: skip
+    folders = {"reward_model": Path(rewarding.model.path), "ranked": ranked.path / "ranked"}
+    _write(run, report, folders)
+
+
+def _write(run: Run, report: RunReport, folders: Mapping[str, Path]) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    _replace(ranked.path / "ranked", run.folder / "ranked")
-    _replace(Path(trained.path), run.folder / "model")
-    report = _report(run, config, comparison, diagnostics(ranked), warmup_history, history)
+    for name, source in folders.items():
+        _replace(source, run.folder / name)
     metrics = write_report(report, run.folder)
     console.print()
     for table in terminal_tables(metrics):
         console.print(table, width=max(console.width, TABLE_WIDTH))
     shown = _shown(run.folder)
     say(f"\n[bold]report[/]  {shown}/report.html")
-    say(f"[bold]model[/]   {shown}/model")
-    say(f"[bold]ranked[/]  {shown}/ranked")
+    for name in folders:
+        say(f"[bold]{name.replace('_', ' '):<7}[/] {shown}/{name}")
 
 
 def _report(
@@ -64,14 +94,14 @@ def _report(
     ranking: Mapping[str, Any],
     warmup_history: Sequence[Mapping[str, Any]],
     history: Sequence[Mapping[str, Any]],
+    rewarding: Rewarding | None,
 ) -> RunReport:
     settings = run.settings
-    objective = type(settings.objective).__name__
     student = settings.student.path or settings.teacher.path
     layers = f", {settings.student.keep_layers} layers" if settings.student.keep_layers else ""
     by = f"ranked by {settings.teacher.path}" if settings.rank.path is None else settings.rank.path
     return RunReport(
-        title=f"{objective}: {student}{layers}, {by}",
+        title=f"{method(settings)}: {student}{layers}, {by}",
         recipe=HydraConfig.get().runtime.choices.get("recipe") or "none",
         command=shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]]),
         config_yaml=OmegaConf.to_yaml(config, resolve=True),
@@ -81,6 +111,7 @@ def _report(
         judge=_judge(settings),
         judged_by_training_teacher=judged_by_own_teacher(settings),
         ranking=ranking,
+        reward_model=rewarding.figures(settings.reward.min_accuracy) if rewarding else None,
         stages=run.records,
         training_history=history,
         warmup_history=warmup_history,

@@ -27,8 +27,15 @@ BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save
 """Keys of `train` that change memory, speed or what is logged, and not the result."""
 
 
-def train(run: Run, student: Model, ranked: Output) -> tuple[Model, list[dict[str, Any]]]:
-    """The trained student and the history of its training."""
+def train(
+    run: Run, student: Model, ranked: Output, *, reference: Model | None = None
+) -> tuple[Model, list[dict[str, Any]]]:
+    """The trained student and the history of its training.
+
+    Args:
+        reference: For an objective that needs one; None: the student before this training.
+    """
+    reference = reference or student
     run.close_sampler()
     objective, options = run.settings.objective, run.settings.options
     rows = ranked.rows()
@@ -50,10 +57,14 @@ def train(run: Run, student: Model, ranked: Output) -> tuple[Model, list[dict[st
         **run.trained_in,
     }
     used = training + validation
-    reference = _reference(run, student, used, ranked.key) if objective.needs_reference else {}
+    logps: Mapping[str, Any] = {}
+    if objective.needs_reference:
+        logps = _reference(run, reference, used, ranked.key)
+        if reference != student:
+            identity["reference"] = reference.identity
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        return _train(run, student, training, validation, reference, partial)
+        return _train(run, student, training, validation, logps, partial)
 
     name = type(objective).__name__
     what = f"{name} on {len(training)} ranked groups, learning rate {learning_rate:g}"
@@ -139,11 +150,11 @@ def _arguments(run: Run, partial: Partial, validate: bool) -> RankingConfig:
     )
 
 
-def _reference(run: Run, student: Model, rows: Sequence[Any], ranked_key: str) -> dict[str, Any]:
-    """The responses' log-probabilities under the warmed-up student, by prompt id."""
+def _reference(run: Run, model: Model, rows: Sequence[Any], ranked_key: str) -> dict[str, Any]:
+    """The responses' log-probabilities under the reference, by prompt id."""
     identity = {
         "code": 1,
-        "reference": student.identity,
+        "reference": model.identity,
         "ranked": ranked_key,
         "layout": run.settings.train.layout.name,
         **run.trained_in,
@@ -158,8 +169,8 @@ def _reference(run: Run, student: Model, rows: Sequence[Any], ranked_key: str) -
             fp16=run.settings.student.precision.name == "float16",
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
-        tokenizer = load_tokenizer(student.path)
-        with_reference = add_reference_logps(rows, _policy(run, student), tokenizer, config)
+        tokenizer = load_tokenizer(model.path)
+        with_reference = add_reference_logps(rows, _policy(run, model), tokenizer, config)
         kept = ("prompt_id", "reference_logps")
         partial.shards().put([{key: row[key] for key in kept} for row in with_reference])
         return {"groups": len(rows)}

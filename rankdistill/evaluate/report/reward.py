@@ -45,7 +45,7 @@ def gate_rows(metrics: Metrics) -> list[Row]:
         Row(
             "accuracy",
             "Pairs in order",
-            f"Mean over {gate['prompts']} prompts of the share of pairs in the ranking's order; bold "
+            f"Share of pairs in the ranking's order, averaged over {gate['prompts']} prompts; bold "
             f"where the interval excludes chance. The gate asks for {percent(least)}.",
             [share(gate["accuracy"]), share(gate["longer_wins"])],
         ),
