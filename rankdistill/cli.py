@@ -15,6 +15,7 @@ from typing import Any
 
 from rankdistill import catalogue
 from rankdistill.errors import UserError
+from rankdistill.launch import say_mistake
 
 USAGE = """rankdistill - a student writes, a teacher ranks, the student learns the ranking.
 
@@ -93,7 +94,7 @@ def _job(failures: list[str]) -> Any:
             if config_is_verbose():
                 raise
             failures.append(str(error))
-            print(f"error: {error}", file=sys.stderr)
+            say_mistake(str(error))
 
     return job
 
@@ -132,7 +133,7 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         if "hydra.verbose=true" in arguments:
             raise
-        print(f"error: {explain(error, arguments)}", file=sys.stderr)
+        say_mistake(explain(error, arguments))
         sys.exit(2)
     if failures:
         sys.exit(2)

@@ -10,11 +10,13 @@ What a stage's output depends on is in the `stage.py` of its package.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -22,6 +24,7 @@ from rankdistill import console, settings
 from rankdistill.config import RoundReference
 from rankdistill.evaluate.ranked_stage import order_held_out
 from rankdistill.evaluate.stage import Comparison, Evaluation
+from rankdistill.launch import remarks
 from rankdistill.models import recoded
 from rankdistill.models.stage import check_models, student
 from rankdistill.prompts.stage import load
@@ -47,6 +50,8 @@ from rankdistill.warmup.teaching import teach
 def run(config: DictConfig) -> None:
     """The whole job of a composed configuration; ends with a table and the run folder's paths."""
     console.quiet()
+    for line in remarks(os.environ, torch.accelerator.is_available()):
+        console.say(line)
     job = Run(settings.build(config), Store(), Path(HydraConfig.get().runtime.output_dir))
     check_models(job)
     check_scorers(job)

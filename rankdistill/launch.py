@@ -1,0 +1,65 @@
+"""Several processes of one launch: what their launcher got, and how a mistake ends all of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+
+from rankdistill.errors import UserError
+
+PATIENCE_SECONDS = 10.0
+"""How long a process leaves it to the main one to say what is wrong."""
+
+_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def remarks(environment: Mapping[str, str], accelerator: bool) -> list[str]:
+    """A line for everything that the launcher was asked for and did not get.
+
+    Args:
+        environment: The process's.
+        accelerator: Whether the machine has one: a GPU or the like.
+
+    Raises:
+        UserError: MPI started several processes that know nothing of each other.
+    """
+    processes = int(environment.get("WORLD_SIZE") or 1)
+    others = max(int(environment.get(name) or 1) for name in _MPI)
+    if others > 1 and "RANK" not in environment:
+        raise UserError(
+            f"MPI started {others} processes, and RANK and WORLD_SIZE are not set: start them with "
+            f"`torchrun --nproc_per_node {others} -m rankdistill ...`."
+        )
+    lines = []
+    accelerate = "ACCELERATE_MIXED_PRECISION" in environment
+    # accelerate names a port where more than one process is asked for, and starts one on a CPU.
+    if accelerate and "WORLD_SIZE" not in environment and "MASTER_PORT" in environment:
+        lines.append(
+            "accelerate launch was asked for several processes and started one, as it does on a "
+            "CPU: `torchrun --nproc_per_node N -m rankdistill ...` starts N."
+        )
+    if environment.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        if not accelerator:
+            lines.append(
+                "FSDP was asked for, but accelerate shards models on accelerators only: every "
+                "process trains the whole model (DDP)."
+            )
+        elif processes == 1:
+            lines.append("FSDP was asked for, but there is one process: nothing is sharded.")
+    return lines
+
+
+def say_mistake(message: str) -> None:
+    """Prints one sentence for all processes of a launch; the launcher ends those that are left.
+
+    A mistake that all of them meet is the main process's to say, and one that it made itself has
+    been said. So another one waits a while to be ended before it speaks.
+    """
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        return
+    time.sleep(PATIENCE_SECONDS)
+    print(f"error: (rank {rank}) {message}", file=sys.stderr, flush=True)
