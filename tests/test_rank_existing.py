@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,12 @@ def read(tmp_path: Path, rows: list[dict], **changes: Any) -> tuple[list[Any], d
     """The groups of the rows; `changes` are keys of rank and prompts."""
     path = tmp_path / "ranked.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rank = {"path": str(path), "tie_margin": 0.0, "select": Select.all, "top_k": 2}
-    rank |= dict.fromkeys(("score_column", "responses_per_prompt", "max_response_tokens"))
+    rank = dict.fromkeys(field.name for field in fields(RankConfig))
+    rank |= {"path": str(path), "tie_margin": 0.0, "select": Select.all, "top_k": 2}
     none = Limits(train=None, validation=None, heldout=None)
-    prompts = {
-        "path": "starter", "column": None, "response_column": None, "max_prompt_tokens": 200,
-        "splits": Fractions(train=0.6, validation=0.2, heldout=0.2), "limit": none,
-    }  # fmt: skip
+    prompts = dict.fromkeys(field.name for field in fields(PromptsConfig))
+    prompts |= {"max_prompt_tokens": 200, "limit": none}
+    prompts |= {"splits": Fractions(train=0.6, validation=0.2, heldout=0.2)}
     for key, value in changes.items():
         (rank if key in rank else prompts)[key] = value
     return read_ranked(RankConfig(**rank), PromptsConfig(**prompts), TOKENIZER)
