@@ -54,13 +54,18 @@ def take_turns(
         The turns of each way, one a round.
     """
     turns: dict[str, list[Turn]] = {name: [] for name in ways}
-    with progress(rounds * len(ways), "runs") as bar:
-        for name in order(list(ways), rounds):
-            before()
-            turn, result = measured(ways[name])
-            turns[name].append(turn)
-            after(name, result)
-            bar.advance(note=name)
+    gc.collect()
+    gc.freeze()  # what is there stays: collecting garbage need not look at it before every turn
+    try:
+        with progress(rounds * len(ways), "runs") as bar:
+            for name in order(list(ways), rounds):
+                before()
+                turn, result = measured(ways[name])
+                turns[name].append(turn)
+                after(name, result)
+                bar.advance(note=name)
+    finally:
+        gc.unfreeze()
     return turns
 
 
