@@ -1,4 +1,4 @@
-"""`python -m rankdistill.bench forward|sample|all`: a table, and with `--json` a file."""
+"""`python -m rankdistill.bench forward|sample|warmup|all`: a table, and with `--json` a file."""
 
 from __future__ import annotations
 

@@ -74,14 +74,22 @@ def rrhf_step(model: Any, group: TokenGroup) -> Step:
 
 
 def compare(
-    model: Any, steps: Mapping[str, Step], rounds: int, what: str
+    model: Any,
+    steps: Mapping[str, Step],
+    rounds: int,
+    what: str,
+    alike: Sequence[Sequence[str]] | None = None,
 ) -> tuple[dict[str, list[Turn]], dict[str, float]]:
     """The turns of all steps, and how far losses and gradients are from the first one's.
 
+    alike: names of steps that compute the same; None: all do.
+
     Raises:
-        Unequal: a step's loss or gradient is not the first one's.
+        Unequal: a step's loss or gradient is not that of the first one of its kind.
     """
-    equality = _Equality(model, what)
+    equality: dict[str, _Equality] = {}
+    for names in alike or [list(steps)]:
+        equality |= dict.fromkeys(names, _Equality(model, what))
 
     def clear() -> None:
         for parameter in model.parameters():
@@ -90,8 +98,11 @@ def compare(
             else:
                 parameter.grad.zero_()
 
-    turns = take_turns(steps, rounds, before=clear, after=equality.check)
-    return turns, equality.largest
+    turns = take_turns(
+        steps, rounds, before=clear, after=lambda name, loss: equality[name].check(name, loss)
+    )
+    kinds = ("loss", "gradient")
+    return turns, {k: max(found.largest[k] for found in equality.values()) for k in kinds}
 
 
 class _Equality:
