@@ -32,16 +32,16 @@ from rankdistill.rank.stage import existing, rank
 from rankdistill.records import Group, Prompt
 from rankdistill.run import Model, Run
 from rankdistill.run_folder import write_reward_folder, write_run_folder
+from rankdistill.sample.base import response_seed
 from rankdistill.sample.stage import sample
 from rankdistill.score.ensemble import is_relative, members
 from rankdistill.score.revision import revisions
 from rankdistill.score.stage import check_scorers, score
-from rankdistill.sample.base import response_seed
 from rankdistill.store import Output, Store
 from rankdistill.train.ppo.stage import check_ppo, ppo
 from rankdistill.train.reward.stage import Rewarding, reward_answers, reward_model
-from rankdistill.train.stage import train
 from rankdistill.train.rounds import joined, needs_reward
+from rankdistill.train.stage import train
 from rankdistill.warmup.check import check_warmup
 from rankdistill.warmup.stage import warm_up
 from rankdistill.warmup.teaching import teach
