@@ -7,7 +7,7 @@ Objectives have no schema here: the frozen dataclass that `_target_` names is on
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -62,6 +62,7 @@ class PromptsConfig:
     splits: Fractions
     limit: Limits
     augment: AugmentConfig
+    keep: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -232,6 +233,25 @@ class JudgeConfig:
 
 
 @dataclass
+class VerifierConfig:
+    _target_: str
+    rule: str
+    column: str
+    pattern: str | None
+
+
+@dataclass
+class RewardModelConfig:
+    _target_: str
+    model: str
+    precision: Precision
+    attn_implementation: str
+    trust_remote_code: bool
+    max_tokens: int
+    max_batch_tokens: int
+
+
+@dataclass
 class EnsembleConfig:
     _target_: str
     scorers: dict[str, Any]
@@ -373,6 +393,8 @@ SCHEMAS: dict[str, type] = {
     "score/likelihood": LikelihoodConfig,
     "score/judge": JudgeConfig,
     "score/ensemble": EnsembleConfig,
+    "score/verifier": VerifierConfig,
+    "score/reward_model": RewardModelConfig,
     "rank": RankConfig,
     "reward": RewardConfig,
     "train": TrainConfig,

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, suggest
 from rankdistill.models.tokenizer import encode_prompt
 from rankdistill.prompts.formats import conversation, response_in
 from rankdistill.prompts.sources import read_rows, source_identity
@@ -29,6 +29,7 @@ def load_prompts(
     seed: int,
     column: str | None = None,
     response_column: str | None = None,
+    keep: Sequence[str] = (),
 ) -> tuple[list[Prompt], dict[str, int]]:
     """The prompts of a file, a hub data set or the starter set, with what became of the rest.
 
@@ -48,6 +49,7 @@ def load_prompts(
         column: The column with the prompt, text or conversation; None finds it by the names above.
         response_column: The column with the response, where the prompt is text; None takes one of
             `formats.RESPONSES`.
+        keep: Columns that stay with the prompt, in `columns`.
 
     Returns:
         The prompts, train first, each split in the order of the hash; and the counts `read`,
@@ -78,6 +80,8 @@ def load_prompts(
             prompt = Prompt(prompt_id=identifier, split=split, messages=messages)
             if (response := response_in(row, column, response_column)) is not None:
                 prompt["response"] = response
+            if keep:
+                prompt["columns"] = _columns(row, keep, where)
             prompts[identifier] = prompt
         seen.add(identifier)
     if not prompts:
@@ -90,6 +94,15 @@ def prompt_id(messages: Sequence[Mapping[str, Any] | Message]) -> str:
     """Hash of the messages: 16 hexadecimal digits, equal for equal conversations everywhere."""
     content = [[message["role"], message["content"]] for message in messages]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _columns(row: Mapping[str, Any], keep: Sequence[str], where: str) -> str:
+    for name in keep:
+        if name not in row:
+            raise UserError(
+                f"prompts.keep names '{name}', which {where} does not have: {suggest(name, row)}"
+            )
+    return json.dumps({name: row[name] for name in keep}, default=str)
 
 
 def _nothing_left(

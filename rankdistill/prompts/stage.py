@@ -30,6 +30,7 @@ def load(run: Run) -> Output:
         "splits": asdict(settings.splits),
         "limit": asdict(settings.limit),
         "tokenizer": dict(run.start.identity),
+        **({"keep": list(settings.keep)} if settings.keep else {}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -44,6 +45,7 @@ def load(run: Run) -> Output:
             seed=0,
             column=settings.column,
             response_column=settings.response_column,
+            keep=settings.keep,
         )
         partial.shards().put(rows)
         return counts

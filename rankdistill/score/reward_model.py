@@ -1,0 +1,176 @@
+"""A sequence-classification reward model as a scorer: any of the hub, or one trained here.
+
+transformers pools the right-most token that is not padding, by its id: with a padding token that
+equals EOS it pools before the end of the turn (transformers #35352). Here the logits of every
+position are read, and the one of the last real token, by the length, is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from rankdistill import models
+from rankdistill.errors import UserError
+from rankdistill.models import encode_prompt, encode_response, load_tokenizer, locate
+from rankdistill.models.load import PRECISIONS
+from rankdistill.models.locate import first_line
+from rankdistill.records import Group
+from rankdistill.score.base import Judge, Verdict
+from rankdistill.train.reward.model import SHIFT, shift_of
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """Its logit for the conversation with the response, by its own chat template.
+
+    A model that was trained here has its shift added, and reads the response up to EOS, as it was
+    trained; any other reads what its template writes. A conversation of more than `max_tokens` has
+    no value. The keys are explained in `conf/score/reward_model.yaml`.
+
+    Raises:
+        UserError: no such model, more labels than one, or no chat template.
+    """
+
+    model: str
+    precision: str
+    attn_implementation: str
+    trust_remote_code: bool
+    max_tokens: int
+    max_batch_tokens: int
+
+    name: ClassVar[str] = "reward_model"
+    uses_teacher: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for key in ("max_tokens", "max_batch_tokens"):
+            if getattr(self, key) < 1:
+                raise UserError(f"score.{key} is {getattr(self, key)}; it must be at least 1.")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {
+            "scorer": self.name,
+            "code": 1,
+            "model": models.identity(self.model),
+            "precision": self.precision,
+            "max_tokens": self.max_tokens,
+        }
+
+    def check(self, judge: Judge) -> None:
+        """Refuse a model with more than one label, or without a chat template."""
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(
+                locate(self.model, weights=False), trust_remote_code=self.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"The reward model '{self.model}' cannot be loaded: {first_line(error)}"
+            ) from error
+        if config.num_labels != 1:
+            raise UserError(
+                f"The model '{self.model}' (score.model) has {config.num_labels} labels, and a "
+                "reward is one number: take a reward model with a single label."
+            )
+        load_tokenizer(self.model, trust_remote_code=self.trust_remote_code)
+
+    def __call__(
+        self, groups: Sequence[Group], judge: Judge, done: int = 0
+    ) -> Iterator[list[Verdict]]:
+        """The verdicts of one group after the other; see `Scorer`."""
+        self.check(judge)
+        model, tokenizer = self._load(), load_tokenizer(self.model)
+        with _EveryPosition(model) as logits_of:
+            for group in groups[done:]:
+                ids = [self._encode(model, tokenizer, group, r["text"]) for r in group["responses"]]
+                values = [math.nan] * len(ids)
+                fitting = [i for i in range(len(ids)) if len(ids[i]) <= self.max_tokens]
+                for part in self._batches(fitting, ids):
+                    rewards = logits_of([ids[i] for i in part])
+                    for i, reward in zip(part, rewards, strict=True):
+                        values[i] = reward + shift_of(model)
+                too_long = len(ids) - len(fitting)
+                yield [Verdict(values, counts={"too_long": too_long} if too_long else {})]
+
+    def _encode(self, model: Any, tokenizer: Any, group: Group, text: str) -> list[int]:
+        if hasattr(model.config, SHIFT):
+            return encode_prompt(tokenizer, group["messages"]) + encode_response(tokenizer, text)
+        conversation = [*group["messages"], {"role": "assistant", "content": text}]
+        told = tokenizer.apply_chat_template(conversation, tokenize=False)
+        return list(tokenizer(told, add_special_tokens=False)["input_ids"])
+
+    def _batches(self, which: list[int], ids: Sequence[list[int]]) -> Iterator[list[int]]:
+        """Responses of similar length, at most `max_batch_tokens` with padding."""
+        part: list[int] = []
+        for i in sorted(which, key=lambda i: len(ids[i])):
+            if part and (len(part) + 1) * len(ids[i]) > self.max_batch_tokens:
+                yield part
+                part = []
+            part.append(i)
+        if part:
+            yield part
+
+    def _load(self) -> Any:
+        from transformers import AutoModelForSequenceClassification
+
+        try:
+            model: Any = AutoModelForSequenceClassification.from_pretrained(
+                locate(self.model),
+                dtype=PRECISIONS[self.precision],
+                attn_implementation=self.attn_implementation,
+                trust_remote_code=self.trust_remote_code,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            raise UserError(
+                f"The reward model '{self.model}' cannot be loaded: {first_line(error)}"
+            ) from error
+        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+class _EveryPosition:
+    """Context in which a model's logit at the last real token can be read.
+
+    Encoders, which have no linear layer `score` over all positions, classify by a token of their
+    own choice; that logit is taken as it is.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._logits, self._hook = model, None, None
+        if isinstance(getattr(model, "score", None), torch.nn.Linear):
+            self._hook = model.score.register_forward_hook(self._keep)
+
+    def __enter__(self) -> Any:
+        return self._rewards
+
+    def __exit__(self, *_: Any) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _keep(self, module: Any, inputs: Any, logits: torch.Tensor) -> None:
+        self._logits = logits
+
+    @torch.no_grad()
+    def _rewards(self, ids: Sequence[list[int]]) -> list[float]:
+        """One a sequence; padded on the right, where causal models do not look."""
+        longest = max(map(len, ids))
+        # Any token pads: the mask says what is real. transformers looks for padding by its id,
+        # refuses a batch without such an id, and its own pooling is not used.
+        filler = self._model.config.get_text_config().pad_token_id or 0
+        tokens = torch.tensor([row + [filler] * (longest - len(row)) for row in ids])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+        device = self._model.device
+        if self._hook is not None and self._model.config.pad_token_id is None:
+            self._model.config.pad_token_id = filler
+        output = self._model(tokens.to(device), attention_mask=mask.to(device))
+        if self._logits is None or self._logits.ndim != 3:
+            return output.logits.float().squeeze(-1).tolist()
+        rows = torch.arange(len(ids), device=device)
+        last = mask.sum(1).to(device) - 1
+        return self._logits[rows, last].float().squeeze(-1).tolist()

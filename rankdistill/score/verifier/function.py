@@ -1,0 +1,98 @@
+"""A rule of the user's own, named as `module:function`.
+
+A configuration names it, and configurations are copied from elsewhere, so not everything that can
+be imported may be called: the name must be public, the module neither Python's own nor that of an
+installed package, and the function written in that very module. `os:system`, `builtins:eval`,
+`torch.hub:load`, `my_checks:_hidden` and a `system` that `my_checks` merely imported are refused,
+all but the last before anything is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*")
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """The function. UserError: unsafe, not there, or it does not take a response and columns."""
+    module_name, name = _parts(path)
+    _file(path)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UserError(
+            f"The module of score.rule={path} can't be imported: {error} ({type(error).__name__})."
+        ) from error
+    function = getattr(module, name, None)
+    if not inspect.isfunction(function) or function.__module__ != module_name:
+        raise UserError(
+            f"score.rule={path} is refused: '{name}' must be a function that is written in "
+            f"{module_name} itself."
+        )
+    try:
+        inspect.signature(function).bind("response", {})
+    except TypeError as error:
+        raise UserError(
+            f"score.rule={path} must take two arguments, the response's text and a dict of the "
+            f"prompt's kept columns, and return a number ({error})."
+        ) from error
+    return function
+
+
+def source_digest(path: str) -> str:
+    """SHA-256 of the module's source: another source may give other values."""
+    return hashlib.sha256(_file(path).read_bytes()).hexdigest()
+
+
+def _parts(path: str) -> tuple[str, str]:
+    if not _NAME.fullmatch(path):
+        raise UserError(
+            f"score.rule={path} is refused: give module:function, both without a leading "
+            "underscore."
+        )
+    module, _, name = path.partition(":")
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(
+            f"score.rule={path} is refused: '{module}' belongs to Python itself; write a "
+            "function of your own that calls what you need."
+        )
+    return module, name
+
+
+def _file(path: str) -> Path:
+    """The module's source; nothing is imported until its top-level package is found to be safe."""
+    module, _ = _parts(path)
+    spec = _spec(module.partition(".")[0])
+    installed = spec is not None and {"site-packages", "dist-packages"} & set(
+        Path(spec.origin or "").parts
+    )
+    if installed:
+        raise UserError(
+            f"score.rule={path} is refused: '{module}' belongs to an installed package; write a "
+            "function of your own, in a file beside your configuration, that calls what you need."
+        )
+    spec = spec and _spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise UserError(
+            f"The module of score.rule={path} is not there as Python source: put "
+            f"{module.replace('.', '/')}.py into the working directory."
+        )
+    return Path(spec.origin)
+
+
+def _spec(module: str) -> Any:
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
