@@ -207,7 +207,7 @@ def test_a_whole_run(recipe, monkeypatch, tmp_path, teacher):
     run = run_here(
         monkeypatch, tmp_path, f"recipe={recipe}", "warmup=sft", "student.lora.r=4",
         "student.lora.dropout=0.1", "student.lora.target_modules=[q_proj,down_proj]",
-        "train.learning_rate=1e-2", *shared,
+        "train.learning_rate=1e-2", *shared, "warmup.responses_per_step=2",
     )  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
     losses = [row["loss"] for row in metrics["training_history"] if "loss" in row]
