@@ -24,14 +24,21 @@ RECIPES = [
 ]
 
 
+PPO = ["reward.min_accuracy=0", "train.rollout.prompts=3"]
+EXTRA = {"ppo": PPO, "ppo_group": PPO}
+STEPS = {"iterative_dpo": 6}
+"""Three rounds of two."""
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_two_steps_of_every_recipe(recipe, monkeypatch, tmp_path, teacher, shared_home):
     monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
     folder = run_here(
         monkeypatch, tmp_path, f"recipe={recipe}", *TINY, f"teacher.path={teacher}",
-        "eval.quick.sharpening_control=false",
+        "eval.quick.sharpening_control=false", *EXTRA.get(recipe, []),
     )  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
     losses = [row["loss"] for row in metrics["training_history"] if "loss" in row]
-    assert len(losses) == 2 and metrics["recipe"] == recipe
-    assert (folder / "model" / "model.safetensors").exists()
+    assert len(losses) == STEPS.get(recipe, 2) and metrics["recipe"] == recipe
+    made = "reward_model" if recipe == "reward_model" else "model"
+    assert (folder / made / "model.safetensors").exists()
