@@ -19,7 +19,7 @@ def test_ways_that_compute_the_same_are_equal(capsys):
     ]  # fmt: skip
     for row in rows:
         assert row.differences and row.differences["gradient"] < 1e-4
-        assert 0 < row.differences["gradient"] and row.limit and row.limit > 1
+        assert row.differences["gradient"] > 0 and row.limit and row.limit > 1
     limits = {(row.theirs, row.ours): row.limit for row in rows}
     assert limits[warmup.LIVE, warmup.TOP] > limits[warmup.LIVE, warmup.HIDDEN]
     said = capsys.readouterr().out

@@ -93,6 +93,30 @@ def test_models_are_compared_on_the_prompts_they_share():
     assert found["trained_against_control"] is None
 
 
+def test_the_teachers_quality_is_a_share_of_the_way_to_it():
+    """The student before any training is 0, the teacher 1, and one half way is one half."""
+    groups = {
+        name: held_out_groups(name, 12) for name in ("start", "warmed_up", "trained", "teacher")
+    }
+    values = {"start": -3.0, "warmed_up": -2.0, "trained": -1.5, "teacher": -1.0}
+    models = []
+    for name, rows in groups.items():
+        figures = replace(model_figures(name, rows), disk_bytes=269_000_000)
+        scored = {
+            key: replace(s, scores=[values[name]] * len(s.scores))
+            for key, s in figures.per_prompt.items()
+        }
+        models.append(replace(figures, per_prompt=scored))
+    report = run_report(models=models, groups=groups)
+    found = {name: m["quality"] for name, m in metrics_of(report)["models"].items()}
+    assert found == {"start": 0.0, "warmed_up": 0.5, "trained": 0.75, "teacher": 1.0}
+    cells = {row.key: [cell.value for cell in row.cells] for row in table_rows(metrics_of(report))}
+    assert cells["quality"] == ["0 %", "50 %", "75 %", "100 %"]
+    assert cells["disk_bytes"] == ["269 MB"] * 4
+    without = metrics_of(run_report(models=models[1:], groups=groups))
+    assert without["models"]["trained"]["quality"] is None
+
+
 def test_metrics_survive_the_file(tmp_path, metrics):
     written = write_report(run_report(), tmp_path)
     assert written == metrics

@@ -1,4 +1,4 @@
-"""A step of logit distillation: with a teacher that runs along, and with one that left its outputs."""
+"""A step of logit distillation: the teacher runs along, or has left its outputs."""
 
 from __future__ import annotations
 

@@ -51,6 +51,8 @@ class ModelFigures:
     cut_share: float
     parameters: int
     tokens_per_second: float | None
+    disk_bytes: int | None = None
+    """Of its weights, as they are stored."""
 
     def row(self) -> dict[str, Any]:
         """Plain JSON values, for storing it: `from_row` restores it."""

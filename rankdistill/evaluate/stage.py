@@ -19,6 +19,7 @@ from rankdistill.evaluate.ranked import RankedSet
 from rankdistill.evaluate.sharpening import control_temperature
 from rankdistill.evaluate.students import HeldOut, evaluate_model
 from rankdistill.models import load_model, load_tokenizer, tokenizers_agree
+from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
 from rankdistill.records import Group, Prompt
 from rankdistill.run import Model, Run
@@ -186,6 +187,7 @@ class Evaluation:
 
         output = self.run.stage("evaluate", label, identity, make)
         row = {**output.rows()[0], "tokens_per_second": answers.tokens_per_second or None}
+        row["disk_bytes"] = weights_bytes(answers.model.path)
         return ModelFigures.from_row(row)
 
 

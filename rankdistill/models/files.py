@@ -39,6 +39,11 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def weights_bytes(folder: str | Path) -> int:
+    """Size of the weights of a model's folder."""
+    return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal, remembered in `home()` by path, size and mtime."""
     file = path.resolve()

@@ -68,8 +68,13 @@ _TRAINING = [
 ]  # fmt: skip
 _WARMUP = [
     _one("loss", "Warm-up: loss", "nats a token", _LOSS),
+    _one(
+        "divergence", "Warm-up: divergence from the teacher", "nats a token",
+        "On what is learned, and on responses to validation prompts: where the second line leaves "
+        "the first, the student memorises.",
+    ),
     _one("learning_rate", "Warm-up: learning rate", "learning rate"),
-]
+]  # fmt: skip
 
 
 def curve_plots(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:

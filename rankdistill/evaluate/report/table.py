@@ -96,6 +96,14 @@ def count(value: float | None) -> str:
     return f"{value:.0f}"
 
 
+def size(value: float | None) -> str:
+    """269 MB: decimal units."""
+    if value is None:
+        return NOTHING
+    unit, factor = ("GB", 1e9) if value >= 1e9 else ("MB", 1e6)
+    return f"{value / factor:.3g} {unit}"
+
+
 def _simple(text: Callable[[Any], str]) -> Callable[[Any], Cell]:
     return lambda value: Cell(text(value))
 
@@ -137,6 +145,13 @@ _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
         "How often a response is scored above one of the {baseline} student to the same prompt, "
         "ties half; with its {level} interval; bold where it excludes 50 %.",
         interval_cell(percent, 0.5),
+    ),
+    (
+        "quality",
+        "Teacher's quality",
+        "Share of the way from the teacher score of the student before any training (0 %) to the "
+        "teacher's own (100 %), on the prompts that all three answered.",
+        _simple(percent),
     ),
     (
         "kendall_tau",
@@ -194,6 +209,7 @@ _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
         _simple(lambda value: number(value, 2)),
     ),
     ("parameters", "Parameters", "Tied ones counted once.", _simple(count)),
+    ("disk_bytes", "On disk", "The weights as they are stored.", _simple(size)),
     (
         "tokens_per_second",
         "Tokens a second",
