@@ -1,0 +1,222 @@
+"""Kills a run with SIGKILL again and again, and continues it, until it ends: then compares.
+
+    python pipeline_kills.py FOLDER TEACHER KILLS SEED
+
+Prints as JSON which stage each kill hit. A run is forked from this process, which has imported all
+that it needs, since a fresh one would spend most of its life on imports. It is killed with all its
+children at a random moment after the heading of a stage; the stages take turns, until all were hit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_run import TINY
+
+import rankdistill.cli
+import rankdistill.pipeline
+import rankdistill.sample.transformers
+import rankdistill.warmup.logits
+from rankdistill.store import Shards, Store, manifest
+from rankdistill.store.shards import is_intact, shard_files
+
+# Every stage there is: DPO has a reference, and the teacher's outputs are stored.
+RUN = [
+    "recipe=rrhf", *TINY, "objective=dpo", "warmup.teacher_outputs=top_k", "warmup.top_k=8",
+    "warmup.save_steps=1", "warmup.epochs=2", "train.save_steps=1", "train.epochs=2",
+    "prompts.limit.train=10", "sample.max_response_tokens=10", "score.max_batch_tokens=300",
+    "sample.transformers.batch_size=4", "hydra.run.dir=run",
+]  # fmt: skip
+TIMES = re.compile(r"seconds|runtime|train_loss|_per_second|^date$|^started$|^finished$|^versions$")
+
+
+@dataclass
+class Attempt:
+    """One run, killed or not."""
+
+    exit: int
+    """As `os.waitpid` says."""
+    stages: list[str] = field(default_factory=list)
+    """Of the headings that it printed."""
+    moments: list[float] = field(default_factory=list)
+    """When it did, and when it ended."""
+    last_line: str = ""
+
+    @property
+    def hit(self) -> str:
+        """Which stage was under way."""
+        return self.stages[-1] if self.stages else "start"
+
+
+def attempt(folder: Path, teacher: str, headings: int | None = None, delay: float = 0) -> Attempt:
+    """A run in a child; with `headings` it is killed `delay` seconds after that many headings."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _run(folder, teacher, write)
+    os.close(write)
+    found = Attempt(-1)
+    with os.fdopen(read) as lines:
+        for line in lines:
+            found.last_line = line
+            if _is_heading(line):
+                found.stages.append(line.split()[0])
+                found.moments.append(time.monotonic())
+            if headings is not None and len(found.stages) == headings:
+                time.sleep(delay)
+                os.killpg(child, signal.SIGKILL)
+                headings = None
+    found.moments.append(time.monotonic())
+    found.exit = os.waitpid(child, 0)[1]
+    return found
+
+
+def _run(folder: Path, teacher: str, write: int) -> None:
+    os.setsid()
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    os.environ["RANKDISTILL_HOME"] = str(folder / "home")
+    os.dup2(write, 1)
+    os.dup2(os.open(folder / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    sys.argv = ["rankdistill", *RUN, f"teacher.path={teacher}"]
+    try:
+        rankdistill.cli.main()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _is_heading(line: str) -> bool:
+    return re.match(r"[a-z]+ +(?!run/)\S", line) is not None
+
+
+class Watch:
+    """What the store may look like after any kill, given what it looked like before."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._rows: dict[str, list[Any]] = {}
+        self._complete: dict[str, Any] = {}
+
+    def check(self) -> None:
+        """Nothing is half-visible, nothing that was there is gone."""
+        complete = {folder.name: self._whole(folder) for folder in self._folders("outputs")}
+        assert self._complete.items() <= complete.items(), "a complete output changed"
+        rows = {folder.name: self._in_the_making(folder) for folder in self._folders("partial")}
+        for key, before in self._rows.items():
+            now = self.store.find(key).rows() if key in complete else rows[key]
+            assert now[: len(before)] == before, f"{key} lost rows"
+        self._complete, self._rows = complete, rows
+
+    def _folders(self, place: str) -> Iterator[Path]:
+        folder = self.store.root / place
+        return iter(sorted(folder.iterdir()) if folder.exists() else [])
+
+    def _whole(self, folder: Path) -> Any:
+        content = manifest.read(folder)
+        assert content is not None, f"{folder} is visible without a manifest"
+        damaged = manifest.damaged_files(folder, content, every_byte=True)
+        assert not damaged, f"{folder} is visible with {damaged}"
+        listed = {folder / name for name in (*content["files"], "manifest.json")}
+        assert listed == {path for path in folder.rglob("*") if path.is_file()}
+        return content["checksum"]
+
+    def _in_the_making(self, folder: Path) -> list[Any]:
+        for path in shard_files(folder / "files" / "rows"):
+            assert is_intact(path, path.read_bytes()), f"{path} has its name but not its bytes"
+        return Shards(folder / "files" / "rows", writable=False).rows()
+
+
+def content(store: Store) -> dict[str, Any]:
+    """All outputs without what the clock writes into them: rows, weights, histories, counts."""
+    found: dict[str, Any] = {}
+    for folder in sorted((store.root / "outputs").iterdir()):
+        output = store.find(folder.name)
+        assert output is not None, f"{folder} is damaged"
+        files = output.manifest["files"]
+        found[folder.name] = {
+            "rows": output.rows(),
+            "counts": _timeless(output.manifest["counts"]),
+            "weights": {n: f["sha256"] for n, f in files.items() if n.endswith(".safetensors")},
+            "other": sorted(n for n in files if not n.startswith("rows/")),
+        }
+        if "history.json" in files:
+            history = json.loads((folder / "history.json").read_text())
+            # The Trainer's last row is about the last attempt alone.
+            found[folder.name]["history"] = _timeless(
+                [row for row in history if "train_runtime" not in row]
+            )
+    return found
+
+
+def report(folder: Path) -> Any:
+    """The figures of the run folder, without the seconds and without who made what when."""
+    figures = json.loads((folder / "run" / "metrics.json").read_text())
+    return _timeless({name: value for name, value in figures.items() if name != "stages"})
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if not TIMES.search(k)}
+    return [_timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def main(folder: Path, teacher: str, kills: int, seed: int) -> dict[str, Any]:
+    chance = random.Random(seed)
+    whole = attempt(folder / "unbroken", teacher)
+    assert whole.exit == 0, (folder / "unbroken" / "errors").read_text()
+    took = [b - a for a, b in zip(whole.moments, whole.moments[1:], strict=False)]
+    expected, figures = content(Store(folder / "unbroken" / "home")), report(folder / "unbroken")
+    hits: list[str] = []
+    trial = 0
+    while len(hits) < kills or set(whole.stages) - set(hits):
+        trial += 1
+        broken = folder / f"broken-{trial}"
+        watch = Watch(Store(broken / "home"))
+        for number in sorted(_targets(whole.stages, hits, kills, chance)):
+            killed = attempt(broken, teacher, number + 1, chance.uniform(0, 0.6 * took[number]))
+            if killed.exit == 0:
+                break
+            assert killed.exit == signal.SIGKILL, (broken / "errors").read_text()
+            hits.append(killed.hit)
+            watch.check()
+        last = attempt(broken, teacher)
+        assert last.exit == 0, (broken / "errors").read_text()
+        watch.check()
+        found = content(watch.store)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            for part in value:
+                assert found[key][part] == value[part], f"{key}: other {part}"
+        assert report(broken) == figures, "the reports differ"
+        assert not list(watch.store.root.rglob(".tmp-*")), "a half-written file is left"
+        assert not list((watch.store.root / "partial").iterdir()), "a partial output is left"
+    return {"hits": hits, "trials": trial, "stages": whole.stages, "seconds": round(sum(took), 2)}
+
+
+def _targets(stages: list[str], hits: list[str], kills: int, chance: random.Random) -> list[int]:
+    """Numbers of headings to be killed after: stages that were not hit, then all in turn."""
+    names = sorted(set(stages), key=lambda name: (hits.count(name), stages.index(name)))
+    missing = len([name for name in names if name not in hits])
+    wanted = [names[i % len(names)] for i in range(max(missing, kills - len(hits)))]
+    return [chance.choice([n for n, name in enumerate(stages) if name == w]) for w in wanted]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
