@@ -183,13 +183,13 @@ def test_what_is_unsafe_or_missing_is_refused_at_start_up(own, rule, told):
 
 
 def test_a_column_that_was_not_kept_and_a_function_that_fails(own):
-    with pytest.raises(UserError, match="needs the column 'answer' .*prompts.keep"):
+    with pytest.raises(UserError, match=r"needs the column 'answer' .*prompts.keep"):
         scores(["1"], {"other": 1})
     with pytest.raises(UserError, match="failed on a response to prompt p: ZeroDivisionError"):
         scores(["1"], {}, rule="own_checks:broken")
     with pytest.raises(UserError, match="no regular expression"):
         scorer("verifier", rule="regex", pattern="(")
-    with pytest.raises(UserError, match="JSON schema .* is none"):
+    with pytest.raises(UserError, match=r"JSON schema .* is none"):
         scorer("verifier", rule="json_schema", pattern='{"type": "nothing"}')
 
 
@@ -206,5 +206,5 @@ def test_kept_columns_come_with_the_prompts(tmp_path, tokenizer):
     }
     [prompt], _ = load_prompts(str(file), tokenizer, keep=["answer", "more"], **options)
     assert json.loads(prompt["columns"]) == {"answer": "#### 4", "more": [1]}
-    with pytest.raises(UserError, match="'answers', which line 1 .* did you mean 'answer'"):
+    with pytest.raises(UserError, match=r"'answers', which line 1 .* did you mean 'answer'"):
         load_prompts(str(file), tokenizer, keep=["answers"], **options)

@@ -1,0 +1,46 @@
+"""``python -m rankdistill.rank RANKED TO``: a ranked set for other tools."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankdistill.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the file and says what is in it; exit code 2 on a person's mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rankdistill.rank",
+        description="Write a ranked set as TRL's preference pairs, UltraFeedback or JSONL.",
+    )
+    parser.add_argument("ranked", type=Path, help="a run's folder, its ranked/, or a file")
+    parser.add_argument("to", type=Path, help="the .jsonl or .parquet file to write")
+    parser.add_argument("--format", default="trl", help="trl (default), ultrafeedback or jsonl")
+    parser.add_argument(
+        "--pairs", default="best_worst", help="of trl: best_worst (default), all or adjacent"
+    )
+    parser.add_argument("--split", help="only train, validation or heldout")
+    given = parser.parse_args(arguments)
+
+    from rankdistill.rank.export import export
+    from rankdistill.rank.load import load_groups
+
+    try:
+        groups = (
+            group
+            for group in load_groups(given.ranked)
+            if given.split is None or group["split"] == given.split
+        )
+        written = export(groups, given.to, given.format, given.pairs)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{given.to}: {written} rows")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""A ranked set in the formats that other tools read.
+
+| format | a row |
+|---|---|
+| trl | prompt, chosen, rejected as conversations, and their scores: TRL's preference data |
+| ultrafeedback | instruction, and completions with their scores, as UltraFeedback has them |
+| jsonl | the group as it is: prompt, all responses, scores, ranks, ballots |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError, suggest
+
+Rows = Iterator[dict[str, Any]]
+PAIRS = ("best_worst", "all", "adjacent")
+"""Which pairs of a ranking `trl` takes; tied responses never make one."""
+
+
+def export(groups: Iterator[dict[str, Any]], to: Path, how: str, pairs: str = "best_worst") -> int:
+    """Writes a `.jsonl` or `.parquet` file; returns its number of rows.
+
+    Raises:
+        UserError: an unknown format, choice of pairs or ending, or nothing to write.
+    """
+    for given, known, what in ((how, FORMATS, "format"), (pairs, PAIRS, "choice of pairs")):
+        if given not in known:
+            raise UserError(f"There is no {what} '{given}': {suggest(given, known)}")
+    if to.suffix not in (".jsonl", ".parquet"):
+        raise UserError(f"'{to}' must end in .jsonl or .parquet.")
+    rows = [row for group in groups for row in FORMATS[how](_ordered(group), pairs)]
+    if not rows:
+        raise UserError("There is nothing to write: no prompt has two responses of different rank.")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if to.suffix == ".jsonl":
+        lines = (json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
+        to.write_text("".join(lines), encoding="utf-8", errors="replace")
+    else:
+        from datasets import Dataset
+
+        Dataset.from_list(rows).to_parquet(to)
+    return len(rows)
+
+
+def trl(group: Mapping[str, Any], pairs: str) -> Rows:
+    """TRL's conversational preference rows, which its trainers take as they are."""
+    for better, worse in _pairs(group["responses"], pairs):
+        yield {
+            "prompt": group["messages"],
+            "chosen": [{"role": "assistant", "content": better["text"]}],
+            "rejected": [{"role": "assistant", "content": worse["text"]}],
+            "score_chosen": better["score"],
+            "score_rejected": worse["score"],
+            "prompt_id": group["prompt_id"],
+        }
+
+
+def ultrafeedback(group: Mapping[str, Any], pairs: str) -> Rows:
+    """UltraFeedback's rows; a judge's aspects become `annotations` with a rating each."""
+    completions = [
+        {
+            "model": response.get("source", ""),
+            "response": response["text"],
+            "fine-grained_score": response["score"],
+            "overall_score": response["score"],
+            "annotations": {
+                name.rpartition("/")[2]: {"Rating": value}
+                for name, value in (response.get("aspects") or {}).items()
+            },
+        }
+        for response in group["responses"]
+    ]
+    said = [m["content"] for m in group["messages"] if m["role"] == "user"]
+    instruction = said[0] if len(group["messages"]) == 1 and said else _told(group["messages"])
+    models = [completion["model"] for completion in completions]
+    yield {
+        "source": "rankdistill",
+        "instruction": instruction,
+        "models": models,
+        "completions": completions,
+        "prompt_id": group["prompt_id"],
+    }
+
+
+def jsonl(group: Mapping[str, Any], pairs: str) -> Rows:
+    """The group itself, best first."""
+    yield dict(group)
+
+
+FORMATS: dict[str, Callable[[Mapping[str, Any], str], Rows]] = {
+    "trl": trl,
+    "ultrafeedback": ultrafeedback,
+    "jsonl": jsonl,
+}
+
+
+def _ordered(group: dict[str, Any]) -> dict[str, Any]:
+    """The group with the responses that have a score, best first.
+
+    Ballots name places, so they stay where no response moves.
+    """
+    known = [r for r in group["responses"] if r.get("score") is not None]
+    known = [r for r in known if math.isfinite(r["score"])]
+    ordered = sorted(known, key=_key)
+    if ordered != group["responses"]:
+        group = {key: value for key, value in group.items() if key != "ballots"}
+    return {**group, "responses": ordered}
+
+
+def _key(response: Mapping[str, Any]) -> tuple[float, float]:
+    rank = response.get("rank")
+    return (0.0 if rank is None else rank, -response["score"])
+
+
+def _pairs(responses: list[dict[str, Any]], which: str) -> Iterator[tuple[Any, Any]]:
+    chosen = list(combinations(responses, 2))
+    if which == "best_worst":
+        chosen = [(responses[0], responses[-1])] if responses else []
+    elif which == "adjacent":
+        chosen = list(pairwise(responses))
+    return ((better, worse) for better, worse in chosen if not _tied(better, worse))
+
+
+def _tied(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """By rank where there are ranks, which have the margins of the ranking in them."""
+    if a.get("rank") is None or b.get("rank") is None:
+        return a["score"] == b["score"]
+    return a["rank"] == b["rank"]
+
+
+def _told(messages: list[dict[str, Any]]) -> str:
+    names = {"user": "Human", "assistant": "Assistant"}
+    return "\n\n".join(f"{names.get(m['role'], m['role'])}: {m['content']}" for m in messages)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
