@@ -39,7 +39,12 @@ from rankdistill.score.revision import revisions
 from rankdistill.score.stage import check_scorers, score
 from rankdistill.store import Output, Store
 from rankdistill.train.ppo.stage import check_ppo, ppo
-from rankdistill.train.reward.stage import Rewarding, reward_answers, reward_model
+from rankdistill.train.reward.stage import (
+    Rewarding,
+    check_reward,
+    reward_answers,
+    reward_model,
+)
 from rankdistill.train.rounds import joined, needs_reward
 from rankdistill.train.stage import train
 from rankdistill.warmup.check import check_warmup
@@ -56,6 +61,7 @@ def run(config: DictConfig) -> None:
     check_models(job)
     check_scorers(job)
     check_warmup(job)
+    check_reward(job)
     check_ppo(job)
     try:
         _run(job, config)

@@ -51,6 +51,11 @@ class Rewarding:
         return {"gate": self.gate, "min_accuracy": min_accuracy, "models": self.answers}
 
 
+def check_reward(run: Run) -> None:
+    """Refuse, before anything runs, a loss that there is not."""
+    _loss(run)
+
+
 def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
     """The reward model of a ranking.
 
@@ -217,7 +222,7 @@ def _train(
         _arguments(run, str(partial.scratch / "checkpoints")),
         training,
         tokenizer,
-        RewardLoss(settings.loss.name, settings.margin, settings.centering),
+        _loss(run),
     )
     show_progress(trainer)
     trainer.train(resume_from_checkpoint=True)
@@ -232,6 +237,11 @@ def _train(
         figures |= {"held_out_pairs": gate["pairs"], "accuracy": gate["accuracy"]["mean"]}
     trainer.accelerator.wait_for_everyone()
     return figures
+
+
+def _loss(run: Run) -> RewardLoss:
+    settings = run.settings.reward
+    return RewardLoss(settings.loss.name, settings.margin, settings.centering)
 
 
 def _of_the_student(rows: Sequence[Any]) -> list[Any]:
