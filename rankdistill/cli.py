@@ -11,11 +11,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rankdistill import catalogue
 from rankdistill.errors import UserError
 from rankdistill.launch import say_mistake
+from rankdistill.store.faults import writable
 
 USAGE = """rankdistill - a student writes, a teacher ranks, the student learns the ranking.
 
@@ -28,6 +30,8 @@ own recipes and options), --hydra-help. hydra.verbose=true shows tracebacks.
 Outputs are kept in $RANKDISTILL_HOME (~/.cache/rankdistill): `python -m rankdistill.store` lists
 them.
 """
+
+ANOTHER_FOLDER = "make it writable or make space, or give another run folder with hydra.run.dir=..."
 
 
 def list_recipes() -> str:
@@ -86,10 +90,13 @@ def _job(failures: list[str]) -> Any:
     """What Hydra calls once a run; a person's mistake is shown, and kept in `failures`."""
 
     def job(config: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
         from rankdistill.pipeline import run
 
         try:
-            run(config)
+            with writable(Path(HydraConfig.get().runtime.output_dir), ANOTHER_FOLDER):
+                run(config)
         except UserError as error:
             if config_is_verbose():
                 raise
@@ -129,7 +136,14 @@ def main() -> None:
         config_path="pkg://rankdistill.conf", config_name="config", version_base="1.3"
     )(_job(failures))
     try:
-        entry()
+        # Hydra makes the run folder before it calls the job.
+        with writable(Path.cwd(), ANOTHER_FOLDER):
+            entry()
+    except UserError as error:
+        if "hydra.verbose=true" in arguments:
+            raise
+        say_mistake(str(error))
+        sys.exit(2)
     except (HydraException, OmegaConfBaseException) as error:
         if "hydra.verbose=true" in arguments:
             raise

@@ -51,6 +51,24 @@ def explained(root: Path, key: str = "", partial: Path | None = None) -> Iterato
         raise
 
 
+@contextmanager
+def writable(folder: Path, remedy: str) -> Iterator[None]:
+    """Turns "no permission", "disk full" and "not a folder" about `folder` into a UserError.
+
+    Args:
+        remedy: What to do, for the end of the sentence.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {*_FULL, *_DENIED, errno.ENOTDIR, errno.EEXIST}:
+            raise
+        if not _inside(error, folder):
+            raise
+        why = error.strerror or os.strerror(error.errno)
+        raise UserError(f"The folder {folder} cannot be written ({why}): {remedy}.") from error
+
+
 def _denied_sentence(root: Path, error: OSError) -> str:
     where = f" ({error.strerror}: {error.filename})" if error.filename else f" ({error.strerror})"
     return (
