@@ -38,6 +38,7 @@ from rankdistill.score.ensemble import is_relative, members
 from rankdistill.score.revision import revisions
 from rankdistill.score.stage import check_scorers, score
 from rankdistill.store import Output, Store
+from rankdistill.store.faults import explained
 from rankdistill.train.ppo.stage import check_ppo, ppo
 from rankdistill.train.reward.stage import (
     Rewarding,
@@ -57,10 +58,12 @@ def run(config: DictConfig) -> None:
     console.quiet()
     for line in remarks(os.environ, torch.accelerator.is_available()):
         console.say(line)
-    job = Run(settings.build(config), Store(), Path(HydraConfig.get().runtime.output_dir))
-    check_models(job)
-    check_scorers(job)
-    check_warmup(job)
+    store, folder = Store(), Path(HydraConfig.get().runtime.output_dir)
+    with explained(store.root):
+        job = Run(settings.build(config), store, folder)
+        check_models(job)
+        check_scorers(job)
+        check_warmup(job)
     check_reward(job)
     check_ppo(job)
     try:
