@@ -2,8 +2,8 @@
 
 prompts -> student -> warmup -> [sample -> score -> rank -> train] x rounds -> evaluate -> report
 
-An existing ranked set takes the place of prompts, sample and score. PPO trains on a reward model
-that learns the ranking first.
+With `rounds=0` the warm-up is all the training there is. An existing ranked set takes the place of
+prompts, sample and score. PPO trains on a reward model that learns the ranking first.
 
 What a stage's output depends on is in the `stage.py` of its package.
 """
@@ -81,7 +81,7 @@ def _run(job: Run, config: DictConfig) -> None:
     taught = teach(job, prompts, by_split)
     _answer_held_out(job, by_split["heldout"], prompts.key)
     warm, warmup_history = warm_up(job, start, prompts, taught)
-    trained, history, rewarding = warm, [], None
+    trained, history, ranked, rewarding = warm, [], None, None
     for number in range(job.settings.rounds):
         if given is not None:
             ranked = rank(job, given.rows(), given.key)  # type: ignore[arg-type]
@@ -93,11 +93,13 @@ def _run(job: Run, config: DictConfig) -> None:
             break
         trained, rows = _trained(job, trained, warm, ranked, rewarding, by_split, prompts.key)
         history = joined(history, rows, number)
-    if rewarding is not None and job.settings.reward.only:
+    if rewarding is not None and ranked is not None and job.settings.reward.only:
         write_reward_folder(job, config, ranked, rewarding, warmup_history)
         return
 
     models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
+    if ranked is None:  # what is called warmed up is what the ranking starts from
+        models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]
     comparison = Comparison([], {})

@@ -37,7 +37,7 @@ def write_run_folder(
     run: Run,
     config: DictConfig,
     comparison: Comparison,
-    ranked: Output,
+    ranked: Output | None,
     trained: Model,
     warmup_history: Sequence[Mapping[str, Any]],
     history: Sequence[Mapping[str, Any]],
@@ -46,10 +46,11 @@ def write_run_folder(
     """Write the run folder, and print the table and the paths that matter. Rank 0 only."""
     if not is_main_process():
         return
-    report = _report(
-        run, config, comparison, diagnostics(ranked), warmup_history, history, rewarding
-    )
-    folders = {"model": Path(trained.path), "ranked": ranked.path / "ranked"}
+    ranking = diagnostics(ranked) if ranked is not None else None
+    report = _report(run, config, comparison, ranking, warmup_history, history, rewarding)
+    folders = {"model": Path(trained.path)}
+    if ranked is not None:
+        folders["ranked"] = ranked.path / "ranked"
     if rewarding is not None:
         folders["reward_model"] = Path(rewarding.model.path)
     _write(run, report, folders)
@@ -91,7 +92,7 @@ def _report(
     run: Run,
     config: DictConfig,
     comparison: Comparison,
-    ranking: Mapping[str, Any],
+    ranking: Mapping[str, Any] | None,
     warmup_history: Sequence[Mapping[str, Any]],
     history: Sequence[Mapping[str, Any]],
     rewarding: Rewarding | None,

@@ -211,8 +211,11 @@ def _check_augment(settings: Settings) -> None:
 
 
 def _check_rounds(settings: Settings) -> None:
-    _at_least("rounds", settings.rounds, 1)
-    if settings.rounds == 1:
+    _at_least("rounds", settings.rounds, 0)
+    if settings.rounds == 0 and (settings.warmup.lessons is None or settings.reward.only):
+        given = "reward.only" if settings.reward.only else "warmup=none"
+        raise UserError(f"rounds is 0, and {given} leaves nothing to train: set rounds=1.")
+    if settings.rounds <= 1:
         return
     remedy = "set rounds=1"
     if isinstance(settings.train, PPOTrainConfig):

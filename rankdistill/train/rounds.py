@@ -18,6 +18,8 @@ def method(settings: Settings) -> str:
     """What the student is trained by, for a title: `PPO`, `DPO, 3 rounds`."""
     if settings.reward.only:
         return "Reward model"
+    if settings.rounds == 0:
+        return type(settings.warmup).__name__
     if isinstance(settings.train, PPOTrainConfig):
         return "PPO" if settings.train.advantage.name == "gae" else "PPO, group advantages"
     name = type(settings.objective).__name__
