@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rankdistill.forward import merge
+from rankdistill.forward import flex, merge
 from rankdistill.forward.plan import AttentionPlan
 
 EAGER = "grouped_eager"
@@ -96,6 +96,8 @@ def grouped_attention(
 ) -> Tensor:
     """[1, L, H, D]: attention in which a response sees its prompt and itself only.
 
+    On CUDA it is one FlexAttention call (`flex.py`), elsewhere a few calls a segment.
+
     Args:
         query: [1, H, L, D], H query heads over the whole sequence of L tokens.
         key, value: [1, H / groups, L, D].
@@ -103,6 +105,17 @@ def grouped_attention(
         options: What the layer asks for.
     """
     plan.windows.add(options.window)
+    if flex.fits(query, value, options.dropout):
+        out = flex.tree_attention(
+            query,
+            key,
+            value,
+            plan,
+            scaling=options.scaling,
+            window=options.window,
+            softcap=options.softcap,
+        )
+        return out.transpose(1, 2).contiguous()
     parts: list[Tensor] = []
     queries, keys, values = (x.split(plan.sizes, dim=2) for x in (query, key, value))
     pieces = list(zip(queries, keys, values, strict=True))

@@ -77,7 +77,7 @@ class AttentionPlan:
             taken = torch.arange(longest) < torch.tensor(lengths)[:, None]
             return Rows(len(lengths), longest, taken.flatten().nonzero()[:, 0].to(device))
 
-        return self._once(("rows", index, device), make)
+        return self.once(("rows", index, device), make)
 
     def prompt_mask(self, index: int, window: int | None, device: torch.device) -> Tensor | None:
         """[P, P] bool, True is seen; None where plain causal attention is the same."""
@@ -109,9 +109,10 @@ class AttentionPlan:
             seen = distance >= 0
             return seen if window is None else seen & (distance < window)
 
-        return self._once(("mask", queries, keys, window, device), make)
+        return self.once(("mask", queries, keys, window, device), make)
 
-    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
+    def once(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made when `key` is asked for the first time."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]

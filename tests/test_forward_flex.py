@@ -1,0 +1,100 @@
+"""The tree as a FlexAttention mask: against the definition, and the attention that it stands for.
+
+On a CPU FlexAttention has no backward pass, so what trains on a GPU is tested up to its forward.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import build_model
+from forward_oracle import ragged_groups
+from torch.nn.attention.flex_attention import create_mask
+
+from rankdistill.forward import LAYOUTS, attention, bind, collate, flex, response_logps
+from rankdistill.forward.plan import AttentionPlan, Segment
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+PLANS = {
+    "one group": AttentionPlan((Segment(4, (3, 1, 5)),)),
+    "several, ragged": AttentionPlan((Segment(1, (2, 2)), Segment(9), Segment(5, (1, 6, 3)))),
+    "packed": AttentionPlan((Segment(7), Segment(2), Segment(11))),
+}
+
+
+def by_definition(plan: AttentionPlan, window: int | None) -> torch.Tensor:
+    """[L, L] bool, token by token: who sees whom."""
+    tokens = []
+    for index, segment in enumerate(plan.segments):
+        tokens += [(index, None, place) for place in range(segment.prompt)]
+        for branch, length in enumerate(segment.responses):
+            tokens += [(index, branch, segment.prompt + place) for place in range(length)]
+    seen = torch.zeros(len(tokens), len(tokens), dtype=torch.bool)
+    for q, (segment, branch, position) in enumerate(tokens):
+        for k, (other, of_branch, earlier) in enumerate(tokens):
+            back = position - earlier
+            near = back >= 0 and (window is None or back < window)
+            seen[q, k] = segment == other and of_branch in (None, branch) and near
+    return seen
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("name", PLANS)
+def test_the_mask_is_the_tree(name: str, window: int | None) -> None:
+    plan = PLANS[name]
+    length = sum(plan.sizes)
+    mask = create_mask(flex.tree_mask(plan, window, "cpu"), None, None, length, length, "cpu")
+    assert torch.equal(mask[0, 0], by_definition(plan, window))
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("name", PLANS)
+@torch.no_grad()
+def test_it_computes_what_the_segments_do(
+    name: str, window: int | None, softcap: float | None
+) -> None:
+    plan = AttentionPlan(PLANS[name].segments)
+    length = sum(plan.sizes)
+    torch.manual_seed(0)
+    query = torch.randn(1, 4, length, 16)
+    key, value = torch.randn(2, 1, 2, length, 16).unbind()
+    options = attention.Options(0.3, 0.0, window, softcap)
+    expected = attention.grouped_attention(query, key, value, plan, options)
+    found = flex.tree_attention(
+        query, key, value, plan, scaling=0.3, window=window, softcap=softcap
+    )
+    torch.testing.assert_close(found.transpose(1, 2), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2", "qwen3"])
+@torch.no_grad()
+def test_a_model_through_it(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA: chosen by `fits`, one mask a window for all layers."""
+    groups = ragged_groups()
+    model = bind(build_model(architecture))
+    expected = response_logps(model, collate(groups, "padded")).token_logps
+    monkeypatch.setattr(flex, "fits", lambda *tensors: True)
+    for layout in LAYOUTS:
+        batch = collate(groups, layout)
+        logps = response_logps(model, batch).token_logps
+        torch.testing.assert_close(logps, expected, rtol=0, atol=1e-5)
+        if batch.plan is not None:
+            masks = [key for key in batch.plan._made if key[0] == "flex"]
+            assert len(masks) == len(batch.plan.windows) == len(batch.plan._made)
+
+
+def test_it_is_taken_on_cuda_where_it_can_be() -> None:
+    class OnCUDA:
+        device = torch.device("cuda")
+
+        def __init__(self, dtype: torch.dtype, size: int) -> None:
+            self.dtype, self.shape = dtype, (1, 4, 9, size)
+
+    half, double = OnCUDA(torch.bfloat16, 64), OnCUDA(torch.float64, 64)
+    assert flex.fits(half, half, 0.0)  # type: ignore[arg-type]
+    assert not flex.fits(half, half, 0.1)  # type: ignore[arg-type]
+    assert not flex.fits(double, double, 0.0)  # type: ignore[arg-type]
+    assert not flex.fits(OnCUDA(half.dtype, 8), OnCUDA(half.dtype, 8), 0.0)  # type: ignore[arg-type]
+    assert not flex.fits(half, OnCUDA(torch.bfloat16, 32), 0.0)  # type: ignore[arg-type]
+    assert not flex.fits(torch.zeros(1, 4, 9, 64), torch.zeros(1, 4, 9, 64), 0.0)
