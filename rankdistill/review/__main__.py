@@ -1,0 +1,50 @@
+"""``python -m rankdistill.review RANKED``: rank responses by hand, in a browser on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankdistill.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until it is interrupted, then writes the set; exit code 2 on a person's mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rankdistill.review",
+        description="Read a prompt's responses side by side and rank them, in a browser on this "
+        "machine; the ranks become one more scorer, `human`.",
+    )
+    parser.add_argument("ranked", type=Path, help="a run's folder, its ranked/, or a file")
+    parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+    given = parser.parse_args(arguments)
+
+    from rankdistill.review.server import ReviewServer
+    from rankdistill.review.session import Review
+
+    try:
+        review = Review(given.ranked)
+        server = ReviewServer(review, given.port)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: port {given.port} can't be served ({error.strerror}).", file=sys.stderr)
+        return 2
+    print(f"{len(review.groups)} prompts, {len(review.ranks)} reviewed: {server.url}")
+    try:
+        print("Ctrl-C ends it and writes the set.", flush=True)
+        server.serve_forever(poll_interval=0.2)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.server_close()
+    if review.ranks:
+        print(f"\n{review.write()}: {len(review.ranks)} prompts with human ranks")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

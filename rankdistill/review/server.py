@@ -1,0 +1,130 @@
+"""The page's server: this machine only, nothing from the network, no one else's page may use it.
+
+GET  /                      the page
+GET  /api/set               {title, count, reviewed: [number, ...], to}
+GET  /api/groups/<number>   see `Review.shown`
+POST /api/groups/<number>   {"ranks": [...]}
+POST /api/write             {"to": folder}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from threading import Lock
+from typing import Any
+
+from rankdistill.review.session import Review
+
+LOOPBACK = "127.0.0.1"
+_LARGEST = 1_000_000
+
+
+class ReviewServer(ThreadingHTTPServer):
+    """Serves a review on loopback; `url` is the page.
+
+    Requests must name this server as their host, which a page elsewhere that rebinds its name to
+    127.0.0.1 does not, and changes need the token that only the page has.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, review: Review, port: int = 0) -> None:
+        super().__init__((LOOPBACK, port), _Handler)
+        self.review, self.token, self.lock = review, secrets.token_urlsafe(24), Lock()
+        port = self.server_address[1]
+        self.hosts = {f"{LOOPBACK}:{port}", f"localhost:{port}"}
+        self.url = f"http://{LOOPBACK}:{port}/"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ReviewServer  # type: ignore[assignment]
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        review = self.server.review
+        if not self._known_host():
+            return
+        if self.path == "/":
+            self._page()
+        elif self.path == "/api/set":
+            self._json(
+                200,
+                {
+                    "title": review.title,
+                    "count": len(review.groups),
+                    "reviewed": sorted(review.ranks),
+                    "to": str(review.written_to),
+                },
+            )
+        elif (number := self._number()) is not None:
+            self._json(200, review.shown(number))
+        else:
+            self._json(404, {"error": "there is no such page"})
+
+    def do_POST(self) -> None:
+        if not self._known_host():
+            return
+        size = int(self.headers.get("content-length") or 0)
+        if size > _LARGEST:
+            self.close_connection = True
+            return self._json(413, {"error": "too large"})
+        body = self.rfile.read(size)
+        if not secrets.compare_digest(self.headers.get("x-token") or "", self.server.token):
+            return self._json(403, {"error": "load the page again"})
+        with self.server.lock:
+            if self.path == "/api/write":
+                return self._json(200, {"to": str(self.server.review.write())})
+            number = self._number()
+            if number is None:
+                return self._json(404, {"error": "there is no such prompt"})
+            try:
+                self.server.review.save(number, json.loads(body)["ranks"])
+            except (ValueError, KeyError, TypeError) as error:
+                return self._json(400, {"error": str(error)})
+            self._json(200, {"reviewed": sorted(self.server.review.ranks)})
+
+    def _known_host(self) -> bool:
+        if self.headers.get("host") in self.server.hosts:
+            return True
+        self.close_connection = True
+        self._json(403, {"error": "this page is for this machine only"})
+        return False
+
+    def _number(self) -> int | None:
+        found = re.fullmatch(r"/api/groups/(\d{1,9})", self.path)
+        number = int(found[1]) if found else -1
+        return number if 0 <= number < len(self.server.review.groups) else None
+
+    def _page(self) -> None:
+        nonce = secrets.token_urlsafe(16)
+        page = (files("rankdistill.review") / "page.html").read_text(encoding="utf-8")
+        page = page.replace("%NONCE%", nonce).replace("%TOKEN%", self.server.token)
+        policy = (
+            f"default-src 'none'; connect-src 'self'; img-src data:; style-src 'nonce-{nonce}'; "
+            f"script-src 'nonce-{nonce}'; frame-ancestors 'none'; base-uri 'none'; "
+            "form-action 'none'"
+        )
+        self._send(200, page.encode(), "text/html; charset=utf-8", policy)
+
+    def _json(self, status: int, content: Any) -> None:
+        data = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+        self._send(status, data, "application/json")
+
+    def _send(self, status: int, data: bytes, kind: str, policy: str = "") -> None:
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(data)))
+        self.send_header("cache-control", "no-store")
+        self.send_header("x-content-type-options", "nosniff")
+        self.send_header("referrer-policy", "no-referrer")
+        if policy:
+            self.send_header("content-security-policy", policy)
+        self.end_headers()
+        self.wfile.write(data)

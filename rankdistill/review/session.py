@@ -1,0 +1,154 @@
+"""What a person has ranked of a set: kept line by line, and written as one more scorer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError
+from rankdistill.rank.load import load_groups
+from rankdistill.rank.table import write_table
+
+SCORER = "human"
+
+
+class Review:
+    """A ranked set, and the ranks that a person gave.
+
+    Each saved ranking is a line of `<set>.review.jsonl` before `save` returns; a later line for the
+    same prompt takes its place. `write` makes `<set>-reviewed/`, the same groups with the value
+    `human`, which is minus the rank, so that it is one more scorer.
+
+    Args:
+        path: A run's folder, its `ranked/`, or a file.
+
+    Raises:
+        UserError: there is no such set, or it is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.groups: list[dict[str, Any]] = list(load_groups(path))
+        if not self.groups:
+            raise UserError(f"The ranked set '{path}' is empty: there is nothing to review.")
+        folder = path.expanduser().absolute()
+        if (folder / "ranked").is_dir():
+            folder = folder / "ranked"
+        self.title = str(path)
+        stem = folder.name.removesuffix(".gz").removesuffix(folder.suffix)
+        self.journal = folder.with_name(f"{stem}.review.jsonl")
+        self.written_to = folder.with_name(f"{stem}-reviewed")
+        self.ranks: dict[int, list[int]] = self._read()
+
+    def save(self, number: int, ranks: Sequence[int]) -> None:
+        """Keep the ranks of a group's responses, in the set's order; 0 is best, ties share one.
+
+        Raises:
+            ValueError: not one rank a response, or not whole numbers from 0.
+        """
+        group = self.groups[number]
+        whole = all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks)
+        if len(ranks) != len(group["responses"]) or not whole or min(ranks, default=0) < 0:
+            raise ValueError("give one rank, 0 or more, to each response")
+        dense = sorted(set(ranks))
+        given = [dense.index(rank) for rank in ranks]
+        line = {"prompt_id": group["prompt_id"], "texts": _digest(group), "ranks": given}
+        with self.journal.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.ranks[number] = given
+
+    def write(self) -> Path:
+        """The set with the human ranks as a scorer; groups that nobody ranked have none."""
+        rows = []
+        for number, group in enumerate(self.groups):
+            ranks = self.ranks.get(number)
+            responses = [
+                {
+                    **response,
+                    "scores": {
+                        **(response.get("scores") or {}),
+                        SCORER: float(-ranks[place]) if ranks else math.nan,
+                    },
+                }
+                for place, response in enumerate(group["responses"])
+            ]
+            rows.append({**group, "responses": responses})
+        write_table(rows, self.written_to)
+        return self.written_to
+
+    def shown(self, number: int) -> dict[str, Any]:
+        """A group as the page needs it. `order`: places in the order to show them first.
+
+        What nobody has ranked is shuffled, the same way each time, so that its order says nothing.
+        """
+        group, ranks = self.groups[number], self.ranks.get(number)
+        places = list(range(len(group["responses"])))
+        if ranks is None:
+            random.Random(group["prompt_id"]).shuffle(places)
+        else:
+            places.sort(key=lambda place: ranks[place])
+        return {
+            "prompt_id": group["prompt_id"],
+            "messages": group["messages"],
+            "responses": [_shown(response) for response in group["responses"]],
+            "duels": _duels(group),
+            "ranks": ranks,
+            "order": places,
+        }
+
+    def _read(self) -> dict[int, list[int]]:
+        """The journal's ranks of groups that are still the same; an unfinished line is left out."""
+        if not self.journal.is_file():
+            return {}
+        places = {(g["prompt_id"], _digest(g)): n for n, g in enumerate(self.groups)}
+        ranks: dict[int, list[int]] = {}
+        for line in self.journal.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+                number = places.get((row["prompt_id"], row["texts"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+            if number is not None:
+                ranks[number] = row["ranks"]
+        return ranks
+
+
+def _digest(group: Mapping[str, Any]) -> str:
+    texts = json.dumps([response["text"] for response in group["responses"]])
+    return hashlib.sha256(texts.encode()).hexdigest()[:16]
+
+
+def _shown(response: Mapping[str, Any]) -> dict[str, Any]:
+    scores = {name: _finite(value) for name, value in (response.get("scores") or {}).items()}
+    return {
+        "text": response["text"],
+        "source": response.get("source") or "",
+        "cut": response.get("finish_reason") == "length",
+        "rank": response.get("rank"),
+        "scores": {name: value for name, value in scores.items() if value is not None},
+    }
+
+
+def _finite(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _duels(group: Mapping[str, Any]) -> dict[str, list[list[float]]]:
+    """`scorer -> [i][j]`: how often its ballots put response i before j, a tie half each."""
+    count = len(group["responses"])
+    found: dict[str, list[list[float]]] = {}
+    for ballot in group.get("ballots") or []:
+        wins = found.setdefault(ballot["scorer"], [[0.0] * count for _ in range(count)])
+        places = list(zip(ballot["shown"], ballot["ranks"], strict=True))
+        for i, a in places:
+            for j, b in places:
+                if i != j:
+                    wins[i][j] += 1.0 if a < b else 0.5 if a == b else 0.0
+    return found

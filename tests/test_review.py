@@ -1,0 +1,190 @@
+"""The review page: its session, its HTTP API, who may use it, and a person's hands in Chromium."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import re
+import threading
+from pathlib import Path
+
+import browser
+import pytest
+
+from rankdistill.rank.load import load_groups
+from rankdistill.rank.table import write_table
+from rankdistill.review.__main__ import main
+from rankdistill.review.server import ReviewServer
+from rankdistill.review.session import Review
+
+EVIL = '<img src=x onerror="document.body.dataset.hacked=1"></pre><script>alert(1)</script>'
+
+
+def group(prompt_id: str, *texts: str) -> dict:
+    responses = [
+        {
+            "text": text, "token_ids": [i], "finish_reason": "stop", "source": "student",
+            "scores": {"likelihood": -0.5 * i, "judge": 1 - i / 2}, "score": -float(i), "rank": i,
+        }
+        for i, text in enumerate(texts)
+    ]  # fmt: skip
+    ballots = [
+        {"scorer": "judge", "shown": [0, 1], "ranks": [0, 1]},
+        {"scorer": "judge", "shown": [1, 0], "ranks": [0, 1]},
+    ]
+    messages = [{"role": "user", "content": f"Question {prompt_id}: which is best? {EVIL}"}]
+    return {
+        "prompt_id": prompt_id, "split": "train", "messages": messages, "responses": responses,
+        "ballots": ballots,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def ranked(tmp_path) -> Path:
+    rows = [group("a", "first", "second", EVIL), group("b", "one", "two"), group("c", "x", "y")]
+    write_table(rows, tmp_path / "run" / "ranked")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def server(ranked):
+    with ReviewServer(Review(ranked)) as running:
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def ask(server, method: str, path: str, body=None, **headers):
+    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=20)
+    headers = {"host": server.url.split("/")[2], **headers}
+    data = None if body is None else json.dumps(body)
+    connection.request(method, path, data, headers)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    return answer.status, json.loads(text) if text.startswith("{") else text
+
+
+def test_ranks_are_kept_at_once_and_survive_a_restart(ranked):
+    review = Review(ranked)
+    assert review.shown(0)["ranks"] is None and sorted(review.shown(0)["order"]) == [0, 1, 2]
+    review.save(0, [5, 0, 5])
+    review.save(1, [0, 1])
+    review.save(1, [1, 0])
+    with review.journal.open("a") as file:
+        file.write('{"prompt_id": "c", "te')  # a kill in the middle of a line
+    again = Review(ranked)
+    assert again.ranks == {0: [1, 0, 1], 1: [1, 0]}
+    assert again.shown(0)["order"][0] == 1
+    for ranks in ([0, 1], [0, 1, -1], [0, 1, 0.5], [0, 1, True]):
+        with pytest.raises(ValueError, match="one rank"):
+            again.save(0, ranks)
+
+
+def test_a_set_that_changed_does_not_get_the_ranks_of_the_old_one(ranked):
+    Review(ranked).save(1, [1, 0])
+    write_table([group("b", "one", "another")], ranked / "ranked")
+    assert Review(ranked).ranks == {}
+
+
+def test_human_ranks_are_one_more_scorer(ranked):
+    review = Review(ranked)
+    review.save(0, [1, 0, 1])
+    rows = {row["prompt_id"]: row for row in load_groups(review.write())}
+    assert review.written_to == ranked / "ranked-reviewed"
+    assert [r["scores"]["human"] for r in rows["a"]["responses"]] == [-1.0, 0.0, -1.0]
+    assert all(math.isnan(r["scores"]["human"]) for r in rows["b"]["responses"])
+    assert rows["a"]["responses"][0]["scores"]["likelihood"] == 0.0
+    from rankdistill.rank.combine import combine
+    from rankdistill.rank.diagnostics import diagnose
+
+    combined = combine([rows["a"]], {"human": 1.0}, "mean")
+    assert [r["score"] for r in combined[0]["responses"]] == [-1.0, 0.0, -1.0]
+    found = diagnose(list(rows.values()))["agreement"]
+    assert {(pair["a"], pair["human"]) for pair in found} >= {("human", True)}
+
+
+def test_the_api(server):
+    status, told = ask(server, "GET", "/api/set")
+    assert (status, told["count"], told["reviewed"]) == (200, 3, [])
+    _, shown = ask(server, "GET", "/api/groups/0")
+    assert [r["text"] for r in shown["responses"]] == ["first", "second", EVIL]
+    assert shown["duels"] == {"judge": [[0, 1, 0], [1, 0, 0], [0, 0, 0]]}
+    token = {"x-token": server.token}
+    assert ask(server, "POST", "/api/groups/0", {"ranks": [2, 1, 0]}, **token) == (
+        200, {"reviewed": [0]},
+    )  # fmt: skip
+    assert ask(server, "POST", "/api/groups/0", {"ranks": [2]}, **token)[0] == 400
+    assert ask(server, "POST", "/api/groups/9", {"ranks": [2]}, **token)[0] == 404
+    assert ask(server, "GET", "/api/groups/9")[0] == 404 == ask(server, "GET", "/../etc")[0]
+    status, told = ask(server, "POST", "/api/write", {}, **token)
+    assert status == 200 and Path(told["to"]).is_dir()
+
+
+def test_only_this_machine_and_only_its_own_page(server):
+    assert server.server_address[0] == "127.0.0.1"
+    for path in ("/", "/api/set", "/api/groups/0"):
+        assert ask(server, "GET", path, host="evil.example:80")[0] == 403
+    for headers in ({}, {"x-token": "guess"}, {"x-token": server.token, "host": "evil.example"}):
+        assert ask(server, "POST", "/api/groups/0", {"ranks": [2, 1, 0]}, **headers)[0] == 403
+    assert server.review.ranks == {}
+
+
+def test_the_page_needs_nothing_from_the_network(server):
+    _, page = ask(server, "GET", "/")
+    assert not re.search(r"(src|href)=|https?://|@import|url\(", page)
+
+
+@pytest.mark.skipif(browser.found() is None, reason="no Chromium on this machine")
+def test_a_person_ranks_in_a_browser(server, tmp_path):
+    pytest.importorskip("websockets")
+    texts = "[...document.querySelectorAll('.card pre')].map(p => p.textContent)"
+    with browser.Browser(tmp_path / "profile", server.url) as page:
+        order = server.review.shown(0)["order"]
+        named = ["first", "second", EVIL]
+        assert page.value(texts) == [named[i] for i in order]
+        assert page.value("document.querySelectorAll('img, .card script').length") == 0
+        votes = page.value("document.querySelector('.votes').textContent")
+        assert "likelihood" in votes and "judge" in votes
+        # By keys: what stands first goes to the end, then ties with the one before it.
+        page.press("ArrowRight", browser.SHIFT)
+        page.press("ArrowRight", browser.SHIFT)
+        assert page.value(texts) == [named[i] for i in [*order[1:], order[0]]]
+        page.press("=")
+        shown = "[...document.querySelectorAll('.rank')].map(r => r.textContent)"
+        assert page.value(shown) == ["1", "2", "2"]
+        page.press("Enter")
+        page.until("document.getElementById('where').textContent === 'Prompt 2 of 3'")
+        expected = [0, 0, 0]
+        expected[order[1]], expected[order[2]], expected[order[0]] = 0, 1, 1
+        assert server.review.ranks == {0: expected}
+        # By the mouse: the second card is dropped on the first.
+        before = server.review.shown(1)["order"]
+        page.drag(".card:nth-child(2)", ".card:nth-child(1)")
+        page.until("document.getElementById('state').textContent === 'not saved'")
+        page.value("document.getElementById('save').click()")
+        page.until("document.getElementById('state').textContent === 'saved'")
+        assert server.review.ranks[1][before[1]] == 0 and server.review.ranks[1][before[0]] == 1
+        page.press("v")
+        assert page.value("getComputedStyle(document.querySelector('.votes')).display") == "none"
+        assert page.value("document.body.dataset.hacked") is None
+        page.press("v")
+        page.screenshot(tmp_path / "page.png")
+        assert page.errors == [] and (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_the_command_writes_the_set_when_it_is_interrupted(ranked, monkeypatch, capsys):
+    def interrupted(self, poll_interval):
+        self.review.save(2, [1, 0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReviewServer, "serve_forever", interrupted)
+    assert main([str(ranked)]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"3 prompts, 0 reviewed: http://127.0.0.1:\d+/", told)
+    assert "1 prompts with human ranks" in told and (ranked / "ranked-reviewed").is_dir()
+
+
+def test_there_is_no_set(tmp_path, capsys):
+    assert main([str(tmp_path / "missing")]) == 2
+    assert "There is no ranked set" in capsys.readouterr().err
