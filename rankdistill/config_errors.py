@@ -84,6 +84,7 @@ def _keys(parent: str, arguments: Sequence[str]) -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from rankdistill import catalogue
 
@@ -96,11 +97,14 @@ def _keys(parent: str, arguments: Sequence[str]) -> list[str]:
         and split[1] in groups[split[0]]
         and split[0] not in ("recipe", "eval")
     ]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("rankdistill.conf", version_base="1.3"):
-            config = compose("config", choices)
-    except HydraException:
-        return []
-    node = OmegaConf.select(config, parent) if parent else config
-    return [str(key) for key in node] if isinstance(node, DictConfig) else []
+    recipe = [argument for argument in arguments if argument.startswith("recipe=")]
+    for chosen in ([*recipe, *choices], choices):  # the mistake may be in the recipe
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_module("rankdistill.conf", version_base="1.3"):
+                config = compose("config", chosen)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        node = OmegaConf.select(config, parent) if parent else config
+        return [str(key) for key in node] if isinstance(node, DictConfig) else []
+    return []
