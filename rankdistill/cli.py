@@ -86,7 +86,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_name", named, replace=True)
 
 
-def _job(failures: list[str]) -> Any:
+def _job(failures: list[str], begun: list[str]) -> Any:
     """What Hydra calls once a run; a person's mistake is shown, and kept in `failures`."""
 
     def job(config: Any) -> None:
@@ -94,8 +94,10 @@ def _job(failures: list[str]) -> Any:
 
         from rankdistill.pipeline import run
 
+        folder = HydraConfig.get().runtime.output_dir
+        begun.append(folder)
         try:
-            with writable(Path(HydraConfig.get().runtime.output_dir), ANOTHER_FOLDER):
+            with writable(Path(folder), ANOTHER_FOLDER):
                 run(config)
         except UserError as error:
             if config_is_verbose():
@@ -132,17 +134,17 @@ def main() -> None:
 
     register()
     failures: list[str] = []
+    begun: list[str] = []
     entry = hydra.main(
         config_path="pkg://rankdistill.conf", config_name="config", version_base="1.3"
-    )(_job(failures))
+    )(_job(failures, begun))
     try:
+        entry()
+    except OSError as error:
         # Hydra makes the run folder before it calls the job.
-        with writable(Path.cwd(), ANOTHER_FOLDER):
-            entry()
-    except UserError as error:
-        if "hydra.verbose=true" in arguments:
+        if begun or "hydra.verbose=true" in arguments:
             raise
-        say_mistake(str(error))
+        say_mistake(f"The run folder cannot be made ({error}): {ANOTHER_FOLDER}.")
         sys.exit(2)
     except (HydraException, OmegaConfBaseException) as error:
         if "hydra.verbose=true" in arguments:
