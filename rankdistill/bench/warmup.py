@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import kl_div, pad
 
 from rankdistill.bench.flops import Cost, Work, shared
 from rankdistill.bench.results import Row
@@ -25,7 +26,8 @@ K = 64
 """Tokens that a support keeps."""
 NAIVE, LIVE, HIDDEN = "live teacher, full logits", "live teacher", "cached hidden states"
 NAIVE_TOP, TOP = f"cached top {K}, full logits", f"cached top {K}"
-KL = Divergence("forward_kl", 1.0)
+T = 2.0
+KL = Divergence("forward_kl", T)
 
 
 def run(settings: Settings) -> list[Row]:
@@ -106,7 +108,7 @@ class _Warmup:
     def steps(self) -> dict[str, Step]:
         """All ways, by name."""
         top = self._cache(
-            "top_k", vocabulary=self.student.config.vocab_size, k=K, temperatures=(1.0,)
+            "top_k", vocabulary=self.student.config.vocab_size, k=K, temperatures=(T,)
         )
         hidden = self._cache("hidden", hidden_size=self.teacher.config.hidden_size)
         return {
@@ -150,17 +152,18 @@ class _Warmup:
             batch = collate([self.row.tokens], "padded")
             ids = batch.input_ids
             logits = self.student(input_ids=ids, use_cache=False).logits
-            loss = divergence(ids, logits)[:, self.point.P - 1 : -1].mean()
+            scaled = logits / T
+            loss = divergence(ids, scaled)[:, self.point.P - 1 : -1].mean() * T**2
             loss.backward()
             return loss.item()
 
         return step
 
-    def _full_kl(self, ids: Tensor, logits: Tensor) -> Tensor:
+    def _full_kl(self, ids: Tensor, scaled: Tensor) -> Tensor:
         with torch.no_grad():
-            of_teacher = self.teacher(input_ids=ids, use_cache=False).logits.log_softmax(-1)
-        kl = torch.nn.functional.kl_div
-        return kl(logits.log_softmax(-1), of_teacher, log_target=True, reduction="none").sum(-1)
+            logits = self.teacher(input_ids=ids, use_cache=False).logits
+            target = (logits / T).softmax(-1)
+        return kl_div(scaled.log_softmax(-1), target, reduction="none").sum(-1)
 
 
 class _OnSupport:
@@ -169,12 +172,14 @@ class _OnSupport:
     def __init__(self, cache: TeacherCache, row: TokenRow) -> None:
         stored = cache.spec.support(cache.read([row]))
         kept = torch.log1p(-stored.log_tail.exp())
-        logp = torch.cat([stored.values.float().log_softmax(-1) + kept, stored.log_tail], dim=-1)
+        logp = torch.cat(
+            [(stored.values.float() / T).log_softmax(-1) + kept, stored.log_tail], dim=-1
+        )
         self._ids, self._logp, self._before = stored.ids, logp, len(row.tokens.prompt) - 1
 
-    def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
-        logq = logits.log_softmax(-1)
+    def __call__(self, ids: Tensor, scaled: Tensor) -> Tensor:
+        logq = scaled.log_softmax(-1)
         own = logq[0, self._before : -1].gather(-1, self._ids)
         rest = torch.log1p(-own.exp().sum(-1, keepdim=True))
         terms = self._logp.exp() * (self._logp - torch.cat([own, rest], dim=-1))
-        return torch.nn.functional.pad(terms.sum(-1), (self._before, 1))[None]
+        return pad(terms.sum(-1), (self._before, 1))[None]
