@@ -52,6 +52,7 @@ def groups() -> dict[str, list[str]]:
     """The options of every group in `conf/`, and the suites."""
     conf = files("rankdistill.conf")
     folders = sorted(entry.name for entry in conf.iterdir() if entry.is_dir())
+    folders.remove("accelerate")  # configurations of the launcher, see rankdistill/accelerate.py
     options = {name: list(_yaml_files(conf / name)) for name in folders}
     found = {name: names for name, names in options.items() if names}
     return {**found, "eval": list(suite_files()), "recipe": list(recipe_files())}

@@ -38,11 +38,12 @@ class LMHead:
         """Whether logits are ``hidden @ weight.T + bias`` and nothing else, with a whole weight.
 
         Asked at every call: since the model was bound, an adapter may have wrapped the layer, or
-        FSDP may have cut its weight into shards that only a call of the layer puts together.
+        FSDP or ZeRO-3 may have cut its weight into shards that only a call of the layer puts
+        together.
         """
         layer = self.layer
         whole = type(layer) is nn.Linear and type(layer.weight) in (nn.Parameter, Tensor)
-        return self._linear and whole
+        return self._linear and whole and not hasattr(layer.weight, "ds_id")
 
 
 class _Backbone:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.integrations import deepspeed
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.models.locate import first_line, locate
@@ -60,14 +63,15 @@ def load_model(
     if quantization is not None or stored_quantization(folder) is not None:
         more["device_map"] = {"": torch.accelerator.current_accelerator() or "cpu"}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=PRECISIONS[precision],
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            **more,
-        )
+        with _whole():
+            return AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=PRECISIONS[precision],
+                attn_implementation=attn_implementation,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                **more,
+            )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise UserError(f"The model '{path}' cannot be loaded: {first_line(error)}") from error
 
@@ -102,6 +106,18 @@ def load_config(path: str, *, trust_remote_code: bool = False) -> PretrainedConf
         raise UserError(
             f"The configuration of '{path}' cannot be read: {first_line(error)}"
         ) from error
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Under ZeRO-3, loading without cutting: teachers and references are not trained, so nothing
+    would put them together again; what is trained is cut when the Trainer prepares it."""
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def _bitsandbytes(name: str, dtype: torch.dtype | str) -> BitsAndBytesConfig:

@@ -1,0 +1,93 @@
+"""accelerate's configurations as accelerate reads them, and what ZeRO-3 asks of us."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from conftest import build_model
+from hydra.errors import HydraException
+from test_configs import composed
+from transformers.integrations import deepspeed
+
+from rankdistill import catalogue
+from rankdistill.accelerate import configurations, path_of
+from rankdistill.errors import UserError
+from rankdistill.forward import LMHead
+from rankdistill.models import load_model
+
+NAMES = [f"{kind}_{gpus}gpu" for kind in ("zero2", "zero3", "fsdp2") for gpus in (1, 8)]
+
+
+def test_there_is_one_for_one_gpu_and_for_eight():
+    assert sorted(NAMES) == list(configurations())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_accelerate_reads_it(name):
+    read = load_config_from_file(path_of(name))
+    gpus = int(name.split("_")[1].removesuffix("gpu"))
+    assert read.num_processes == gpus and read.num_machines == 1 and not read.use_cpu
+    assert read.mixed_precision == "no"  # student.precision says it
+    offloaded = gpus == 1
+    if name.startswith("fsdp2"):
+        options = read.fsdp_config
+        assert read.distributed_type.value == "FSDP" and not read.deepspeed_config
+        assert options["fsdp_version"] == 2 and options["fsdp_offload_params"] == offloaded
+        assert options["fsdp_cpu_ram_efficient_loading"] is False
+        arguments = vars(launch_command_parser().parse_args(["x"]))
+        assert set(options) <= set(arguments)
+    else:
+        options, stage = read.deepspeed_config, int(name[4])
+        assert read.distributed_type.value == "DEEPSPEED" and not read.fsdp_config
+        device = "cpu" if offloaded else "none"
+        assert options["zero_stage"] == stage and options["offload_optimizer_device"] == device
+        if stage == 3:
+            assert options["offload_param_device"] == device
+            assert options["zero3_save_16bit_model"] and options["zero3_init_flag"] is False
+        assert set(options) <= set(vars(launch_command_parser().parse_args(["x"])))
+
+
+def test_the_command_that_names_the_file(tmp_path):
+    def run(*arguments: str):
+        command = [sys.executable, "-m", "rankdistill.accelerate", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    path = Path(run("fsdp2_8gpu").stdout.strip())
+    assert path.is_file() and path.name == "fsdp2_8gpu.yaml"
+    assert all(name in run().stdout for name in NAMES)
+    wrong = run("fsdp_8gpu")
+    assert wrong.returncode == 1 and wrong.stdout == ""
+    assert "did you mean 'fsdp2_8gpu'" in wrong.stderr and "Traceback" not in wrong.stderr
+    with pytest.raises(UserError, match="There is no configuration 'ddp'"):
+        path_of("ddp")
+
+
+def test_it_is_no_group_of_the_command():
+    assert "accelerate" not in catalogue.groups()
+    for override in ("accelerate=fsdp2_8gpu", "+accelerate=fsdp2_8gpu"):
+        with pytest.raises(HydraException):
+            composed(override)
+
+
+def test_under_zero_3_models_are_loaded_whole(tiny_dir, monkeypatch):
+    """As transformers knows of it; a cut teacher would never be put together again."""
+    config = types.SimpleNamespace(is_zero3=lambda: True)
+    monkeypatch.setattr(deepspeed, "_hf_deepspeed_config_weak_ref", lambda: config)
+    monkeypatch.setattr(deepspeed, "is_deepspeed_available", lambda: True, raising=False)
+    assert deepspeed.is_deepspeed_zero3_enabled()
+    model = load_model(str(tiny_dir))
+    assert all(parameter.numel() for parameter in model.parameters())
+    assert deepspeed.is_deepspeed_zero3_enabled()
+
+
+def test_a_head_whose_weight_zero_3_holds_is_called():
+    model = build_model()
+    assert LMHead(model, True).linear
+    model.lm_head.weight.ds_id = 3  # DeepSpeed's mark of a parameter that it has cut
+    assert not LMHead(model, True).linear
