@@ -18,7 +18,7 @@ from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.ranked import RankedSet
 from rankdistill.evaluate.sharpening import control_temperature
 from rankdistill.evaluate.students import HeldOut, evaluate_model
-from rankdistill.models import load_model, load_tokenizer, tokenizers_agree
+from rankdistill.models import load_model, load_tokenizer, place, tokenizers_agree
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
 from rankdistill.records import Group, Prompt
@@ -227,10 +227,12 @@ class Reference:
 def load_for_evaluation(run: Run, model: Model) -> Any:
     """The model where it is to be run, in the precision of its role."""
     settings = run.settings.teacher if model == run.teacher else run.settings.student
-    loaded: Any = load_model(
+    quantization = run.settings.teacher.quantization if model == run.teacher else None
+    loaded = load_model(
         model.path,
         precision=settings.precision.name,
+        quantization=quantization and quantization.name,
         attn_implementation=settings.attn_implementation,
         trust_remote_code=settings.trust_remote_code,
     )
-    return loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return place(loaded, "cuda" if torch.cuda.is_available() else "cpu").eval()
