@@ -28,7 +28,7 @@ def augmented(run: Run, prompts: Output) -> Output:
         {"prompt_id": f"{request.kind}-{i}", "split": "train", "messages": request.messages}
         for i, request in enumerate(asked)
     ]
-    key = {"prompts": prompts.key, "requests": asdict(augment), "code": 1}
+    key: Any = {"prompts": prompts.key, "requests": asdict(augment), "code": 1}
     answered = sample(
         run, run.teacher, asking, key, "teacher", 1, max_response_tokens=settings.max_prompt_tokens
     )
@@ -68,7 +68,7 @@ def new_prompts(
         augment: Of the settings.
         fits: Prompt -> whether it is short enough for the student.
     """
-    counts = dict.fromkeys(REASONS, 0)
+    counts: dict[str, int] = dict.fromkeys(REASONS, 0)
     deciding = Filter(
         rows,
         rouge_l=augment.rouge_l,

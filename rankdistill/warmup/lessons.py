@@ -100,7 +100,8 @@ def chosen(
         scores: `[group][response]`, None where a response has none; None without a scorer.
         lessons: What the warm-up asks for. A tie for the best goes to the earlier response.
     """
-    counts = dict.fromkeys(("written", "empty", "unscored", "low_score", "not_best", "learned"), 0)
+    names = ("written", "empty", "unscored", "low_score", "not_best", "learned")
+    counts: dict[str, int] = dict.fromkeys(names, 0)
     kept = []
     for index, group in enumerate(groups):
         values = scores[index] if scores is not None else [0.0] * len(group["responses"])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import AutoConfig, PreTrainedTokenizerBase
@@ -179,7 +179,9 @@ class LiveTeacher:
     ) -> None:
         self._model, self._divergence, self._recorder = model, divergence, recorder
 
-    figures: ClassVar[dict[str, float]] = {}
+    @property
+    def figures(self) -> dict[str, float]:
+        return {}
 
     def to(self, device: torch.device) -> LiveTeacher:
         """The teacher on `device`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,13 +84,9 @@ class DistillationTrainer(StepTrainer):
 
         Every process measures all of them, so that none waits for another.
         """
-        self.model.eval()
-        found = mean_divergence(
-            self.model_wrapped,
-            self._teacher,
-            self.eval_dataset,
-            self.args.max_batch_tokens,  # type: ignore[arg-type]
-        )
+        wrapped, rows = cast(nn.Module, self.model_wrapped), cast(Any, self.eval_dataset)
+        wrapped.eval()
+        found = mean_divergence(wrapped, self._teacher, rows, self.args.max_batch_tokens)
         metrics = {"eval_divergence": found}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(

@@ -1,0 +1,58 @@
+"""A warm-up from a cached teacher, slow enough to be killed: `python warmup_killed.py ROOT`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankdistill.warmup import teacher_cache
+from rankdistill.warmup.logits import LogitsWarmup
+
+SHARD_TOKENS = 20
+
+
+def groups() -> list[Any]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "prompt_id": f"p{i}", "split": "train",
+            "messages": [{"role": "user", "content": "x" * i}],
+            "responses": [
+                {
+                    "token_ids": torch.randint(3, 259, (1 + i % 9,), generator=generator).tolist(),
+                    "finish_reason": "length", "text": "", "source": "teacher",
+                }
+            ],
+        }
+        for i in range(24)
+    ]  # fmt: skip
+
+
+def warm_up(models: Path, out: Path, pause: float = 0.0) -> dict[str, Any]:
+    """Caches 8 of the teacher's tokens in small shards, then trains 6 steps."""
+    plan, write = teacher_cache._plan, teacher_cache.TeacherCache._write
+
+    def slowly(cache: Any, *arguments: Any) -> None:
+        write(cache, *arguments)
+        time.sleep(pause)
+
+    teacher_cache._plan = lambda rows, tokens: plan(rows, SHARD_TOKENS)
+    teacher_cache.TeacherCache._write = slowly  # type: ignore[method-assign]
+    try:
+        return LogitsWarmup(
+            teacher_outputs="top_k", top_k=8, epochs=2.0, responses_per_step=8, save_steps=1,
+            learning_rate=1e-3,
+        )(
+            models / "student", str(models / "teacher"), groups(), out / "model", seed=0,
+            report_to=[], precision="float32", checkpoints=out / "checkpoints", cache=out / "cache",
+        )  # fmt: skip
+    finally:
+        teacher_cache._plan, teacher_cache.TeacherCache._write = plan, write  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    warm_up(Path(sys.argv[1]), Path(sys.argv[2]), pause=0.1)
