@@ -1,0 +1,88 @@
+"""A trained model that two processes hold in shards leaves them whole, its adapters merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from accelerate.utils import DistributedType
+from conftest import build_model, build_tokenizer
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from rankdistill.models import LoRA, load_model, load_trainable, merged
+from rankdistill.train.output import save_trained
+
+PROCESSES = 2
+CASES = {"all weights": None, "adapters": LoRA(4)}
+
+
+def after_training(path: str, lora: LoRA | None) -> Any:
+    """The student with other trainable weights than it had."""
+    model = load_trainable(path, lora=lora)
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def gathered(model: Any) -> dict[str, Any]:
+    """As accelerate gathers it (`Accelerator.get_state_dict`), which needs a GPU for FSDP."""
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)
+
+
+def share(process: int, folder: Path, student: str) -> None:
+    """What one of the processes does."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=process, world_size=PROCESSES
+    )
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    for name, lora in CASES.items():
+        model = after_training(student, lora)
+        plain = model if lora is None else model.get_base_model()
+        for layer in plain.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        accelerator = SimpleNamespace(
+            distributed_type=DistributedType.FSDP,
+            unwrap_model=lambda wrapped: wrapped,
+            get_state_dict=gathered,
+            wait_for_everyone=dist.barrier,
+        )
+        trainer: Any = SimpleNamespace(
+            accelerator=accelerator, model=model, model_wrapped=model,
+            is_world_process_zero=lambda: process == 0,
+        )  # fmt: skip
+
+        def load(lora: LoRA | None = lora) -> Any:
+            assert process == 0
+            return load_trainable(student, lora=lora)
+
+        save_trained(trainer, build_tokenizer(), folder / name, load)
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder, student = tmp_path_factory.mktemp("shards"), tmp_path_factory.mktemp("student")
+    build_model().save_pretrained(student)
+    mp.spawn(share, args=(folder, str(student)), nprocs=PROCESSES)  # type: ignore[attr-defined]
+    return folder, str(student)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_shards_of_two_processes_are_one_plain_model(name: str, outputs) -> None:
+    folder, student = outputs
+    expected = merged(after_training(student, CASES[name])).state_dict()
+    found = load_model(str(folder / name)).state_dict()
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6)
