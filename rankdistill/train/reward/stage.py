@@ -265,7 +265,9 @@ def _logits(model: Any, rows: Sequence[Any], tokenizer: Any, settings: Any) -> l
 
 
 def _gate(run: Run, model: Any, rows: Sequence[Any], tokenizer: Any) -> dict[str, Any]:
-    groups = load_groups(rows, tokenizer, None)
+    # As in training; the token after a response takes a position, see `with_next_token`.
+    limit = getattr(model.config, "max_position_embeddings", None)
+    groups = load_groups(rows, tokenizer, limit and limit - 1)
     values = rewards(model, [g.tokens for g in groups], run.settings.reward.max_batch_tokens)
     lengths = [[len(response) for response in g.tokens.responses] for g in groups]
     return gate_figures(values, [g.ranks for g in groups], lengths, seed=run.settings.seed).row()
