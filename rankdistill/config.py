@@ -254,6 +254,7 @@ class RewardModelConfig:
 @dataclass
 class EnsembleConfig:
     _target_: str
+    _convert_: str
     scorers: dict[str, Any]
 
 
@@ -267,7 +268,8 @@ class RankConfig:
     select: Select
     top_k: int
     aggregate: Aggregate = Aggregate.mean
-    weights: dict[str, float] | None = None
+    weights: Any = None
+    """None, or a number a scorer; a typed dict can't be overridden as a whole."""
     length_debias: bool = False
     min_agreement: float | None = None
 

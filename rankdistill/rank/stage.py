@@ -38,7 +38,13 @@ def rank(
         UserError: no group is left, or the scorers agree less than `rank.min_agreement`.
     """
     settings = run.settings.rank
-    weights = settings.weights or (dict.fromkeys(scorers, 1.0) if scorers else None)
+    weights = settings.weights
+    if weights is not None and not isinstance(weights, dict):
+        raise UserError(
+            f"rank.weights is {weights}: give a number a scorer, as in 'rank.weights={{judge: 2}}'."
+        )
+    if scorers is not None:
+        weights = dict.fromkeys(scorers, 1.0) | dict(settings.weights or {})
     how = settings.aggregate.name
     identity = {
         "code": 2,

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rankdistill.console import result
 from rankdistill.models import encode_prompt, load_tokenizer, recoded
 from rankdistill.records import Group, Prompt, Response
 from rankdistill.run import Model, Run
@@ -77,4 +78,7 @@ def _fitting(run: Run, prompts: list[Any]) -> list[Prompt]:
     tokenizer = load_tokenizer(run.teacher.path)
     room = max_positions(Path(run.teacher.path)) or math.inf
     most = room - run.settings.sample.max_response_tokens
-    return [p for p in prompts if len(encode_prompt(tokenizer, p["messages"])) <= most]
+    fitting = [p for p in prompts if len(encode_prompt(tokenizer, p["messages"])) <= most]
+    if len(fitting) < len(prompts):
+        result(f"{len(prompts) - len(fitting)} prompts are too long for the teacher to revise")
+    return fitting

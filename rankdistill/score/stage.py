@@ -71,8 +71,8 @@ def score(
     ]
     if len(outputs) == 1:
         return outputs[0]
-    given = run.settings.rank.weights or {}
-    return Outputs(outputs, {name: given.get(name, 1.0) for name in asked})
+    weights = run.settings.rank.weights or {}
+    return Outputs(outputs, {name: weights.get(name, 1.0) for name in asked})
 
 
 def check_scorers(run: Run) -> None:

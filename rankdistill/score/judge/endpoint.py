@@ -15,6 +15,7 @@ What an answer can be, and what follows:
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -30,6 +31,9 @@ from rankdistill.errors import UserError, suggest
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.runner import Answer
 from rankdistill.score.judge.verdicts import Reply, duel_form, rating_form
+
+# It tells every request.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 BACKOFF_S, LONGEST_PAUSE_S = 1.0, 60.0
 """The first pause, doubled each time; and the longest, a server's Retry-After included."""
