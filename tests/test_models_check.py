@@ -9,13 +9,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import build_model, build_tokenizer
+from test_configs import composed
 from tiny_run import TINY
 
 from rankdistill import cli
+from rankdistill import settings as built
 from rankdistill.config import Precision, Quantization
 from rankdistill.errors import UserError
 from rankdistill.models import LoRA, load_model, place, stored_precision
 from rankdistill.models.check import check_loading, check_trainable
+from rankdistill.run import Run
+from rankdistill.store import Store
 
 
 def settings(**changes):
@@ -158,20 +162,34 @@ def test_the_command_says_it_before_anything_runs(
     assert not list((tmp_path / "home").rglob("manifest.json"))
 
 
-def test_auto_is_the_precision_that_the_model_was_saved_in(monkeypatch, tmp_path):
-    """One precision for all that is made of the model, whatever the stages save theirs in."""
-    from test_configs import composed
-
-    from rankdistill import settings as built
-    from rankdistill.run import Run
-    from rankdistill.store import Store
-
+def run_of(tmp_path: Path, *overrides: str) -> Run:
+    """A run on a teacher that was saved in bfloat16."""
     build_model().bfloat16().save_pretrained(tmp_path / "teacher")
     build_tokenizer().save_pretrained(tmp_path / "teacher")
-    path = f"teacher.path={tmp_path / 'teacher'}"
-    config = composed(path, "student.precision=auto", "sample=transformers")
-    run = Run(built.build(config), Store(tmp_path / "store"), tmp_path / "run")
+    config = composed(f"teacher.path={tmp_path / 'teacher'}", "sample=transformers", *overrides)
+    return Run(built.build(config), Store(tmp_path / "store"), tmp_path / "run")
+
+
+def test_auto_is_the_precision_that_the_model_was_saved_in(tmp_path):
+    """One precision for all that is made of the model, whatever the stages save theirs in."""
+    run = run_of(tmp_path, "student.precision=auto")
     assert run.settings.student.precision.name == "bfloat16"
     assert run.start.identity["precision"] == "bfloat16"
     assert run.settings.teacher.precision.name == "float32"
     assert run.trained_in == {"precision": "bfloat16", "weights": "float32"}
+
+
+def test_adapters_and_quantisation_are_part_of_what_a_stage_is_known_by(tmp_path):
+    plain, lora = run_of(tmp_path), run_of(tmp_path, "student.lora.r=4")
+    assert plain.trained_in == {"precision": "float32"}
+    assert plain.start.identity == lora.start.identity
+    keys = {"r": 4, "alpha": 32, "dropout": 0.0, "target_modules": "all-linear",
+            "quantization": None}  # fmt: skip
+    assert lora.trained_in == {"precision": "float32", "lora": keys}
+    listed = [
+        run_of(tmp_path, "student.lora.r=4", f"student.lora.target_modules=[{names}]").trained_in
+        for names in ("q_proj,v_proj", "v_proj,q_proj", "q_proj")
+    ]
+    assert listed[0] == listed[1] != listed[2]
+    quantised = run_of(tmp_path, "teacher.quantization=nf4")
+    assert quantised.teacher.identity == {**plain.teacher.identity, "quantization": "nf4"}
