@@ -11,7 +11,7 @@ from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, train
 
 from rankdistill import RankingTrainer
 from rankdistill.objectives import DPO
-from rankdistill.train.checkpoints import last_checkpoint
+from rankdistill.train.checkpoints import last_checkpoint, owes_evaluation
 
 ROWS = ragged_groups(10)
 
@@ -71,3 +71,27 @@ def test_resume_without_a_checkpoint_starts_anew(tmp_path, unbroken):
     trainer.train(resume_from_checkpoint=True)
     assert logged(trainer) == logged(unbroken)
     assert last_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("step", [None, 2, 4, 6])
+def test_an_evaluation_that_a_kill_cut_off_is_made_up_for(tmp_path, step):
+    """Checkpoint 4 is of an epoch's last step, and the evaluation comes after it."""
+    evaluated = {"eval_strategy": "epoch", "eval_on_start": True}
+    whole = RankingTrainer(
+        build_model(), arguments(tmp_path / "whole", **evaluated), ROWS, DPO(),
+        processing_class=TOKENIZER, eval_dataset=ROWS[:3],
+    )  # fmt: skip
+    whole.train()
+    folder = tmp_path / "again"
+    if step is not None:
+        source = tmp_path / "whole" / f"checkpoint-{step}"
+        shutil.copytree(source, folder / source.name)
+    assert owes_evaluation(folder) == (step in (None, 4))
+    again = RankingTrainer(
+        build_model(),
+        arguments(folder, eval_strategy="epoch", eval_on_start=owes_evaluation(folder)),
+        ROWS, DPO(), processing_class=TOKENIZER, eval_dataset=ROWS[:3],
+    )  # fmt: skip
+    again.train(resume_from_checkpoint=True)
+    assert logged(again, "eval_loss") == logged(whole, "eval_loss")
+    assert len(logged(again, "eval_loss")) == 3

@@ -11,7 +11,7 @@ import torch
 from rankdistill.models import load_tokenizer, load_trainable
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
-from rankdistill.train.checkpoints import last_checkpoint
+from rankdistill.train.checkpoints import owes_evaluation
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
@@ -141,8 +141,8 @@ def _arguments(run: Run, partial: Partial, validate: bool) -> RankingConfig:
         save_steps=settings.save_steps,
         save_total_limit=2,
         eval_strategy="epoch" if validate else "no",
-        # What validation says before the first step; a run that continues has said it.
-        eval_on_start=validate and last_checkpoint(checkpoints) is None,
+        # What validation says before the first step, or what a kill kept it from saying.
+        eval_on_start=validate and owes_evaluation(checkpoints),
         per_device_eval_batch_size=settings.prompts_per_step,
         seed=run.settings.seed,
         report_to=run.settings.report_to,
