@@ -104,6 +104,8 @@ def _run(job: Run, config: DictConfig) -> None:
         del models["start"]
     comparison = Comparison([], {})
     if (quick := job.settings.quick) is not None:
+        if ranked is None:  # a warm-up is no ranking that sharpening could pass for
+            quick = replace(quick, sharpening_control=False)
         evaluation = Evaluation(job, quick, by_split["heldout"], prompts.key, warm)
         comparison = evaluation.compare(models)
     job.close_sampler()

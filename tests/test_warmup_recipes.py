@@ -10,7 +10,7 @@ from test_pipeline import refusal
 from test_warmup_cross_tokenizer import merging_tokenizer
 from tiny_run import TINY, run_here
 
-RUN = [*TINY, "rounds=0", "eval.quick.sharpening_control=false"]
+RUN = [*TINY, "rounds=0"]
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +115,9 @@ def test_nothing_to_train_is_refused(monkeypatch, capsys, tmp_path, teacher):
     tiny = [argument for argument in RUN if not argument.startswith("warmup.")]
     said = refusal(monkeypatch, capsys, tmp_path, *tiny, f"teacher.path={teacher}", "warmup=none")
     assert "nothing to train" in said
+
+
+def test_rationales_need_a_verifier(monkeypatch, capsys, tmp_path, teacher):
+    command = [*RUN, f"teacher.path={teacher}", "warmup=sft", "warmup.rationale=true"]
+    said = refusal(monkeypatch, capsys, tmp_path, *command, "warmup.minimum_score=1")
+    assert "score=verifier" in said

@@ -9,8 +9,10 @@ from rankdistill.errors import UserError
 from rankdistill.models import load_tokenizer, tokenizer_difference
 from rankdistill.models.load import load_config
 from rankdistill.run import Run
+from rankdistill.score.verifier import Verifier
 from rankdistill.warmup.distillation import Distillation, other_tokenizer
 from rankdistill.warmup.hidden import HiddenWarmup
+from rankdistill.warmup.sft import SFTWarmup
 from rankdistill.warmup.stored import StoredDistillation
 
 
@@ -19,13 +21,15 @@ def check_warmup(run: Run) -> None:
 
     Raises:
         UserError: Logits of two tokenizers, projections beside adapters, assistants that are no
-            ladder, an engine that is not there.
+            ladder, an engine that is not there, rationales without a verifier.
     """
     warmup = run.settings.warmup
     if isinstance(warmup, HiddenWarmup) and run.lora is not None:
         _check_projections(run)
     if isinstance(warmup, Distillation):
         _check_assistants(run, warmup.assistants)
+    if isinstance(warmup, SFTWarmup) and warmup.rationale:
+        _check_verifier(run)
     stored = warmup.stored if isinstance(warmup, StoredDistillation) else None
     if stored and stored.get("engine") == "vllm" and run.sampler_name != "vllm":
         raise UserError(
@@ -38,6 +42,15 @@ def check_warmup(run: Run) -> None:
     difference = tokenizer_difference(ours, theirs)
     if difference is not None:
         raise UserError(other_tokenizer("the teacher", difference))
+
+
+def _check_verifier(run: Run) -> None:
+    name = run.settings.scorer.name
+    if name != Verifier.name:
+        raise UserError(
+            f"warmup.rationale learns a chain of thought where a verifier agrees, and score is "
+            f"{name}: set score=verifier, or warmup.rationale=false."
+        )
 
 
 def _check_assistants(run: Run, assistants: Sequence[int]) -> None:
