@@ -11,6 +11,9 @@ import torch
 from conftest import build_model
 from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, weights
 from test_ranking_trainer import NotFiniteAbove
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
@@ -24,6 +27,9 @@ CASES: dict[str, dict[str, Any]] = {
     # One process of two never has a prompt.
     "idle": {"prompts": 3, "prompts_per_step": 1, "max_batch_tokens": 1},
     "reference": {"prompts": 9, "per_step": 6, "objective": DPO()},
+    # FSDP2 by torch itself, since accelerate shards on accelerators only; with forward passes that
+    # one of the processes makes for the other's sake.
+    "sharded": {"prompts": 7, "prompts_per_step": 5, "max_batch_tokens": 60, "sharded": True},
     "adapter": {"prompts": 6, "per_step": 2, "objective": DPO(), "lora": True},
 }
 
@@ -33,6 +39,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     case = dict(CASES[name])
     rows = ragged_groups(case.pop("prompts"))
     objective, lora = case.pop("objective", RRHF()), case.pop("lora", False)
+    sharded = case.pop("sharded", False)
     world = int(os.environ.get("WORLD_SIZE", 1))
     if "per_step" in case:
         case["per_device_train_batch_size"] = case.pop("per_step") // world
@@ -49,13 +56,28 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     trainer = RankingTrainer(
         model, args, rows, objective, processing_class=TOKENIZER, eval_dataset=ragged_groups(5, 3)
     )
+    if sharded and world > 1:
+        shard(trainer)
     trainer.train()
     evaluation = {k: v for k, v in trainer.evaluate().items() if "second" not in k}
     evaluation = {k: v for k, v in evaluation.items() if "time" not in k}
+    trained = weights(trainer)
+    if sharded and world > 1:
+        assert all(isinstance(value, DTensor) for value in trained.values())
+        trained = {name: value.full_tensor() for name, value in trained.items()}
     return {
         "loss": logged(trainer), "rank_accuracy": logged(trainer, "rank_accuracy"),
-        "evaluation": evaluation, "weights": weights(trainer),
+        "evaluation": evaluation, "weights": trained,
     }  # fmt: skip
+
+
+def shard(trainer: RankingTrainer) -> None:
+    """Shards the trainer's model over the processes, instead of the DDP it would get."""
+    mesh = init_device_mesh("cpu", (trainer.args.world_size,))
+    for block in trainer.model.transformer.h:
+        fully_shard(block, mesh=mesh)
+    fully_shard(trainer.model, mesh=mesh)
+    trainer.accelerator.prepare_model = lambda model, **_: model
 
 
 def stop(folder: Path) -> str:
