@@ -1,0 +1,45 @@
+"""The teacher criticises the best response and rewrites it, in its own words."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+from judge_data import group
+
+from rankdistill.run import Model
+from rankdistill.score import revision
+
+
+def test_the_best_response_is_criticised_and_rewritten(monkeypatch, tiny_dir):
+    asked: dict[str, list] = {}
+
+    def sample(run, model, prompts, key, source, count):
+        asked[source] = prompts
+
+        def written(prompt):
+            text = f"{source} of {prompt['prompt_id']}"
+            return {"text": text, "token_ids": [5], "source": source, "finish_reason": "stop"}
+
+        rows = [{**prompt, "responses": [written(prompt)]} for prompt in prompts]
+        return SimpleNamespace(rows=lambda: rows, key=f"{key}+{source}")
+
+    monkeypatch.setattr(revision, "sample", sample)
+    groups = [group("p", "good {critique}", "bad"), group("q", "none"), group("r", "long" * 200)]
+    for g, scores in zip(groups, ((2.0, 1.0), (math.nan,), (1.0,)), strict=True):
+        for response, score in zip(g["responses"], scores, strict=True):
+            response["score"] = score
+    settings = SimpleNamespace(sample=SimpleNamespace(max_response_tokens=4))
+    teacher = Model(str(tiny_dir), {})
+    monkeypatch.setattr(revision, "max_positions", lambda folder: 900)
+    run = SimpleNamespace(teacher=teacher, settings=settings)
+    rows, key = revision.revisions(run, groups, "scored", teacher)
+    # q has no score, r does not fit.
+    assert [row["prompt_id"] for row in rows] == ["p"] and key.endswith("+teacher_revision")
+    assert rows[0]["messages"] == groups[0]["messages"] and rows[0]["split"] == "train"
+    assert rows[0]["responses"][0]["source"] == "teacher_revision"
+    [first], [second] = asked["critic"], asked["teacher_revision"]
+    assert "good {critique}" in first["messages"][0]["content"]
+    assert "bad" not in first["messages"][0]["content"]
+    assert "critic of p" in second["messages"][0]["content"]
+    assert "good {critique}" in second["messages"][0]["content"]
