@@ -63,6 +63,8 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     evaluation = {k: v for k, v in evaluation.items() if "time" not in k}
     trained = weights(trainer)
     if sharded and world > 1:
+        trainer.model.reshard()  # the evaluation leaves the outermost parameters whole
+        trained = weights(trainer)
         assert all(isinstance(value, DTensor) for value in trained.values())
         trained = {name: value.full_tensor() for name, value in trained.items()}
     return {
