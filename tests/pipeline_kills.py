@@ -1,5 +1,7 @@
 """Kills a run with SIGKILL again and again, and continues it, until it ends: then compares.
 
+Before that, two runs go on at the same time over one store.
+
     python pipeline_kills.py FOLDER TEACHER KILLS SEED
 
 Prints as JSON which stage each kill hit. A run is forked from this process, which has imported all
@@ -63,9 +65,7 @@ class Attempt:
 def attempt(folder: Path, teacher: str, headings: int | None = None, delay: float = 0) -> Attempt:
     """A run in a child; with `headings` it is killed `delay` seconds after that many headings."""
     read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _run(folder, teacher, write)
+    child = start(folder, teacher, write, folder / "home")
     os.close(write)
     found = Attempt(-1)
     with os.fdopen(read) as lines:
@@ -83,11 +83,19 @@ def attempt(folder: Path, teacher: str, headings: int | None = None, delay: floa
     return found
 
 
-def _run(folder: Path, teacher: str, write: int) -> None:
+def start(folder: Path, teacher: str, write: int, home: Path) -> int:
+    """The id of a child that runs in `folder`, and prints to the descriptor `write`."""
+    child = os.fork()
+    if child == 0:
+        _run(folder, teacher, write, home)
+    return child
+
+
+def _run(folder: Path, teacher: str, write: int, home: Path) -> None:
     os.setsid()
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
-    os.environ["RANKDISTILL_HOME"] = str(folder / "home")
+    os.environ["RANKDISTILL_HOME"] = str(home)
     os.dup2(write, 1)
     os.dup2(os.open(folder / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     sys.argv = ["rankdistill", *RUN, f"teacher.path={teacher}"]
@@ -164,6 +172,19 @@ def content(store: Store) -> dict[str, Any]:
     return found
 
 
+def two_at_once(folder: Path, teacher: str) -> Store:
+    """The store of two runs of the same command at the same time, each output made by one."""
+    home, nowhere = folder / "two" / "home", os.open(os.devnull, os.O_WRONLY)
+    home.mkdir(parents=True)
+    places = [folder / "two" / name for name in ("a", "b")]
+    for child in [start(place, teacher, nowhere, home) for place in places]:
+        assert os.waitpid(child, 0)[1] == 0, [(p / "errors").read_text() for p in places]
+    for output in (home / "outputs").iterdir():
+        assert json.loads((output / "manifest.json").read_text())["attempts"] == 1, output
+    assert report(places[0]) == report(places[1])
+    return Store(home)
+
+
 def report(folder: Path) -> Any:
     """The figures of the run folder, without the seconds and without who made what when."""
     figures = json.loads((folder / "run" / "metrics.json").read_text())
@@ -182,6 +203,7 @@ def main(folder: Path, teacher: str, kills: int, seed: int) -> dict[str, Any]:
     assert whole.exit == 0, (folder / "unbroken" / "errors").read_text()
     took = [b - a for a, b in zip(whole.moments, whole.moments[1:], strict=False)]
     expected, figures = content(Store(folder / "unbroken" / "home")), report(folder / "unbroken")
+    assert content(two_at_once(folder, teacher)) == expected
     hits: list[str] = []
     trial = 0
     while len(hits) < kills or set(whole.stages) - set(hits):

@@ -6,7 +6,8 @@
 
 `identity` is everything that determines the content and nothing else; its hash is the key. `make`
 gets a `Partial`: a folder that is still there after a kill, with shards of rows that are complete
-or absent. `python -m rankdistill.store` lists, verifies and removes outputs.
+or absent, to which it appends what is missing, or puts all its rows at once.
+`python -m rankdistill.store` lists, verifies and removes outputs.
 
 On disk::
 
