@@ -123,6 +123,7 @@ def test_accelerate_prepares_and_unwraps_a_bound_model(
     keep: bool, request: pytest.FixtureRequest
 ) -> None:
     batch = collate(ragged_groups())
+    AcceleratorState._reset_state(reset_partial_state=True)  # a trainer of another test's
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
     model = accelerator.prepare(bind(build_model("llama")))
