@@ -24,8 +24,9 @@ RECIPES = [
 ]
 
 
-PPO = ["reward.min_accuracy=0", "train.rollout.prompts=3"]
-EXTRA = {"ppo": PPO, "ppo_group": PPO}
+REWARD = ["reward.min_accuracy=0", "reward.epochs=1", "reward.prompts_per_step=3"]
+PPO = [*REWARD, "train.rollout.prompts=3"]
+EXTRA = {"ppo": PPO, "ppo_group": PPO, "reward_model": REWARD}
 STEPS = {"iterative_dpo": 6, "distilbert_style": 0, "warmup_comparison": 0}
 """Three rounds of two; and warm-ups alone."""
 
