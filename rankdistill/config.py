@@ -272,6 +272,7 @@ class RankConfig:
     """None, or a number a scorer; a typed dict can't be overridden as a whole."""
     length_debias: bool = False
     min_agreement: float | None = None
+    rescore: bool = False
 
 
 @dataclass

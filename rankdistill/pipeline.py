@@ -84,7 +84,7 @@ def _run(job: Run, config: DictConfig) -> None:
     trained, history, ranked, rewarding = warm, [], None, None
     for number in range(job.settings.rounds):
         if given is not None:
-            ranked = rank(job, given.rows(), given.key)  # type: ignore[arg-type]
+            ranked = _ranked_again(job, given)
         else:
             ranked = _ranked(job, trained, by_split, prompts.key, shown, number)
         if needs_reward(job.settings):
@@ -179,6 +179,15 @@ def _ranked(
     if job.settings.sample.teacher_revision:
         groups, key = _revised(job, warm, groups, key)
     return rank(job, groups, key, list(members(job.settings.scorer)))
+
+
+def _ranked_again(job: Run, given: Output) -> Output:
+    """An existing set, ranked by the scores that it brings, or by ours beside them."""
+    groups: list[Any] = given.rows()
+    if not job.settings.rank.rescore:
+        return rank(job, groups, given.key)
+    scored = score(job, groups, given.key, job.start, f"{len(groups)} groups of the set")
+    return rank(job, scored.rows(), scored.key, list(members(job.settings.scorer)))  # type: ignore[arg-type]
 
 
 def _revised(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list[Any], Any]:

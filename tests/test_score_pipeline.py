@@ -90,3 +90,24 @@ def test_nobody_at_the_endpoint_is_said_at_start_up(monkeypatch, tmp_path, teach
         run_here(monkeypatch, tmp_path, *arguments(teacher, "http://127.0.0.1:9/v1"))
     told = "".join(capsys.readouterr()).replace("\n", " ")
     assert "can't be reached" in told and "sample" not in told.split("error")[0]
+
+
+def test_an_existing_set_is_scored_again_beside_its_own_ranks(monkeypatch, tmp_path, teacher):
+    rows = [
+        {"prompt": f"Say {n}.", "responses": [{"text": "a" * k, "rank": k} for k in range(3)]}
+        for n in range(30)
+    ]
+    ranked = tmp_path / "human.jsonl"
+    ranked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with FakeEndpoint(brain) as server:
+        folder = run_here(
+            monkeypatch, tmp_path, "recipe=ranked_set", f"teacher.path={teacher}",
+            *(option for option in TINY if "warmup" not in option),
+            f"rank.path={ranked}", "rank.rescore=true", "score=judge", "score.mode=pairwise",
+            f"score.endpoint={server.url}", "score.model=judge-1",
+        )  # fmt: skip
+    found = json.loads((folder / "metrics.json").read_text())["ranking"]
+    [pair] = found["agreement"]
+    # The set puts the shortest first, the judge the one with most vowels.
+    assert (pair["a"], pair["b"], pair["human"], pair["mean"]) == ("imported", "judge", True, -1.0)
+    assert "imported and judge" in (folder / "report.html").read_text()

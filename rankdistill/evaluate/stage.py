@@ -82,7 +82,7 @@ def evaluation_judge(settings: Settings) -> Scorer:
 
 def judged_by_own_teacher(settings: Settings) -> bool:
     """Whether the judge of the evaluation is the one that ranked what the student learned."""
-    if settings.rank.path is not None:
+    if settings.rank.path is not None and not settings.rank.rescore:
         return False
     return evaluation_judge(settings).identity == absolute(settings.scorer).identity
 
