@@ -140,16 +140,16 @@ def main() -> None:
     )(_job(failures, begun))
     try:
         entry()
+    except (HydraException, OmegaConfBaseException) as error:
+        if "hydra.verbose=true" in arguments:
+            raise
+        say_mistake(explain(error, arguments))
+        sys.exit(2)
     except OSError as error:
         # Hydra makes the run folder before it calls the job.
         if begun or "hydra.verbose=true" in arguments:
             raise
         say_mistake(f"The run folder cannot be made ({error}): {ANOTHER_FOLDER}.")
-        sys.exit(2)
-    except (HydraException, OmegaConfBaseException) as error:
-        if "hydra.verbose=true" in arguments:
-            raise
-        say_mistake(explain(error, arguments))
         sys.exit(2)
     if failures:
         sys.exit(2)
