@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).with_name("pipeline_kills.py")
 @pytest.mark.parametrize(
     ("kills", "seed"),
     [
-        (12, 0),
+        (10, 0),
         pytest.param(30, 1, marks=pytest.mark.slow),
         pytest.param(60, 2, marks=pytest.mark.slow),
     ],
