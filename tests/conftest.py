@@ -38,7 +38,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """Hydra's log handler writes to the stream of the test that ran it, which is closed afterwards."""
+    """Hydra's log handler writes to the stream of the test that ran it, closed afterwards."""
     root = logging.getLogger()
     before = list(root.handlers)
     yield
