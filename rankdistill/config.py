@@ -20,7 +20,6 @@ LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced"])
 SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
 Aggregate = Enum("Aggregate", ["mean", "borda", "bradley_terry", "elo"])
 JudgeMode = Enum("JudgeMode", ["pointwise", "pairwise", "tournament", "listwise"])
-Through = Enum("Through", ["transformers", "vllm"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k"])
 RewardLossName = Enum("RewardLossName", ["pairs", "plackett_luce"])
 Advantage = Enum("Advantage", ["gae", "group"])
@@ -201,7 +200,7 @@ class SampleConfig:
 @dataclass
 class LikelihoodConfig:
     _target_: str
-    through: Through
+    through: str
     per_token: bool
     contrast: str | None
     max_batch_tokens: int

@@ -36,7 +36,8 @@ def quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore")
-    for name in ("transformers", "datasets", "accelerate", "trl", "torch", "huggingface_hub"):
+    libraries = "transformers datasets accelerate trl torch huggingface_hub httpx"
+    for name in libraries.split():
         logging.getLogger(name).setLevel(logging.ERROR)
     import datasets
     import transformers

@@ -1,4 +1,4 @@
-"""One judge in vLLM on this machine and behind `vllm serve`: equal, schema-valid verdicts."""
+"""`vllm serve`: verdicts and likelihoods over HTTP are those computed on this machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import httpx
 import pytest
 from judge_data import group, scorer
 
-from rankdistill.models import locate
+from rankdistill.models import load_tokenizer, locate
 from rankdistill.score import Judge, score_groups
+from rankdistill.score.likelihood import Likelihood
 
 pytestmark = [pytest.mark.bundled, pytest.mark.vllm]
 
@@ -104,3 +105,24 @@ def test_in_process_and_over_http_agree(model, endpoint, mode):
         assert all(map(math.isfinite, a["values"]))
         if mode == "pointwise":
             assert all(1.0 <= value <= 10.0 for value in a["values"])
+
+
+def test_the_likelihood_of_a_teacher_that_is_only_served(model, endpoint):
+    tokenizer = load_tokenizer(model)
+    groups = [
+        {
+            **row,
+            "responses": [
+                {**response, "token_ids": tokenizer(response["text"])["input_ids"]}
+                for response in row["responses"]
+            ],
+        }
+        for row in GROUPS
+    ]
+    teacher = Judge(model, "float32", "sdpa", False, "shared", model)
+    served = Likelihood(True, 1024, "unconditional", endpoint)
+    served.check(teacher)
+    over_http = [row for part in served(groups, teacher) for row in part]
+    computed = Likelihood(True, 1024, "unconditional")(groups, teacher)
+    for a, b in zip(over_http, [row for part in computed for row in part], strict=True):
+        assert a == pytest.approx(b, abs=1e-3)

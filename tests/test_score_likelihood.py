@@ -127,7 +127,9 @@ def test_through_vllm_is_refused_where_it_cannot_be(tiny_dir, monkeypatch):
     with pytest.raises(UserError, match=r"score.through is vllm, which is not installed: `pip"):
         scorer.check(judge(tiny_dir))
     Likelihood(True, 1).check(judge(tiny_dir, quantization="int8"))
-    with pytest.raises(UserError, match=r"score.through is vlm: did you mean 'vllm'"):
+    with pytest.raises(
+        UserError, match=r"score.through is vlm, which is no URL: did you mean 'vllm'"
+    ):
         Likelihood(True, 1, through="vlm")
 
 

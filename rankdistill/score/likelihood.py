@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +23,7 @@ from rankdistill.models import (
 from rankdistill.records import Group
 from rankdistill.sample import require_vllm
 from rankdistill.score.base import Judge
+from rankdistill.score.remote import RemoteTeacher
 from rankdistill.score.served import served_logps
 
 THROUGH = ("transformers", "vllm")
@@ -42,8 +44,8 @@ class Likelihood:
             prompt and response (Li et al. 2016, arXiv:1510.03055). A model: its log-probability of
             the same response, which leaves DPO's implicit reward (Rafailov et al. 2023) of the
             teacher against that reference.
-        through: What runs the teacher: `transformers`, or `vllm`. What else is in a batch of vLLM's
-            changes the rounding of a score.
+        through: What runs the teacher: `transformers`, `vllm`, or the URL of a `vllm serve` that
+            does. What else is in a batch of vLLM's changes the rounding of a score.
 
     Raises:
         UserError: an unknown value.
@@ -59,17 +61,27 @@ class Likelihood:
     def __post_init__(self) -> None:
         if self.max_batch_tokens < 1:
             raise UserError(f"score.max_batch_tokens is {self.max_batch_tokens}; give at least 1.")
-        if self.through not in THROUGH:
-            raise UserError(f"score.through is {self.through}: {suggest(self.through, THROUGH)}")
+        if self.through not in THROUGH and not self._remote:
+            hint = suggest(self.through, THROUGH)
+            raise UserError(f"score.through is {self.through}, which is no URL: {hint}")
+        if self._remote and self.contrast not in (None, "unconditional"):
+            raise UserError(
+                f"score.contrast is the model {self.contrast}, but score.through is the URL of one "
+                "teacher: set score.contrast to unconditional or null."
+            )
 
     @property
     def identity(self) -> dict[str, Any]:
         found: dict[str, Any] = {"scorer": self.name, "code": 1, "per_token": self.per_token}
         if self.through != "transformers":
-            found["through"] = self.through
+            found["through"] = "vllm"
         if self.contrast == "unconditional":
             return {**found, "contrast": self.contrast}
         return {**found, "contrast": identity(self.contrast)} if self.contrast else found
+
+    @property
+    def _remote(self) -> bool:
+        return self.through.startswith(("http://", "https://"))
 
     @property
     def on_this_machine(self) -> bool:
@@ -78,12 +90,15 @@ class Likelihood:
 
     def check(self, judge: Judge) -> None:
         """Refuse at start-up an engine that isn't there, or that would not quantise."""
-        if self.through != "vllm":
+        if self.through == "transformers":
             return
-        require_vllm("score.through")
+        if self._remote:
+            RemoteTeacher(self.through).check()
+        else:
+            require_vllm("score.through")
         if judge.quantization is not None:
             raise UserError(
-                "score.through=vllm serves the teacher as it is stored, but teacher.quantization "
+                "vLLM (score.through) serves the teacher as it is stored, but teacher.quantization "
                 f"is {judge.quantization}: set it to null, or score.through to transformers."
             )
 
@@ -91,7 +106,7 @@ class Likelihood:
         self, groups: Sequence[Group], judge: Judge, done: int = 0
     ) -> Iterator[list[list[float]]]:
         """The scores `[group][response]` of some groups after the other; see `Scorer`."""
-        if self.through == "vllm":
+        if self.through != "transformers":
             return self._served(groups, judge, done)
         return self._computed(groups, judge, done)
 
@@ -122,19 +137,25 @@ class Likelihood:
         self, groups: Sequence[Group], judge: Judge, done: int
     ) -> Iterator[list[list[float]]]:
         """Through vLLM: a pass for what is subtracted, then the teacher's, group by group."""
-        assert judge.engine is not None
-        engine, left = judge.engine(), groups[done:]
+        logps, left = self._asker(judge), groups[done:]
         tokens = _tokens(judge.path, left, judge)
         subtracted = [[0.0] * len(group.responses) for group in tokens]
         if self.contrast == "unconditional":
-            subtracted = list(served_logps(engine, judge.path, _bare(tokens, judge.path)))
+            subtracted = list(logps(judge.path, _bare(tokens, judge.path)))
         elif self.contrast:
-            of_contrast = _tokens(self.contrast, left, judge)
-            subtracted = list(served_logps(engine, self.contrast, of_contrast))
-        of_teacher = served_logps(engine, judge.path, tokens)
+            subtracted = list(logps(self.contrast, _tokens(self.contrast, left, judge)))
+        of_teacher = logps(judge.path, tokens)
         for group, sums, less in zip(tokens, of_teacher, subtracted, strict=True):
             lengths = [len(r) if self.per_token else 1 for r in group.responses]
             yield [[(a - b) / n for a, b, n in zip(sums, less, lengths, strict=True)]]
+
+    def _asker(self, judge: Judge) -> Callable[[str, Sequence[TokenGroup]], Iterator[list[float]]]:
+        """What gives the log-probabilities of groups under a model."""
+        if self._remote:
+            remote = RemoteTeacher(self.through)
+            return lambda _, groups: remote.logps(groups)
+        assert judge.engine is not None
+        return partial(served_logps, judge.engine())
 
 
 def _tokens(path: str, groups: Sequence[Group], judge: Judge) -> list[TokenGroup]:
