@@ -27,7 +27,7 @@ from rankdistill.evaluate.stage import Comparison, Evaluation
 from rankdistill.launch import remarks
 from rankdistill.models import recoded
 from rankdistill.models.stage import check_models, student
-from rankdistill.prompts.stage import load
+from rankdistill.prompts.stage import check_prompts, load
 from rankdistill.rank.stage import existing, rank
 from rankdistill.records import Group, Prompt
 from rankdistill.run import Model, Run
@@ -60,7 +60,9 @@ def run(config: DictConfig) -> None:
         console.say(line)
     store, folder = Store(), Path(HydraConfig.get().runtime.output_dir)
     with explained(store.root):
-        job = Run(settings.build(config), store, folder)
+        chosen = settings.build(config)
+        check_prompts(chosen)
+        job = Run(chosen, store, folder)
         check_models(job)
         check_scorers(job)
         check_warmup(job)

@@ -169,6 +169,11 @@ def test_no_such_model(monkeypatch, capsys, tmp_path):
     assert "./nowhere" in said
 
 
+def test_prompts_are_looked_for_before_a_model_is(monkeypatch, capsys, tmp_path):
+    arguments = [*TINY, "teacher.path=./nowhere", "prompts.path=nope.jsonl"]
+    assert "no prompt file 'nope.jsonl'" in refusal(monkeypatch, capsys, tmp_path, *arguments)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [({"chat_template": None}, "chat template"), ({"eos_token": None}, "EOS")],

@@ -11,7 +11,14 @@ from rankdistill.models import load_tokenizer
 from rankdistill.prompts import load_prompts, source_identity
 from rankdistill.prompts.augment_stage import augmented
 from rankdistill.run import Run
+from rankdistill.settings import Settings
 from rankdistill.store import Output, Partial
+
+
+def check_prompts(settings: Settings) -> None:
+    """Refuse prompts that are not there before a model is fetched or converted."""
+    if settings.rank.path is None:
+        source_identity(settings.prompts.path)
 
 
 def load(run: Run) -> Output:
