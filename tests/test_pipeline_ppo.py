@@ -64,7 +64,7 @@ def test_ppo_from_prompts_to_report(monkeypatch, tmp_path, teacher, shared_home)
     assert reward["gate"]["pairs"] > 0 and len(reward["gate"]["calibration"]) >= 1
     for page in ("report.md", "report.html"):
         text = (folder / page).read_text()
-        for words in ("held-out pairs", "Reward minus warmed up", "Teacher score minus warmed up"):
+        for words in ("held-out pairs", "Reward minus warmed up", "Judge score minus warmed up"):
             assert words in text, (page, words)
     model = AutoModelForSequenceClassification.from_pretrained(folder / "reward_model")
     assert model.num_labels == 1 and isinstance(getattr(model.config, SHIFT), float)

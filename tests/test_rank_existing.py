@@ -230,6 +230,13 @@ def test_a_stated_split_wins_and_what_a_run_wrote_is_read_again(tmp_path):
     assert sorted(again, key=key) == sorted(groups, key=key)
 
 
+def test_columns_for_a_verifier_stay_with_the_prompt(tmp_path):
+    groups, _ = read(tmp_path, [listed("7 + 5", 1.0, 0.0, answer=12)], keep=["answer"])
+    assert json.loads(groups[0]["columns"]) == {"answer": 12}
+    with pytest.raises(UserError, match="prompts.keep names 'anser'.* 'answer'"):
+        read(tmp_path, [listed("7 + 5", 1.0, 0.0, answer=12)], keep=["anser"])
+
+
 def test_compressed_files_are_read(tmp_path):
     path = tmp_path / "ranked.jsonl.gz"
     with gzip.open(path, "wt") as file:

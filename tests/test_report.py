@@ -366,7 +366,7 @@ def test_the_terminal_table_fits_and_is_plain_in_a_pipe(metrics, width):
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
     score = metrics["models"]["trained"]["score"]["mean"]
-    assert re.search(rf"Teacher score .*{re.escape(number(score))}", text)
+    assert re.search(rf"Judge score .*{re.escape(number(score))}", text)
     assert "…" not in text
 
 
@@ -389,7 +389,7 @@ def test_the_report_is_made_again_from_its_folder(tmp_path, capsys):
     (tmp_path / "report.md").unlink()
     assert main([str(tmp_path)]) == 0
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-    assert "Teacher score" in capsys.readouterr().out
+    assert "Judge score" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

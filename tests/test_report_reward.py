@@ -70,7 +70,7 @@ def test_pages_show_reward_teacher_kl_and_length_together():
     for page in (markdown_report(found, "seed: 0"), html_report(found, "seed: 0")):
         for words in (
             "The reward model on 30 held-out pairs", "longer wins", "Reward and teacher",
-            f"Reward minus {base}", f"Teacher score minus {base}", f"KL to {base}", "Length",
+            f"Reward minus {base}", f"Judge score minus {base}", f"KL to {base}", "Length",
         ):  # fmt: skip
             assert words in page, words
     assert "Training: reward" in html_report(found, "seed: 0")

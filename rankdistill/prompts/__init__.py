@@ -81,7 +81,7 @@ def load_prompts(
             if (response := response_in(row, column, response_column)) is not None:
                 prompt["response"] = response
             if keep:
-                prompt["columns"] = _columns(row, keep, where)
+                prompt["columns"] = kept_columns(row, keep, where)
             prompts[identifier] = prompt
         seen.add(identifier)
     if not prompts:
@@ -96,7 +96,8 @@ def prompt_id(messages: Sequence[Mapping[str, Any] | Message]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _columns(row: Mapping[str, Any], keep: Sequence[str], where: str) -> str:
+def kept_columns(row: Mapping[str, Any], keep: Sequence[str], where: str) -> str:
+    """The JSON object of the columns that stay with a prompt. UserError: `row` lacks one."""
     for name in keep:
         if name not in row:
             raise UserError(

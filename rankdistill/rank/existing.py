@@ -12,7 +12,7 @@ from typing import Any
 from rankdistill.config import PromptsConfig, RankConfig
 from rankdistill.errors import UserError
 from rankdistill.models import decode_response, encode_prompt, encode_response
-from rankdistill.prompts import prompt_id, read_rows
+from rankdistill.prompts import kept_columns, prompt_id, read_rows
 from rankdistill.prompts.sources import Row
 from rankdistill.prompts.splits import SPLITS, Splitter
 from rankdistill.rank.formats import ranked_row
@@ -55,6 +55,8 @@ def read_ranked(
         responses = [_response(r, tokenizer, rank.max_response_tokens) for r in given]
         responses = _drawn(distinct(responses), rank.responses_per_prompt, identifier)
         group = Group(prompt_id=identifier, split=split, messages=messages, responses=responses)
+        if prompts.keep:
+            group["columns"] = kept_columns(row, prompts.keep, where)
         if rank_group(group, 0.0, counts) is not None:
             groups.append(group)
     kept: list[Group] = splitter.ordered(groups)  # type: ignore[arg-type,assignment]

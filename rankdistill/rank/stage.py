@@ -109,6 +109,7 @@ def existing(run: Run) -> Output:
         "code": 1,
         "source": _identity(settings.path or ""),
         "column": prompts.column,
+        **({"keep": list(prompts.keep)} if prompts.keep else {}),
         "score_column": settings.score_column,
         "responses_per_prompt": settings.responses_per_prompt,
         "max_response_tokens": settings.max_response_tokens,

@@ -44,7 +44,7 @@ def headline(metrics: Mapping[str, Any]) -> str:
         )
     where = f"on {trained['compared_prompts']} held-out prompts"
     scores = (
-        f"{signed(difference['mean'])}{_range(difference, metrics)}; teacher score "
+        f"{signed(difference['mean'])}{_range(difference, metrics)}; judge score "
         f"{_score(trained)} against {_score(baseline)}"
     )
     who, whom = f"{trained['label']} student", f"{baseline['label']} student"

@@ -44,7 +44,7 @@ def plots_of(metrics: Metrics) -> list[Plot]:
     )
     candidates: list[tuple[str, str, Callable[[Axes], bool]]] = [
         (
-            "Teacher score of every prompt",
+            "Judge score of every prompt",
             "A dot is a prompt (mean of its responses), the bar a model's mean with its interval. "
             f"Lines join the same prompt at {baseline} and {trained}.",
             lambda axes: _scores(axes, metrics),
@@ -143,7 +143,7 @@ def _scores(axes: Axes, metrics: Metrics) -> bool:
     labels = [textwrap.fill(_short(model["label"]), 9) for model in models.values()]
     axes.set_xticks(list(places.values()), labels)
     axes.set_xlim(-0.5, len(places) - 0.5)
-    axes.set_ylabel("teacher score")
+    axes.set_ylabel("judge score")
     axes.grid(axis="x", visible=False)
     return bool(places)
 
@@ -182,7 +182,7 @@ def _changes(axes: Axes, metrics: Metrics) -> bool:
     axes.axhline(0.0, color=MUTED, linewidth=0.8, zorder=3)
     axes.set_xlim(0.25, len(changes) + 0.75)
     axes.set_xlabel("prompts, by change")
-    axes.set_ylabel("change of teacher score")
+    axes.set_ylabel("change of judge score")
     axes.grid(axis="x", visible=False)
     return True
 
@@ -205,7 +205,7 @@ def _against(axes: Axes, metrics: Metrics, key: str, unit: str) -> bool:
         axes.scatter([x], [score["mean"]], s=30, color=colour(metrics, name), zorder=3)
     _name_points(axes, [(x, m["score"]["mean"], _short(m["label"])) for _, m, x in points])
     axes.set_xlabel(unit)
-    axes.set_ylabel("teacher score")
+    axes.set_ylabel("judge score")
     axes.margins(x=0.25, y=0.15)
     return len(points) > 1
 
@@ -266,7 +266,7 @@ def _lengths(axes: Axes, metrics: Metrics) -> bool:
             label=_short(model["label"]),
         )
     axes.set_xlabel("tokens of the response")
-    axes.set_ylabel("teacher score")
+    axes.set_ylabel("judge score")
     if found:
         legend_above(axes, markerscale=2.0)
     return found

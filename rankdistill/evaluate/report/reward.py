@@ -72,7 +72,7 @@ def gate_rows(metrics: Metrics) -> list[Row]:
 
 
 def reward_rows(metrics: Metrics) -> list[Row]:
-    """Reward, teacher score, KL and length of every model; nothing without answers."""
+    """Reward, judge score, KL and length of every model; nothing without answers."""
     rewards = metrics["reward_model"]["models"]
     if not rewards:
         return []
@@ -96,7 +96,7 @@ def reward_rows(metrics: Metrics) -> list[Row]:
             lambda reward, _: change(reward.get("difference")),
         ),
         row(
-            "score_difference", f"Teacher score minus {baseline}",
+            "score_difference", f"Judge score minus {baseline}",
             "What the teacher, which was not trained on, makes of the same responses.",
             lambda _, model: change(model["score_difference"]),
         ),

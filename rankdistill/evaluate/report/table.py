@@ -128,14 +128,14 @@ def interval_cell(
 _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
     (
         "score",
-        "Teacher score",
+        "Judge score",
         "Mean over prompts of {judge}, higher is better; with its {level} interval.",
         interval_cell(number),
     ),
     (
         "score_difference",
         "minus {baseline}",
-        "Difference of the teacher score to the {baseline} student's on the same prompts, with its "
+        "Difference of the judge score to the {baseline} student's on the same prompts, with its "
         "{level} interval (BCa bootstrap over prompts); bold where it excludes 0.",
         interval_cell(signed, 0.0),
     ),
@@ -149,7 +149,7 @@ _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
     (
         "quality",
         "Teacher's quality",
-        "Share of the way from the teacher score of the student before any training (0 %) to the "
+        "Share of the way from the judge score of the student before any training (0 %) to the "
         "teacher's own (100 %), on the prompts that all three answered.",
         _simple(percent),
     ),
