@@ -233,7 +233,7 @@ def test_a_stated_split_wins_and_what_a_run_wrote_is_read_again(tmp_path):
 def test_columns_for_a_verifier_stay_with_the_prompt(tmp_path):
     groups, _ = read(tmp_path, [listed("7 + 5", 1.0, 0.0, answer=12)], keep=["answer"])
     assert json.loads(groups[0]["columns"]) == {"answer": 12}
-    with pytest.raises(UserError, match="prompts.keep names 'anser'.* 'answer'"):
+    with pytest.raises(UserError, match=r"names 'anser'.* 'answer'"):
         read(tmp_path, [listed("7 + 5", 1.0, 0.0, answer=12)], keep=["anser"])
 
 
