@@ -11,13 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rankdistill import catalogue
-from rankdistill.errors import UserError
+from rankdistill.job import ANOTHER_FOLDER, Job
 from rankdistill.launch import say_mistake
-from rankdistill.store.faults import writable
 
 USAGE = """rankdistill - a student writes, a teacher ranks, the student learns the ranking.
 
@@ -30,8 +28,6 @@ own recipes and options), --hydra-help. hydra.verbose=true shows tracebacks.
 Outputs are kept in $RANKDISTILL_HOME (~/.cache/rankdistill): `python -m rankdistill.store` lists
 them.
 """
-
-ANOTHER_FOLDER = "make it writable or make space, or give another run folder with hydra.run.dir=..."
 
 
 def list_recipes() -> str:
@@ -84,35 +80,8 @@ def register() -> None:
         return run_name(list(hydra.overrides.task))
 
     OmegaConf.register_new_resolver("run_name", named, replace=True)
-
-
-def _job(failures: list[str], begun: list[str]) -> Any:
-    """What Hydra calls once a run; a person's mistake is shown, and kept in `failures`."""
-
-    def job(config: Any) -> None:
-        from hydra.core.hydra_config import HydraConfig
-
-        from rankdistill.pipeline import run
-
-        folder = HydraConfig.get().runtime.output_dir
-        begun.append(folder)
-        try:
-            with writable(Path(folder), ANOTHER_FOLDER):
-                run(config)
-        except UserError as error:
-            if config_is_verbose():
-                raise
-            failures.append(str(error))
-            say_mistake(str(error))
-
-    return job
-
-
-def config_is_verbose() -> bool:
-    """Whether `hydra.verbose` asks for tracebacks."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return bool(HydraConfig.get().verbose)
+    # Cached: Hydra hands what the sweep's own command came to on to its points.
+    OmegaConf.register_new_resolver("sweep_name", run_name, replace=True, use_cache=True)
 
 
 def main() -> None:
@@ -131,13 +100,13 @@ def main() -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from rankdistill.config_errors import explain
+    from rankdistill.sweep import Sweep
 
     register()
-    failures: list[str] = []
-    begun: list[str] = []
+    job, Sweep.current = Job(), None
     entry = hydra.main(
         config_path="pkg://rankdistill.conf", config_name="config", version_base="1.3"
-    )(_job(failures, begun))
+    )(job)
     try:
         entry()
     except (HydraException, OmegaConfBaseException) as error:
@@ -147,9 +116,11 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         # Hydra makes the run folder before it calls the job.
-        if begun or "hydra.verbose=true" in arguments:
+        if job.begun or "hydra.verbose=true" in arguments:
             raise
         say_mistake(f"The run folder cannot be made ({error}): {ANOTHER_FOLDER}.")
         sys.exit(2)
-    if failures:
+    finally:
+        swept = Sweep.current is None or Sweep.current.finish()
+    if job.failed or not swept:
         sys.exit(2)
