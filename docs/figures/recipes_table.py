@@ -1,4 +1,4 @@
-"""Hook of mkdocs: the shipped recipes, as their files describe themselves, in the page of recipes."""
+"""Hook of mkdocs: the shipped recipes, as their files describe themselves, on their page."""
 
 from __future__ import annotations
 
