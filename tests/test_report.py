@@ -122,8 +122,23 @@ def test_metrics_survive_the_file(tmp_path, metrics):
     assert written == metrics
     assert read_metrics(tmp_path) == metrics
     assert {p.name for p in tmp_path.iterdir()} == {
-        "metrics.json", "config.yaml", "report.md", "report.html",
+        "metrics.json", "config.yaml", "answers.jsonl", "report.md", "report.html",
     }  # fmt: skip
+
+
+def test_the_run_folder_keeps_every_answer_with_its_score(tmp_path):
+    report = run_report(prompts=5)
+    write_report(report, tmp_path)
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["prompt_id"] for row in rows] == [f"p{i:03d}" for i in range(5)]
+    for name, groups in report.groups.items():
+        for row, group in zip(rows, groups, strict=True):
+            assert row["messages"] == group["messages"]
+            assert [a["score"] for a in row["responses"][name]] == [
+                r["score"] for r in group["responses"]
+            ]
+            assert row["responses"][name][1]["text"] == group["responses"][1]["text"]
 
 
 def test_what_is_not_finite_is_null():

@@ -107,7 +107,7 @@ def win_rate(
 
     ValueError: different lengths, no prompt, or a prompt without a response.
     """
-    shares = [_share_won(x, y, tie_margin) for x, y in zip(a, b, strict=True)]
+    shares = [share_won(x, y, tie_margin) for x, y in zip(a, b, strict=True)]
     interval = mean_interval(shares, seed=seed, level=level, resamples=resamples)
     bound = ((1.0 - level) / 2.0) ** (1.0 / len(shares))
     if interval.low == interval.high == 1.0:
@@ -163,7 +163,8 @@ def tau_b(values: Sequence[float], scores: Sequence[float]) -> float | None:
     return float(result.statistic)
 
 
-def _share_won(a: float | Sequence[float], b: float | Sequence[float], tie_margin: float) -> float:
+def share_won(a: float | Sequence[float], b: float | Sequence[float], tie_margin: float) -> float:
+    """Share of the pairs of responses to one prompt that `a` wins, ties half; see `win_rate`."""
     differences = np.subtract.outer(np.ravel(a), np.ravel(b))
     if differences.size == 0:
         raise ValueError("a prompt has no response; leave it out and count it")

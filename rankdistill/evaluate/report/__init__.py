@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rankdistill.evaluate.report.answers import write_answers
 from rankdistill.evaluate.report.html import html_report
 from rankdistill.evaluate.report.markdown import markdown_report
 from rankdistill.evaluate.report.metrics import metrics_of, read_metrics, write_metrics
@@ -31,9 +32,11 @@ __all__ = [
 
 
 def write_report(report: RunReport, folder: Path) -> dict[str, Any]:
-    """Writes `metrics.json`, `config.yaml`, `report.md` and `report.html`; returns the metrics."""
+    """Writes `metrics.json`, `config.yaml`, `answers.jsonl`, `report.md` and `report.html`;
+    returns the metrics."""
     metrics = metrics_of(report)
     write_metrics(metrics, folder)
+    write_answers(report.groups, folder)
     (folder / "config.yaml").write_text(report.config_yaml, encoding="utf-8")
     render(metrics, report.config_yaml, folder)
     return metrics

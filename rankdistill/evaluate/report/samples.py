@@ -6,7 +6,7 @@ from typing import Any
 
 from rankdistill.evaluate.model_figures import common_prompts
 from rankdistill.evaluate.report.run_report import RunReport
-from rankdistill.records import Group
+from rankdistill.records import Group, Response
 
 SHOWN = 6
 
@@ -58,7 +58,11 @@ def _spread(ordered: list[str], count: int) -> list[str]:
 
 
 def _first(group: Group) -> dict[str, Any]:
-    response = group["responses"][0]
+    return shown(group["responses"][0])
+
+
+def shown(response: Response) -> dict[str, Any]:
+    """What a report shows of a response."""
     return {
         "text": response["text"],
         "score": response.get("score"),
