@@ -280,6 +280,7 @@ class TrainConfig:
     max_batch_tokens: int
     prompts_per_step: int
     learning_rate: float | None
+    learning_rate_grid: list[float]
     learning_rate_scale: float
     epochs: float
     lr_scheduler_type: Schedule

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rankdistill import console, settings
 from rankdistill.config import RoundReference
 from rankdistill.evaluate.ranked_stage import order_held_out
 from rankdistill.evaluate.stage import Comparison, Evaluation
+from rankdistill.evaluate.validation import Validation
 from rankdistill.launch import remarks
 from rankdistill.models import recoded
 from rankdistill.models.stage import check_models, student
@@ -39,6 +41,7 @@ from rankdistill.score.revision import revisions
 from rankdistill.score.stage import check_scorers, score
 from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained
+from rankdistill.train.grid import trained_at_best_rate
 from rankdistill.train.ppo.stage import check_ppo, ppo
 from rankdistill.train.reward.stage import (
     Rewarding,
@@ -53,8 +56,11 @@ from rankdistill.warmup.stage import warm_up
 from rankdistill.warmup.teaching import teach
 
 
-def run(config: DictConfig) -> None:
-    """The whole job of a composed configuration; ends with a table and the run folder's paths."""
+def run(config: DictConfig) -> float | None:
+    """The whole job of a composed configuration; ends with a table and the run folder's paths.
+
+    Returns the trained student's validation figure where a sweeper chooses points by it.
+    """
     console.quiet()
     for line in remarks(os.environ, torch.accelerator.is_available()):
         console.say(line)
@@ -74,7 +80,7 @@ def run(config: DictConfig) -> None:
         job.close_sampler()
 
 
-def _run(job: Run, config: DictConfig) -> None:
+def _run(job: Run, config: DictConfig) -> float | None:
     given = existing(job) if job.settings.rank.path is not None else None
     prompts = given or load(job)
     by_split = _by_split(prompts.rows())
@@ -83,6 +89,7 @@ def _run(job: Run, config: DictConfig) -> None:
     taught = teach(job, prompts, by_split)
     _answer_held_out(job, by_split["heldout"], prompts.key)
     warm, warmup_history = warm_up(job, start, prompts, taught)
+    validation = Validation(job, by_split["validation"], prompts.key, warm, given)
     trained, history, ranked, rewarding = warm, [], None, None
     for number in range(job.settings.rounds):
         if given is not None:
@@ -93,11 +100,12 @@ def _run(job: Run, config: DictConfig) -> None:
             rewarding = reward_model(job, trained, ranked)
         if job.settings.reward.only:
             break
-        trained, rows = _trained(job, trained, warm, ranked, rewarding, by_split, prompts.key)
+        once = partial(_trained, job, trained, warm, ranked, rewarding, by_split, prompts.key)
+        trained, rows = trained_at_best_rate(job, validation, once)
         history = joined(history, rows, number)
     if rewarding is not None and ranked is not None and job.settings.reward.only:
         write_reward_folder(job, config, ranked, rewarding, warmup_history)
-        return
+        return None
 
     models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
     if ranked is None:  # what is called warmed up is what the ranking starts from
@@ -118,6 +126,7 @@ def _run(job: Run, config: DictConfig) -> None:
         rewards = reward_answers(job, rewarding, comparison.groups, writers, "warmed_up")
         rewarding = replace(rewarding, answers=rewards)
     write_run_folder(job, config, comparison, ranked, trained, warmup_history, history, rewarding)
+    return validation.asked(trained)
 
 
 def _trained(

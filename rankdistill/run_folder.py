@@ -114,6 +114,7 @@ def _report(
         ranking=ranking,
         reward_model=rewarding.figures(settings.reward.min_accuracy) if rewarding else None,
         stages=run.records,
+        learning_rates=run.learning_rates,
         training_history=history,
         warmup_history=warmup_history,
         versions=versions(),

@@ -178,6 +178,8 @@ def _check(settings: Settings) -> None:
     if settings.rank.max_response_tokens is not None:
         _at_least("rank.max_response_tokens", settings.rank.max_response_tokens, 1)
     _at_least("train.epochs", train.epochs, 0)
+    for rate in train.learning_rate_grid:
+        _at_least("a value of train.learning_rate_grid", rate, 0)
     _at_least("train.learning_rate_scale", train.learning_rate_scale, 0)
     if train.learning_rate is not None:
         _at_least("train.learning_rate", train.learning_rate, 0)

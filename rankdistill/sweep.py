@@ -167,13 +167,14 @@ def _checked(config: Any, overrides: Sequence[str]) -> Path:
     from omegaconf import open_dict
 
     from rankdistill import settings
+    from rankdistill.prompts.stage import check_prompts
 
     loader = GlobalHydra.instance().config_loader()
     composed = loader.load_sweep_config(config, list(overrides))
     folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir).absolute()
     with open_dict(composed):
         del composed["hydra"]
-    settings.build(composed)
+    check_prompts(settings.build(composed))
     return folder
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
-from rankdistill.evaluate.ranked import RankedSet, Ranking
+from rankdistill.evaluate.ranked import RankedSet, Ranking, by_prompt
 from rankdistill.evaluate.stage import label_of, load_for_evaluation
 from rankdistill.evaluate.tokens import batches_of, policy_values
 from rankdistill.forward import TokenGroup, bind
@@ -27,9 +28,7 @@ def order_held_out(run: Run, given: Output, models: Mapping[str, Model]) -> Rank
     suite = run.settings.ranked
     if suite is None:
         return None
-    margin = run.settings.rank.tie_margin
-    held_out: list[Any] = [row for row in given.rows() if row["split"] == "heldout"]
-    groups = [g for row in held_out if (g := rank_group(row, margin, Counter())) is not None]
+    groups = _groups(run, given, "heldout")
     names = [name for name in models if name != "teacher"]
     return RankedSet(
         name=run.settings.rank.path or "",
@@ -41,6 +40,20 @@ def order_held_out(run: Run, given: Output, models: Mapping[str, Model]) -> Rank
     )
 
 
+def pair_accuracy(run: Run, given: Output, model: Model, name: str, split: str) -> float | None:
+    """Share of a split's pairs that `model` orders as they are ranked, a mean over its groups."""
+    groups = _groups(run, given, split)
+    rankings = [_ranking(group) for group in groups]
+    shares = by_prompt(rankings, _values(run, model, name, groups, given.key, split))
+    return fmean(shares.values()) if shares else None
+
+
+def _groups(run: Run, given: Output, split: str) -> list[Group]:
+    margin = run.settings.rank.tie_margin
+    rows: list[Any] = [row for row in given.rows() if row["split"] == split]
+    return [g for row in rows if (g := rank_group(row, margin, Counter())) is not None]
+
+
 def _ranking(group: Group) -> Ranking:
     responses = group["responses"]
     tokens = [len(r["token_ids"]) for r in responses]
@@ -49,7 +62,7 @@ def _ranking(group: Group) -> Ranking:
 
 
 def _values(
-    run: Run, model: Model, name: str, groups: list[Group], groups_key: str
+    run: Run, model: Model, name: str, groups: list[Group], groups_key: str, split: str = "heldout"
 ) -> list[list[float]]:
     """[group][response] mean log-probability, nats a token."""
     settings = run.settings
@@ -61,6 +74,7 @@ def _values(
         "tie_margin": settings.rank.tie_margin,
         "layout": settings.train.layout.name,
         "precision": settings.student.precision.name,
+        **({} if split == "heldout" else {"split": split}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -78,5 +92,6 @@ def _values(
         partial.shards().put([{"prompt_id": g["prompt_id"], "values": v} for g, v in rows])
         return {"groups": len(groups)}
 
-    what = f"{name}: its order of {len(groups)} held-out groups"
+    where = "held-out" if split == "heldout" else split
+    what = f"{name}: its order of {len(groups)} {where} groups"
     return [row["values"] for row in run.stage("evaluate", what, identity, make).rows()]

@@ -134,7 +134,8 @@ class Evaluation:
             run, model, self.prompts, self.prompts_key, source, count, temperature=temperature
         )
         groups: list[Any] = sampled.rows()
-        what = f"{name}, {len(groups)} held-out prompts"
+        split = "validation" if groups and groups[0]["split"] == "validation" else "held-out"
+        what = f"{name}, {len(groups)} {split} prompts"
         scored = score(run, groups, sampled.key, model, what, evaluation_judge(run.settings))
         if isinstance(scored, Outputs) and model == self.baseline and self.scale is None:
             self.scale = scale_of(merged([o.rows() for o in scored.outputs]), scored.weights)  # type: ignore[arg-type]

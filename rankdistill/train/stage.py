@@ -20,7 +20,7 @@ from rankdistill.train.reference import ReferenceConfig, add_reference_logps
 FALLBACK_LEARNING_RATE = 1e-5
 """For an objective of somebody else's that suggests none."""
 
-INDIRECT = ("learning_rate", "learning_rate_scale")
+INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale")
 """Keys of `train` that the peak learning rate comes from, which is hashed itself."""
 
 BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save_steps")

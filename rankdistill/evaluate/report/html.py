@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rankdistill.evaluate.report.headline import findings, headline, judge_warning
+from rankdistill.evaluate.report.learning_rates import rate_labels, rate_rows, rate_title
 from rankdistill.evaluate.report.plots import colour, plots_of
 from rankdistill.evaluate.report.ranked import LONGER, ranked_labels, ranked_rows
 from rankdistill.evaluate.report.ranking import agreement_rows, ranking_labels, ranking_rows
@@ -69,6 +70,9 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
         heads = list(zip(metrics["models"], labels(metrics), strict=True))
         if rows := reward_rows(metrics):
             tables.append(("Reward and teacher", heads, rows))
+    if rates := rate_labels(metrics):
+        heads = [(rate, rate) for rate in rates]
+        tables.append((rate_title(metrics), heads, rate_rows(metrics)))
     return tables
 
 
@@ -76,7 +80,7 @@ def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
     """The CSS variable of every column; what is no model has that of muted text."""
     names = [name for _, heads, _ in _tables(metrics) for name, _ in heads]
     scorers = (metrics.get("ranking") or {"scorers": {}})["scorers"]
-    plain = {LONGER, *GATE_COLUMNS, *scorers} - set(metrics["models"])
+    plain = {LONGER, *GATE_COLUMNS, *rate_labels(metrics), *scorers} - set(metrics["models"])
     return {name: VARIABLES[MUTED if name in plain else colour(metrics, name)] for name in names}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rankdistill.evaluate.report.headline import findings, headline, judge_warning
+from rankdistill.evaluate.report.learning_rates import rate_labels, rate_rows, rate_title
 from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
 from rankdistill.evaluate.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.evaluate.report.reward import (
@@ -32,6 +33,7 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
         *_ranked(metrics),
         *_ranking(metrics),
         *_reward(metrics),
+        *_rates(metrics),
         *_samples(metrics),
         "## Stages",
         _stages(metrics),
@@ -84,6 +86,12 @@ def _reward(metrics: Mapping[str, Any]) -> list[str]:
         return []
     gate = _figures(gate_title(metrics), GATE_COLUMNS, gate_rows(metrics))
     return gate + _figures("Reward and teacher", labels(metrics), reward_rows(metrics))
+
+
+def _rates(metrics: Mapping[str, Any]) -> list[str]:
+    if not metrics.get("learning_rates"):
+        return []
+    return _figures(rate_title(metrics), rate_labels(metrics), rate_rows(metrics))
 
 
 def _samples(metrics: Mapping[str, Any]) -> list[str]:

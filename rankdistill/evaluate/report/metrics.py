@@ -80,6 +80,8 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         "reward_model": report.reward_model,
         "samples": choose_samples(report) if models else [],
         "stages": [_stage(stage) for stage in report.stages],
+        "learning_rates": report.learning_rates,
+        "optimiser_steps": _steps(report.training_history),
         "training_history": list(report.training_history),
         "warmup_history": list(report.warmup_history),
         "versions": dict(report.versions),
@@ -191,6 +193,12 @@ def _against(a: ModelFigures, b: ModelFigures, report: RunReport) -> dict[str, A
         [x.scores for x in of_a], [x.scores for x in of_b], report.tie_margin, seed=report.seed
     )
     return {"prompts": len(prompts), "difference": asdict(difference), "win_rate": asdict(wins)}
+
+
+def _steps(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """Optimiser steps of the student's training, over all rounds; None where there was none."""
+    steps = [int(row["step"]) for row in history if "step" in row]
+    return max(steps, default=None)
 
 
 def _stage(stage: Any) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class RunReport:
     """How far the training set's ranking can be trusted; see `rankdistill.rank.diagnostics`."""
     reward_model: Mapping[str, Any] | None = None
     """`gate`, `min_accuracy`, and `models`: what a reward model says of every model's answers."""
+    learning_rates: Mapping[str, Any] | None = None
+    """`what` the values of `train.learning_rate_grid` were `tried` by, and which was `chosen`."""
     stages: Sequence[Stage] = ()
     training_history: Sequence[Mapping[str, Any]] = ()
     """The Trainer's log history."""

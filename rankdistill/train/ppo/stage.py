@@ -28,7 +28,10 @@ MIXED = {"bfloat16": "bf16", "float16": "fp16"}
 BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save_steps")
 """Keys of `train` that change memory, speed or what is logged, and not the result."""
 
-INDIRECT = ("learning_rate", "learning_rate_scale", "rollout", "sampler_tolerance", "max_kl")
+INDIRECT = (
+    "learning_rate", "learning_rate_grid", "learning_rate_scale", "rollout", "sampler_tolerance",
+    "max_kl",
+)  # fmt: skip
 """Keys of `train` that are hashed by what they come to, or that only stop a run."""
 
 
