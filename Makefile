@@ -29,7 +29,7 @@ tests: $(READY)
 
 # The site, in build/site; a broken link or a name that is not there fails.
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 install: $(READY)
 

@@ -25,8 +25,8 @@ class KTO:
 
     Args:
         beta: Above 0: how strongly the policy is held to the reference (paper: 0.1).
-        desirable_weight, undesirable_weight: At least 0 (paper: 1 and 1, weight times count of both
-            kinds within 4 : 3).
+        desirable_weight: At least 0 (paper: 1; weight times count of both kinds within 4 : 3).
+        undesirable_weight: As `desirable_weight`.
         score_threshold: In the unit of the scores: desirable is a score of at least this much.
             None: the better half of the prompt's ranking is desirable, those with more candidates
             strictly worse than strictly better, and the worse half likewise not; the middle has no
