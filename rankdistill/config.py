@@ -26,6 +26,8 @@ Advantage = Enum("Advantage", ["gae", "group"])
 Critic = Enum("Critic", ["head", "separate"])
 Cut = Enum("Cut", ["terminal", "bootstrap"])
 RoundReference = Enum("RoundReference", ["fixed", "moved"])
+Backend = Enum("Backend", ["hf", "vllm"])
+Checker = Enum("Checker", ["lm_eval", "own"])
 Schedule = Enum("Schedule", ["linear", "cosine", "constant", "constant_with_warmup"])
 
 
@@ -362,6 +364,78 @@ class RankedConfig:
 
 
 @dataclass
+class HarnessConfig:
+    """What the tasks of lm-eval share; see `eval/gsm8k.yaml`."""
+
+    _target_: str
+    version: int
+    path: str | None
+    shots: int
+    limit: int | None
+    chat_template: bool
+    max_response_tokens: int | None
+    backend: Backend
+    batch_size: int
+
+
+@dataclass
+class IFEvalConfig(HarnessConfig):
+    checker: Checker
+
+
+@dataclass
+class EndpointConfig:
+    """A judge behind an OpenAI-compatible endpoint."""
+
+    endpoint: str | None
+    model: str | None
+    key_variable: str
+    temperature: float
+    max_answer_tokens: int
+    concurrency: int
+    requests_per_minute: float | None
+    timeout_s: float
+    retries: int
+
+
+@dataclass
+class MTBenchConfig:
+    _target_: str
+    _convert_: str
+    version: int
+    questions: str | None
+    references: str | None
+    prompts: str | None
+    limit: int | None
+    max_response_tokens: int
+    judge: EndpointConfig
+
+
+@dataclass
+class AlpacaEvalConfig:
+    _target_: str
+    _convert_: str
+    version: int
+    reference: str | None
+    prompt: str | None
+    limit: int | None
+    temperature: float
+    max_response_tokens: int
+    judge: EndpointConfig
+
+
+@dataclass
+class PairsConfig:
+    _target_: str
+    version: int
+    path: str | None
+    limit: int | None
+    reward_model: str | None
+    max_tokens: int
+    max_batch_tokens: int
+
+
+@dataclass
 class Config:
     """A whole run. The groups are typed by their own schema."""
 
@@ -376,6 +450,7 @@ class Config:
     objective: Any
     train: Any
     eval: Any
+    base: str | None
     rounds: int
     round_reference: RoundReference
     seed: int
@@ -404,6 +479,12 @@ SCHEMAS: dict[str, type] = {
     "train/ppo": PPOTrainConfig,
     "eval/quick": QuickConfig,
     "eval/ranked": RankedConfig,
+    "eval/gsm8k": HarnessConfig,
+    "eval/hellaswag": HarnessConfig,
+    "eval/ifeval": IFEvalConfig,
+    "eval/mt_bench": MTBenchConfig,
+    "eval/alpaca_eval": AlpacaEvalConfig,
+    "eval/pairs": PairsConfig,
 }
 
 

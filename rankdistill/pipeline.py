@@ -24,8 +24,10 @@ from omegaconf import DictConfig
 from rankdistill import console, settings
 from rankdistill.config import RoundReference
 from rankdistill.evaluate.ranked_stage import order_held_out
-from rankdistill.evaluate.stage import Comparison, Evaluation
+from rankdistill.evaluate.stage import Comparison, Evaluation, label_of
+from rankdistill.evaluate.suites.stage import check_suites, measure_suites
 from rankdistill.evaluate.validation import Validation
+from rankdistill.evaluate.without_training import evaluate
 from rankdistill.launch import remarks
 from rankdistill.models import recoded
 from rankdistill.models.stage import check_models, student
@@ -33,7 +35,11 @@ from rankdistill.prompts.stage import check_prompts, load
 from rankdistill.rank.stage import existing, rank
 from rankdistill.records import Group, Prompt
 from rankdistill.run import Model, Run
-from rankdistill.run_folder import write_reward_folder, write_run_folder
+from rankdistill.run_folder import (
+    write_evaluation_folder,
+    write_reward_folder,
+    write_run_folder,
+)
 from rankdistill.sample.base import response_seed
 from rankdistill.sample.stage import sample
 from rankdistill.score.ensemble import is_relative, members
@@ -72,10 +78,14 @@ def run(config: DictConfig) -> float | None:
         check_models(job)
         check_scorers(job)
         check_warmup(job)
+        check_suites(job)
     check_reward(job)
     check_ppo(job)
     try:
-        _run(job, config)
+        if chosen.trains:
+            _run(job, config)
+        else:
+            write_evaluation_folder(job, config, evaluate(job))
     finally:
         job.close_sampler()
 
@@ -121,6 +131,9 @@ def _run(job: Run, config: DictConfig) -> float | None:
     job.close_sampler()
     if given is not None:
         comparison = replace(comparison, ranked_set=order_held_out(job, given, models))
+    labels = {name: label_of(name, models) for name in models}
+    comparison = replace(comparison, suites=measure_suites(job, models, labels))
+    job.close_sampler()
     if rewarding is not None and comparison.groups:
         writers = {name: models.get(name, warm).path for name in comparison.groups}
         rewards = reward_answers(job, rewarding, comparison.groups, writers, "warmed_up")

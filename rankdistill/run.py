@@ -70,6 +70,8 @@ class Run:
         self.lora = _lora(student)
         self.teacher = _located(teacher.path, teacher)
         self.start = _located(start, student)
+        base = self.settings.base
+        self.base = None if base is None else _located(base, student)
 
     @property
     def trained_in(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The run folder: what a person takes away from a run. The store keeps the stages' outputs.
 
-report.html  report.md  metrics.json  config.yaml  ranked/  model/  reward_model/
+report.html  report.md  metrics.json  config.yaml  answers.jsonl  ranked/  model/  reward_model/
 """
 
 from __future__ import annotations
@@ -74,6 +74,12 @@ def write_reward_folder(
     _write(run, report, folders)
 
 
+def write_evaluation_folder(run: Run, config: DictConfig, comparison: Comparison) -> None:
+    """The same for a run that trains nothing: the report alone."""
+    if is_main_process():
+        _write(run, _report(run, config, comparison, None, [], [], None), {})
+
+
 def _write(run: Run, report: RunReport, folders: Mapping[str, Path]) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     for name, source in folders.items():
@@ -101,14 +107,18 @@ def _report(
     student = settings.student.path or settings.teacher.path
     layers = f", {settings.student.keep_layers} layers" if settings.student.keep_layers else ""
     by = f"ranked by {settings.teacher.path}" if settings.rank.path is None else settings.rank.path
+    title = f"{method(settings)}: {student}{layers}, {by}"
+    if not settings.trains:
+        title = f"{', '.join(settings.suites) or 'quick'}: {student}{layers}"
     return RunReport(
-        title=f"{method(settings)}: {student}{layers}, {by}",
+        title=title,
         recipe=HydraConfig.get().runtime.choices.get("recipe") or "none",
         command=shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]]),
         config_yaml=OmegaConf.to_yaml(config, resolve=True),
         models=comparison.models,
         groups=comparison.groups,
         ranked_set=comparison.ranked_set,
+        suites=comparison.suites,
         judge=_judge(settings),
         judged_by_training_teacher=judged_by_own_teacher(settings),
         ranking=ranking,

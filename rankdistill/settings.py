@@ -24,14 +24,15 @@ from rankdistill.config import (
     TrainConfig,
 )
 from rankdistill.errors import UserError, suggest
+from rankdistill.evaluate.suites.base import Suite
 from rankdistill.objectives.base import Objective
 from rankdistill.objectives.trial import try_objective
 from rankdistill.score.base import Scorer
 from rankdistill.warmup.base import Warmup
 
 NO_SUITE = (
-    "no suite of `eval` applies, so there would be nothing to report: give eval=[quick], or with a "
-    "ranked set (rank.path) eval=[ranked]."
+    "no suite of `eval` applies, so there would be nothing to report: give eval=[quick] or "
+    "another, or with a ranked set (rank.path) eval=[ranked]."
 )
 
 
@@ -48,16 +49,24 @@ class Settings:
     train: TrainConfig
     quick: QuickConfig | None
     ranked: RankedConfig | None
+    suites: dict[str, Suite]
+    """The others of `eval`, by name."""
     warmup: Warmup
     scorer: Scorer
     judge: Scorer | None
     """The held-out judge of the evaluation; None: the scorer."""
     objective: Objective
     options: dict[str, dict[str, Any]]
+    base: str | None
     rounds: int
     round_reference: RoundReference
     seed: int
     report_to: list[str]
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained at all; otherwise models are evaluated as they are."""
+        return self.rounds > 0 or self.warmup.lessons is not None
 
 
 def build(config: DictConfig) -> Settings:
@@ -86,11 +95,13 @@ def build(config: DictConfig) -> Settings:
         **typed,  # type: ignore[arg-type]
         quick=_suite(config, "quick"),
         ranked=_suite(config, "ranked"),
+        suites=_suites(config),
         warmup=_plug_in("warmup", options["warmup"]),
         scorer=_plug_in("score", options["score"]),
         judge=_judge(config),
         objective=_plug_in("objective", options["objective"]),
         options=options,  # type: ignore[arg-type]
+        base=config.base,
         rounds=config.rounds,
         round_reference=config.round_reference,
         seed=config.seed,
@@ -104,6 +115,16 @@ def _suite(config: DictConfig, name: str) -> Any:
     """The settings of an evaluation suite; None where `eval` does not name it."""
     node = OmegaConf.select(config, f"eval.{name}")
     return None if node is None else OmegaConf.to_object(node)
+
+
+def _suites(config: DictConfig) -> dict[str, Any]:
+    """The suites that a class measures, by name."""
+    nodes = {
+        str(name): OmegaConf.to_container(node, resolve=True, enum_to_str=True)
+        for name, node in config.eval.items()
+        if name not in ("quick", "ranked", "judge") and node is not None
+    }
+    return {name: _plug_in(f"eval.{name}", node) for name, node in nodes.items()}
 
 
 def _judge(config: DictConfig) -> Any:
@@ -214,9 +235,13 @@ def _check_augment(settings: Settings) -> None:
 
 def _check_rounds(settings: Settings) -> None:
     _at_least("rounds", settings.rounds, 0)
-    if settings.rounds == 0 and (settings.warmup.lessons is None or settings.reward.only):
-        given = "reward.only" if settings.reward.only else "warmup=none"
-        raise UserError(f"rounds is 0, and {given} leaves nothing to train: set rounds=1.")
+    if settings.rounds == 0 and settings.reward.only:
+        raise UserError("rounds is 0, and reward.only leaves nothing to train: set rounds=1.")
+    if settings.trains and settings.base is not None:
+        raise UserError(
+            "base is for recipe=evaluate, which trains nothing: a training run holds its student "
+            "against what it was before."
+        )
     if settings.rounds <= 1:
         return
     remedy = "set rounds=1"
@@ -238,8 +263,15 @@ def _check_suites(settings: Settings) -> None:
         _at_least("eval.quick.responses_per_prompt", quick.responses_per_prompt, 1)
     if ranked is not None and not 0 <= ranked.length_match < 1:
         raise UserError(f"eval.ranked.length_match is {ranked.length_match}; it must be in [0, 1).")
-    if quick is None and (ranked is None or settings.rank.path is None):
+    applies = ranked is not None and settings.rank.path is not None and settings.trains
+    if quick is None and not applies and not settings.suites:
         raise UserError(NO_SUITE)
+    if quick is not None and not settings.trains and settings.base is None:
+        raise UserError(
+            "rounds is 0, and warmup=none leaves nothing to train, so eval=[quick] has nothing to "
+            "compare: set rounds=1, or with recipe=evaluate give base, the model that the student "
+            "is held against."
+        )
 
 
 def _at_least(key: str, value: float, least: float) -> None:

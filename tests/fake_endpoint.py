@@ -55,7 +55,7 @@ class FakeEndpoint:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                question = body["messages"][0]["content"]
+                question = body["messages"][-1]["content"]
                 with endpoint.lock:
                     endpoint.requests.append(question)
                     number = len(endpoint.requests)
@@ -112,8 +112,11 @@ class FakeEndpoint:
     def answer(self, body: dict[str, Any], question: str) -> dict[str, Any]:
         """A chat completion in the form that was asked for."""
         verdict = self.brain(question)
-        name = list(body["response_format"]["json_schema"]["schema"]["properties"])[-1]
-        text = verdict[0] if isinstance(verdict, tuple) else json.dumps({name: verdict})
+        if isinstance(verdict, tuple):
+            text = verdict[0]
+        else:
+            name = list(body["response_format"]["json_schema"]["schema"]["properties"])[-1]
+            text = json.dumps({name: verdict})
         choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": "stop"}
         if body.get("logprobs") and self.logprobs is not None:
             choice["logprobs"] = {"content": self._steps(text, str(verdict))}

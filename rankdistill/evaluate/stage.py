@@ -73,6 +73,8 @@ class Comparison:
     groups: dict[str, list[Group]]
     ranked_set: RankedSet | None = None
     """What the students make of an existing set's held-out groups."""
+    suites: dict[str, Any] | None = None
+    """The block of `metrics.json`; see `rankdistill.evaluate.suites`."""
 
 
 def evaluation_judge(settings: Settings) -> Scorer:

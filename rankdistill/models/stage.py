@@ -29,7 +29,8 @@ INFLUENCE_PROMPTS = 64
 
 def check_models(run: Run) -> None:
     """Refuse, before anything runs, models that cannot be loaded or trained here as they should."""
-    check_trainable(run.start.path, run.settings.student, run.lora)
+    if run.settings.trains:
+        check_trainable(run.start.path, run.settings.student, run.lora)
     check_loading("student", run.start.path, run.settings.student)
     check_loading("teacher", run.teacher.path, run.settings.teacher)
     keep = run.settings.student.keep_layers

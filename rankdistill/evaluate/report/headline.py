@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rankdistill.evaluate.report.ranked import ranked_cautions, ranked_headline
 from rankdistill.evaluate.report.ranking import ranking_cautions
 from rankdistill.evaluate.report.reward import has_reward, reward_cautions, reward_headline
+from rankdistill.evaluate.report.suites import suite_cautions, suite_headline
 from rankdistill.evaluate.report.table import number, percent, signed, tokens
 
 Kind = Literal["good", "warning", "plain"]
@@ -33,6 +34,8 @@ def headline(metrics: Mapping[str, Any]) -> str:
     Where nothing was sampled: what changed in the order of held-out rankings.
     """
     if not metrics["models"]:
+        if metrics.get("suites") and not has_reward(metrics) and metrics["ranked_set"] is None:
+            return suite_headline(metrics)
         alone = has_reward(metrics) and metrics["ranked_set"] is None
         return reward_headline(metrics) if alone else ranked_headline(metrics)
     trained, baseline = _model(metrics, "trained"), _model(metrics, "baseline")
@@ -59,7 +62,7 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 def findings(metrics: Mapping[str, Any]) -> list[Finding]:
     """What a reader must know beside the headline, the most important first."""
-    ranked = _ranked(metrics)
+    ranked = _ranked(metrics) + [Finding("plain", text) for text in suite_cautions(metrics)]
     if not metrics["models"]:
         return ranked + _ranking(metrics) + [Finding("plain", note) for note in metrics["notes"]]
     found = [_noise(metrics), _control(metrics), _text_change(metrics), *_cautions(metrics)]

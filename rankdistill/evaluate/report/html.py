@@ -24,6 +24,7 @@ from rankdistill.evaluate.report.reward import (
 )
 from rankdistill.evaluate.report.samples import HOW_CHOSEN
 from rankdistill.evaluate.report.stages import stage_rows
+from rankdistill.evaluate.report.suites import suite_heads, suite_rows
 from rankdistill.evaluate.report.svg import MUTED, VARIABLES
 from rankdistill.evaluate.report.table import NOTHING, Row, labels, number, signed, table_rows
 
@@ -58,6 +59,8 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     if metrics["models"]:
         heads = list(zip(metrics["models"], labels(metrics), strict=True))
         tables.append(("Figures", heads, table_rows(metrics)))
+    if rows := suite_rows(metrics):
+        tables.append(("Evaluation suites", list(suite_heads(metrics).items()), rows))
     if metrics.get("ranked_set") is not None:
         heads = list(zip(metrics["ranked_set"]["models"], ranked_labels(metrics), strict=True))
         tables.append(("Held-out rankings", heads, ranked_rows(metrics)))
@@ -80,7 +83,8 @@ def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
     """The CSS variable of every column; what is no model has that of muted text."""
     names = [name for _, heads, _ in _tables(metrics) for name, _ in heads]
     scorers = (metrics.get("ranking") or {"scorers": {}})["scorers"]
-    plain = {LONGER, *GATE_COLUMNS, *rate_labels(metrics), *scorers} - set(metrics["models"])
+    plain = {LONGER, "reward_model", *GATE_COLUMNS, *rate_labels(metrics), *scorers}
+    plain -= set(metrics["models"])
     return {name: VARIABLES[MUTED if name in plain else colour(metrics, name)] for name in names}
 
 

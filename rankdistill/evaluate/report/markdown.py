@@ -19,6 +19,7 @@ from rankdistill.evaluate.report.reward import (
 )
 from rankdistill.evaluate.report.samples import HOW_CHOSEN
 from rankdistill.evaluate.report.stages import stage_rows
+from rankdistill.evaluate.report.suites import suite_heads, suite_rows
 from rankdistill.evaluate.report.table import Cell, Row, labels, number, signed, table_rows
 
 
@@ -30,6 +31,7 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
         *_banner(metrics),
         "\n".join(f"- {_inline(finding.text)}" for finding in findings(metrics)),
         *_figures("Figures", labels(metrics), table_rows(metrics)),
+        *_figures("Evaluation suites", list(suite_heads(metrics).values()), suite_rows(metrics)),
         *_ranked(metrics),
         *_ranking(metrics),
         *_reward(metrics),

@@ -44,6 +44,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
             raise ValueError(f"'{name}' is not among the models {sorted(models)}")
     roles = {role: getattr(report, role) for role in ("start", "control", "teacher")}
     known = models.keys() | (report.ranked_set.labels.keys() if report.ranked_set else set())
+    known |= {name for suite in (report.suites or {}).values() for name in suite["models"]}
     roles = {role: name if name in known else None for role, name in roles.items()}
     control = roles["control"]
     content = {
@@ -76,6 +77,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
             _against(models[report.trained], models[control], report) if control else None
         ),
         "ranked_set": ranked_metrics(report.ranked_set, report.baseline, report.seed),
+        "suites": report.suites,
         "ranking": report.ranking,
         "reward_model": report.reward_model,
         "samples": choose_samples(report) if models else [],

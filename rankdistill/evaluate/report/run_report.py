@@ -52,6 +52,8 @@ class RunReport:
     """The judge of this evaluation also ranked the responses that the student was trained on."""
     ranked_set: RankedSet | None = None
     """Held-out rankings of an existing set, and what the students make of them."""
+    suites: Mapping[str, Any] | None = None
+    """By suite: `version`, `about`, and the `figures` of its `models`."""
     ranking: Mapping[str, Any] | None = None
     """How far the training set's ranking can be trusted; see `rankdistill.rank.diagnostics`."""
     reward_model: Mapping[str, Any] | None = None

@@ -12,6 +12,7 @@ from rich.text import Text
 from rankdistill.evaluate.report.headline import judge_warning
 from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
 from rankdistill.evaluate.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward
+from rankdistill.evaluate.report.suites import suite_heads, suite_rows
 from rankdistill.evaluate.report.table import Row, labels, table_rows
 
 
@@ -20,6 +21,9 @@ def terminal_tables(metrics: Mapping[str, Any]) -> list[Table]:
     tables = []
     if metrics["models"]:
         tables.append(terminal_table(metrics))
+    if rows := suite_rows(metrics, details=False):
+        heads = list(suite_heads(metrics).values())
+        tables.append(_table("Evaluation suites", "", heads, rows, metrics))
     if metrics.get("ranked_set") is not None:
         block = metrics["ranked_set"]
         title = f"{block['prompts']} held-out rankings, {block['pairs']} pairs"

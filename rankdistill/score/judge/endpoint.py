@@ -30,7 +30,7 @@ import httpx
 from rankdistill.errors import UserError, suggest
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.runner import Answer
-from rankdistill.score.judge.verdicts import Reply, duel_form, rating_form
+from rankdistill.score.judge.verdicts import Form, Reply, duel_form, rating_form
 
 # It tells every request.
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -63,6 +63,8 @@ class EndpointOptions:
     timeout_s: float
     retries: int
     seed: int
+    group: str = "score"
+    """Where its keys are in the configuration, for the person."""
 
 
 class Endpoint:
@@ -100,14 +102,20 @@ class Endpoint:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def check(self, *, logprobs: bool) -> None:
+    def check(self, *, logprobs: bool = False, form: Form | None = None) -> None:
         """One small question, to learn at start-up whether it can work.
+
+        Args:
+            logprobs: They are needed.
+            form: Of the answers, where it is neither a rating nor a duel.
 
         Raises:
             UserError: nobody there, key refused, no such model, structured answers refused, or no
                 log-probabilities where they are needed.
         """
-        form = rating_form(expected=True, explain=False) if logprobs else duel_form(explain=False)
+        if form is None:
+            rating = rating_form(expected=True, explain=False)
+            form = rating if logprobs else duel_form(explain=False)
         question = Question([{"role": "user", "content": f"A test. {form.told}"}], form)
         try:
             response = self._post(question, 0)
@@ -115,7 +123,7 @@ class Endpoint:
             raise UserError(
                 f"The judge's endpoint {self._options.url} can't be reached "
                 f"({type(error).__name__}): start it, for example with `vllm serve`, or correct "
-                "score.endpoint."
+                f"{self._options.group}.endpoint."
             ) from error
         self._refuse_hopeless(response)
         if response.status_code in _THIS_QUESTION:
@@ -175,11 +183,10 @@ class Endpoint:
             "max_tokens": options.max_answer_tokens,
             # Another draw for an answer that could not be read; no difference at temperature 0.
             "seed": options.seed + attempt,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "verdict", "strict": True, "schema": question.form.schema},
-            },
         }
+        if question.form.schema:
+            told = {"name": "verdict", "strict": True, "schema": question.form.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": told}
         if question.form.logprobs:
             body |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
         return self._client.post(f"{options.url.rstrip('/')}/chat/completions", json=body)
@@ -218,14 +225,15 @@ class Endpoint:
             key = "is not set" if not self._key else "holds a key that it refuses"
             raise UserError(
                 f"The judge's endpoint {options.url} answers {status}: the environment variable "
-                f"{options.key_variable} (score.key_variable) {key}."
+                f"{options.key_variable} ({options.group}.key_variable) {key}."
             )
         if status == 404 or 300 <= status < 400:
             served = self._served()
             hint = f" {suggest(options.model, served)}" if served else ""
             raise UserError(
-                f"The judge's endpoint {options.url} has no model '{options.model}' (score.model) "
-                f"or no /chat/completions (it answers {status}): correct one or the other.{hint}"
+                f"The judge's endpoint {options.url} has no model '{options.model}' "
+                f"({options.group}.model) or no /chat/completions (it answers {status}): correct "
+                f"one or the other.{hint}"
             )
 
     def _served(self) -> list[str]:

@@ -47,15 +47,15 @@ def delimited(name: str, text: str) -> str:
     return f"<<<BEGIN {mark}>>>\n{text}\n<<<END {mark}>>>"
 
 
-def load_frame(mode: str, path: str | None) -> Frame:
-    """The frame of a mode: a file of the user's, or the shipped one.
+def load_frame(mode: str, path: str | None, key: str = "score.prompt") -> Frame:
+    """The frame of a mode: a file of the user's, which `key` names, or the shipped one.
 
     Raises:
         UserError: no such file, or a placeholder is missing.
     """
     kind = FRAMES[mode]
     where = path or f"{kind}.md"
-    text = _read(Path(path).expanduser(), "score.prompt") if path else _text(_shipped() / where)
+    text = _read(Path(path).expanduser(), key) if path else _text(_shipped() / where)
     missing = [name for name in PLACEHOLDERS[kind] if name not in _PLACEHOLDER.findall(text)]
     if missing:
         lacks = " and ".join(f"{{{name}}}" for name in missing)

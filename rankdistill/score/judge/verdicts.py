@@ -41,6 +41,7 @@ class Form:
     """An answer's schema, how it is described to the judge, and how it is read."""
 
     schema: dict[str, Any]
+    """Empty for free text."""
     told: str
     read: Callable[[Reply], Any]
     """The verdict; None where the answer is not of this form."""

@@ -1,0 +1,119 @@
+"""A suite's judge: any OpenAI-compatible endpoint, asked as `score=judge` asks one."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from rankdistill.console import progress
+from rankdistill.errors import UserError
+from rankdistill.score.base import Verdict
+from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
+from rankdistill.score.judge.modes import Plan, Question
+from rankdistill.score.judge.runner import run as run_plans
+from rankdistill.score.judge.verdicts import Form
+from rankdistill.store import Partial
+
+Asked = tuple[str, Sequence[Question]]
+"""An id, and the questions whose answers belong together."""
+
+
+def endpoint_options(group: str, judge: Mapping[str, Any]) -> EndpointOptions:
+    """The keys of a suite's `judge`.
+
+    Args:
+        group: Where they are: ``eval.mt_bench.judge``.
+
+    Raises:
+        UserError: no endpoint or model is given, the endpoint is no URL or carries credentials, or
+            a number is out of its range.
+    """
+    given = dict(judge)
+    url, model = given.pop("endpoint"), given.pop("model")
+    suite = group.removesuffix(".judge").removeprefix("eval.")
+    if url is None or model is None:
+        raise UserError(
+            f"eval=[{suite}] needs a judge: give {group}.endpoint, for example "
+            f"http://127.0.0.1:8000/v1, and {group}.model."
+        )
+    parsed = httpx.URL(url)
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UserError(
+            f"{group}.endpoint is '{url}', which is no URL: give one such as "
+            "http://127.0.0.1:8000/v1."
+        )
+    if parsed.userinfo or parsed.query:
+        raise UserError(
+            f"{group}.endpoint carries credentials or parameters, which would be written into "
+            f"logs: put the key into the environment variable that {group}.key_variable names."
+        )
+    for key, least in (("concurrency", 1), ("max_answer_tokens", 8), ("retries", 0)):
+        if given[key] < least:
+            raise UserError(f"{group}.{key} is {given[key]}; it must be at least {least}.")
+    return EndpointOptions(url=url, model=model, seed=0, group=group, **given)
+
+
+def check_judge(options: EndpointOptions, form: Form | None = None) -> None:
+    """Ask one small question. UserError: nobody answers, or not so that it can be of use."""
+    endpoint = Endpoint(options)
+    try:
+        endpoint.check(form=form)
+    finally:
+        endpoint.close()
+
+
+def judge_identity(options: EndpointOptions) -> dict[str, Any]:
+    """What its verdicts depend on."""
+    return {
+        "served": options.model,
+        "temperature": options.temperature,
+        "max_answer_tokens": options.max_answer_tokens,
+    }
+
+
+def judge(options: EndpointOptions, asked: Sequence[Asked], partial: Partial) -> dict[str, int]:
+    """Writes rows of `id` and `values`, one a question, None where the answer was set aside.
+
+    Rows stand in the order of `asked`, so those that an interrupted call left are not asked again.
+
+    Returns:
+        What it took and what went wrong: calls, retries, set_aside, tokens.
+
+    Raises:
+        UserError: the endpoint stopped answering; what was judged is kept.
+    """
+    shards, taken = partial.shards("verdicts"), partial.shards("counts")
+    done = len(shards.rows())
+    left = asked[done:]
+    if left:
+        endpoint = Endpoint(options)
+        try:
+            with progress(len(asked), "verdicts", done=done) as bar:
+                names = iter(name for name, _ in left)
+                for verdicts in run_plans((_plan(questions) for _, questions in left), endpoint):
+                    rows = [
+                        {"id": next(names), "values": [_plain(value) for value in verdict.values]}
+                        for verdict in verdicts
+                    ]
+                    shards.append(rows)
+                    taken.append([dict(verdict.counts) for verdict in verdicts])
+                    bar.advance(len(rows))
+        finally:
+            endpoint.close()
+    counts = Counter[str]()
+    for row in taken.rows():
+        counts.update(row)
+    return dict(counts)
+
+
+def _plan(questions: Sequence[Question]) -> Plan:
+    answers = yield list(questions)
+    return Verdict([math.nan if answer is None else answer for answer in answers])
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value

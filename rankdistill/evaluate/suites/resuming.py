@@ -1,0 +1,71 @@
+"""A model of lm-eval whose answers are kept in the store as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.api.model import LM
+
+from rankdistill.console import progress
+from rankdistill.store import Shards
+
+
+class Resuming(LM):
+    """Passes lm-eval's requests on, some at a time, and answers those that it has the answer to.
+
+    lm-eval's own cache holds pickled answers in a data base, which our store does not.
+
+    Args:
+        lm: Who answers.
+        shards: Where the answers are kept: rows of `request`, a hash, and `answer`.
+        requests_at_once: That a killed run loses at most.
+    """
+
+    def __init__(self, lm: Any, shards: Shards, requests_at_once: int) -> None:
+        super().__init__()
+        self._lm, self._shards, self._at_once = lm, shards, requests_at_once
+        self._known = {row["request"]: row["answer"] for row in shards.rows()}
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self._lm.tokenizer_name
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        return self._lm.chat_template(chat_template)
+
+    def apply_chat_template(self, *arguments: Any, **named: Any) -> str:
+        return self._lm.apply_chat_template(*arguments, **named)
+
+    def loglikelihood(self, requests: list[Any]) -> list[Any]:
+        """(log-probability of the continuation, whether it is the greedy one) of every request."""
+        return [tuple(answer) for answer in self._answers("loglikelihood", requests)]
+
+    def loglikelihood_rolling(self, requests: list[Any]) -> list[Any]:
+        return self._answers("loglikelihood_rolling", requests)
+
+    def generate_until(self, requests: list[Any]) -> list[Any]:
+        return self._answers("generate_until", requests)
+
+    def _answers(self, kind: str, requests: Sequence[Any]) -> list[Any]:
+        names = [_name(kind, request.args) for request in requests]
+        left = [i for i, name in enumerate(names) if name not in self._known]
+        with progress(len(requests), "requests", done=len(requests) - len(left)) as bar:
+            for start in range(0, len(left), self._at_once):
+                part = left[start : start + self._at_once]
+                answers = getattr(self._lm, kind)([requests[i] for i in part], disable_tqdm=True)
+                rows = [
+                    {"request": names[i], "answer": answer}
+                    for i, answer in zip(part, answers, strict=True)
+                ]
+                self._shards.append(rows)
+                self._known.update((row["request"], row["answer"]) for row in rows)
+                bar.advance(len(part))
+        return [self._known[name] for name in names]
+
+
+def _name(kind: str, arguments: Any) -> str:
+    text = json.dumps([kind, *arguments], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

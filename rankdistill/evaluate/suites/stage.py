@@ -1,0 +1,56 @@
+"""The suites of a run on its models, as the block `suites` of `metrics.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rankdistill.evaluate.suites.base import Measured
+from rankdistill.run import Model, Run
+
+
+def check_suites(run: Run) -> None:
+    """Refuse at start-up what can be known there: a missing package, file or endpoint."""
+    for suite in run.settings.suites.values():
+        suite.check(run)
+
+
+def measure_suites(
+    run: Run, models: Mapping[str, Model], labels: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Every suite's figures of every model; None where no suite is asked for.
+
+    Args:
+        models: By their name in the report, in its order.
+        labels: Their headings.
+    """
+    if not run.settings.suites:
+        return None
+    return {
+        name: {
+            "version": suite.version,
+            "about": suite.about(),
+            "models": {
+                role: _block(labels[role], suite.measure(run, model, labels[role]))
+                for role, model in models.items()
+            }
+            | _others(suite, run),
+        }
+        for name, suite in run.settings.suites.items()
+    }
+
+
+def _others(suite: Any, run: Run) -> dict[str, Any]:
+    """What a suite measures that is no model of the run."""
+    others = getattr(suite, "others", None)
+    found: Mapping[str, Measured] = others(run) if others is not None else {}
+    return {name: _block(name.replace("_", " "), measured) for name, measured in found.items()}
+
+
+def _block(label: str, measured: Measured) -> dict[str, Any]:
+    figures = {}
+    for figure in measured.figures:
+        row = asdict(figure)
+        figures[row.pop("key")] = row
+    return {"label": label, "counts": dict(measured.counts), "figures": figures}

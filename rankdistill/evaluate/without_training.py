@@ -1,0 +1,40 @@
+"""`recipe=evaluate`: models as they are, in one table; nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rankdistill.evaluate.stage import LABELS, Comparison, Evaluation
+from rankdistill.evaluate.suites.stage import measure_suites
+from rankdistill.models.stage import student
+from rankdistill.prompts.stage import load
+from rankdistill.run import Model, Run
+
+
+def evaluate(run: Run) -> Comparison:
+    """The suites of `eval` on `base`, the student and the teacher, as far as they differ."""
+    settings = run.settings
+    models, prompts = {"trained": run.start}, None
+    if settings.quick is not None or settings.student.keep_layers is not None:
+        prompts = load(run)
+        models["trained"] = student(run, prompts)
+    if run.base is not None:
+        models = {"warmed_up": run.base, **models}
+    if run.teacher not in models.values() or settings.quick is not None:
+        models["teacher"] = run.teacher
+    comparison = Comparison([], {})
+    if settings.quick is not None and prompts is not None and run.base is not None:
+        # Between models as they are there is no training that sharpening could pass for.
+        quick = replace(settings.quick, sharpening_control=False)
+        held_out = [row for row in prompts.rows() if row["split"] == "heldout"]
+        evaluation = Evaluation(run, quick, held_out, prompts.key, run.base)  # type: ignore[arg-type]
+        comparison = evaluation.compare(models)
+    labels = {**LABELS, "warmed_up": "base", "trained": _student(models)}
+    comparison = replace(
+        comparison, models=[replace(m, label=labels[m.name]) for m in comparison.models]
+    )
+    return replace(comparison, suites=measure_suites(run, models, labels))
+
+
+def _student(models: dict[str, Model]) -> str:
+    return "student" if len(models) > 1 else "model"
