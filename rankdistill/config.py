@@ -20,7 +20,7 @@ LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced"])
 SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
 Aggregate = Enum("Aggregate", ["mean", "borda", "bradley_terry", "elo"])
 JudgeMode = Enum("JudgeMode", ["pointwise", "pairwise", "tournament", "listwise"])
-Select = Enum("Select", ["all", "best_worst", "best_random", "top_k"])
+Select = Enum("Select", ["all", "best_worst", "best_random", "top_k", "random_k"])
 RewardLossName = Enum("RewardLossName", ["pairs", "plackett_luce"])
 Advantage = Enum("Advantage", ["gae", "group"])
 Critic = Enum("Critic", ["head", "separate"])
@@ -95,6 +95,7 @@ class StudentConfig:
     attn_implementation: str
     use_liger_kernel: bool
     trust_remote_code: bool
+    chat_template: str | None = None
 
 
 @dataclass
@@ -129,6 +130,10 @@ class SFTWarmupConfig(OptimiserConfig):
     minimum_score: float | None
     rationale: bool
     request: str | None
+    conversations: str | None
+    max_conversation_tokens: int
+    train_conversations: int | None
+    validation_conversations: int
 
 
 @dataclass

@@ -45,6 +45,9 @@ class Response(TypedDict):
     """`stop`: ended by EOS; `length`: cut by a limit of tokens."""
     source: str
     """Who wrote it: `student`, `teacher`, or the name in an imported data set."""
+    turns: NotRequired[list[list[int]]]
+    """Spans [start, end) of `token_ids` that an assistant wrote, where a whole conversation follows
+    the prompt (`warmup.conversations`); not there: all of them."""
     whole_tokens: NotRequired[int]
     """Tokens before `rank.max_response_tokens` cut it, of a response of an imported set."""
     scores: NotRequired[dict[str, float]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -69,7 +70,7 @@ class Run:
         self.settings = replace(self.settings, teacher=teacher, student=student)
         self.lora = _lora(student)
         self.teacher = _located(teacher.path, teacher)
-        self.start = _located(start, student)
+        self.start = _with_template(_located(start, student), student.chat_template)
         base = self.settings.base
         self.base = None if base is None else _located(base, student)
 
@@ -179,6 +180,15 @@ def _located(path: str, settings: TeacherConfig | StudentConfig) -> Model:
     if settings.quantization is not None:
         identity["quantization"] = settings.quantization.name
     return Model(models.locate(path), identity)
+
+
+def _with_template(model: Model, name: str | None) -> Model:
+    if name is None:
+        return model
+    template = models.chat_template(name)
+    digest = hashlib.sha256(template.encode()).hexdigest()
+    folder = models.with_chat_template(model.path, template)
+    return Model(folder, {**model.identity, "chat_template": digest})
 
 
 @contextmanager

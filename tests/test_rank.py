@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 
@@ -81,6 +82,22 @@ def test_select():
     drawn = [score(select(ranked, "best_random", 2, seed))[1] for seed in range(40)]
     assert set(drawn) == {2.0, 0.0}
     assert drawn == [score(select(ranked, "best_random", 2, seed))[1] for seed in range(40)]
+
+
+def test_shorter_rankings_are_within_longer_ones():
+    ranked = rank_group(group(0.0, 3.0, 2.0, 3.0, 1.0), 0.0, Counter())
+    assert ranked is not None
+    seen = set()
+    for seed in range(40):
+        lengths = [select(ranked, "random_k", k, seed)["responses"] for k in (2, 3, 4, 5)]
+        for shorter, longer in itertools.pairwise(lengths):
+            assert all(response in longer for response in shorter)
+        assert lengths[-1] == ranked["responses"]
+        for responses in lengths:
+            scores = [r["score"] for r in responses]
+            assert len(set(scores)) > 1 and scores == sorted(scores, reverse=True)
+        seen.add(tuple(r["score"] for r in lengths[0]))
+    assert len(seen) > 5  # of all pairs, not of the best ones alone
 
 
 def test_the_table_is_a_data_set_that_others_load(tmp_path):

@@ -11,6 +11,7 @@ from rankdistill.models.layers import (
 from rankdistill.models.load import load_model, place, stored_precision
 from rankdistill.models.locate import identity, locate
 from rankdistill.models.saving import save_model
+from rankdistill.models.template import chat_template, with_chat_template
 from rankdistill.models.tokenizer import (
     decode_response,
     encode_prompt,
@@ -25,6 +26,7 @@ from rankdistill.store import home
 __all__ = [
     "LoRA",
     "adapted",
+    "chat_template",
     "decode_response",
     "encode_prompt",
     "encode_response",
@@ -46,4 +48,5 @@ __all__ = [
     "stored_precision",
     "tokenizer_difference",
     "tokenizers_agree",
+    "with_chat_template",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
@@ -19,6 +20,11 @@ def check_prompts(settings: Settings) -> None:
     """Refuse prompts that are not there before a model is fetched or converted."""
     if settings.rank.path is None:
         source_identity(settings.prompts.path)
+    elif not Path(settings.rank.path).expanduser().is_dir():
+        source_identity(settings.rank.path)
+    lessons = settings.warmup.lessons
+    if lessons is not None and lessons.source == "conversations":
+        source_identity(settings.options["warmup"]["conversations"])
 
 
 def load(run: Run) -> Output:

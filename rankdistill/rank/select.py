@@ -13,7 +13,9 @@ def select(group: Group, how: str, top_k: int, seed: int) -> Group:
     Args:
         group: A ranked group, best first, with at least two different ranks.
         how: `all`; `best_worst`; `best_random`, the best and one strictly worse at random (Zephyr,
-            Tunstall et al. 2023); `top_k`, the best `top_k`, or more until there is a second rank.
+            Tunstall et al. 2023); `top_k`, the best `top_k`, or more until there is a second rank;
+            `random_k`, as many drawn at random, whose smaller draws are within the larger ones: a
+            ranking of another length from the same samples.
         top_k: At least 2.
         seed: Of the draw, together with the prompt's id: the same whatever else is in the data.
     """
@@ -32,4 +34,14 @@ def _chosen(responses: list[Response], how: str, top_k: int, seed: str) -> list[
             i for i, r in enumerate(responses) if r.get("rank") != responses[0].get("rank")
         )
         return responses[: max(top_k, second + 1)]
+    if how == "random_k":
+        drawn = random.Random(seed).sample(range(len(responses)), len(responses))
+        second = next(
+            n for n, i in enumerate(drawn) if _rank(responses[i]) != _rank(responses[drawn[0]])
+        )
+        return [responses[i] for i in sorted(drawn[: max(top_k, second + 1)])]
     return responses
+
+
+def _rank(response: Response) -> int | None:
+    return response.get("rank")

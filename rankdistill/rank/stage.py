@@ -54,8 +54,8 @@ def rank(
         "length_debias": settings.length_debias,
         "tie_margin": settings.tie_margin,
         "select": settings.select.name,
-        "top_k": settings.top_k if settings.select.name == "top_k" else None,
-        "seed": run.settings.seed if settings.select.name == "best_random" else None,
+        "top_k": settings.top_k if settings.select.name in ("top_k", "random_k") else None,
+        "seed": run.settings.seed if settings.select.name in ("best_random", "random_k") else None,
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:

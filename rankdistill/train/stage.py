@@ -12,6 +12,7 @@ from rankdistill.models import load_tokenizer, load_trainable
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
 from rankdistill.train.checkpoints import owes_evaluation
+from rankdistill.train.memory import peak_memory
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
@@ -64,7 +65,9 @@ def train(
             identity["reference"] = reference.identity
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        return _train(run, student, training, validation, logps, partial)
+        with peak_memory() as memory:
+            figures = _train(run, student, training, validation, logps, partial)
+        return {**figures, "models": 1, **memory}  # a reference was asked before
 
     name = type(objective).__name__
     what = f"{name} on {len(training)} ranked groups, learning rate {learning_rate:g}"

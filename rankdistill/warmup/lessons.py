@@ -23,7 +23,8 @@ class Lessons:
     """What a warm-up asks for.
 
     Args:
-        source: `teacher` samples the responses, `data` takes those that the prompts came with.
+        source: `teacher` samples the responses, `data` takes those that the prompts came with,
+            `conversations` are a data set of their own.
         responses_per_prompt: Responses that the teacher writes to a prompt; 0: to no train prompt.
         keep: `all`, or the `best` by score.
         minimum_score: Responses that score less are left out; None: none are.

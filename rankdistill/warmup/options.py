@@ -110,11 +110,21 @@ class TokenRow:
     tokens: TokenGroup
     index: int = 0
     """Its position among the rows."""
+    turns: Sequence[Sequence[int]] | None = None
+    """Spans [start, end) of the response that are learned; None: all of it."""
 
     @property
     def response(self) -> Sequence[int]:
         """The response's token ids."""
         return self.tokens.responses[0]
+
+    @property
+    def learned(self) -> list[bool]:
+        """Of each response token, whether it is learned."""
+        if self.turns is None:
+            return [True] * len(self.response)
+        inside = {i for start, end in self.turns for i in range(start, end)}
+        return [i in inside for i in range(len(self.response))]
 
     @property
     def length(self) -> int:
@@ -137,7 +147,8 @@ def token_rows(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> l
         for response in group["responses"]:
             if response["token_ids"]:
                 tokens = TokenGroup(prompt, [response["token_ids"]])
-                rows.append(TokenRow(group["prompt_id"], tokens, len(rows)))
+                turns = response.get("turns")
+                rows.append(TokenRow(group["prompt_id"], tokens, len(rows), turns))
     if not rows:
         raise UserError(
             "the warm-up has no response of the teacher to learn from: check the train split of "
@@ -154,7 +165,7 @@ def figures(trainer: Trainer, result: TrainOutput, rows: Sequence[TokenRow]) -> 
         "loss": losses[-1] if losses else result.training_loss,
         "steps": trainer.state.global_step,
         "responses": len(rows),
-        "tokens": sum(len(row.response) for row in rows),
+        "tokens": sum(sum(row.learned) for row in rows),
         "seconds": result.metrics["train_runtime"],
         "history": history,
     }

@@ -18,6 +18,7 @@ from rankdistill.records import Group
 from rankdistill.train.checkpoints import last_checkpoint
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
+from rankdistill.warmup.conversations import Conversations
 from rankdistill.warmup.lessons import KEEP, Lessons
 from rankdistill.warmup.options import (
     Optimisation,
@@ -51,6 +52,11 @@ class SFTWarmup(Optimisation):
         rationale: Also learn how the teacher reasons, between `<think>` and `</think>`; needs a
             `minimum_score`. Scorers see the answer alone either way.
         request: What is added to a prompt for the teacher alone, for example to have it reason.
+        conversations: A file or a data set of the hub, whose conversations are learned in place of
+            responses to the run's prompts: every turn of the assistant. None: there is none.
+        max_conversation_tokens: They are cut after so many tokens.
+        train_conversations: Most of them to learn; None: all; 0: none, the student stays as it is.
+        validation_conversations: How many of them are measured on instead.
     """
 
     responses_per_prompt: int = 1
@@ -58,11 +64,22 @@ class SFTWarmup(Optimisation):
     minimum_score: float | None = None
     rationale: bool = False
     request: str | None = None
+    conversations: str | None = None
+    max_conversation_tokens: int = 2048
+    train_conversations: int | None = None
+    validation_conversations: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require("responses_per_prompt", self.responses_per_prompt, self.responses_per_prompt >= 1,
                 "at least 1")  # fmt: skip
+        for key, least in (
+            ("max_conversation_tokens", 1),
+            ("train_conversations", 0),
+            ("validation_conversations", 0),
+        ):
+            value = getattr(self, key)
+            require(key, value, value is None or value >= least, f"at least {least}")
         if self.keep not in KEEP:
             raise UserError(f"warmup.keep '{self.keep}' is unknown: {suggest(self.keep, KEEP)}")
         if self.rationale and self.minimum_score is None:
@@ -72,7 +89,21 @@ class SFTWarmup(Optimisation):
             )
 
     @property
-    def lessons(self) -> Lessons:
+    def own_conversations(self) -> Conversations | None:
+        """What is learned in place of responses to the run's prompts."""
+        if self.conversations is None:
+            return None
+        return Conversations(
+            self.conversations,
+            self.max_conversation_tokens,
+            self.train_conversations,
+            self.validation_conversations,
+        )
+
+    @property
+    def lessons(self) -> Lessons | None:
+        if self.conversations is not None:
+            return Lessons(source="conversations") if self.train_conversations != 0 else None
         return Lessons(
             source=self.learn_from,
             responses_per_prompt=self.responses_per_prompt,
@@ -167,13 +198,17 @@ class SFTWarmup(Optimisation):
 
 
 def _labelled(rows: Sequence[TokenRow], more: int = 0) -> Dataset:
-    """`input_ids` and `labels`, which are the ids where the response is and ignored elsewhere.
+    """`input_ids` and `labels`, which are the ids of what is learned and ignored elsewhere.
 
     Args:
         more: Rows of two tokens to add, all of them ignored.
     """
     ids = [[*row.tokens.prompt, *row.response] for row in rows]
-    labels = [[IGNORED] * len(row.tokens.prompt) + list(row.response) for row in rows]
+    labels = [
+        [IGNORED] * len(row.tokens.prompt)
+        + [i if learned else IGNORED for i, learned in zip(row.response, row.learned, strict=True)]
+        for row in rows
+    ]
     return Dataset.from_dict(
         {
             "input_ids": ids + [[rows[0].response[0]] * 2] * more,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.models import load_tokenizer
+from rankdistill.prompts import prompt_id, source_identity
 from rankdistill.records import Group, Prompt
 from rankdistill.run import Run
 from rankdistill.sample.stage import sample
 from rankdistill.score.stage import score
 from rankdistill.store import Output, Partial
+from rankdistill.warmup.conversations import Conversations
 from rankdistill.warmup.lessons import (
     Lessons,
     asked,
@@ -47,7 +51,9 @@ def teach(run: Run, prompts: Output, by_split: Mapping[str, list[Prompt]]) -> Ta
     lessons: Lessons | None = run.settings.warmup.lessons
     if lessons is None:
         return None
-    if lessons.source == "data":
+    if lessons.source == "conversations":
+        outputs = [_of_conversations(run, by_split)]
+    elif lessons.source == "data":
         outputs = [_of_data(run, prompts)]
     else:
         outputs = [
@@ -65,13 +71,20 @@ def teach(run: Run, prompts: Output, by_split: Mapping[str, list[Prompt]]) -> Ta
     return Taught(
         **of_split,
         key=[output.key for output in outputs],
-        writer=(run.start if lessons.source == "data" else run.teacher).path,
+        writer=(run.teacher if lessons.source == "teacher" else run.start).path,
         prompts=by_split["train"],
         prompts_key=prompts.key,
     )
 
 
 def _nothing(run: Run, lessons: Lessons) -> str:
+    if lessons.source == "conversations":
+        path = run.settings.options["warmup"]["conversations"]
+        return (
+            f"warmup.conversations '{path}' leaves nothing to learn: it needs conversations in "
+            "which an assistant answers, more than warmup.validation_conversations of them, whose "
+            "first answer begins within warmup.max_conversation_tokens."
+        )
     if lessons.source == "data":
         return (
             "warmup.learn_from is data, but no train prompt of "
@@ -96,6 +109,30 @@ def _of_data(run: Run, prompts: Output) -> Output:
         return {"prompts": len(groups)}
 
     return run.stage("lessons", "the responses that the prompts came with", identity, make)
+
+
+def _of_conversations(run: Run, by_split: Mapping[str, list[Prompt]]) -> Output:
+    """Conversations of a data set of their own, none of which answers what is measured on."""
+    warmup: Any = run.settings.warmup
+    own: Conversations = warmup.own_conversations
+    measured_on = [*by_split["validation"], *by_split["heldout"]]
+    held_out = {prompt_id(prompt["messages"]) for prompt in measured_on}
+    identity = {
+        "code": 1,
+        "conversations": source_identity(own.path),
+        "max_tokens": own.max_tokens,
+        "train": own.train,
+        "validation": own.validation,
+        "held_out": hashlib.sha256(json.dumps(sorted(held_out)).encode()).hexdigest(),
+        "tokenizer": dict(run.start.identity),
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        groups, counts = own.read(load_tokenizer(run.start.path), held_out)
+        partial.shards().put(groups)
+        return counts
+
+    return run.stage("lessons", own.path, identity, make)
 
 
 def _written(

@@ -15,6 +15,7 @@ from rankdistill.records import Prompt
 from rankdistill.run import Model, Run, model_of
 from rankdistill.sample import SamplingOptions
 from rankdistill.store import Partial
+from rankdistill.train.memory import peak_memory
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.trainer import PPOTrainer
 from rankdistill.train.reward.model import load_reward_model
@@ -83,7 +84,9 @@ def ppo(
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        return _train(run, train, student, prompts, rewarding, partial)
+        with peak_memory() as memory:
+            figures = _train(run, train, student, prompts, rewarding, partial)
+        return {**figures, **memory}
 
     what = f"PPO ({config.advantage}) on {len(prompts)} prompts, {config.learning_rate:g}"
     output = run.stage("train", what, identity, make, every_rank=True)
@@ -99,6 +102,7 @@ def _train(
     partial: Partial,
 ) -> Mapping[str, Any]:
     tokenizer = load_tokenizer(student.path)
+    critic = _critic(run, settings, student, rewarding)
     trainer = PPOTrainer(
         _policy(run, student),
         _config(run, settings, str(partial.scratch / "checkpoints")),
@@ -106,7 +110,7 @@ def _train(
         tokenizer,
         ModelReward(run, rewarding.model.path, student.path),
         run.sampler(),
-        critic=_critic(run, settings, student, rewarding),
+        critic=critic,
         report_to=run.settings.report_to,
     )
     done = trainer.resume()
@@ -119,7 +123,12 @@ def _train(
         save_model(trainer.policy, tokenizer, partial.path / "model")
         (partial.path / "history.json").write_text(json.dumps(trainer.history))
     trainer.accelerator.wait_for_everyone()
-    return {"iterations": len(trainer.history), "steps": trainer.progress.steps}
+    models = 4 + (critic is not None)  # policy, reference, reward model, and the sampler's copy
+    return {
+        "iterations": len(trainer.history),
+        "steps": trainer.progress.steps,
+        "models": models,
+    }
 
 
 def _policy(run: Run, student: Model) -> Any:

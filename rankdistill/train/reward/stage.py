@@ -21,6 +21,7 @@ from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
 from rankdistill.train.config import RankingConfig
 from rankdistill.train.groups import load_groups
+from rankdistill.train.memory import peak_memory
 from rankdistill.train.progress import show_progress
 from rankdistill.train.reward.gate import check_gate, gate_figures
 from rankdistill.train.reward.model import load_reward_model, rewards
@@ -88,7 +89,9 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        return _train(run, backbone, training, held_out, partial)
+        with peak_memory() as memory:
+            figures = _train(run, backbone, training, held_out, partial)
+        return {**figures, "models": 1, **memory}
 
     what = f"{settings.backbone.replace('_', '-')} learns {len(training)} ranked groups"
     output = run.stage("reward", what, identity, make, every_rank=True)
