@@ -73,7 +73,7 @@ def identity(path: str) -> dict[str, str]:
     if local.suffix == ".gguf":
         return {"sha256": sha256(_existing(local, path)), "conversion": CONVERSION_VERSION}
     if local.is_dir():
-        return {"sha256": _folder_digest(_model_folder(local, path))}
+        return {"sha256": folder_digest(_model_folder(local, path))}
     _require_hub_id(path)
     repository, revision = _hub_id(path)
     return {"model": repository, "commit": commit(repository, revision, known=_known_names())}
@@ -143,7 +143,7 @@ def _known_names() -> list[str]:
     return [*(f"bundled/{name}" for name in BUNDLED), *cached_models(), *here]
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and digests of the files that matter."""
     names = sorted({file.name for pattern in _CONTENT for file in folder.glob(pattern)})
     content = [[name, _content_digest(folder / name)] for name in names]

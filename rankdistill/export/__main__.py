@@ -1,0 +1,68 @@
+"""``python -m rankdistill.export RUN``: a folder for the hub, vLLM and deployment platforms."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankdistill.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the folder, and pushes it where that is asked for; exit code 2 on a mistake."""
+    given = _parser().parse_args(arguments)
+
+    from rankdistill.console import quiet, say
+    from rankdistill.export import Options, export, open_source
+    from rankdistill.export.push import check_push, push
+    from rankdistill.export.source import EXPORT
+
+    quiet()
+    try:
+        source = open_source(given.run)
+        if given.push is not None:
+            check_push(given.push)
+        to = given.to or source.folder / EXPORT
+        export(source, to, Options(given.precision, given.quantize, given.push))
+        say(f"[bold]export[/]  {to}")
+        if given.push is not None:
+            say(f"[bold]hub[/]     {push(to, given.push, given.private)}")
+        else:
+            say(f"[dim]python -m rankdistill.serve {given.run}   serves it[/]")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rankdistill.export",
+        description="Write a run's student as a folder that the hub, vLLM and a deployment "
+        "platform take as it is: weights, tokenizer, model card, license, serving files.",
+    )
+    parser.add_argument(
+        "run", type=Path, help="a finished run's folder; or a model's, or adapters'"
+    )
+    parser.add_argument("--to", type=Path, help="default: RUN/export")
+    parser.add_argument(
+        "--precision", default="auto", help="auto (as trained), float32, bfloat16 or float16"
+    )
+    parser.add_argument(
+        "--quantize",
+        default="none",
+        help="none; int8: torchao; awq-ready: a script and texts that make AWQ weights",
+    )
+    parser.add_argument(
+        "--push", metavar="user/name", help="upload it to the hub, with the token in HF_TOKEN"
+    )
+    parser.add_argument(
+        "--private", action="store_true", help="make the repository private; default: as the hub"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""The model card, in the hub's format: what the model is, how it came about, what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rankdistill.evaluate.report.headline import findings, headline, judge_warning
+from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
+from rankdistill.evaluate.report.stages import duration, stage_rows
+from rankdistill.evaluate.report.table import Row, labels, table_rows
+from rankdistill.export.license import License, hub_name
+from rankdistill.export.source import Source
+
+TASK = "text-generation"
+HYPERPARAMETERS = ("student", "warmup", "sample", "rank", "objective", "train")
+"""Groups of the configuration that the card lists; all of it is folded below them."""
+
+METRICS = {
+    "score": "Judge score, mean over prompts",
+    "score_difference": "Judge score minus {baseline}",
+    "win_rate": "Wins over {baseline}",
+    "kendall_tau": "Rank agreement with the judge, Kendall's tau",
+}
+"""Figures with an interval that go into the model-index."""
+PLAIN_METRICS = {
+    "kl_to_teacher": "KL(teacher || model), nats a token",
+    "entropy": "Entropy, nats a token",
+    "repetition": "Share of repeated trigrams",
+}
+RANKED_METRICS = {
+    "pair_accuracy": "Held-out pairs in their order",
+    "pair_accuracy_difference": "Held-out pairs in their order, minus {baseline}",
+}
+
+
+def model_card(source: Source, license: License, name: str, quantize: str) -> ModelCard:
+    """The card of a source.
+
+    Args:
+        name: What the model is called: a hub repository, or the export's own name.
+        quantize: As the export's.
+    """
+    config = source.config or {}
+    data = ModelCardData(
+        base_model=_hub_base(config),
+        datasets=_datasets(config),
+        license=license.identifier,
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=_tags(config, quantize),
+        model_name=name.rpartition("/")[2],
+        eval_results=list(eval_results(source)) or None,
+    )
+    text = _environment().get_template("README.md.j2").render(
+        card_data=data.to_yaml(), name=name, quantize=quantize, license=license,
+        **_story(source),
+    )  # fmt: skip
+    return ModelCard(text)
+
+
+def eval_results(source: Source) -> Iterator[EvalResult]:
+    """The trained model's figures on held-out data, with their intervals as `args`."""
+    metrics = source.metrics
+    if metrics is None:
+        return
+    models, ranked = metrics["models"], metrics.get("ranked_set")
+    if models:
+        data = _dataset("prompts", source.config or {})
+        figures = {**METRICS, **PLAIN_METRICS}
+        yield from _results(metrics, models, figures, data)
+    if ranked is not None:
+        data = _dataset("rank", source.config or {})
+        yield from _results(metrics, ranked["models"], RANKED_METRICS, data)
+
+
+def _results(
+    metrics: Mapping[str, Any],
+    models: Mapping[str, Any],
+    titles: Mapping[str, str],
+    data: Mapping[str, str],
+) -> Iterator[EvalResult]:
+    trained = models[metrics["trained"]]
+    baseline = models[metrics["baseline"]]["label"]
+    for key, title in titles.items():
+        value = trained.get(key)
+        if value is None:
+            continue
+        about: dict[str, Any] = {"seed": metrics["statistics"]["seed"]}
+        if isinstance(value, Mapping):
+            level = metrics["statistics"]["interval_level"]
+            about |= {"low": value["low"], "high": value["high"], "level": level}
+            value = value["mean"]
+        if value is None:
+            continue
+        yield EvalResult(
+            task_type=TASK,
+            task_name="Text generation",
+            metric_type=key,
+            metric_name=title.format(baseline=baseline),
+            metric_value=value,
+            metric_args={name: number for name, number in about.items() if number is not None},
+            **data,
+        )
+
+
+def _dataset(group: str, config: Mapping[str, Any]) -> dict[str, str]:
+    path = str((config.get(group) or {}).get("path") or "prompts")
+    named = hub_name(path) or path.rstrip("/").rpartition("/")[2]
+    return {
+        "dataset_type": named,
+        "dataset_name": f"held-out split of {named}",
+        "dataset_split": "heldout",
+    }
+
+
+def _story(source: Source) -> dict[str, Any]:
+    """What the template tells of a run; nothing but the model where there was none."""
+    metrics, config = source.metrics, source.config or {}
+    if metrics is None:
+        return {"run": None}
+    made = [stage for stage in metrics["stages"] if not stage["reused"]]
+    started = config["student"].get("path") or config["teacher"]["path"]
+    return {
+        "run": metrics,
+        "start": started,
+        "start_name": hub_name(started) or started,
+        "layers": config["student"].get("keep_layers"),
+        "lora": (config["student"].get("lora") or {}).get("r"),
+        "teacher": hub_name(config["teacher"]["path"]) or config["teacher"]["path"],
+        "ranked_set": (config.get("rank") or {}).get("path"),
+        "prompts": (config.get("rank") or {}).get("path") or config["prompts"]["path"],
+        "objective": str(config["objective"]["_target_"]).rpartition(".")[2],
+        "headline": headline(metrics),
+        "warning": judge_warning(metrics),
+        "findings": findings(metrics),
+        "tables": list(_tables(metrics)),
+        "hyperparameters": list(_hyperparameters(config)),
+        "stages": stage_rows(metrics),
+        "took": duration(sum(stage["seconds"] for stage in made)),
+        "reused": len(metrics["stages"]) - len(made),
+        "config_yaml": (source.folder / "config.yaml").read_text(encoding="utf-8"),
+    }
+
+
+def _tables(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str], Sequence[Row]]]:
+    if metrics["models"]:
+        yield f"Judge: {metrics['judge']['name']}", labels(metrics), table_rows(metrics)
+    if metrics.get("ranked_set") is not None:
+        yield "Held-out rankings", ranked_labels(metrics), ranked_rows(metrics)
+
+
+def _hyperparameters(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Dotted names and values of the groups that decide what is learned."""
+    for group in HYPERPARAMETERS:
+        yield from _leaves(group, config.get(group))
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(f"{name}.{key}", inner)
+    elif value is not None and not name.startswith(("sample.vllm", "sample.transformers")):
+        yield name, str(value)
+
+
+def _hub_base(config: Mapping[str, Any]) -> str | None:
+    if not config:
+        return None
+    return hub_name(config["student"].get("path") or config["teacher"]["path"])
+
+
+def _datasets(config: Mapping[str, Any]) -> list[str] | None:
+    paths = [(config.get(group) or {}).get("path") for group in ("rank", "prompts")]
+    if paths[0]:  # an existing set takes the prompts' place
+        paths = paths[:1]
+    return [name for path in paths if path and (name := hub_name(str(path)))] or None
+
+
+def _tags(config: Mapping[str, Any], quantize: str) -> list[str]:
+    tags = ["rankdistill", "distillation"]
+    if config:
+        tags.append(str(config["objective"]["_target_"]).rpartition(".")[2].lower())
+    return [*tags, "8-bit", "torchao"] if quantize == "int8" else tags
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("rankdistill.export"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _in_cell
+    return environment
+
+
+def _in_cell(text: Any) -> str:
+    """Text on one line of a Markdown table."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")

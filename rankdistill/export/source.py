@@ -1,0 +1,73 @@
+"""What is exported or served: the model of a finished run, or a model folder from a notebook."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rankdistill.errors import UserError, suggest
+from rankdistill.evaluate.report import read_metrics
+
+EXPORT = "export"
+"""Folder of a run that its export is written to."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model with what is known of its origin."""
+
+    folder: Path
+    """What the person named."""
+    model: Path
+    """Folder with the weights, or with adapters alone."""
+    metrics: Mapping[str, Any] | None = None
+    """The run's `metrics.json`; None for a folder that no run has made."""
+    config: Mapping[str, Any] | None = None
+    """The run's configuration, composed."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name as hosts, images and Kubernetes allow it."""
+        clean = re.sub(r"[^a-z0-9]+", "-", self.folder.resolve().name.lower())
+        return clean.strip("-")[:50].strip("-") or "student"
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder holds adapters alone, as peft saves them."""
+        return (self.model / "adapter_config.json").is_file()
+
+
+def open_source(folder: Path) -> Source:
+    """A run's folder, or that of a model or of adapters that a trainer saved in a notebook.
+
+    Raises:
+        UserError: no such folder, an unfinished run, a run that left no student.
+    """
+    if not folder.is_dir():
+        parent = folder.absolute().parent
+        others = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+        nearest = suggest(folder.name, others) if others else "give the folder of a finished run."
+        raise UserError(f"There is no run folder '{folder}': {nearest}")
+    if _is_model(folder):
+        return Source(folder, folder)
+    if not (folder / "metrics.json").is_file():
+        raise UserError(
+            f"The run in '{folder}' is not finished (no metrics.json): run its command again, it "
+            "continues where it stopped."
+        )
+    if not _is_model(folder / "model"):
+        why = "ended with its reward model" if (folder / "reward_model").is_dir() else "has lost it"
+        raise UserError(
+            f"There is no student in '{folder}', whose run {why}: give a run that trains one."
+        )
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    return Source(folder, folder / "model", read_metrics(folder), config)  # type: ignore[arg-type]
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
