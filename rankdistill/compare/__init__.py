@@ -1,0 +1,51 @@
+"""Finished runs compared: `report.html`, `report.md` and `results.csv`.
+
+written = compare([Path("multirun/recipe=rrhf,dpo")], Path("comparison"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+FILES = ("report.html", "report.md", "results.csv")
+
+
+def compare(folders: Sequence[Path], to: Path) -> Path:
+    """Compares the runs in the folders; returns the page that it wrote into `to`.
+
+    Args:
+        folders: Of finished runs; a sweep's folder stands for all runs in it.
+        to: Is made where it is not there.
+
+    Raises:
+        UserError: runs that cannot be compared, too few of them, or `to` cannot be written.
+    """
+    from rankdistill.compare.comparison import compare_runs
+    from rankdistill.compare.html import html_report
+    from rankdistill.compare.markdown import markdown_report
+    from rankdistill.compare.results import results_csv
+    from rankdistill.compare.runs import read_runs
+    from rankdistill.store.faults import writable
+
+    comparison = compare_runs(read_runs(folders))
+    runs = sum(len(objective.runs) for objective in comparison.objectives)
+    title = f"{len(comparison.objectives)} objectives, {runs} runs"
+    command = f"python -m rankdistill.compare {_shell(folders)} --to {_shell([to])}"
+    pages = {
+        "report.html": html_report(comparison, title, command),
+        "report.md": markdown_report(comparison, title, command),
+        "results.csv": results_csv(comparison),
+    }
+    with writable(to, "make it writable or make space, or give another folder with --to"):
+        to.mkdir(parents=True, exist_ok=True)
+        for name, text in pages.items():
+            # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
+            (to / name).write_bytes(text.encode("utf-8", errors="replace"))
+    return to / "report.html"
+
+
+def _shell(paths: Sequence[Path]) -> str:
+    import shlex
+
+    return shlex.join(map(str, paths))

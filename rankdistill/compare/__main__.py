@@ -1,0 +1,39 @@
+"""``python -m rankdistill.compare DIR... [--to DIR]``: which of these runs is better, and is it?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankdistill.compare import FILES, compare
+from rankdistill.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the comparison and prints where it is; exit code 2 on a person's mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rankdistill.compare",
+        description=f"Compare finished runs: {', '.join(FILES)}.",
+    )
+    parser.add_argument(
+        "folders", metavar="DIR", type=Path, nargs="+", help="folder of a finished run or a sweep"
+    )
+    parser.add_argument(
+        "--to", metavar="DIR", type=Path, default=Path("comparison"),
+        help="folder that the comparison is written to (default: %(default)s)",
+    )  # fmt: skip
+    given = parser.parse_args(arguments)
+    try:
+        page = compare(given.folders, given.to)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name in FILES:
+        print(page.with_name(name))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The same prompts answered by each student, side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from rankdistill.compare.comparison import Comparison
+from rankdistill.compare.groups import Objective
+from rankdistill.compare.runs import FinishedRun
+from rankdistill.evaluate.report.answers import ANSWERS
+
+SHOWN = 200
+"""Most prompts of a page; those that the students disagree on most."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One prompt with one answer of every student."""
+
+    prompt_id: str
+    messages: Sequence[Mapping[str, str]]
+    answers: dict[str, Mapping[str, Any]]
+    """text, score, tokens and cut of the first answer of the first seed, by the student's label."""
+    means: dict[str, float]
+    """Mean score over answers and seeds, by label."""
+
+    @property
+    def disagreement(self) -> float:
+        """Between the best and the worst student's mean score."""
+        return max(self.means.values()) - min(self.means.values())
+
+
+def answered(comparison: Comparison) -> list[Answered]:
+    """The prompts that at least two students' answers are at hand for; largest disagreement first.
+
+    A run folder keeps all answers; of one that was written before it did, the report's choice is
+    taken.
+    """
+    if not comparison.sampled:
+        return []
+    given = {o.label: _answers(o.runs[0]) for o in comparison.objectives}
+    found = []
+    for prompt in comparison.prompts:
+        rows = {label: rows[prompt] for label, rows in given.items() if prompt in rows}
+        if len(rows) < 2:
+            continue
+        found.append(
+            Answered(
+                prompt,
+                next(iter(rows.values()))["messages"],
+                {o.label: rows[o.label]["answer"] for o in comparison.ordered if o.label in rows},
+                {o.label: _mean(o, prompt) for o in comparison.ordered},
+            )
+        )
+    return sorted(found, key=lambda one: (-one.disagreement, one.prompt_id))[:SHOWN]
+
+
+def _mean(objective: Objective, prompt: str) -> float:
+    models = (run.metrics["models"][run.metrics["trained"]] for run in objective.runs)
+    return fmean(model["prompt_scores"][prompt] for model in models)
+
+
+def _answers(run: FinishedRun) -> dict[str, dict[str, Any]]:
+    """By prompt id: `messages`, and `answer`, the trained student's first."""
+    name, path = run.metrics["trained"], run.folder / ANSWERS
+    if path.is_file():
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [(row, row["responses"].get(name, [])[:1]) for row in rows]
+    else:
+        found = [(s, [s["responses"][name]]) for s in run.metrics["samples"]]
+    return {
+        row["prompt_id"]: {"messages": row["messages"], "answer": answers[0]}
+        for row, answers in found
+        if answers
+    }

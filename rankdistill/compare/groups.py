@@ -1,0 +1,106 @@
+"""Objectives: runs whose configurations are equal but for the seed, and what tells them apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rankdistill.compare.runs import FinishedRun
+
+_NO_DIFFERENCE = ("seed", "report_to")
+_LABEL_KEYS = 3
+"""Most settings that a label names."""
+_MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Runs that differ in nothing but their seed."""
+
+    label: str
+    runs: list[FinishedRun]
+    """In the order of their seeds; one a seed."""
+
+    @property
+    def by_seed(self) -> dict[int, FinishedRun]:
+        return {run.seed: run for run in self.runs}
+
+
+def objectives_of(runs: Sequence[FinishedRun]) -> list[Objective]:
+    """The runs grouped, in the order in which they were given; of equal runs the last counts."""
+    grouped: dict[str, dict[int, FinishedRun]] = {}
+    for run in runs:
+        grouped.setdefault(repr(sorted(_settings(run).items())), {})[run.seed] = run
+    groups = [[group[seed] for seed in sorted(group)] for group in grouped.values()]
+    return [Objective(label, group) for label, group in zip(_labels(groups), groups, strict=True)]
+
+
+def differing_keys(runs: Iterable[FinishedRun]) -> list[str]:
+    """The settings, seed aside, that are not the same in all runs."""
+    settings = [_settings(run) for run in runs]
+    keys = dict.fromkeys(key for values in settings for key in values)
+    return [key for key in keys if len({_told(values, key) for values in settings}) > 1]
+
+
+def config_rows(objectives: Sequence[Objective]) -> list[list[str]]:
+    """Key, then the value of every objective."""
+    firsts = [objective.runs[0] for objective in objectives]
+    return [
+        [key, *(_told(_settings(run), key) for run in firsts)] for key in differing_keys(firsts)
+    ]
+
+
+def _settings(run: FinishedRun) -> dict[str, Any]:
+    return {key: value for key, value in run.config.items() if key not in _NO_DIFFERENCE}
+
+
+def _told(settings: Mapping[str, Any], key: str) -> str:
+    if key not in settings:
+        return _MISSING
+    value = settings[key]
+    if isinstance(value, str) and key.endswith("_target_"):
+        return value.rpartition(".")[2]
+    return "null" if value is None else str(value)
+
+
+def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
+    """Recipe or method where that tells all apart; else what differs is said beside it."""
+    firsts = [group[0] for group in groups]
+    recipes = [str(run.metrics["recipe"]) for run in firsts]
+    methods = [str(run.metrics["title"]).partition(":")[0] for run in firsts]
+    for names in (methods, recipes):
+        if len(set(names)) == len(names):
+            return names
+    # What two runs of one method differ in is said, beside the method where there are several.
+    shared = Counter(methods)
+    labels = []
+    for run, method in zip(firsts, methods, strict=True):
+        alike = [other for other, name in zip(firsts, methods, strict=True) if name == method]
+        said = _said(run, differing_keys(alike)) if shared[method] > 1 else ""
+        labels.append(
+            ", ".join(filter(None, (method if len(shared) > 1 or not said else "", said)))
+        )
+    return _unique(labels)
+
+
+def _said(run: FinishedRun, keys: Sequence[str]) -> str:
+    settings = _settings(run)
+    own = [key for key in keys if key in settings]
+    parts = []
+    for key in own[:_LABEL_KEYS]:
+        name = key.rpartition(".")[2]
+        plain = name == "_target_" or not name
+        parts.append(_told(settings, key) if plain else f"{name} {_told(settings, key)}")
+    more = len(own) - _LABEL_KEYS
+    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
+
+
+def _unique(labels: Sequence[str]) -> list[str]:
+    """The labels, numbered where two are the same."""
+    count, seen, result = Counter(labels), Counter(), []
+    for label in labels:
+        seen[label] += 1
+        result.append(f"{label} ({seen[label]})" if count[label] > 1 else label)
+    return result

@@ -1,0 +1,62 @@
+"""`report.html`: one file that needs nothing else, for a screen, a phone and paper."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from rankdistill.compare import sentences, tables
+from rankdistill.compare.answers import answered
+from rankdistill.compare.comparison import Comparison
+from rankdistill.compare.figures import table_rows
+from rankdistill.compare.plots import looks, plots_of
+from rankdistill.evaluate.report.html import _typeset as typeset
+from rankdistill.evaluate.report.svg import VARIABLES
+from rankdistill.evaluate.report.table import number
+
+
+def html_report(comparison: Comparison, title: str, command: str) -> str:
+    """The page. Everything but our own SVG is escaped: prompts, answers, names, configurations."""
+    colours = {label: VARIABLES[look.colour] for label, look in looks(comparison).items()}
+    labels = [objective.label for objective in comparison.ordered]
+    page: dict[str, Any] = {
+        "title": title,
+        "headline": sentences.headline(comparison),
+        "findings": sentences.findings(comparison),
+        "warning": sentences.banner(comparison),
+        "labels": labels,
+        "heads": [(label, label) for label in labels],
+        "colours": colours,
+        "rows": table_rows(comparison),
+        "differences": tables.difference_rows(comparison),
+        "about_differences": tables.DIFFERENCES,
+        "wins": tables.win_rows(comparison),
+        "about_wins": tables.WINS,
+        "plots": [(plot, Markup(plot.svg)) for plot in plots_of(comparison)],
+        "marks": {label: look.mark for label, look in looks(comparison).items()},
+        "answered": answered(comparison),
+        "config": tables.config_table(comparison),
+        "failed": comparison.failed,
+        "objectives": comparison.ordered,
+        "judge": comparison.objectives[0].runs[0].metrics["judge"]["name"],
+        "prompts": len(comparison.prompts),
+        "command": command,
+    }
+    return _environment().get_template("compare.html.j2").render(page)
+
+
+@cache
+def _environment() -> Environment:
+    packages = ("rankdistill.compare", "rankdistill.evaluate.report")
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(name) for name in packages]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, typeset=typeset)
+    return environment

@@ -1,0 +1,92 @@
+"""`report.md`: the same content without plots, for a terminal, a pull request, a diff."""
+
+from __future__ import annotations
+
+from rankdistill.compare import sentences, tables
+from rankdistill.compare.answers import Answered, answered
+from rankdistill.compare.comparison import Comparison
+from rankdistill.compare.figures import table_rows
+from rankdistill.evaluate.report.markdown import _cell as cell
+from rankdistill.evaluate.report.markdown import _fenced as fenced
+from rankdistill.evaluate.report.markdown import _figures as figures
+from rankdistill.evaluate.report.markdown import _inline as inline
+from rankdistill.evaluate.report.markdown import _table as table
+from rankdistill.evaluate.report.table import number
+
+SHOWN = 6
+"""Prompts with their answers, those that the students disagree on most; the page has all."""
+
+
+def markdown_report(comparison: Comparison, title: str, command: str) -> str:
+    """The report as GitHub-flavoured Markdown; what models wrote stands in code blocks only."""
+    labels = [objective.label for objective in comparison.ordered]
+    warning = sentences.banner(comparison)
+    parts = [
+        f"# {inline(title)}",
+        f"**{inline(sentences.headline(comparison))}**",
+        f"> **Note.** {inline(warning)}" if warning else "",
+        "\n".join(f"- {inline(finding.text)}" for finding in sentences.findings(comparison)),
+        *figures("Objectives", labels, table_rows(comparison)),
+        *_differences(comparison),
+        *_wins(comparison, labels),
+        *_answers(answered(comparison)[:SHOWN]),
+        *_config(comparison, labels),
+        *_failed(comparison),
+        "## How it was made",
+        fenced(command, "sh"),
+        "\n".join(
+            f"- {inline(objective.label)}, seed {run.seed}: {inline(str(run.folder))}"
+            for objective in comparison.ordered
+            for run in objective.runs
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _differences(comparison: Comparison) -> list[str]:
+    rows = [
+        [inline(pair), cell(difference), inline(p), verdict]
+        for pair, difference, p, verdict in tables.difference_rows(comparison)
+    ]
+    if not rows:
+        return []
+    heads = ["", "difference", "corrected p", ""]
+    return ["## Differences", inline(tables.DIFFERENCES), table(heads, rows, numbers=True)]
+
+
+def _wins(comparison: Comparison, labels: list[str]) -> list[str]:
+    rows = [
+        [inline(row.title), *(cell(one) for one in row.cells)]
+        for row in tables.win_rows(comparison)
+    ]
+    if not rows:
+        return []
+    heads = ["wins over", *map(inline, labels)]
+    title = "## Who wins against whom"
+    return [title, inline(tables.WINS), table(heads, rows, numbers=True)]
+
+
+def _answers(shown: list[Answered]) -> list[str]:
+    if not shown:
+        return []
+    parts = ["## Answers that the students disagree on most"]
+    for one in shown:
+        parts.append(f"### Disagreement {number(one.disagreement)}")
+        for message in one.messages:
+            parts += [f"*{inline(message['role'])}*", fenced(message["content"])]
+        for label, answer in one.answers.items():
+            cut = ", cut by length" if answer["cut"] else ""
+            score, tokens = number(answer["score"]), answer["tokens"]
+            parts.append(f"**{inline(label)}** (score {score}, {tokens} tokens{cut})")
+            parts.append(fenced(answer["text"]))
+    return parts
+
+
+def _config(comparison: Comparison, labels: list[str]) -> list[str]:
+    rows = [list(map(inline, row)) for row in tables.config_table(comparison)]
+    return ["## What differs", table(["setting", *map(inline, labels)], rows)] if rows else []
+
+
+def _failed(comparison: Comparison) -> list[str]:
+    told = [f"- {inline(run.folder.name)}: {inline(run.sentence)}" for run in comparison.failed]
+    return ["## Failed", "\n".join(told)] if told else []

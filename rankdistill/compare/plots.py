@@ -1,0 +1,241 @@
+"""The plots of a comparison: a colour an objective, a point or a line a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from rankdistill.compare.comparison import Comparison, mean_of
+from rankdistill.compare.figures import role
+from rankdistill.compare.groups import differing_keys
+from rankdistill.compare.runs import FinishedRun
+from rankdistill.evaluate.report.curves import Points, points
+from rankdistill.evaluate.report.plots import Plot
+from rankdistill.evaluate.report.svg import INK, MUTED, SERIES, draw
+
+_ORDER = (1, 2, 4, 3, 5, 6, 7, 0)
+"""Of the page's colours: those that differ most first."""
+_MARKS = "osDv^Pp*"
+"""With the colour, so that paper without colours tells objectives apart."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an objective is drawn."""
+
+    colour: str
+    mark: str
+    dash: str
+
+
+def looks(comparison: Comparison) -> dict[str, Look]:
+    """By label, in the order of the means; colours come again after eight, as dashes."""
+    return {
+        objective.label: Look(
+            SERIES[_ORDER[place % len(_ORDER)]],
+            _MARKS[place % len(_MARKS)],
+            ("-", "--", ":")[place // len(_ORDER) % 3],
+        )
+        for place, objective in enumerate(comparison.ordered)
+    }
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure of the training that is the same thing for every objective."""
+
+    title: str
+    unit: str
+    history: str
+    keys: tuple[str, ...]
+    """The first that a run has is drawn."""
+    caption: str = ""
+
+
+_HELD_OUT = "On validation prompts; a line is a run."
+CURVES = [
+    Curve(
+        "Rank accuracy", "share of pairs", "training_history", ("eval_rank_accuracy",),
+        f"Share of pairs that the mean log-probabilities order as ranked. {_HELD_OUT}",
+    ),
+    Curve(
+        "Likelihood of the best", "nats a token", "training_history", ("eval_chosen_mean_logp",),
+        f"Mean log-probability of each ranking's best response. {_HELD_OUT}",
+    ),
+    Curve(
+        "Likelihood of the worst", "nats a token", "training_history", ("eval_rejected_mean_logp",),
+        f"A margin can grow while best and worst both fall. {_HELD_OUT}",
+    ),
+    Curve(
+        "Rank accuracy while training", "share of pairs", "training_history", ("rank_accuracy",),
+        "On the batches as they come.",
+    ),
+    Curve("KL to the reference", "nats a token", "training_history", ("kl",)),
+    Curve("Length while training", "tokens", "training_history", ("response_tokens",)),
+    Curve("Learning rate", "learning rate", "training_history", ("learning_rate",)),
+    Curve(
+        "Warm-up: divergence from the teacher", "nats a token", "warmup_history",
+        ("eval_divergence",), _HELD_OUT,
+    ),
+]  # fmt: skip
+
+
+def plots_of(comparison: Comparison) -> list[Plot]:
+    """The plots there is data for, in reading order."""
+    sampled = [
+        (
+            "Lead", "Mean and 95 % interval of every objective, over the student before training.",
+            lambda axes: _leads(axes, comparison),
+        ),
+        (
+            "Score against KL: the frontier",
+            "Up is better, left is nearer to the student before training. A small mark is a run, "
+            "a large one an objective's mean with the interval of its lead. Crosses: the student "
+            "before training, at no KL, and joined to it the same as merely sampled more sharply, "
+            "a gain in likelihood without learning.",
+            lambda axes: _against(axes, comparison, "kl_to_baseline", "KL to before, nats a token"),
+        ),
+        (
+            "Score against length",
+            "Mean tokens of an answer; a score that only follows the length shows as a slope.",
+            lambda axes: _against(axes, comparison, "response_tokens", "tokens of an answer"),
+        ),
+        (
+            "Score against entropy",
+            "Lower entropy alone raises a likelihood: compare at the same entropy.",
+            lambda axes: _against(axes, comparison, "entropy", "entropy, nats a token"),
+        ),
+    ]  # fmt: skip
+    plots: list[Plot] = []
+    for index, (title, caption, fill) in enumerate(sampled if comparison.sampled else sampled[:1]):
+        _add(plots, f"compared{index}", title, caption, fill)
+    curves = [c for c in CURVES if c.history == "training_history" or not _same_warmup(comparison)]
+    for index, curve in enumerate(curves):
+        fill = _curve(curve, comparison)
+        _add(plots, f"curve{index}", curve.title, curve.caption, fill)
+    return plots
+
+
+def _add(
+    plots: list[Plot], name: str, title: str, caption: str, fill: Callable[[Axes], bool]
+) -> None:
+    if (svg := draw(name, title, fill)) is not None:
+        plots.append(Plot(title, caption, svg))
+
+
+def _leads(axes: Axes, comparison: Comparison) -> bool:
+    """One row an objective, the best on top."""
+    drawn = looks(comparison)
+    for place, label in enumerate(drawn):
+        estimate, look = comparison.leads[label].estimate, drawn[label]
+        if estimate.low is not None and estimate.high is not None:
+            axes.plot([estimate.low, estimate.high], [place] * 2, color=look.colour, linewidth=1.8)
+        axes.scatter([estimate.mean], [place], s=44, color=look.colour, marker=look.mark, zorder=3)
+    axes.axvline(0.0, color=MUTED, linewidth=0.9, linestyle="--", zorder=1)
+    axes.set_yticks(range(len(drawn)), [_short(label) for label in drawn])
+    axes.set_ylim(len(drawn) - 0.4, -0.6)
+    axes.set_xlabel(f"{comparison.measure}, minus before training")
+    axes.grid(axis="y", visible=False)
+    return True
+
+
+def _against(axes: Axes, comparison: Comparison, key: str, unit: str) -> bool:
+    _before(axes, comparison, key)
+    found = False
+    for objective in comparison.ordered:
+        look, lead = looks(comparison)[objective.label], comparison.leads[objective.label].estimate
+        mean = comparison.scores[objective.label].mean
+        for run in objective.runs if len(objective.runs) > 1 else []:
+            x, y = _point(run, "trained", key)
+            if x is not None and y is not None:
+                axes.scatter(x, y, s=14, color=look.colour, marker=look.mark, alpha=0.6, lw=0)
+        x = mean_of(objective, lambda run: _point(run, "trained", key)[0])
+        if x is None:
+            continue
+        found = True
+        if lead.low is not None and lead.high is not None:
+            ends = [mean + end - lead.mean for end in (lead.low, lead.high)]
+            axes.plot([x, x], ends, color=look.colour, linewidth=1.2)
+        axes.scatter([x], [mean], s=52, color=look.colour, marker=look.mark, zorder=3)
+    axes.set_xlabel(unit)
+    axes.set_ylabel("teacher score")
+    axes.margins(x=0.12, y=0.12)
+    return found
+
+
+def _before(axes: Axes, comparison: Comparison, key: str) -> None:
+    """The student before training, and the same sampled at the entropies of the trained ones.
+
+    Left out where the warm-up is what is compared: the student before it is far off.
+    """
+    for objective in comparison.ordered:
+        if objective.runs[0].config.get("rounds", 1) == 0:
+            return
+    by_seed: dict[int, set[tuple[float, float]]] = {}
+    for run in _runs(comparison):
+        for name in ("baseline", "control"):
+            x, y = _point(run, name, key)
+            if x is not None and y is not None:
+                by_seed.setdefault(run.seed, set()).add((x, y))
+    for places in by_seed.values():
+        x, y = zip(*sorted(places), strict=True)
+        axes.plot(x, y, "x", color=INK, markersize=6, markeredgewidth=1.4, zorder=2)
+        if key == "kl_to_baseline":
+            axes.plot(x, y, ":", color=MUTED, linewidth=1.1, zorder=1)
+
+
+def _point(run: FinishedRun, name: str, key: str) -> tuple[float | None, float | None]:
+    """A figure and the score of the model with a role; the student before is at no KL to itself."""
+    model = role(run, name)
+    if not model or model["score"] is None:
+        return None, None
+    x = 0.0 if key == "kl_to_baseline" and name == "baseline" else model[key]
+    return x, model["score"]["mean"]
+
+
+def _curve(curve: Curve, comparison: Comparison) -> Callable[[Axes], bool]:
+    def fill(axes: Axes) -> bool:
+        drawn = looks(comparison)
+        found = 0
+        for objective in comparison.ordered:
+            look = drawn[objective.label]
+            for run in objective.runs:
+                line = _line(run.metrics[curve.history], curve.keys)
+                if len(line) < 2:
+                    continue
+                found += 1
+                x, y = zip(*line, strict=True)
+                mark = look.mark if len(line) < 12 else ""
+                axes.plot(
+                    x, y, look.dash, color=look.colour, marker=mark, markersize=4,
+                    linewidth=1.3, alpha=0.85,
+                )  # fmt: skip
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5))
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel(curve.unit)
+        return found > 1
+
+    return fill
+
+
+def _line(history: Iterable[Mapping[str, Any]], keys: tuple[str, ...]) -> Points:
+    rows = list(history)
+    lines = (points(rows, key) for key in keys)
+    return next((line for line in lines if any(value for _, value in line)), [])
+
+
+def _same_warmup(comparison: Comparison) -> bool:
+    """One warm-up has one curve, and it says nothing about objectives."""
+    keys = differing_keys(_runs(comparison))
+    return not any(key.startswith(("warmup.", "student.", "teacher.")) for key in keys)
+
+
+def _runs(comparison: Comparison) -> Iterable[FinishedRun]:
+    return (run for objective in comparison.objectives for run in objective.runs)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 24 else f"{label[:23]}…"

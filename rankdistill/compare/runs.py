@@ -1,0 +1,171 @@
+"""Run folders: the finished ones, the failed ones with their sentence, and what may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rankdistill.errors import UserError
+from rankdistill.evaluate.report.metrics import FILE, read_metrics
+from rankdistill.job import FAILURE
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder with its figures."""
+
+    folder: Path
+    metrics: Mapping[str, Any]
+    config: Mapping[str, Any]
+    """By dotted key: `train.epochs`."""
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed", self.metrics["statistics"]["seed"]))
+
+    @property
+    def sampled(self) -> bool:
+        """Its students answered held-out prompts."""
+        return bool(self.metrics["models"])
+
+    @property
+    def ranked(self) -> Mapping[str, Any] | None:
+        """What its students make of held-out rankings."""
+        return self.metrics.get("ranked_set")
+
+
+@dataclass(frozen=True)
+class FailedRun:
+    """A run folder of a sweep without figures."""
+
+    folder: Path
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What the folders hold."""
+
+    finished: list[FinishedRun]
+    failed: list[FailedRun]
+
+
+def read_runs(folders: Sequence[Path]) -> Runs:
+    """The runs in the folders; a folder of a sweep stands for all runs in it.
+
+    Raises:
+        UserError: no such folder, a folder without runs, fewer than two finished runs, or runs
+            that cannot be compared.
+    """
+    runs = Runs([], [])
+    for folder in dict.fromkeys(path for given in folders for path in _run_folders(given)):
+        if (folder / FAILURE).is_file():
+            said = (folder / FAILURE).read_text(encoding="utf-8", errors="replace")
+            runs.failed.append(FailedRun(folder, " ".join(said.split()) or "it says no reason."))
+        elif (folder / FILE).is_file():
+            runs.finished.append(_read(folder))
+        else:
+            runs.failed.append(FailedRun(folder, "It did not finish."))
+    shown = ", ".join(map(str, folders))
+    if not runs.finished:
+        failures = f": {runs.failed[0].sentence}" if runs.failed else ""
+        raise UserError(f"no run in {shown} has finished, so nothing can be compared{failures}")
+    if len(runs.finished) == 1:
+        raise UserError(
+            f"only one run in {shown} has finished; a comparison needs at least two, such as those "
+            "of `python -m rankdistill -m recipe=rrhf,dpo`."
+        )
+    _check(runs.finished)
+    return runs
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give folders of runs or of a sweep.")
+    if _is_run(folder):
+        return [folder]
+    inner = sorted(path for path in folder.iterdir() if path.is_dir() and _is_run(path))
+    if not inner:
+        raise UserError(
+            f"{folder} holds no run ({FILE} of a finished one is neither in it nor in a folder of "
+            "it); give folders of runs or of a sweep."
+        )
+    return inner
+
+
+def _is_run(folder: Path) -> bool:
+    """Hydra makes the last of them when a run begins."""
+    return any((folder / name).exists() for name in (FILE, FAILURE, ".hydra/overrides.yaml"))
+
+
+def _read(folder: Path) -> FinishedRun:
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"there is no config.yaml in {folder}; run its recipe again to write it.")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(config))
+    except Exception as error:
+        raise UserError(f"{config} is not a configuration ({error}); run it again.") from None
+    return FinishedRun(folder, read_metrics(folder), dict(flat(values)))
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; a list is a leaf."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def _check(runs: Sequence[FinishedRun]) -> None:
+    """Refuse runs whose figures are not of the same thing; the first run is the measure."""
+    first = runs[0]
+    for run in runs[1:]:
+        for reason in _differences(first, run):
+            raise UserError(f"{run.folder} cannot be compared with {first.folder}: {reason}.")
+    if not first.sampled and first.ranked is None:
+        raise UserError(
+            f"{first.folder} has no scores of held-out prompts to compare: run it with eval=[quick]"
+            " or, on a ranked set, eval=[ranked]."
+        )
+
+
+def _differences(a: FinishedRun, b: FinishedRun) -> Iterator[str]:
+    if a.sampled != b.sampled or (a.ranked is None) != (b.ranked is None):
+        yield "one was evaluated on other things than the other (eval=...)"
+        return
+    if a.sampled:
+        if a.metrics["judge"]["name"] != b.metrics["judge"]["name"]:
+            yield (
+                f"it was judged by {b.metrics['judge']['name']}, the other by "
+                f"{a.metrics['judge']['name']}"
+            )
+        for key in ("responses_per_prompt", "version"):
+            key = f"eval.quick.{key}"
+            if a.config.get(key) != b.config.get(key):
+                yield f"its {key} is {b.config.get(key)}, the other's {a.config.get(key)}"
+        yield from _other_prompts(_prompts(a), _prompts(b))
+    if a.ranked is not None and b.ranked is not None:
+        yield from _other_prompts(_rankings(a.ranked), _rankings(b.ranked))
+
+
+def _other_prompts(a: set[str], b: set[str]) -> Iterator[str]:
+    if a != b:
+        yield (
+            f"their held-out prompts differ ({len(a & b)} in common, {len(b - a)} only in the "
+            f"first, {len(a - b)} only in the second)"
+        )
+
+
+def _prompts(run: FinishedRun) -> set[str]:
+    """Ids of the held-out prompts that were answered; one that the judge could not score too."""
+    return set().union(*(model["prompt_scores"] for model in run.metrics["models"].values()))
+
+
+def _rankings(block: Mapping[str, Any]) -> set[str]:
+    return set().union(*(model["prompt_accuracy"] for model in block["models"].values()))
