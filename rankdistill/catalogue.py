@@ -52,7 +52,8 @@ def groups() -> dict[str, list[str]]:
     """The options of every group in `conf/`, and the suites."""
     conf = files("rankdistill.conf")
     folders = sorted(entry.name for entry in conf.iterdir() if entry.is_dir())
-    folders.remove("accelerate")  # configurations of the launcher, see rankdistill/accelerate.py
+    for name in ("accelerate", "hardware"):  # the launcher's, and the planner's
+        folders.remove(name)
     options = {name: list(_yaml_files(conf / name)) for name in folders}
     found = {name: names for name, names in options.items() if names}
     return {**found, "eval": list(suite_files()), "recipe": list(recipe_files())}

@@ -1,0 +1,76 @@
+"""`python -m rankdistill.migrate FILE`: the command, and what has no place in it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rankdistill.errors import UserError
+from rankdistill.migrate.carried import Carried
+from rankdistill.migrate.carry import carry
+from rankdistill.migrate.source import KINDS, kind_of, read
+from rankdistill.migrate.write import command, recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the command; exit code 2 on a person's mistake."""
+    given = _parser().parse_args(arguments)
+    try:
+        source = read(given.file)
+        kind = given.kind or kind_of(given.file, source)
+        carried = carry(source, kind, given.devices)
+        if given.to is not None:
+            _write(given.to, recipe(carried, f"{given.file.name} ({kind})"))
+    except (UserError, TypeError, ValueError) as error:
+        wrong = error if isinstance(error, UserError) else f"'{given.file}' has a value that is no "
+        text = str(wrong) if isinstance(error, UserError) else f"{wrong}number ({error}): mend it."
+        print(f"error: {text}", file=sys.stderr)
+        return 2
+    _show(carried, kind, given.to)
+    return 0
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--to {file} cannot be written ({error.strerror}).") from error
+
+
+def _show(carried: Carried, kind: str, to: Path | None) -> None:
+    print(f"# {kind}\n{command(carried)}")
+    if to is not None:
+        folder = to.absolute().parent
+        home = folder.parent if folder.name == "recipe" else "DIR"
+        print(f"\n{to}: python -m rankdistill --config-dir {home} recipe={to.stem}")
+        if home == "DIR":
+            print("(recipes are looked for in a folder named recipe, here DIR/recipe)")
+    if carried.left:
+        print("\nNot carried over:")
+        for key, reason in carried.left.items():
+            print(f"  {key}: {reason}")
+    if carried.remarks:
+        print("\nDifferent here:")
+        for remark in carried.remarks:
+            print(f"  {remark}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rankdistill.migrate",
+        description="A configuration of TRL or the alignment-handbook as overrides of rankdistill.",
+    )
+    parser.add_argument("file", type=Path, help="YAML of `trl sft|dpo` or of the handbook")
+    parser.add_argument("--kind", choices=KINDS, help="the trainer, where the file does not tell")
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="GPUs that its batch sizes are for (1)"
+    )
+    parser.add_argument("--to", type=Path, metavar="FILE", help="write a recipe, recipe/NAME.yaml")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Data sets and lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError
+from rankdistill.migrate.carried import Carried
+
+ONE = "a run reads one data set: join them to a file"
+FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")
+HELD_OUT = "what is held out is drawn by prompts.splits"
+
+
+def carry_data(carried: Carried, kind: str, at_once: int) -> None:
+    """The data set, and how long its rows may be.
+
+    Args:
+        at_once: Rows that one device takes at once.
+
+    Raises:
+        UserError: no data set is named.
+    """
+    take, values = carried.take, carried.values
+    path = _path(carried)
+    length = int(take("max_length", take("max_seq_length", 1024)))
+    prompt = take("max_prompt_length")
+    if kind == "sft":
+        carried.groups |= {"warmup": "sft", "eval": ["quick"]}
+        values |= {
+            "rounds": 0,
+            "warmup.conversations": path,
+            "warmup.max_conversation_tokens": length,
+            "warmup.max_batch_tokens": at_once * length,
+        }
+        carried.leave("max_prompt_length", "conversations are cut as a whole")
+        return
+    if prompt is None:
+        carried.remarks.append(
+            f"Half of max_length={length} is the prompt's here, and half the response's; TRL cuts "
+            "both together."
+        )
+    prompt = int(prompt) if prompt is not None else length // 2
+    carried.groups |= {"warmup": "none", "eval": ["ranked"]}
+    values |= {
+        "rank.path": path,
+        "prompts.max_prompt_tokens": prompt,
+        "rank.max_response_tokens": max(1, length - prompt),
+        "train.max_batch_tokens": 2 * at_once * length,
+    }
+    take("max_completion_length")
+    carried.leave("max_completion_length", "responses get what the prompt leaves of max_length")
+
+
+def _path(carried: Carried) -> str:
+    """The data set that is trained on, as `owner/name[/config][:split]` or a file."""
+    mixture, mixer = carried.take("dataset_mixture"), carried.take("dataset_mixer")
+    listed, name = carried.take("datasets"), carried.take("dataset_name")
+    config, split = carried.take("dataset_config"), carried.take("dataset_train_split")
+    splits, configs = carried.take("dataset_splits"), carried.take("dataset_configs")
+    carried.leave("dataset_test_split", HELD_OUT)
+    carried.leave("dataset_streaming", "data sets are read whole")
+    if isinstance(mixture, Mapping):
+        listed = mixture.get("datasets")
+        if mixture.get("test_split_size"):
+            carried.left["dataset_mixture.test_split_size"] = HELD_OUT
+    if isinstance(listed, list) and listed and all(isinstance(part, Mapping) for part in listed):
+        return _first(carried, [_of_part(part) for part in listed], "dataset_mixture")
+    if isinstance(mixer, Mapping) and mixer:
+        chosen = configs[0] if configs else None
+        train = next((s for s in splits or [] if "test" not in str(s)), None)
+        if splits and len(splits) > 1:
+            carried.left["dataset_splits"] = HELD_OUT
+        parts = [(_named(key, chosen, train), share) for key, share in mixer.items()]
+        return _first(carried, parts, "dataset_mixer")
+    if name is None:
+        raise UserError(
+            "the configuration names no data set: add dataset_name, dataset_mixer or "
+            "dataset_mixture."
+        )
+    return _named(str(name), config, split)
+
+
+def _of_part(part: Mapping[str, Any]) -> tuple[str, Any]:
+    name = part.get("id") or part.get("path") or part.get("data_files")
+    share = part.get("weight", part.get("fraction"))
+    config = part.get("config") or part.get("name")
+    return _named(str(name), config, part.get("split")), share
+
+
+def _first(carried: Carried, parts: list[tuple[str, Any]], key: str) -> str:
+    path, share = parts[0]
+    if len(parts) > 1:
+        carried.left[key] = f"{', '.join(name for name, _ in parts[1:])}: {ONE}"
+    if share is not None and float(share) != 1.0:
+        carried.left[f"{key} (share {share} of {path})"] = "prompts.limit.train takes a number"
+    return path
+
+
+def _named(name: str, config: Any, split: Any) -> str:
+    if Path(name).suffix in FILES:
+        return name
+    if config not in (None, "default"):
+        name = f"{name}/{config}"
+    return name if split in (None, "train") else f"{name}:{split}"

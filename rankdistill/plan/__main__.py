@@ -1,0 +1,60 @@
+"""`python -m rankdistill.plan recipe=NAME [overrides] hardware=NAME`: a table, or `--json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rankdistill.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the plan; exit code 2 on a person's mistake."""
+    from rankdistill.plan.compose import composed, parser
+
+    given = parser().parse_args(arguments)
+    try:
+        settings, told, machine = composed(given.overrides, given.config_dir)
+        from rankdistill.plan.planner import Planner
+        from rankdistill.plan.stages import stages
+
+        planner = Planner(settings, told.plan, told.hardware)
+        found = stages(planner)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from rankdistill.plan import table
+
+    if given.json:
+        json.dump(table.as_json(planner, found, machine), sys.stdout, indent=1)
+        print()
+    else:
+        _show(planner, found, machine)
+    return 0
+
+
+def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
+    from rich.console import Console
+
+    from rankdistill.plan import table
+
+    console = Console(highlight=False)
+    wide = Console(highlight=False, width=max(table.WIDTH, console.width))
+    counts, hardware = planner.counts, planner.hardware
+    wide.print(
+        f"{machine}: {hardware.devices} x {hardware.memory_gib:g} GiB; memory is of one device. "
+        f"{counts.train:,} + {counts.validation:,} + {counts.heldout:,} prompts\n"
+        f"(train, validation, held out) of {counts.prompt:.0f} tokens, responses of "
+        f"{counts.response:.0f}.\n"
+    )
+    wide.print(table.table(planner, found))
+    wide.print()
+    wide.print(table.peak(found))
+    for line in table.misfits(planner, found) or ["Everything fits."]:
+        wide.print(line, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

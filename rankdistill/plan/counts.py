@@ -1,0 +1,154 @@
+"""How many prompts, responses and tokens a run goes through: read off a file, known, or assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError
+from rankdistill.plan.config import PlanConfig
+from rankdistill.plan.shapes import known_data
+from rankdistill.prompts.formats import conversation
+from rankdistill.prompts.sources import read_rows
+from rankdistill.rank.formats import ranked_row
+from rankdistill.settings import Settings
+
+CHARACTERS = 4
+"""Of a token of English text."""
+TEMPLATE = 30
+"""Tokens that a chat template adds to a prompt."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Prompts by split, and tokens."""
+
+    train: int
+    validation: int
+    heldout: int
+    prompt: float
+    """Mean tokens of a prompt."""
+    response: float
+    """Mean tokens of a response."""
+    longest_prompt: int
+    longest_response: int
+    responses: int
+    """To a prompt, in a ranked group before `rank.select`."""
+    conversations: int
+    """That the warm-up learns."""
+
+    @property
+    def group(self) -> float:
+        """Mean tokens of a prompt with one response."""
+        return self.prompt + self.response
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is known of the rows that a run starts from."""
+
+    rows: int
+    prompt: float | None
+    response: float | None
+    responses: int | None
+
+
+def count(settings: Settings, plan: PlanConfig) -> Counts:
+    """What a run goes through.
+
+    Raises:
+        UserError: a data set of which nothing is known.
+    """
+    prompts, rank, sample = settings.prompts, settings.rank, settings.sample
+    source = _source(settings, plan)
+    shares, limits = prompts.splits, prompts.limit
+    split = {}
+    for name in ("train", "validation", "heldout"):
+        most = getattr(limits, name)
+        drawn = round(source.rows * getattr(shares, name))
+        split[name] = drawn if most is None else min(drawn, most)
+    sampled = rank.path is None
+    longest = sample.max_response_tokens if sampled else rank.max_response_tokens
+    if longest is None:
+        longest = round(source.response or sample.max_response_tokens)
+    half = prompts.max_prompt_tokens / 2
+    found = source.prompt if source.prompt is not None else half
+    prompt = plan.prompt_tokens if plan.prompt_tokens is not None else found
+    wanted = longest if sampled or source.response is None else min(longest, source.response)
+    return Counts(
+        **split,
+        prompt=min(prompt, prompts.max_prompt_tokens),
+        response=plan.response_tokens or wanted,
+        longest_prompt=prompts.max_prompt_tokens,
+        longest_response=longest,
+        responses=_responses(settings, plan, source),
+        conversations=_conversations(settings, plan),
+    )
+
+
+def _responses(settings: Settings, plan: PlanConfig, source: _Source) -> int:
+    sample, rank = settings.sample, settings.rank
+    if rank.path is None:
+        more = sample.teacher_response + sample.teacher_revision
+        return sample.responses_per_prompt + more
+    given = plan.responses or source.responses or rank.responses_per_prompt or 2
+    return min(given, rank.responses_per_prompt or given)
+
+
+def _source(settings: Settings, plan: PlanConfig) -> _Source:
+    path, ranked = settings.rank.path or settings.prompts.path, settings.rank.path is not None
+    known = _known(path)
+    if plan.prompts is not None:
+        return _Source(plan.prompts, None, None, known.get("responses"))
+    if known:
+        return _Source(known["rows"], None, None, known.get("responses"))
+    key = "rank.path" if ranked else "prompts.path"
+    if path != "starter" and not Path(path).expanduser().is_file():
+        raise UserError(
+            f"The number of rows of {key} '{path}' is not known before it is read: give it as "
+            "plan.prompts=N."
+        )
+    return _measured(settings, path, ranked)
+
+
+def _measured(settings: Settings, path: str, ranked: bool) -> _Source:
+    """Rows and characters of a file."""
+    rows = prompt = written = answers = 0
+    for where, row in read_rows(path):
+        column = settings.prompts.column
+        if ranked:
+            messages, given = ranked_row(
+                row, where, column=column, score=settings.rank.score_column
+            )
+            answers += len(given)
+            written += sum(len(response["text"]) for response in given)
+        else:
+            messages = conversation(row, where, column)
+        prompt += sum(len(message["content"]) for message in messages)
+        rows += 1
+    if not rows:
+        raise UserError(f"'{path}' is empty: write one prompt a line, or give plan.prompts=N.")
+    mean = written / answers / CHARACTERS if answers else None
+    return _Source(rows, prompt / rows / CHARACTERS + TEMPLATE, mean, round(answers / rows) or None)
+
+
+def _conversations(settings: Settings, plan: PlanConfig) -> int:
+    path: Any = getattr(settings.warmup, "conversations", None)
+    if path is None:
+        return 0
+    most = getattr(settings.warmup, "train_conversations", None)
+    rows = plan.conversations or _known(path).get("rows")
+    if rows is None and Path(path).expanduser().is_file():
+        rows = sum(1 for _ in read_rows(path))
+    if rows is None and most is None:
+        raise UserError(
+            f"The number of rows of warmup.conversations '{path}' is not known before it is read: "
+            "give it as plan.conversations=N."
+        )
+    return min(number for number in (rows, most) if number is not None)
+
+
+def _known(path: str) -> Mapping[str, int]:
+    return known_data().get(path, {})

@@ -1,0 +1,197 @@
+"""Bytes of a training step and of a forward pass on one device, from closed forms.
+
+Activations are what autograd keeps for the backward pass in transformers' decoder layers with the
+attention of `rankdistill.forward`; the tests count the kept tensors and hold the forms against
+them. D is the hidden size, I the MLP's, Q and K the sizes of a token's queries and keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from rankdistill.forward.head import TokenLogps
+from rankdistill.plan.shapes import Shape
+
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ADAM = 8
+"""Bytes of AdamW's two averages, a weight."""
+NF4 = 0.5 + 0.127 / 8
+"""Bytes a weight: four bits, and the scales of blocks of 64, quantised again (QLoRA)."""
+INT8 = 1.0
+CHUNK_ROWS = TokenLogps.chunk_rows
+KEPT_LOGITS = TokenLogps.logits_budget
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a model that is trained lies on the devices."""
+
+    devices: int = 1
+    weights: bool = False
+    gradients: bool = False
+    optimiser: bool = False
+    offloaded_optimiser: bool = False
+    offloaded_weights: bool = False
+
+    def share(self, what: str) -> float:
+        """Of the bytes of `what`, those that one device holds."""
+        if getattr(self, f"offloaded_{what}", False):
+            return 0.0
+        return 1 / self.devices if getattr(self, what) else 1.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on a device at the peak of a stage."""
+
+    weights: float = 0.0
+    gradients: float = 0.0
+    optimiser: float = 0.0
+    activations: float = 0.0
+    logits: float = 0.0
+    others: float = 0.0
+    """Models that are there beside the one that is trained: teacher, reward model, critic."""
+    cache: float = 0.0
+    """Keys and values of an engine that samples."""
+    process: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training step on one device."""
+
+    shape: Shape
+    precision: str
+    lora: int | None
+    quantization: str | None
+    layout: str
+    checkpointing: bool
+    tokens: int
+    """Through the layers at once."""
+    rows: int
+    """Of logits, at once."""
+    passes: int
+    """Forward and backward passes of a step."""
+    head: str
+    """logps (kept or computed again), distilled (gradient in the forward pass), or whole (SFT)."""
+    spread: Spread = Spread()
+
+    @property
+    def trained(self) -> int:
+        """Weights that are trained."""
+        return self.shape.lora(self.lora) if self.lora else self.shape.parameters
+
+    def memory(self) -> Memory:
+        """At the peak: the end of a step's last forward pass, when gradients are there as well."""
+        spread = self.spread
+        gradients = 4.0 * self.trained
+        # DDP keeps buckets beside the gradients; and gradients of the only pass of a step come to
+        # be while its activations go, but for the output layer's.
+        copies = 1.0 if spread.gradients or spread.devices == 1 else 2.0
+        share = 1.0 if self.passes > 1 or spread.devices > 1 else self._first_gradients
+        return Memory(
+            weights=self._weights,
+            gradients=gradients * copies * share * spread.share("gradients"),
+            optimiser=ADAM * self.trained * spread.share("optimiser"),
+            activations=self._activations,
+            logits=self._logits,
+        )
+
+    @property
+    def _first_gradients(self) -> float:
+        table = 0 if self.lora else self.shape.vocabulary * self.shape.hidden
+        return min(1.0, table / self.trained)
+
+    @property
+    def _weights(self) -> float:
+        share = self.spread.share("weights")
+        if not self.lora:
+            # Autocast casts every matrix once a forward pass and keeps the copy until its end.
+            copies = 0 if self.precision == "float32" else 2 * self.shape.matrices
+            return 4 * self.shape.parameters * share + copies
+        frozen = model_bytes(self.shape, self.precision, self.quantization)
+        return (frozen + 4 * self.trained) * share
+
+    @property
+    def _activations(self) -> float:
+        """Of all layers, or with checkpointing their inputs and one layer, which is run again."""
+        shape, size = self.shape, BYTES[self.precision]
+        # The residual stream under autocast is float32, under frozen weights in their precision.
+        stream = size if self.lora else 4
+        layer = token_bytes(shape, self.precision, self.lora, self.layout)
+        around = 3 * 4 * shape.hidden + self.rows / max(self.tokens, 1) * 2 * 4 * shape.hidden
+        layers = shape.layers * stream * shape.hidden + layer if self.checkpointing else 0.0
+        return self.tokens * (around + (layers or shape.layers * layer))
+
+    @property
+    def _logits(self) -> float:
+        row = 4 * self.shape.vocabulary
+        table = 0 if self.lora else 4 * self.shape.vocabulary * self.shape.hidden
+        if self.head == "whole":  # logits, their softmax, its gradient
+            return self.tokens * (3 * row + (row / 2 if self.precision != "float32" else 0))
+        chunk = min(self.rows, CHUNK_ROWS) * row
+        if self.head == "distilled":  # both models' chunk, and blocks of the divergence
+            return 3 * chunk + table
+        kept = self.rows * row
+        return chunk + (kept if kept <= KEPT_LOGITS else chunk) + table
+
+
+def token_bytes(shape: Shape, precision: str, lora: int | None, layout: str) -> float:
+    """Bytes that the backward pass of a layer needs of a token."""
+    D, I, Q, K = shape.hidden, shape.intermediate, shape.queries, shape.keys  # noqa: E741
+    mlp = 4 if shape.gated else 2
+    merged = 4 * Q if layout == "shared" else 0  # the attention of prompt and response, merged
+    log_sums = 4 * shape.heads + 8  # of the softmax, and of the two norms
+    if precision == "float32":
+        if lora is None:
+            return 4 * (6 * D + 2 * Q + 2 * K + mlp * I) + log_sums + merged
+        return 4 * (4 * D + 2 * Q + 2 * K + mlp * I + 7 * lora) + log_sums + merged
+    attention = 2 * (Q + 2 * K) + 2 * Q + log_sums + merged
+    if lora is None:  # float32 stream and norms; each linear layer casts its own input
+        return 16 * D + 10 * D + 2 * mlp * I + attention
+    # Norms in float32; every adapter casts its own input.
+    return 8 * D + 10 * D + 2 * Q + 2 * mlp * I + 14 * lora + attention
+
+
+def model_bytes(shape: Shape, precision: str, quantization: str | None) -> float:
+    """Of the weights of a model that is not trained."""
+    size = BYTES[precision]
+    held = {"nf4": NF4, "int8": INT8}.get(quantization or "", size)
+    return shape.linear * held + shape.embeddings * size
+
+
+def forward_memory(
+    shape: Shape, precision: str, quantization: str | None, tokens: int, rows: int
+) -> Memory:
+    """Of a forward pass without gradients: one layer's tensors, one chunk of logits."""
+    size = BYTES[precision]
+    layer = (2 * shape.queries + 2 * shape.keys + 3 * shape.intermediate + 4 * shape.hidden) * size
+    chunk = 2 * 4 * min(rows, CHUNK_ROWS) * shape.vocabulary
+    return Memory(
+        weights=model_bytes(shape, precision, quantization),
+        activations=tokens * (layer + 2 * 4 * shape.hidden),
+        logits=chunk,
+    )
+
+
+def engine_memory(
+    shape: Shape, precision: str, sequences: int, length: int, devices: int
+) -> Memory:
+    """Of an engine that decodes `sequences` of `length` tokens at once, spread over `devices`."""
+    size = BYTES[precision]
+    return Memory(
+        weights=model_bytes(shape, precision, None) / devices,
+        cache=2 * shape.layers * shape.keys * size * sequences * length / devices,
+        logits=2 * 4 * sequences * shape.vocabulary,
+    )
+
+
+def beside(memory: Memory, other: float) -> Memory:
+    """With the bytes of another model added."""
+    return replace(memory, others=memory.others + other)

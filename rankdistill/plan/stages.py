@@ -1,0 +1,289 @@
+"""The stages of a run, in the order of `rankdistill.pipeline`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from rankdistill.bench.flops import Work, sequences
+from rankdistill.plan.judging import judging
+from rankdistill.plan.memory import GIB, Memory, forward_memory, model_bytes
+from rankdistill.plan.planner import PASSES, Planner, precise
+from rankdistill.plan.stage import Stage, cost, grouped, times
+from rankdistill.score.ensemble import members
+from rankdistill.warmup.teacher_cache import CacheSpec
+
+
+def stages(planner: Planner) -> list[Stage]:
+    """All stages; those of several rounds once, with the work of all of them."""
+    return [*_before(planner), *_warmup(planner), *_rounds(planner), *_evaluation(planner)]
+
+
+def _before(planner: Planner) -> Iterator[Stage]:
+    settings = planner.settings
+    if settings.student.keep_layers is None:
+        return
+    whole = settings.student.path or settings.teacher.path
+    shape = planner.shape(whole, settings.student)
+    memory = forward_memory(
+        shape, precise(settings.student.precision), None, planner.counts.longest_prompt, 1
+    )
+    yield Stage(
+        "student", f"{settings.student.keep_layers} of {shape.layers} layers", shape.parameters,
+        planner.done(memory), 0, 0, 2 * planner.hardware.start_seconds, disk=planner.saved,
+    )  # fmt: skip
+
+
+def _warmup(planner: Planner) -> Iterator[Stage]:
+    warmup: Any = planner.settings.warmup
+    lessons, counts = warmup.lessons, planner.counts
+    if lessons is None:
+        return
+    if lessons.source == "conversations":
+        yield _conversations(planner)
+        return
+    each = lessons.responses_per_prompt
+    if lessons.source == "teacher" and each:
+        prompts = counts.train + counts.validation
+        yield planner.sampling("teacher", planner.teacher, prompts, each)
+    rounds = getattr(warmup, "rounds", 1)
+    if rounds > 1 or hasattr(warmup, "student_share"):
+        asked = round(rounds * warmup.student_share * counts.train)
+        yield planner.sampling("student, in rounds", planner.student, asked, 1)
+    rows = counts.train * (1 if lessons.keep == "best" or not each else each)
+    stored = getattr(warmup, "stored", None)
+    if stored is not None:
+        yield _teacher_outputs(planner, stored, rows)
+    sft = not hasattr(warmup, "divergence")
+    yield _lessons(planner, rows, rounds, head="whole" if sft else "distilled", live=not stored)
+
+
+def _teacher_outputs(planner: Planner, stored: Any, rows: int) -> Stage:
+    settings, counts = planner.settings, planner.counts
+    teacher = planner.teacher
+    spec = CacheSpec(
+        stored["kind"],
+        {},
+        "",
+        vocabulary=min(teacher.vocabulary, planner.student.vocabulary),
+        k=stored.get("k", 0),
+        temperatures=tuple(stored.get("temperatures", ())),
+        hidden_size=teacher.hidden,
+        hidden_bytes=2 if precise(settings.teacher.precision) != "float32" else 4,
+    )
+    work = times(grouped("packed", counts.prompt, 1, counts.response), rows)
+    warmup: Any = settings.warmup
+    return planner.reading(
+        "teacher", f"outputs ({stored['kind']}) on {rows:,} responses", teacher, settings.teacher,
+        work, disk=work.rows * spec.bytes_per_token, max_batch_tokens=warmup.max_batch_tokens,
+    )  # fmt: skip
+
+
+def _lessons(planner: Planner, rows: int, rounds: int, *, head: str, live: bool) -> Stage:
+    """The warm-up on responses: distillation with the teacher beside it, or SFT."""
+    warmup: Any = planner.settings.warmup
+    counts, teacher = planner.counts, planner.settings.teacher
+    work = times(grouped("packed", counts.prompt, 1, counts.response), rows)
+    step = -(-warmup.responses_per_step // planner.hardware.devices)
+    others = extra = 0.0
+    if head == "distilled" and live:
+        precision = precise(teacher.precision)
+        quantization = teacher.quantization and teacher.quantization.name
+        others = model_bytes(planner.teacher, precision, quantization)
+        extra = work.inference(cost(planner.teacher)) * warmup.epochs * rounds
+    return planner.training(
+        "warmup", f"{type(warmup).__name__} on {rows:,} responses", warmup, work,
+        steps=-(-rows // warmup.responses_per_step), tokens=round(step * counts.group), head=head,
+        layout="padded" if head == "whole" else None, epochs=warmup.epochs * rounds, others=others,
+        extra_flops=extra, least=counts.longest_prompt + counts.longest_response,
+    )  # fmt: skip
+
+
+def _conversations(planner: Planner) -> Stage:
+    """SFT on conversations: every token is a row of logits, rows are padded to the longest."""
+    warmup: Any = planner.settings.warmup
+    rows, longest = planner.counts.conversations, warmup.max_conversation_tokens
+    length = round(min(longest, planner.plan.response_tokens or longest))
+    work = sequences(rows, 0, length)
+    share = -(-warmup.responses_per_step // planner.hardware.devices)
+    return planner.training(
+        "warmup", f"SFT on {rows:,} conversations", warmup, work,
+        steps=-(-rows // warmup.responses_per_step), tokens=share * longest, head="whole",
+        layout="padded", epochs=warmup.epochs, least=longest,
+    )  # fmt: skip
+
+
+def _rounds(planner: Planner) -> Iterator[Stage]:
+    settings, counts = planner.settings, planner.counts
+    rounds = settings.rounds
+    if not rounds:
+        return
+    for stage in _round(planner, counts.train + counts.validation):
+        yield _repeated(stage, rounds)
+
+
+def _repeated(stage: Stage, rounds: int) -> Stage:
+    if rounds == 1:
+        return stage
+    return replace(
+        stage,
+        what=f"{stage.what}, {rounds} rounds",
+        tokens=stage.tokens * rounds,
+        flops=stage.flops * rounds,
+        seconds=stage.seconds * rounds,
+        disk=stage.disk * rounds,
+    )
+
+
+def _round(planner: Planner, prompts: int) -> Iterator[Stage]:
+    settings, counts = planner.settings, planner.counts
+    if settings.rank.path is None:
+        each = settings.sample.responses_per_prompt
+        yield planner.sampling("student", planner.student, prompts, each)
+        if settings.sample.teacher_response:
+            yield planner.sampling("teacher", planner.teacher, prompts, 1)
+    if settings.rank.path is None or settings.rank.rescore:
+        for scorer in members(settings.scorer).values():
+            yield from _scored(planner, scorer, prompts, counts.responses)
+    yield _ranked(planner, prompts)
+    if planner.is_ppo or settings.reward.only:
+        yield _reward(planner)
+        if planner.is_ppo:
+            yield _ppo(planner)
+        return
+    objective: Any = settings.objective
+    group = grouped(settings.train.layout.name, counts.prompt, planner.epoch_group, counts.response)
+    if objective.needs_reference:
+        yield planner.reading(
+            "reference", f"{prompts:,} groups", planner.student, settings.student,
+            times(group, prompts), max_batch_tokens=settings.train.max_batch_tokens,
+            group="student",
+        )  # fmt: skip
+    yield _trained(planner, "train", settings.train, group, type(objective).__name__)
+
+
+def _scored(planner: Planner, scorer: Any, prompts: int, each: int) -> Iterator[Stage]:
+    """Scores of groups by a model of this machine; rules and endpoints take nothing here."""
+    counts, settings = planner.counts, planner.settings
+    work = times(grouped(settings.train.layout.name, counts.prompt, each, counts.response), prompts)
+    if scorer.name == "judge":
+        if scorer.endpoint is None:
+            yield judging(planner, scorer, prompts, each)
+        return
+    model = getattr(scorer, "model", None)
+    if model is not None:
+        shape = planner.shape(model, scorer)
+    elif scorer.name == "likelihood" and not scorer.through.startswith("http"):
+        shape = planner.teacher
+    else:
+        return
+    yield planner.reading(
+        "score", f"{prompts:,} groups of {each} by {scorer.name}", shape,
+        scorer if model is not None else settings.teacher, work,
+        max_batch_tokens=scorer.max_batch_tokens,
+    )  # fmt: skip
+
+
+def _ranked(planner: Planner, prompts: int) -> Stage:
+    """No model; twice on disk, as rows and as a table for others: text, token ids, scores."""
+    counts = planner.counts
+    each = counts.prompt * 4 + counts.responses * (counts.response * 10 + 300)
+    return Stage(
+        "rank", f"{prompts:,} groups", 0, Memory(process=planner.hardware.process_gib * GIB),
+        0, 0, 1, disk=2 * prompts * each,
+    )  # fmt: skip
+
+
+def _trained(
+    planner: Planner, name: str, options: Any, group: Work, what: str, **more: Any
+) -> Stage:
+    train = planner.counts.train
+    share = -(-options.prompts_per_step // planner.hardware.devices)
+    return planner.training(
+        name, f"{what} on {train:,} groups", options, times(group, train),
+        steps=-(-train // options.prompts_per_step), tokens=share * group.tokens,
+        epochs=options.epochs, least=planner.largest(planner.epoch_group), **more,
+    )  # fmt: skip
+
+
+def _reward(planner: Planner) -> Stage:
+    counts, settings = planner.counts, planner.settings
+    layout = settings.train.layout.name
+    group = grouped(layout, counts.prompt, planner.epoch_group, counts.response)
+    group = replace(group, rows=0)  # one number a response in place of logits
+    return _trained(planner, "reward", settings.reward, group, "pairs")
+
+
+def _ppo(planner: Planner) -> Stage:
+    """Policy, reference, reward model, and perhaps a critic; an engine writes between updates."""
+    settings, counts = planner.settings, planner.counts
+    train: Any = settings.train
+    rollout, shape = train.rollout, planner.student
+    group = grouped(train.layout.name, counts.prompt, rollout.responses_per_prompt, counts.response)
+    models = 2 * model_bytes(shape, "float32", None)
+    if train.critic.name == "separate" and train.advantage.name == "gae":
+        models += 16 * shape.parameters
+    prompts = round(counts.train * train.epochs)
+    written = planner.sampling("", shape, prompts, rollout.responses_per_prompt)
+    read = times(group, prompts)
+    forwards = 3 * read.inference(cost(shape))  # policy, reference, reward model
+    updates = times(group, counts.train * train.ppo_epochs)
+    share = -(-train.prompts_per_step // planner.hardware.devices)
+    stage = planner.training(
+        "train", f"PPO on {prompts:,} prompts", train, updates,
+        steps=-(-counts.train * train.ppo_epochs // train.prompts_per_step),
+        tokens=share * group.tokens, epochs=train.epochs, others=models, extra_flops=forwards,
+        least=planner.largest(rollout.responses_per_prompt),
+    )  # fmt: skip
+    return replace(
+        stage, flops=stage.flops + written.flops, seconds=stage.seconds + written.seconds
+    )
+
+
+def _evaluation(planner: Planner) -> Iterator[Stage]:
+    """Answers of every model to the held-out prompts, their scores and their figures."""
+    settings, counts = planner.settings, planner.counts
+    if settings.quick is not None:
+        yield from _quick(planner)
+    if settings.ranked is not None and settings.rank.path is not None:
+        models = 2
+        work = times(
+            grouped(settings.train.layout.name, counts.prompt, counts.responses, counts.response),
+            models * counts.heldout,
+        )
+        yield planner.reading(
+            "evaluate", f"the order of {counts.heldout:,} groups, {models} models",
+            planner.student, settings.student, work,
+            max_batch_tokens=settings.ranked.max_batch_tokens, group="student",
+        )  # fmt: skip
+
+
+def _quick(planner: Planner) -> Iterator[Stage]:
+    settings, counts = planner.settings, planner.counts
+    quick: Any = settings.quick
+    trained = bool(settings.rounds)
+    warmed = settings.warmup.lessons is not None
+    control = trained and quick.sharpening_control
+    students = 1 + trained + control + (warmed and trained)
+    held, each = counts.heldout, quick.responses_per_prompt
+    answers = planner.sampling(
+        "students, held out", planner.student, held * (students + control), each
+    )  # the temperature of the control is tried once before
+    yield planner.sampling("teacher, held out", planner.teacher, held, each)
+    yield answers
+    for scorer in members(settings.judge or settings.scorer).values():
+        yield from _scored(planner, scorer, held * (students + 1), each)
+    work = times(
+        grouped(settings.train.layout.name, counts.prompt, each, counts.response),
+        held * PASSES * (students + 1),
+    )
+    teacher = settings.teacher
+    quantization = teacher.quantization and teacher.quantization.name
+    beside = model_bytes(planner.teacher, precise(teacher.precision), quantization)
+    beside += model_bytes(planner.student, precise(settings.student.precision), None)
+    stage = planner.reading(
+        "evaluate", f"figures of {students + 1} models", planner.student, settings.student, work,
+        max_batch_tokens=quick.max_batch_tokens, group="student", others=beside,
+    )  # fmt: skip
+    yield replace(stage, seconds=stage.seconds + students * planner.hardware.start_seconds)
