@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,8 +97,6 @@ class IFEval(HarnessSuite):
         if self.checker == "lm_eval":
             _require_punkt()
             return
-        from importlib.util import find_spec
-
         if find_spec("langdetect") is None:
             raise UserError(
                 "eval.ifeval.checker=own needs langdetect: `pip install 'rankdistill[verifier]'` "
@@ -172,6 +171,10 @@ def _mean_of_lists(items: list[list[bool]]) -> float:
 
 
 def _require_punkt() -> None:
+    if not all(map(find_spec, ("nltk", "immutabledict", "langdetect"))):
+        raise UserError(
+            "eval=[ifeval] needs more than lm-eval: `pip install 'rankdistill[eval]'` brings it."
+        )
     import nltk
 
     try:

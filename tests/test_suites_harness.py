@@ -1,0 +1,175 @@
+"""gsm8k, hellaswag and ifeval: equal to lm-eval run by hand, resumable, on local data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from suite_rows import HELLASWAG, IFEVAL, gsm8k, suite, write
+from tiny_run import run_here
+
+from rankdistill.evaluate.suites import resuming
+from rankdistill.evaluate.suites.local import hellaswag_text, task_rows
+from rankdistill.models import locate
+
+lm_eval = pytest.importorskip("lm_eval")
+
+
+def by_hand(path: str, task: str, files: dict[str, Path], folder: Path, **options: Any) -> dict:
+    """lm-eval's Python API on the same data: its task, our files."""
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    tasks = Path(lm_eval.__file__).parent / "tasks" / task
+    own = folder / f"{task}.yaml"
+    own.write_text(
+        f"include: {tasks / task}.yaml\ntask: {task}\ndataset_path: json\ndataset_name: null\n"
+        f"dataset_kwargs:\n  data_files: {json.dumps({k: str(v) for k, v in files.items()})}\n"
+        f"  cache_dir: {folder / 'cache'}\n"
+        + ("" if "train" in files else "training_split: null\nfewshot_split: null\n")
+    )
+    lm = HFLM(pretrained=path, dtype="float32", device="cpu", batch_size=4)
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    results: Any = lm_eval.simple_evaluate(
+        lm, tasks=[str(own)], task_manager=manager, bootstrap_iters=0, **options
+    )
+    return results["results"][task]
+
+
+def evaluated(monkeypatch, tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    folder = run_here(monkeypatch, tmp_path, "recipe=evaluate", *arguments)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert "Evaluation suites" in (folder / "report.md").read_text()
+    assert "Evaluation suites" in (folder / "report.html").read_text()
+    return metrics["suites"]
+
+
+def test_the_text_form_of_hellaswag_has_the_columns_of_the_hub(tmp_path):
+    file = tmp_path / "val.txt"
+    file.write_text(HELLASWAG)
+    rows = list(hellaswag_text("eval.hellaswag.path", file))
+    assert [row["ctx_b"] for row in rows] == ["she", "he", "", "they"]
+    assert rows[1]["ctx_a"] == "A man gets on his bike. The road is wet."
+    assert rows[2]["ctx_a"].endswith("A dark room helps.") and rows[2]["label"] == "1"
+    assert rows[3]["activity_label"] == "Swimming" and rows[3]["endings"][3] == "splash and laugh."
+
+
+def compare(monkeypatch, tmp_path: Path, model: str, tokens: int) -> None:
+    text = tmp_path / "val.txt"
+    text.write_text(HELLASWAG)
+    data = gsm8k(tmp_path / "gsm8k")
+    found = evaluated(
+        monkeypatch, tmp_path, f"teacher.path={model}", "eval=[hellaswag,gsm8k]",
+        f"eval.hellaswag.path={text}", "eval.hellaswag.batch_size=4",
+        f"eval.gsm8k.path={data}", "eval.gsm8k.limit=2", "eval.gsm8k.shots=2",
+        f"eval.gsm8k.max_response_tokens={tokens}", "eval.gsm8k.batch_size=4",
+    )  # fmt: skip
+    rows = write(tmp_path / "val.jsonl", task_rows("key", text, ()))
+    path = locate(model)
+    files = {"hellaswag": {"validation": rows}, "gsm8k": {
+        split: data / f"{split}.jsonl" for split in ("test", "train")}}  # fmt: skip
+    kept = {"num_fewshot": 2, "limit": 2, "gen_kwargs": {"max_gen_toks": tokens}}
+    for task, options in (("hellaswag", {}), ("gsm8k", kept)):
+        expected = by_hand(path, task, files[task], tmp_path, **options)
+        (model_name,) = found[task]["models"]
+        figures = found[task]["models"][model_name]["figures"]
+        assert figures
+        for key, figure in figures.items():
+            assert figure["mean"] == pytest.approx(expected[key], abs=1e-12), (task, key)
+
+
+def test_a_tiny_model_has_the_figures_of_lm_eval_by_hand(monkeypatch, tmp_path, tiny_dir):
+    compare(monkeypatch, tmp_path, str(tiny_dir), 4)
+
+
+@pytest.mark.bundled
+def test_the_bundled_model_has_the_figures_of_lm_eval_by_hand(monkeypatch, tmp_path):
+    compare(monkeypatch, tmp_path, "bundled/smollm2-135m-instruct", 24)
+
+
+def test_base_student_and_teacher_stand_in_one_table_and_are_measured_once(
+    monkeypatch, tmp_path, tiny_dir, teacher, capsys
+):
+    file = write(tmp_path / "ifeval.jsonl", IFEVAL)
+    arguments = [
+        "eval=[ifeval]", f"eval.ifeval.path={file}", "eval.ifeval.max_response_tokens=4",
+        "eval.ifeval.checker=own", f"teacher.path={teacher}", f"student.path={tiny_dir}",
+    ]  # fmt: skip
+    one = evaluated(monkeypatch, tmp_path, *arguments)
+    assert [m["label"] for m in one["ifeval"]["models"].values()] == ["student", "teacher"]
+    capsys.readouterr()
+    three = evaluated(monkeypatch, tmp_path, *arguments, f"base={teacher}")
+    assert [m["label"] for m in three["ifeval"]["models"].values()] == ["base", "student"]
+    assert three["ifeval"]["models"]["trained"] == one["ifeval"]["models"]["trained"]
+    assert capsys.readouterr().out.count("reused") == 2
+
+
+def test_an_interrupted_suite_goes_on_with_the_requests_that_are_left(
+    monkeypatch, tmp_path, tiny_dir
+):
+    text = tmp_path / "val.txt"
+    text.write_text(HELLASWAG)
+    arguments = [
+        f"teacher.path={tiny_dir}", "eval=[hellaswag]", f"eval.hellaswag.path={text}",
+        "eval.hellaswag.batch_size=1",
+    ]  # fmt: skip
+    asked: list[int] = []
+    answers = resuming.Resuming._answers
+
+    def stopping(self, kind, requests):
+        model, original = self._lm, self._lm.loglikelihood
+
+        def ask(part, **named):
+            asked.append(len(part))
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+            return original(part, **named)
+
+        model.loglikelihood = ask
+        return answers(self, kind, requests)
+
+    monkeypatch.setattr(resuming.Resuming, "_answers", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(monkeypatch, tmp_path, *arguments)
+    found = evaluated(monkeypatch, tmp_path, *arguments)
+    assert asked == [8, 8, 8]
+    assert found["hellaswag"]["models"]["trained"]["counts"]["items"] == 4
+
+
+def test_our_checker_says_what_that_of_lm_eval_says(monkeypatch):
+    """On the kinds that need no download; loose and strict."""
+    import nltk
+
+    monkeypatch.setattr(nltk.data, "find", lambda *_: True)
+    from lm_eval.tasks.ifeval.utils import process_results
+
+    from rankdistill.evaluate.suites.tasks import verdicts
+
+    asked = [
+        ("punctuation:no_comma", {}), ("detectable_format:json_format", {}),
+        ("detectable_format:title", {}), ("startend:quotation", {}),
+        ("detectable_content:number_placeholders", {"num_placeholders": 1}),
+        ("keywords:existence", {"keywords": ["tea"]}),
+        ("startend:end_checker", {"end_phrase": "Bye now."}),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 2}),
+        ("length_constraints:number_words", {"relation": "at least", "num_words": 5}),
+    ]  # fmt: skip
+    texts = [
+        '"A cup of tea."', "<<Tea>>\n* one\n* two", '{"a": 1}', "Sure, here:\n{\"a\": 1}",
+        "Write to [name] about tea, please. Bye now.", "", "Well,\nBye now.\nThanks,",
+    ]  # fmt: skip
+    seen = set()
+    for name, kwargs in asked:
+        for text in texts:
+            doc = {"key": 1, "prompt": "Go.", "instruction_id_list": [name], "kwargs": [kwargs]}
+            ours, theirs = verdicts(doc, [text]), process_results(doc, [text])
+            assert ours == theirs, (name, text)
+            seen.add((ours["prompt_level_strict_acc"], ours["prompt_level_loose_acc"]))
+    assert seen == {(True, True), (False, True), (False, False)}
+
+
+def test_what_a_suite_says_of_itself():
+    assert "5-shot, no chat template, lm-eval" in suite("gsm8k").about()
+    assert "chat template, the first 3" in suite("ifeval", limit=3, checker="own").about()
