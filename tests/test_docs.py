@@ -1,0 +1,139 @@
+"""What the pages show: every command composes, and what this machine can run runs, in small."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from test_configs import composed
+from tiny_run import TINY, run_here
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = re.compile(
+    r"^ *(?:PYTHONPATH=\. )?(?:torchrun|accelerate|python)\b(?:.*)-m rankdistill (.*)"
+)
+
+
+def points() -> list[str]:
+    """The overrides of every command of the pages, those of a sweep one by one; shell-quoted."""
+    found: dict[str, None] = {}
+    for page in PAGES:
+        text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
+        for line in text.splitlines():
+            if (shown := SHOWN.match(line)) and "=" in shown[1]:
+                # README's column of remarks
+                arguments = shlex.split(re.split(r"\s{2,}|\s#", shown[1])[0], comments=True)
+                found |= dict.fromkeys(map(shlex.join, _points(arguments)))
+    return list(found)
+
+
+def _points(arguments: list[str]) -> list[list[str]]:
+    overrides = [a for a in arguments if "=" in a]
+    if "-m" not in arguments:
+        return [overrides]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return [list(point) for batch in BasicSweeper.split_arguments(parsed, None) for point in batch]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The files that the pages show or name."""
+    folder = tmp_path_factory.mktemp("pages")
+    for page in PAGES:
+        blocks = re.findall(
+            r"```(?:python|yaml)\n# (\S+\.\w+)\n(.*?)```", page.read_text(), re.DOTALL
+        )
+        for name, content in blocks:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content, encoding="utf-8")
+    (folder / "my_conf/objective/mine.yaml").write_text("_target_: rankdistill.objectives.PRO\n")
+    words = [f"word {i} and {i + 1}" for i in range(30)]
+    prompts = [{"prompt": f"Say {word}.", "answer": i} for i, word in enumerate(words)]
+    for name in ("my.jsonl", "gsm8k.jsonl"):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    ranked = [
+        row | {"responses": [{"text": f"{row['prompt']} {n}", "score": n} for n in range(4)]}
+        for row in prompts
+    ]
+    for name in ("ranked.jsonl", "ranked_replies.jsonl"):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in ranked))
+    return folder
+
+
+def test_there_are_commands():
+    assert len(points()) > 40
+
+
+@pytest.mark.parametrize("point", points())
+def test_every_command_of_the_pages_composes(point, folder):
+    config = composed(*shlex.split(point), f"hydra.searchpath=[file://{folder / 'my_conf'}]")
+    assert config.train
+
+
+ELSEWHERE = (
+    "endpoint", "score=judge", "score=reward_model", "score=ensemble", "score.through", "bfloat16",
+    "zephyr", "pro_ranking_length", "recipe=warmup_comparison", "recipe=ppo", "recipe=distilbert",
+)  # fmt: skip
+"""What tests of its own run: endpoints, hub models, vLLM, warm-ups, PPO."""
+
+
+def to_run() -> list[str]:
+    """Of the points those that are more than a recipe by itself, which test_recipes.py runs."""
+    here = [p for p in points() if not any(word in p for word in ELSEWHERE)]
+    more = [p for p in here if re.search(r" (?!seed=)", p)]
+    return sorted({p for p in more if not re.search("seed=[12]", p)})
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.mark.parametrize("point", to_run())
+def test_commands_run(point, folder, home, teacher, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANKDISTILL_HOME", str(home))
+    monkeypatch.syspath_prepend(str(folder))
+    for name in ("my.jsonl", "gsm8k.jsonl", "ranked.jsonl", "ranked_replies.jsonl", "my_conf"):
+        (tmp_path / name).symlink_to(folder / name)
+    overrides = [re.sub(r"Qwen/\S+", str(teacher), part) for part in shlex.split(point)]
+    given = {part.split("=")[0] for part in overrides}
+    small = [part for part in TINY if part.split("=")[0] not in given]
+    if "student.path" in given:
+        small.remove("student.keep_layers=2")
+    if "ranked_set" in point or "warmup=none" in point:
+        small.remove("warmup.epochs=1")
+    if "teacher.path" not in given:
+        small.append(f"teacher.path={teacher}")
+    run = run_here(
+        monkeypatch, tmp_path, "--config-dir", "my_conf", *overrides, *small,
+        *(["reward.min_accuracy=0"] if "reward_model" in point else []),
+        "eval.quick.sharpening_control=false",
+    )  # fmt: skip
+    assert json.loads((run / "metrics.json").read_text())["stages"]
+
+
+def test_the_program_of_the_quick_start(teacher, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "index.md").read_text()
+    program = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert program is not None and program[1] in (ROOT / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    code = program[1].replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(teacher))
+    exec(compile(code, "quick start", "exec"), {})
+    assert (tmp_path / "out").is_dir()
+
+
+def test_the_site_has_no_broken_link(tmp_path):
+    pytest.importorskip("material", reason="the site is built by mkdocs-material")
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)],
+        cwd=ROOT, check=True, env={"PATH": "", "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert "recipe=rrhf" in (tmp_path / "recipes.html").read_text()
