@@ -48,6 +48,12 @@ def recipes() -> list[Recipe]:
     return listed
 
 
+def plug_ins() -> dict[str, list[str]]:
+    """The launchers and sweepers that `conf/hydra` configures, by their group in `hydra`."""
+    folder = files("rankdistill.conf") / "hydra"
+    return {entry.name: list(_yaml_files(entry)) for entry in folder.iterdir()}
+
+
 def groups() -> dict[str, list[str]]:
     """The options of every group in `conf/`, and the suites."""
     conf = files("rankdistill.conf")

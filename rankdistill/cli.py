@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -75,6 +76,8 @@ def register() -> None:
         node = OmegaConf.create(path.read_text(encoding="utf-8"))
         store.store(group="eval", name=name, package=f"eval.{name}", node=node)
 
+    _prefer_own_plug_ins()
+
     def named(*, _root_: Any) -> str:
         hydra = _root_.get("hydra") or HydraConfig.get()
         return run_name(list(hydra.overrides.task))
@@ -82,6 +85,22 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_name", named, replace=True)
     # Cached: Hydra hands what the sweep's own command came to on to its points.
     OmegaConf.register_new_resolver("sweep_name", run_name, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver(
+        "gpus_of_point", lambda: int(shutil.which("nvidia-smi") is not None), replace=True
+    )
+
+
+def _prefer_own_plug_ins() -> None:
+    """Launchers and sweepers as `conf/hydra` has them: Hydra would check a file of the same name as
+    a plug-in's own configuration against that one, defaults list and all."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # their configurations are stored now, and no second time
+    stored = ConfigStore.instance().repo.get("hydra", {})
+    for group, names in catalogue.plug_ins().items():
+        for name in names:
+            stored.get(group, {}).pop(f"{name}.yaml", None)
 
 
 def main() -> None:

@@ -68,7 +68,9 @@ class Sweep(Callback):
             _check_plug_ins(config)
             points = _points(config)
             for name, overrides in zip(_names(points), points, strict=True):  # noqa: B007
-                self.points[_checked(config, overrides)] = overrides
+                folder = _checked(config, overrides)
+                if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+                    self.points[folder] = overrides
         except UserError as error:
             _refuse(name, str(error))
         except (HydraException, OmegaConfBaseException) as error:
@@ -144,17 +146,36 @@ def _installed(package: str) -> bool:
 
 
 def _points(config: Any) -> list[list[str]]:
-    """The overrides of every point; none where values are not listed but sampled."""
+    """The overrides of every point.
+
+    Of a sweeper that chooses among them: points that have each listed value once.
+    """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
-        return []
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     overrides = parser.parse_overrides([*given, *config.hydra.overrides.task])
-    return BasicSweeper.split_arguments(overrides, None)[0]
+    if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+        return BasicSweeper.split_arguments(overrides, None)[0]
+    values = [_listed(override) for override in overrides]
+    usual = [listed[0] for listed in values]
+    return [usual] + [
+        [*usual[:place], value, *usual[place + 1 :]]
+        for place, listed in enumerate(values)
+        for value in listed[1:]
+    ]
+
+
+def _listed(override: Any) -> list[str]:
+    """An override with each value that it lists; of an interval, its start."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if override.is_discrete_sweep():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [f"{key}={override.value().start}"]
 
 
 def _checked(config: Any, overrides: Sequence[str]) -> Path:

@@ -1,0 +1,186 @@
+"""Sweeps: what is checked before the first point, told of each, shared and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tiny_run import TINY
+
+from rankdistill import pipeline
+from rankdistill.cli import main
+from rankdistill.errors import UserError
+from rankdistill.job import Job, sentence
+
+FAST = [*TINY, "eval.quick.sharpening_control=false", "hydra.sweep.dir=sweep"]
+
+
+def swept(monkeypatch, folder: Path, *arguments: str) -> int:
+    """The exit code of a sweep in this process; its points are in `sweep/`."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["rankdistill", "-m", *arguments])
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def refused(monkeypatch, capsys, folder: Path, *arguments: str) -> str:
+    """The one sentence of a sweep of which no point ran."""
+    monkeypatch.setattr(pipeline, "run", lambda config: pytest.fail("a point ran"))
+    assert swept(monkeypatch, folder, *arguments) == 2
+    said = capsys.readouterr()
+    lines = said.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    assert "sweep" not in said.out
+    return lines[0]
+
+
+def points(folder: Path) -> dict[str, Path]:
+    """The points' folders by the recipe in their overrides."""
+    found = {}
+    for path in (folder / "sweep").glob("*/.hydra/overrides.yaml"):
+        recipe = next(line for line in path.read_text().splitlines() if "recipe=" in line)
+        found[recipe.partition("=")[2]] = path.parents[1]
+    return found
+
+
+def stages(folder: Path) -> list[dict]:
+    return json.loads((folder / "metrics.json").read_text())["stages"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("recipe=rrhf,nope", "recipe=nope: there is no recipe named 'nope'"),
+        ("objective=dpo,pr0", "did you mean 'pro'"),
+        ("train.epochz=1,2", "did you mean 'epochs'?"),
+        ("sample.temperature=1,0", "sample.temperature=0: sample.temperature is 0.0"),
+        ("+objective.sft_wight=1,2", "did you mean 'sft_weight'?"),
+        ("prompts.path=starter,nope.jsonl", "nope.jsonl"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["hydra/sweeper=optuna"]])
+def test_a_mistake_in_any_point_is_told_before_the_first(
+    monkeypatch, capsys, tmp_path, argument, said, more
+):
+    assert said in refused(monkeypatch, capsys, tmp_path, argument, *more)
+
+
+def test_a_plug_in_that_is_not_installed(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("rankdistill.sweep.find_spec", lambda name: None)
+    said = refused(monkeypatch, capsys, tmp_path, "seed=0,1", "hydra/launcher=joblib")
+    assert "needs the package hydra-joblib-launcher: pip install 'rankdistill[joblib]'" in said
+
+
+def test_a_failed_point_is_told_and_the_others_run(monkeypatch, capsys, tmp_path):
+    fails: dict[int, Exception] = {1: UserError("No\nspace."), 2: MemoryError("too\nmuch")}
+
+    def run(config):
+        if config.seed in fails:
+            raise fails[config.seed]
+        folder = Path("sweep") / f"seed={config.seed}"
+        made = [{"reused": config.seed == 3}]
+        (folder / "metrics.json").write_text(json.dumps({"stages": made}))
+
+    monkeypatch.setattr(pipeline, "run", run)
+    command = ["seed=0,1,2,3", "hydra.sweep.dir=sweep"]
+    assert swept(monkeypatch, tmp_path, *command) == 2
+    told = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in told if line and line[0] in ("ok", "reused", "failed")] == [
+        ["ok", "seed=0"],
+        ["failed", "seed=1: No space."],
+        ["failed", "seed=2: MemoryError: too"],
+        ["reused", "seed=3"],
+    ]
+    failure = tmp_path / "sweep" / "seed=1" / "failure.txt"
+    assert failure.read_text() == "No space.\n"
+
+    fails.clear()
+    assert swept(monkeypatch, tmp_path, *command) == 0
+    assert not failure.exists()
+
+
+def test_a_point_that_ended_without_a_word_is_no_success(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(pipeline, "run", lambda config: None)
+    assert swept(monkeypatch, tmp_path, "seed=0,1", "hydra.sweep.dir=sweep") == 2
+    assert "failed  seed=1: it did not finish" in capsys.readouterr().out
+
+
+def test_a_sweep_has_one_folder_named_by_its_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "run", lambda config: None)
+    swept(monkeypatch, tmp_path, "recipe=rrhf,dpo", "seed=1")
+    (folder,) = (tmp_path / "multirun").iterdir()
+    assert folder.name == "rrhf,dpo,seed=1"
+    found = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert found == {"rrhf,seed=1", "dpo,seed=1"}
+
+
+def test_a_sentence_of_any_failure():
+    assert sentence(UserError("a\n b")) == "a b"
+    assert sentence(ValueError("a\nb")) == "ValueError: a" and sentence(KeyError()) == "KeyError"
+
+
+def test_a_worker_registers_what_the_command_line_did():
+    import pickle
+
+    from omegaconf import OmegaConf
+
+    OmegaConf.clear_resolver("sweep_name")
+    assert isinstance(pickle.loads(pickle.dumps(Job())), Job)
+    assert OmegaConf.has_resolver("sweep_name")
+
+
+def command(*arguments: str, **environment: str) -> dict:
+    """Arguments of Popen."""
+    return {
+        "args": [sys.executable, "-m", "rankdistill", "-m", *arguments],
+        "env": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    }
+
+
+def test_parallel_points_share_and_a_killed_sweep_continues(monkeypatch, tmp_path, teacher, capsys):
+    """Two processes by joblib, killed while a student is trained; then what is missing."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    arguments = ["recipe=rrhf,dpo", *FAST, f"teacher.path={teacher}"]
+    store = Path(os.environ["RANKDISTILL_HOME"])
+    parallel = command(*arguments, "hydra/launcher=joblib")
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            **parallel, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+        )
+        while process.poll() is None and not list(store.glob("outputs/rank-*/manifest.json")):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+    before = {path.name for path in store.glob("outputs/*")}
+
+    done = subprocess.run(**parallel, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ok      recipe=rrhf" in done.stdout and "ok      recipe=dpo" in done.stdout
+    found = points(tmp_path)
+    records = [stage for name in ("rrhf", "dpo") for stage in stages(found[name])]
+    # Nothing that was there before the kill is computed again, and nothing twice by both points.
+    computed = Counter(stage["key"] for stage in records if not stage["reused"])
+    assert set(computed.values()) == {1} and not before & set(computed)
+    for stage in ("prompts", "student", "warmup", "rank"):
+        assert len({record["key"] for record in records if record["stage"] == stage}) == 1, stage
+    for what in ("train and validation", "9 prompts: "):  # what the student is trained on
+        assert len({record["key"] for record in records if what in record["what"]}) == 1, what
+    assert len({record["key"] for record in records if record["stage"] == "train"}) == 2
+
+    # The finished sweep again, one point after the other: no model is loaded, nothing computed.
+    for name in ("rankdistill.models.load.load_model", "rankdistill.evaluate.stage.load_model"):
+        monkeypatch.setattr(name, lambda *args, **kwargs: pytest.fail("a model was loaded"))
+    assert swept(monkeypatch, tmp_path, *arguments) == 0
+    told = capsys.readouterr().out
+    assert "reused  recipe=rrhf" in told and "reused  recipe=dpo" in told
+    assert all(stage["reused"] for path in found.values() for stage in stages(path))
