@@ -82,7 +82,7 @@ def _results(
     metrics: Mapping[str, Any],
     models: Mapping[str, Any],
     titles: Mapping[str, str],
-    data: Mapping[str, str],
+    data: Mapping[str, Any],
 ) -> Iterator[EvalResult]:
     trained = models[metrics["trained"]]
     baseline = models[metrics["baseline"]]["label"]
@@ -108,7 +108,7 @@ def _results(
         )
 
 
-def _dataset(group: str, config: Mapping[str, Any]) -> dict[str, str]:
+def _dataset(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
     path = str((config.get(group) or {}).get("path") or "prompts")
     named = hub_name(path) or path.rstrip("/").rpartition("/")[2]
     return {

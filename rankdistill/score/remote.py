@@ -12,14 +12,12 @@ import httpx
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
+from rankdistill.serve.command import KEY_VARIABLE, LOOPBACK
 
-KEY_VARIABLE = "VLLM_API_KEY"
-"""The environment variable that `vllm serve` takes its own key from."""
 CONCURRENCY = 32
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 _AGAIN = {408, 429, *range(500, 600)}
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class RemoteTeacher:
@@ -37,7 +35,7 @@ class RemoteTeacher:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=TIMEOUT,
             limits=httpx.Limits(max_connections=CONCURRENCY),
-            trust_env=httpx.URL(url).host not in _LOCAL,
+            trust_env=httpx.URL(url).host not in LOOPBACK,
             transport=transport,
         )
 
