@@ -459,7 +459,8 @@ class Config:
     rounds: int
     round_reference: RoundReference
     seed: int
-    report_to: list[str]
+    report_to: Any
+    """A name or a list of names."""
 
 
 SCHEMAS: dict[str, type] = {

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from rankdistill.sample import (
 )
 from rankdistill.settings import Settings
 from rankdistill.store import Output, Partial, Store
+from rankdistill.trackers import tracked
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Run:
         def build(partial: Partial) -> Mapping[str, Any] | None:
             nonlocal built
             built = True
-            with _tensorboard_in(self.folder / "tensorboard" / stage):
+            with tracked(self.folder, stage):
                 return make(partial)
 
         started = time.monotonic()
@@ -189,23 +188,6 @@ def _with_template(model: Model, name: str | None) -> Model:
     digest = hashlib.sha256(template.encode()).hexdigest()
     folder = models.with_chat_template(model.path, template)
     return Model(folder, {**model.identity, "chat_template": digest})
-
-
-@contextmanager
-def _tensorboard_in(folder: Path) -> Iterator[None]:
-    """transformers writes event files into `folder`: a stage's scratch does not outlive the stage.
-
-    A folder that the person names by the same variable wins.
-    """
-    variable = "TENSORBOARD_LOGGING_DIR"
-    if variable in os.environ:
-        yield
-        return
-    os.environ[variable] = str(folder)
-    try:
-        yield
-    finally:
-        del os.environ[variable]
 
 
 def _short(value: float) -> str:

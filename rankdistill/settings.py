@@ -28,6 +28,7 @@ from rankdistill.evaluate.suites.base import Suite
 from rankdistill.objectives.base import Objective
 from rankdistill.objectives.trial import try_objective
 from rankdistill.score.base import Scorer
+from rankdistill.trackers import chosen_trackers
 from rankdistill.warmup.base import Warmup
 
 NO_SUITE = (
@@ -105,7 +106,7 @@ def build(config: DictConfig) -> Settings:
         rounds=config.rounds,
         round_reference=config.round_reference,
         seed=config.seed,
-        report_to=list(config.report_to),
+        report_to=chosen_trackers(config.report_to),
     )
     _check(settings)
     return settings

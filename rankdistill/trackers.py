@@ -1,0 +1,60 @@
+"""Trackers of the training stages: which there are, and where each writes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from rankdistill.errors import UserError, suggest
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""Names for `report_to`, and the modules they need."""
+
+PACKAGES = {"tensorboard": "tensorboard"}
+"""What brings a tracker, where it is not an extra of this package."""
+
+
+def chosen_trackers(report_to: str | Sequence[str] | None) -> list[str]:
+    """The names in `report_to`: one, or a list.
+
+    Raises:
+        UserError: a tracker that there is not, or that is not installed.
+    """
+    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    for name in names:
+        if name not in TRACKERS:
+            raise UserError(f"there is no tracker '{name}' (report_to): {suggest(name, TRACKERS)}")
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:  # a folder `wandb` of earlier runs is no package
+            package = PACKAGES.get(name, f"'rankdistill[{name}]'")
+            raise UserError(f"report_to={name} needs a package: pip install {package}.")
+    return names
+
+
+@contextmanager
+def tracked(folder: Path, stage: str) -> Iterator[None]:
+    """Trackers write of one stage: event files into the run folder, others under its name.
+
+    What the person sets by the same variables wins. A run of Weights & Biases ends with the stage,
+    or the next one would go on in it.
+    """
+    given = {
+        "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard" / stage),
+        "WANDB_PROJECT": "rankdistill",
+        "WANDB_NAME": f"{folder.name}, {stage}",
+        "MLFLOW_EXPERIMENT_NAME": "rankdistill",
+    }
+    ours = {name: value for name, value in given.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
+        wandb = sys.modules.get("wandb")
+        if wandb is not None and getattr(wandb, "run", None) is not None:
+            wandb.finish()
