@@ -12,8 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import as_file, files
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,7 +24,12 @@ from rankdistill.evaluate.suites.judging import (
     judge,
     judge_identity,
 )
-from rankdistill.prompts.sources import read_rows
+from rankdistill.evaluate.suites.mt_bench_files import (
+    PLACEHOLDER,
+    read_frames,
+    read_questions,
+    read_references,
+)
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.verdicts import Form, Reply
 from rankdistill.store import Output, Partial
@@ -37,16 +40,6 @@ if TYPE_CHECKING:
 TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
 """By category; the others are answered greedily."""
 WITH_REFERENCE = ("math", "reasoning", "coding")
-PLACEHOLDERS = {
-    "single-v1": ("question", "answer"),
-    "single-math-v1": ("question", "ref_answer_1", "answer"),
-    "single-v1-multi-turn": ("question_1", "answer_1", "question_2", "answer_2"),
-    "single-math-v1-multi-turn": (
-        "question_1", "ref_answer_1", "question_2", "ref_answer_2", "answer_1", "answer_2",
-    ),
-}  # fmt: skip
-"""What the prompt of each name must have, in braces."""
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _RATING_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
 
@@ -172,7 +165,7 @@ class MTBench:
     def _question(self, name: str, parts: Mapping[str, str]) -> Question:
         frame = self._frames[name]
         # In one pass: what models wrote is never searched for placeholders.
-        text = _PLACEHOLDER.sub(lambda found: parts.get(found[1], found[0]), frame["template"])
+        text = PLACEHOLDER.sub(lambda found: parts.get(found[1], found[0]), frame["template"])
         system = {"role": "system", "content": frame["system"]}
         return Question([system, {"role": "user", "content": text}], FORM)
 
@@ -207,46 +200,15 @@ class MTBench:
 
     @cached_property
     def _asked(self) -> list[dict[str, Any]]:
-        rows = [
-            _question_row(row, where)
-            for where, row in _rows(self.questions, "questions.jsonl", "questions")
-        ]
-        return rows[: self.limit]
+        return read_questions(self.questions)[: self.limit]
 
     @cached_property
     def _reference_answers(self) -> dict[str, list[str]]:
-        found = {}
-        for where, row in _rows(self.references, "reference_answers.jsonl", "references"):
-            try:
-                turns = row["choices"][0]["turns"] if "choices" in row else row["turns"]
-                found[str(row["question_id"])] = [str(text) for text in turns]
-            except (KeyError, IndexError, TypeError) as error:
-                raise UserError(
-                    f"A reference answer needs question_id and choices[0].turns, and {where} "
-                    "(eval.mt_bench.references) has not both."
-                ) from error
-        return found
+        return read_references(self.references)
 
     @cached_property
     def _frames(self) -> dict[str, dict[str, str]]:
-        """The judge's prompts by name. UserError: one is missing, or lacks a placeholder."""
-        frames = {}
-        for _, row in _rows(self.prompts, "judge_prompts.jsonl", "prompts"):
-            template, system = row.get("prompt_template"), row.get("system_prompt")
-            if row.get("name") in PLACEHOLDERS and template:
-                frames[str(row["name"])] = {"template": template, "system": system or ""}
-        where = f"'{self.prompts}' (eval.mt_bench.prompts)"
-        for name, needed in PLACEHOLDERS.items():
-            if name not in frames:
-                raise UserError(f"The judge's prompts in {where} lack '{name}': add it.")
-            has = _PLACEHOLDER.findall(frames[name]["template"])
-            missing = [f"{{{part}}}" for part in needed if part not in has]
-            if missing:
-                raise UserError(
-                    f"The judge's prompt '{name}' in {where} lacks {' and '.join(missing)}: put "
-                    "them into its prompt_template."
-                )
-        return frames
+        return read_frames(self.prompts)
 
 
 def read_rating(reply: Reply) -> float | None:
@@ -257,28 +219,6 @@ def read_rating(reply: Reply) -> float | None:
 
 
 FORM = Form(schema={}, told='Rating: "[[5]]"', read=read_rating)
-
-
-def _rows(path: str | None, shipped: str, key: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """The rows of a file of the user's, or of the shipped one."""
-    if path is not None:
-        rows = list(read_rows(path))
-        if not rows:
-            raise UserError(f"The file '{path}' (eval.mt_bench.{key}) has no rows: give another.")
-        return rows
-    with as_file(files("rankdistill.data") / "mt_bench" / shipped) as file:
-        return list(read_rows(str(Path(file))))
-
-
-def _question_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    turns = row.get("turns")
-    if not isinstance(turns, list) or len(turns) != 2 or "question_id" not in row:
-        raise UserError(
-            f"A question needs question_id, category and two turns, and {where} "
-            "(eval.mt_bench.questions) has not."
-        )
-    category = str(row.get("category") or "general")
-    return {"id": str(row["question_id"]), "category": category, "turns": list(map(str, turns))}
 
 
 def _conversation(asked: Sequence[str], answered: Sequence[str]) -> list[dict[str, str]]:

@@ -32,7 +32,7 @@ def measure_suites(
             "version": suite.version,
             "about": suite.about(),
             "models": {
-                role: _block(labels[role], suite.measure(run, model, labels[role]))
+                role: block(labels[role], suite.measure(run, model, labels[role]))
                 for role, model in models.items()
             }
             | _others(suite, run),
@@ -45,10 +45,11 @@ def _others(suite: Any, run: Run) -> dict[str, Any]:
     """What a suite measures that is no model of the run."""
     others = getattr(suite, "others", None)
     found: Mapping[str, Measured] = others(run) if others is not None else {}
-    return {name: _block(name.replace("_", " "), measured) for name, measured in found.items()}
+    return {name: block(name.replace("_", " "), measured) for name, measured in found.items()}
 
 
-def _block(label: str, measured: Measured) -> dict[str, Any]:
+def block(label: str, measured: Measured) -> dict[str, Any]:
+    """One model's part of a suite's block in `metrics.json`."""
     figures = {}
     for figure in measured.figures:
         row = asdict(figure)
