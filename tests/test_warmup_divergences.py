@@ -191,7 +191,33 @@ def test_bad_arguments(divergence):
     with pytest.raises(ValueError, match="skew"):
         d.skew_forward_kl(student, teacher, 1.0, 1.0)
     with pytest.raises(UserError, match="did you mean 'forward_kl'"):
-        d.check_divergence("forwardkl")
+        d.divergence_named("forwardkl")
+
+
+def test_a_name_may_bring_its_weight():
+    q, p = torch.randn(2, 5, 7, dtype=torch.float64)
+    for name, found in (
+        ("jsd:0.1", d.jsd(q, p, 2.0, 0.1)),
+        ("jsd:0", d.forward_kl(q, p, 2.0)),
+        ("skew_forward_kl:0.3", d.skew_forward_kl(q, p, 2.0, 0.3)),
+        ("skew_reverse_kl:0.3", d.skew_reverse_kl(q, p, 2.0, 0.3)),
+        ("jsd", d.jsd(q, p, 2.0, 0.5)),
+    ):
+        torch.testing.assert_close(d.divergence_named(name)(q, p, 2.0), found)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("jsd:1.5", "'1.5' is no beta"),
+        ("skew_forward_kl:1", "'1' is no skew"),
+        ("jsd:half", "'half' is no beta"),
+        ("forward_kl:0.5", "forward_kl has no weight"),
+    ],
+)
+def test_a_weight_that_is_none(name, said):
+    with pytest.raises(UserError, match=said):
+        d.divergence_named(name)
 
 
 def test_examples_in_the_docstrings():

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from rankdistill.forward import GroupBatch, TokenGroup, bound_layout, collate
 from rankdistill.models import place
 from rankdistill.warmup.alignment import NOWHERE, SharedTokens
-from rankdistill.warmup.divergences import DIVERGENCES
+from rankdistill.warmup.divergences import divergence_named
 from rankdistill.warmup.head import BlockDivergence, HiddenRows
 from rankdistill.warmup.options import TokenRow
 from rankdistill.warmup.teachers import Divergence
@@ -72,7 +72,7 @@ def across(
     if rest_q.shape[1] and rest_p.shape[1]:
         log_q = torch.cat([log_q, rest_q.logsumexp(dim=-1, keepdim=True)], dim=-1)
         log_p = torch.cat([log_p, rest_p.logsumexp(dim=-1, keepdim=True)], dim=-1)
-    of_shared = DIVERGENCES[divergence](log_q, log_p, 1.0)
+    of_shared = divergence_named(divergence)(log_q, log_p, 1.0)
     return (of_shared + sorted_distance(rest_q.exp(), rest_p.exp())) * temperature**2
 
 

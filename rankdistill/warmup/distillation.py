@@ -18,7 +18,7 @@ from rankdistill.records import Group
 from rankdistill.train.config import RankingConfig
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
-from rankdistill.warmup.divergences import check_divergence
+from rankdistill.warmup.divergences import divergence_named
 from rankdistill.warmup.matching import MODULE
 from rankdistill.warmup.options import (
     Optimisation,
@@ -54,7 +54,7 @@ class Distillation(Optimisation, ABC):
 
     Args:
         temperature: Of both distributions, > 0.
-        divergence: A name of `rankdistill.warmup.divergences.DIVERGENCES`.
+        divergence: What `rankdistill.warmup.divergences.divergence_named` takes.
         assistants: Layers of students in between, from many to few: each is made of the one before
             and taught by it, and the student by the last (Mirzadeh et al. 2020, arXiv:1902.03393).
     """
@@ -68,7 +68,7 @@ class Distillation(Optimisation, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("temperature", self.temperature, self.temperature > 0, "above 0")
-        check_divergence(self.divergence)
+        divergence_named(self.divergence)
         falling = all(a > b for a, b in pairwise(self.assistants))
         require("assistants", list(self.assistants), falling, "in falling order")
 

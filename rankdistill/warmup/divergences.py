@@ -21,6 +21,8 @@ divergence where the other distribution needs it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -122,11 +124,32 @@ DIVERGENCES = {
 }
 """The names that `warmup.divergence` takes."""
 
+WEIGHTS = {"jsd": "beta", "skew_forward_kl": "skew", "skew_reverse_kl": "skew"}
+"""The weight that a name may bring along, as in ``jsd:0.1``."""
 
-def check_divergence(name: str) -> None:
-    """UserError where `name` is not one of `DIVERGENCES`."""
-    if name not in DIVERGENCES:
-        raise UserError(f"warmup.divergence '{name}' is unknown: {suggest(name, DIVERGENCES)}")
+
+def divergence_named(name: str) -> Callable[..., Tensor]:
+    """The function of a name of `DIVERGENCES`, its weight after a colon: ``jsd:0.1``.
+
+    UserError: there is no such divergence, or the weight is none that it takes.
+    """
+    kind, _, weight = name.partition(":")
+    if kind not in DIVERGENCES:
+        raise UserError(f"warmup.divergence '{kind}' is unknown: {suggest(kind, DIVERGENCES)}")
+    if not weight:
+        return DIVERGENCES[kind]
+    if kind not in WEIGHTS:
+        raise UserError(
+            f"warmup.divergence={name}: {kind} has no weight; {', '.join(WEIGHTS)} have one."
+        )
+    try:
+        found = partial(DIVERGENCES[kind], **{WEIGHTS[kind]: float(weight)})
+        found(torch.zeros(2), torch.zeros(2))
+    except ValueError:
+        raise UserError(
+            f"warmup.divergence={name}: '{weight}' is no {WEIGHTS[kind]}, a number from 0 to 1."
+        ) from None
+    return found
 
 
 def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:

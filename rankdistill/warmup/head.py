@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
 from rankdistill.forward import GroupBatch, LMHead
-from rankdistill.warmup.divergences import DIVERGENCES, shared_vocabulary
+from rankdistill.warmup.divergences import divergence_named, shared_vocabulary
 from rankdistill.warmup.recorder import Recorder
 
 BLOCK_VALUES = 2**21
@@ -61,7 +61,7 @@ class TeacherRows:
 
         def divergence(student_logits: Tensor, block: slice) -> Tensor:
             pair = shared_vocabulary(student_logits, teacher_logits[block])
-            return DIVERGENCES[self.divergence](*pair, self.temperature)
+            return divergence_named(self.divergence)(*pair, self.temperature)
 
         return divergence
 

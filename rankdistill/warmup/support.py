@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.forward import GroupBatch, LMHead
-from rankdistill.warmup.divergences import DIVERGENCES
+from rankdistill.warmup.divergences import divergence_named
 from rankdistill.warmup.head import BlockDivergence
 
 
@@ -110,7 +110,7 @@ class SupportRows:
             logits = student_logits[:, : self.vocabulary]
             student = coarse_student(logits, ids[block], self.temperature)
             size = student.shape[-1]  # without the bucket at k = V
-            value = DIVERGENCES[self.divergence](student, teacher[block, :size].to(student))
+            value = divergence_named(self.divergence)(student, teacher[block, :size].to(student))
             return value * self.temperature**2
 
         return divergence
