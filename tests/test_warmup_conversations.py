@@ -98,12 +98,16 @@ def read(file: Path, tokenizer, held_out=frozenset(), **options):
 def test_which_are_taken(file, tokenizer):
     groups, counts = read(file, tokenizer)
     assert counts == {
-        "read": 22, "duplicates": 1, "held_out": 0, "without_answer": 1, "conversations": 20,
-        "cut": 0,
+        "read": 22, "duplicates": 1, "held_out": 0, "without_answer": 1, "too_long": 0, "cut": 0,
+        "conversations": 20,
     }  # fmt: skip
     assert [g["split"] for g in groups] == ["validation"] * 4 + ["train"] * 16
     fewer, _ = read(file, tokenizer, train=3)
     assert fewer == groups[:7]
+    # What has no answer within the limit takes nobody's place.
+    short, counts = read(file, tokenizer, validation=0, max_tokens=25)
+    assert counts["too_long"] == 16 and counts["conversations"] == len(short) == 4
+    assert read(file, tokenizer, validation=0, max_tokens=25, train=3)[0] == short[:3]
 
 
 def test_no_conversation_answers_a_held_out_prompt(file, tokenizer):

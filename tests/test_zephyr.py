@@ -292,3 +292,19 @@ def test_what_is_not_there_is_said_at_once(monkeypatch, capsys, tmp_path, files,
     assert "student.chat_template 'zephir'" in said and "did you mean 'zephyr'" in said
     said = refusal(monkeypatch, capsys, tmp_path, *start, "warmup.max_conversation_tokens=5")
     assert "leaves nothing to learn" in said
+
+
+def test_rankings_of_two_lengths_share_their_samples(monkeypatch, tmp_path, teacher, shared_home):
+    monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
+    found = []
+    for length in (2, 5):
+        folder = run_here(
+            monkeypatch, tmp_path, "recipe=pro_ranking_length", f"rank.top_k={length}", *TINY,
+            f"teacher.path={teacher}", "eval.quick.sharpening_control=false",
+        )  # fmt: skip
+        found.append(json.loads((folder / "metrics.json").read_text()))
+    for name in ("warmup", "sample", "score"):
+        first, second = (stages(metrics, name) for metrics in found)
+        assert first[0]["key"] == second[0]["key"] and second[0]["reused"]
+    shorter, longer = (stages(metrics, "train")[0] for metrics in found)
+    assert shorter["key"] != longer["key"] and not longer["reused"]

@@ -53,7 +53,8 @@ class Conversations:
         """
         drawn, counts = self._drawn(held_out)
         groups: list[Group] = []
-        for number, identifier in enumerate(sorted(drawn)):
+        for identifier in sorted(drawn):
+            number = counts["conversations"]
             split: Split = "validation" if number < self.validation else "train"
             if self.train is not None and number >= self.validation + self.train:
                 break
@@ -62,13 +63,21 @@ class Conversations:
                 for row in rows_of(tokenizer, drawn[identifier])
                 if (kept := row.cut(self.max_tokens)) is not None
             ]
-            counts["conversations"] += bool(rows)
+            counts["conversations" if rows else "too_long"] += 1
             counts["cut"] += any(row.is_cut for row in rows)
             groups += [row.group(f"{identifier}-{i}", split) for i, row in enumerate(rows)]
         return groups, dict(counts)
 
     def _drawn(self, held_out: Set[str]) -> tuple[dict[str, list[Message]], Counter[str]]:
-        names = ("read", "duplicates", "held_out", "without_answer", "conversations", "cut")
+        names = (
+            "read",
+            "duplicates",
+            "held_out",
+            "without_answer",
+            "too_long",
+            "cut",
+            "conversations",
+        )
         counts: Counter[str] = Counter(dict.fromkeys(names, 0))
         drawn: dict[str, list[Message]] = {}
         for where, row in read_rows(self.path):
