@@ -1,0 +1,223 @@
+"""Plans against published sizes, counted tensors, measured peaks, and seconds of a real run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from plan_peak import SHAPE
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from rankdistill.forward import TokenGroup, bind, collate, response_logps
+from rankdistill.models import LoRA, locate
+from rankdistill.plan.__main__ import main
+from rankdistill.plan.memory import Spread, Training, token_bytes
+from rankdistill.plan.remedies import remedy
+from rankdistill.plan.shapes import shape_of
+
+MISTRAL = "mistralai/Mistral-7B-v0.1"
+RANKED = [
+    "recipe=ranked_set", "rank.path=openbmb/UltraFeedback", f"student.path={MISTRAL}",
+    f"teacher.path={MISTRAL}", "student.precision=bfloat16", "prompts.max_prompt_tokens=512",
+    "rank.max_response_tokens=512", "prompts.limit.train=null",
+]  # fmt: skip
+QLORA = [
+    "student.quantization=nf4", "student.lora.r=16", "train.gradient_checkpointing=true",
+    "train.max_batch_tokens=2560",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        (MISTRAL, 7_241_732_096),
+        ("meta-llama/Meta-Llama-3-8B", 8_030_261_248),
+        ("Qwen/Qwen2.5-0.5B", 494_032_768),
+        ("Qwen/Qwen2.5-7B-Instruct", 7_615_616_512),
+        ("bundled/smollm2-135m-instruct", 134_515_008),
+    ],
+)
+def test_known_shapes_have_the_published_number_of_weights(name, parameters):
+    assert shape_of(name).parameters == parameters
+
+
+def kept(layers: int, layout: str, precision: str, r: int | None) -> tuple[float, int]:
+    """Bytes that autograd keeps of a forward pass, weights aside, and its tokens."""
+    config = AutoConfig.for_model("llama", **{**SHAPE, "num_hidden_layers": layers})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    if r is not None:
+        model = LoRA(r=r).on(model.to(getattr(torch, precision)))
+    bind(model, layout)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    group = TokenGroup(list(range(40)), [list(range(3, 33)) for _ in range(4)])
+    batch = collate([group] * 4, layout)
+    found = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage, storage.nbytes()
+        return tensor
+
+    lower = precision == "bfloat16"
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=lower):
+        response_logps(model, batch)
+    copies = 0
+    if lower:  # autocast's copies of the weights, which are counted with the weights
+        layer = shape_of_tiny(layers)
+        copies = 2 * (layer.lora(r) if r else layer.linear)
+    return sum(size for _, size in found.values()) - copies, batch.input_ids.numel()
+
+
+def shape_of_tiny(layers: int):
+    from rankdistill.plan.shapes import _shape
+
+    config = AutoConfig.for_model("llama", **{**SHAPE, "num_hidden_layers": layers})
+    return _shape(config.to_json_string(), None, type(config))
+
+
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("r", [None, 4])
+def test_bytes_of_a_layer_are_those_that_autograd_keeps(layout, precision, r):
+    (fewer, tokens), (more, _) = (kept(layers, layout, precision, r) for layers in (1, 3))
+    counted = (more - fewer) / 2 / tokens
+    worked_out = token_bytes(shape_of_tiny(1), precision, r, layout)
+    assert worked_out == pytest.approx(counted, rel=0.001 if layout == "padded" else 0.05)
+
+
+def measured(model: str, prompts: int, prompt: int, response: int, tmp_path: Path):
+    script = Path(__file__).with_name("plan_peak.py")
+    arguments = [model, prompts, prompt, response, tmp_path]
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return map(float, done.stdout.splitlines()[-1].split())
+
+
+def training(shape, prompts: int, prompt: int, response: int) -> Training:
+    tokens = prompts * (prompt + 4 * response)
+    return Training(
+        shape, "float32", None, None, "shared", False, tokens=tokens,
+        rows=prompts * 4 * response, passes=1, head="logps",
+    )  # fmt: skip
+
+
+def test_memory_is_the_measured_peak_of_a_small_model(tmp_path):
+    """Above what was there before the training, the weights with it."""
+    before, peak = measured("tiny", 8, 70, 100, tmp_path)
+    planned = training(shape_of_tiny(6), 8, 100, 100).memory()
+    above = (planned.total - planned.weights) / 2**20
+    assert above > 150 and above == pytest.approx(peak - before, rel=0.3)
+
+
+@pytest.mark.bundled
+def test_memory_is_the_measured_peak_of_the_bundled_model(tmp_path):
+    _, peak = measured(locate("bundled/smollm2-135m-instruct"), 4, 30, 40, tmp_path)
+    planned = training(shape_of("bundled/smollm2-135m-instruct"), 4, 60, 40).memory()
+    process = 0.7 * 2**30
+    assert (planned.total + process) / 2**20 == pytest.approx(peak, rel=0.2)
+
+
+SECONDS = {"warmup": 175, "sample": 308, "score": 78, "train": 142, "evaluate": 149}
+"""Of recipe=rrhf on the machine of docs/benchmark.md, quiet, 2026-11-24; 846 in all."""
+PEAKS = {"warmup": 3299, "score": 1374, "train": 3770}
+"""Mebibytes of those stages by themselves."""
+
+
+def plan(capsys, *arguments: str):
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_recipe_rrhf_takes_what_it_took(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANKDISTILL_HOME", str(tmp_path / "home"))
+    found = plan(capsys, "recipe=rrhf")
+    for name, seconds in SECONDS.items():
+        planned = sum(stage["seconds"] for stage in found["stages"] if stage["stage"] == name)
+        assert 1 / 1.5 < planned / seconds < 1.5, name
+    assert 1 / 1.5 < found["seconds"] / 846 < 1.5
+    for name, peak in PEAKS.items():
+        stage = next(stage for stage in found["stages"] if stage["stage"] == name)
+        assert stage["memory_bytes"]["total"] / 2**20 == pytest.approx(peak, rel=0.2), name
+    assert found["fits"]
+    assert not (tmp_path / "home").exists()  # nothing was converted
+
+
+def test_rrhf_with_four_responses_fits_a_7b_model_in_24_gb_by_qlora(capsys):
+    found = plan(capsys, *RANKED, *QLORA, "objective=rrhf", "hardware=rtx4090")
+    assert found["fits"] and found["counts"]["responses"] == 4
+
+
+def test_what_does_not_fit_says_what_makes_it_fit(capsys):
+    found = plan(capsys, *RANKED, "hardware=8xa100")
+    train = next(stage for stage in found["stages"] if stage["stage"] == "train")
+    assert not train["fits"] and "plan.spread=fsdp2_8gpu" in train["remedy"]
+    assert plan(capsys, *RANKED, "hardware=8xa100", *train["remedy"].split())["fits"]
+
+
+def test_remedies_are_tried_in_their_order():
+    job = Training(
+        shape_of(MISTRAL), "bfloat16", None, None, "shared", False, 8192, 4096, 1, "logps",
+        Spread(8),
+    )  # fmt: skip
+    room = {}
+    for text in ("max_batch", "gradient", "plan.spread", "student.lora", "student.quant"):
+
+        def fits(changed: Training, text: str = text) -> bool:
+            return {
+                "max_batch": changed.tokens < 8192,
+                "gradient": changed.checkpointing,
+                "plan.spread": changed.spread.weights,
+                "student.lora": changed.lora is not None,
+                "student.quant": changed.quantization == "nf4",
+            }[text]
+
+        room[text] = remedy(job, fits, 1000, "train")
+    assert room["max_batch"] == "train.max_batch_tokens=4096"
+    assert room["gradient"] == "train.gradient_checkpointing=true"
+    assert room["plan.spread"] == "plan.spread=fsdp2_8gpu"
+    assert room["student.lora"] == "student.lora.r=16"
+    assert room["student.quant"] == "student.quantization=nf4 student.lora.r=16"
+    assert remedy(job, lambda changed: False, 1000, "train") is None
+
+
+def test_the_table_keeps_to_100_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main([*RANKED, "hardware=8xa100"]) == 0
+    shown = capsys.readouterr().out
+    table = shown[shown.index("stage ") : shown.index("Most memory")]
+    assert max(map(len, table.splitlines())) <= 100
+    assert "train does not fit" in shown
+
+
+def test_hardware_of_one_s_own(capsys, tmp_path):
+    (tmp_path / "hardware").mkdir()
+    (tmp_path / "hardware" / "mine.yaml").write_text("defaults: [a100, _self_]\nmemory_gib: 141\n")
+    found = plan(capsys, *RANKED, "hardware=mine", "--config-dir", str(tmp_path))
+    assert found["hardware"]["memory_gib"] == 141
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["recipe=rrhf", "hardware=rtx409"], "no hardware named 'rtx409': take one of 8xa100,"),
+        (["recipe=rrhf", "train.epochz=1"], "'train' has no key 'epochz' (on the command line)"),
+        (["recipe=rrhff"], "there is no recipe named 'rrhff': did you mean 'rrhf'"),
+        (["recipe=rrhf", "plan.promts=1"], "its keys are plan.prompts, "),
+        (["recipe=rrhf", "plan.spread=fsdp3"], "no configuration 'fsdp3' of accelerate"),
+        (["recipe=rrhf", "prompts.path=no/data"], "give it as plan.prompts=N"),
+        (["recipe=rrhf", "'plan.like={a/b: c/d}'", "student.path=a/b"], "plan."),
+        (["recipe=rrhf", "student.path=./nowhere"], "'plan.like={./nowhere: mistralai/Mistral"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, sentence, capsys):
+    assert main([part.strip("'") for part in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and sentence in lines[0]
