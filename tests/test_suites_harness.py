@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from suite_rows import HELLASWAG, IFEVAL, gsm8k, suite, write
-from tiny_run import run_here
+from tiny_run import TINY, run_here
 
 from rankdistill.evaluate.suites import resuming
 from rankdistill.evaluate.suites.local import hellaswag_text, task_rows
@@ -104,6 +104,21 @@ def test_base_student_and_teacher_stand_in_one_table_and_are_measured_once(
     assert [m["label"] for m in three["ifeval"]["models"].values()] == ["base", "student"]
     assert three["ifeval"]["models"]["trained"] == one["ifeval"]["models"]["trained"]
     assert capsys.readouterr().out.count("reused") == 2
+
+
+def test_a_training_run_has_its_models_on_a_suite_beside_the_built_in_figures(
+    monkeypatch, tmp_path, teacher
+):
+    file = write(tmp_path / "ifeval.jsonl", IFEVAL)
+    folder = run_here(
+        monkeypatch, tmp_path, "recipe=rrhf", *TINY, f"teacher.path={teacher}",
+        "eval=[quick,ifeval]", "eval.quick.sharpening_control=false",
+        f"eval.ifeval.path={file}", "eval.ifeval.max_response_tokens=2",
+        "eval.ifeval.checker=own",
+    )  # fmt: skip
+    metrics = json.loads((folder / "metrics.json").read_text())
+    names = ["start", "warmed_up", "trained", "teacher"]
+    assert list(metrics["suites"]["ifeval"]["models"]) == names == list(metrics["models"])
 
 
 def test_an_interrupted_suite_goes_on_with_the_requests_that_are_left(
