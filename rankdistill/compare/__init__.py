@@ -26,7 +26,7 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
     from rankdistill.compare.markdown import markdown_report
     from rankdistill.compare.results import results_csv
     from rankdistill.compare.runs import read_runs
-    from rankdistill.store.faults import writable
+    from rankdistill.errors import UserError
 
     comparison = compare_runs(read_runs(folders))
     runs = sum(len(objective.runs) for objective in comparison.objectives)
@@ -37,11 +37,16 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
         "report.md": markdown_report(comparison, title, command),
         "results.csv": results_csv(comparison),
     }
-    with writable(to, "make it writable or make space, or give another folder with --to"):
+    try:
         to.mkdir(parents=True, exist_ok=True)
         for name, text in pages.items():
             # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
             (to / name).write_bytes(text.encode("utf-8", errors="replace"))
+    except OSError as error:
+        raise UserError(
+            f"the comparison cannot be written to {to} ({error.strerror or error}): make it "
+            "writable or make space, or give another folder with --to."
+        ) from error
     return to / "report.html"
 
 

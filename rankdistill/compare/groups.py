@@ -79,9 +79,8 @@ def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
     for run, method in zip(firsts, methods, strict=True):
         alike = [other for other, name in zip(firsts, methods, strict=True) if name == method]
         said = _said(run, differing_keys(alike)) if shared[method] > 1 else ""
-        labels.append(
-            ", ".join(filter(None, (method if len(shared) > 1 or not said else "", said)))
-        )
+        alone = len(shared) == 1 and said
+        labels.append(said if alone else f"{method} ({said})" if said else method)
     return _unique(labels)
 
 

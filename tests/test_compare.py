@@ -1,0 +1,250 @@
+"""Comparing run folders: what is written, what is said, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from compare_rows import CONFIG, OBJECTIVES, write_run, write_sweep
+from omegaconf import OmegaConf
+
+from rankdistill.compare import compare
+from rankdistill.compare.__main__ import main
+from rankdistill.compare.answers import answered
+from rankdistill.compare.callback import CompareRuns
+from rankdistill.compare.comparison import compare_runs
+from rankdistill.compare.figures import table_rows
+from rankdistill.compare.groups import objectives_of
+from rankdistill.compare.results import COLUMNS
+from rankdistill.compare.runs import read_runs
+from rankdistill.compare.sentences import findings, headline
+from rankdistill.compare.tables import config_table, difference_rows, win_rows
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    return write_sweep(tmp_path_factory.mktemp("compare") / "sweep")
+
+
+@pytest.fixture(scope="module")
+def comparison(sweep):
+    return compare_runs(read_runs([sweep]))
+
+
+@pytest.fixture(scope="module")
+def written(sweep, tmp_path_factory) -> Path:
+    return compare([sweep], tmp_path_factory.mktemp("written") / "deep" / "to").parent
+
+
+def refusal(capsys, *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    return said
+
+
+def edited(run: Path, to: Path, change: Any) -> Path:
+    """A copy of a run folder with other metrics."""
+    shutil.copytree(run, to)
+    metrics = json.loads((to / "metrics.json").read_text())
+    change(metrics)
+    (to / "metrics.json").write_text(json.dumps(metrics))
+    return to
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_objective(comparison):
+    assert [o.label for o in comparison.objectives] == ["DPO", "PRO", "RRHF", "SimPO"]
+    assert [[run.seed for run in o.runs] for o in comparison.objectives] == [[0, 1]] * 4
+    assert {d.paired_seeds for d in comparison.differences} == {2}
+
+
+def test_what_differs_beyond_noise_is_said_and_what_does_not_is_called_equal(comparison):
+    said = headline(comparison)
+    assert re.match(r"RRHF is ahead of DPO and SimPO beyond noise on 40 held-out prompts", said)
+    assert "against PRO it is not" in said
+    told = " ".join(finding.text for finding in findings(comparison))
+    assert "to be called equal here: RRHF and PRO" in told
+    assert "worse than before training beyond noise: SimPO" in told
+    verdicts = {pair: verdict for pair, _, _, verdict in difference_rows(comparison)}
+    assert verdicts["RRHF minus PRO"] == "not beyond noise"
+    assert verdicts["RRHF minus SimPO"] == "beyond noise"
+
+
+def test_the_lead_is_the_mean_difference_to_the_student_before(comparison):
+    objective = next(o for o in comparison.objectives if o.label == "RRHF")
+    leads = []
+    for run in objective.runs:
+        trained, before = (run.metrics["models"][m] for m in ("trained", "warmed_up"))
+        leads += [
+            trained["prompt_scores"][p] - before["prompt_scores"][p] for p in comparison.prompts
+        ]
+    estimate = comparison.leads["RRHF"].estimate
+    assert estimate.mean == pytest.approx(sum(leads) / len(leads))
+    assert estimate.low < estimate.mean < estimate.high
+
+
+def test_wins_against_each_other_add_up_to_all(comparison):
+    rows = win_rows(comparison)
+    assert [row.title for row in rows] == [o.label for o in comparison.ordered]
+    for i, row in enumerate(rows):
+        assert row.cells[i].value == "-"
+        for j, cell in enumerate(row.cells):
+            if i != j:
+                other = rows[j].cells[i]
+                both = float(cell.value[:-2]) + float(other.value[:-2])
+                assert both == pytest.approx(100, abs=1.1)
+
+
+def test_a_reused_second_is_not_shown_as_a_computed_one(sweep, tmp_path):
+    def reuse(metrics):
+        for stage in metrics["stages"]:
+            stage |= {"reused": True, "seconds": 0.01}
+
+    again = edited(sweep / "objective=dpo,seed=0", tmp_path / "dpo", reuse)
+    runs = read_runs([again, sweep / "objective=rrhf,seed=0"])
+    cells = {row.key: [c.value for c in row.cells] for row in table_rows(compare_runs(runs))}
+    assert cells["training_seconds"] == ["2 min 24 s", "reused"]
+    assert cells["reused_stages"] == ["0 of 4", "4 of 4"]
+    assert cells["peak_bytes"] == ["5.56 GB", "5.24 GB"]
+
+
+def test_settings_that_differ_are_listed_and_name_what_has_no_other_name(tmp_path):
+    for rate in ("1e-4", "1e-5"):
+        config = CONFIG.replace("{rate}", rate)
+        write_run(tmp_path / rate, "RRHF", prompts=8, config=config)
+    comparison = compare_runs(read_runs([tmp_path]))
+    labels = [o.label for o in objectives_of(read_runs([tmp_path]).finished)]
+    assert labels == ["learning_rate 0.0001", "learning_rate 1e-05"]
+    assert [row[0] for row in config_table(comparison)] == ["train.learning_rate"]
+
+
+def test_a_failed_point_is_shown_with_its_sentence(comparison, written):
+    assert [run.folder.name for run in comparison.failed] == ["objective=ppo,seed=0"]
+    for name in ("report.html", "report.md"):
+        assert "The loss is not a number at step 12" in (written / name).read_text()
+
+
+def test_a_point_that_failed_after_it_had_finished_counts_as_failed(sweep, tmp_path):
+    shutil.copytree(sweep, tmp_path / "sweep")
+    (tmp_path / "sweep" / "objective=dpo,seed=1" / "failure.txt").write_text("No space.\n")
+    runs = read_runs([tmp_path / "sweep"])
+    assert next(run.sentence for run in runs.failed) == "No space."
+    assert len(runs.finished) == 7
+
+
+def test_the_table_for_a_spreadsheet_has_every_figure(written):
+    rows = list(csv.DictReader((written / "results.csv").read_text().splitlines()))
+    assert list(rows[0]) == COLUMNS
+    assert [row["objective"] for row in rows] == ["RRHF", "PRO", "DPO", "SimPO", ""]
+    best = rows[0]
+    assert best["seeds"] == "0;1" and best["beyond_noise_over"] == "DPO;SimPO"
+    assert float(best["lead_low"]) < float(best["lead"]) < float(best["lead_high"])
+    assert float(best["lead_p"]) < 0.05 and best["measure"] == "teacher score"
+    assert "step 12" in rows[-1]["failure"]
+
+
+def test_the_page_needs_nothing_else_and_works_without_its_script(written):
+    page = (written / "report.html").read_text()
+    without_names = re.sub(r"https?://www\.w3\.org/\S+", "", page)
+    assert not re.search(r"(src|href)=\"(?!#)|https?://|@import|url\((?!#)", without_names)
+    spread = [float(x) for x in re.findall(r'data-disagreement="([\d.e-]+)"', page)]
+    assert len(spread) == 40 and spread == sorted(spread, reverse=True)
+    assert '<p class="sort" hidden>' in page
+    for title in ("Score against KL: the frontier", "Score against length", "Rank accuracy"):
+        assert title in page
+
+
+def test_what_models_wrote_is_escaped(sweep, tmp_path):
+    run = tmp_path / "dpo"
+    shutil.copytree(sweep / "objective=dpo,seed=0", run)
+    rows = (run / "answers.jsonl").read_text().splitlines()
+    row = json.loads(rows[0])
+    row["responses"]["trained"][0]["text"] = "<script>alert(1)</script>"
+    (run / "answers.jsonl").write_text("\n".join([json.dumps(row), *rows[1:]]) + "\n")
+    page = compare([run, sweep / "objective=rrhf,seed=0"], tmp_path / "to").read_text()
+    assert "alert(1)" in page and "<script>alert" not in page
+
+
+def test_answers_stand_side_by_side_by_disagreement(comparison):
+    shown = answered(comparison)
+    assert len(shown) == 40 and set(shown[0].answers) == set(OBJECTIVES)
+    assert [one.disagreement for one in shown] == sorted(
+        (one.disagreement for one in shown), reverse=True
+    )
+    metrics = comparison.objectives[0].runs[0].metrics
+    one = shown[0]
+    first = metrics["models"]["trained"]["response_scores"][one.prompt_id][0]
+    assert one.answers[comparison.objectives[0].label]["score"] == first
+
+
+def test_runs_that_only_order_held_out_rankings_are_compared_by_pairs(sweep, tmp_path):
+    from test_report_ranked import ranked_set
+
+    folders = [
+        write_run(
+            tmp_path / name, name, prompts=4, models=[], groups={}, ranked_set=ranked_set(1.0),
+            start=None, teacher=None, control=None,
+        )
+        for name in ("RRHF", "DPO")
+    ]  # fmt: skip
+    comparison = compare_runs(read_runs(folders))
+    assert comparison.measure == "share of pairs in order"
+    assert headline(comparison).startswith("No difference between the 2 objectives is beyond noise")
+    keys = {row.key for row in table_rows(comparison)}
+    assert {"pairs_before", "pairs_after", "pairs_longer"} <= keys and not win_rows(comparison)
+    compare(folders, tmp_path / "to")
+
+
+def test_other_held_out_prompts_are_refused_with_the_reason(sweep, tmp_path, capsys):
+    other = write_run(tmp_path / "other", "DPO", prompts=30)
+    said = refusal(capsys, sweep / "objective=rrhf,seed=0", other)
+    assert "their held-out prompts differ (30 in common, 0 only in the first, 10 only" in said
+
+
+def test_another_judge_and_other_numbers_of_answers_are_refused(sweep, tmp_path, capsys):
+    first = sweep / "objective=rrhf,seed=0"
+    other = edited(
+        sweep / "objective=dpo,seed=0", tmp_path / "judge",
+        lambda m: m["judge"].update(name="score of a judge"),
+    )  # fmt: skip
+    assert "it was judged by score of a judge, the other by likelihood" in refusal(
+        capsys, first, other
+    )
+    config = CONFIG.replace("responses_per_prompt: 2", "responses_per_prompt: 4")
+    other = write_run(tmp_path / "more", "DPO", config=config)
+    assert "its eval.quick.responses_per_prompt is 4, the other's 2" in refusal(
+        capsys, first, other
+    )
+
+
+def test_mistakes_are_one_sentence(sweep, tmp_path, capsys):
+    assert "there is no folder" in refusal(capsys, tmp_path / "nothing")
+    assert "holds no run" in refusal(capsys, tmp_path)
+    assert "only one run" in refusal(capsys, sweep / "objective=rrhf,seed=0")
+    failed = sweep / "objective=ppo,seed=0"
+    assert "has finished, so nothing can be compared: The loss" in refusal(capsys, failed)
+    (tmp_path / "file").touch()
+    two = [sweep / f"objective=rrhf,seed={seed}" for seed in (0, 1)]
+    assert "cannot be written" in refusal(capsys, *two, "--to", tmp_path / "file")
+
+
+def test_the_end_of_a_sweep_compares_its_points_and_prints_where(sweep, tmp_path, capsys):
+    shutil.copytree(sweep, tmp_path / "sweep")
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}})
+    CompareRuns().on_multirun_end(config)
+    page = tmp_path / "sweep" / "comparison" / "report.html"
+    assert page.is_file() and str(page) in capsys.readouterr().out
+    CompareRuns().on_multirun_end(config)  # the comparison itself is no run
+    assert page.is_file()
+
+
+def test_a_sweep_that_cannot_be_compared_says_why(tmp_path, capsys):
+    write_run(tmp_path / "sweep" / "a", "RRHF", prompts=4)
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}})
+    CompareRuns().on_multirun_end(config)
+    assert "No comparison: only one run" in capsys.readouterr().out
