@@ -150,7 +150,8 @@ class HarnessSuite:
         with _quiet(), self._explained():
             lm = self._lm(run, model)
             answers = Resuming(lm, partial.shards("answers"), BATCHES_KEPT * self.batch_size)
-            results: Any = lm_eval.simple_evaluate(
+            evaluate: Any = lm_eval.simple_evaluate  # decorated, which hides its arguments
+            results = evaluate(
                 model=answers,
                 tasks=[self.task(self._written(partial), partial.scratch)],
                 # Without an index of lm-eval's thousands of tasks.
@@ -167,21 +168,25 @@ class HarnessSuite:
 
     def _lm(self, run: Run, model: Model) -> Any:
         if self.backend == "vllm":
-            from lm_eval.models.vllm_causallms import VLLM
+            from lm_eval.models import vllm_causallms
+
+            served: Any = vllm_causallms.VLLM
 
             options = run.settings.sample.vllm
-            return VLLM(
+            return served(
                 pretrained=model.path,
-                dtype=options.dtype,  # type: ignore[arg-type]
+                dtype=options.dtype,
                 gpu_memory_utilization=options.gpu_memory_utilization,
                 batch_size=self.batch_size,
             )
-        from lm_eval.models.huggingface import HFLM
+        from lm_eval.models import huggingface
+
+        loaded: Any = huggingface.HFLM
 
         from rankdistill.evaluate.stage import load_for_evaluation
 
         role = run.settings.teacher if model == run.teacher else run.settings.student
-        return HFLM(
+        return loaded(
             pretrained=load_for_evaluation(run, model),
             tokenizer=model.path,
             batch_size=self.batch_size,
