@@ -83,7 +83,7 @@ def run(config: DictConfig) -> float | None:
     check_ppo(job)
     try:
         if chosen.trains:
-            _run(job, config)
+            return _run(job, config)
         else:
             write_evaluation_folder(job, config, evaluate(job))
     finally:
