@@ -1,0 +1,106 @@
+"""``python -m rankdistill.chat RUN [--against RUN2]``: talk to a student, or to two at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError
+
+PROMPT = "\n> "
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Talks until the input ends; exit code 2 on a person's mistake."""
+    given = _parser().parse_args(arguments)
+
+    from rankdistill.chat.conversation import HELP, Speaker, converse
+    from rankdistill.console import console, quiet, say
+    from rankdistill.serve.process import client
+    from rankdistill.serve.talk import served_model
+
+    quiet()
+    named = [given.run] + ([given.against] if given.against else [])
+    sampling: dict[str, Any] = {"temperature": given.temperature, "max_tokens": given.max_tokens}
+    try:
+        with ExitStack() as stack:
+            speakers = []
+            for name, url in _urls(named, stack):
+                http = stack.enter_context(client(url))
+                speakers.append(Speaker(name, http, served_model(http)))
+            say(f"[dim]{' and '.join(s.name for s in speakers)}. {HELP}[/]")
+            converse(speakers, _lines(), console, sampling)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print()
+    return 0
+
+
+def _urls(named: Sequence[str], stack: ExitStack) -> Iterator[tuple[str, str]]:
+    """Name and API of what the person named; a run is served as long as the stack lasts."""
+    from rankdistill.console import say
+    from rankdistill.export import current_export, open_source
+    from rankdistill.serve.command import Serving, server
+    from rankdistill.serve.process import Server, free_port
+
+    runs = {name: open_source(Path(name)) for name in named if not _is_url(name)}
+    share = _share(len(runs)) if runs and server() == "vllm" else []
+    for name in named:
+        if _is_url(name):
+            yield name, name.rstrip("/")
+            continue
+        source = runs[name]
+        say(f"[dim]{name}: loading ...[/]")
+        model = current_export(source)
+        serving = Serving(model, "127.0.0.1", free_port(), source.name, share)
+        stack.enter_context(Server(serving))
+        yield name, serving.url
+
+
+def _share(engines: int) -> list[str]:
+    """Engines beside each other share a GPU."""
+    import torch
+
+    if engines < 2 or not torch.cuda.is_available():
+        return []
+    return ["--gpu-memory-utilization", f"{0.85 / engines:.2f}"]
+
+
+def _is_url(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def _lines() -> Iterator[str]:
+    """What the person types, or what comes through a pipe."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    import readline  # noqa: F401  the arrow keys
+
+    while True:
+        try:
+            yield input(PROMPT)
+        except EOFError:
+            return
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rankdistill.chat",
+        description="Talk to a run's student in the terminal; it is served as long as that lasts.",
+    )
+    parser.add_argument("run", help="a finished run's folder, or the URL of a served model's API")
+    parser.add_argument("--against", metavar="RUN", help="a second one, which answers beside it")
+    parser.add_argument("--temperature", type=float, default=1.0, help="default: 1")
+    parser.add_argument("--max-tokens", type=int, default=256, help="of an answer; default: 256")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
