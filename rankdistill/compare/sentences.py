@@ -38,7 +38,8 @@ def headline(comparison: Comparison) -> str:
             f"{best} has the highest {comparison.measure} {where}, but not beyond noise against "
             f"{_list(level)}."
         )
-    told = f"{best} is ahead of {_list(below)} beyond noise {where}"
+    whom = f"all {len(below)} others" if not level and len(below) > _NAMED else _list(below)
+    told = f"{best} is ahead of {whom} beyond noise {where}"
     return f"{told}; against {_list(level)} it is not." if level else f"{told}."
 
 
