@@ -119,7 +119,7 @@ def test_settings_that_differ_are_listed_and_name_what_has_no_other_name(tmp_pat
         write_run(tmp_path / rate, "RRHF", prompts=8, config=config)
     comparison = compare_runs(read_runs([tmp_path]))
     labels = [o.label for o in objectives_of(read_runs([tmp_path]).finished)]
-    assert labels == ["learning_rate 0.0001", "learning_rate 1e-05"]
+    assert labels == ["learning rate 0.0001", "learning rate 1e-05"]
     assert [row[0] for row in config_table(comparison)] == ["train.learning_rate"]
 
 

@@ -69,7 +69,9 @@ def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """Recipe or method where that tells all apart; else what differs is said beside it."""
     firsts = [group[0] for group in groups]
     recipes = [str(run.metrics["recipe"]) for run in firsts]
-    methods = [str(run.metrics["title"]).partition(":")[0] for run in firsts]
+    methods = [
+        str(run.metrics["title"]).partition(":")[0].replace("Warmup", " warm-up") for run in firsts
+    ]
     for names in (methods, recipes):
         if len(set(names)) == len(names):
             return names
@@ -90,8 +92,8 @@ def _said(run: FinishedRun, keys: Sequence[str]) -> str:
     parts = []
     for key in own[:_LABEL_KEYS]:
         name = key.rpartition(".")[2]
-        plain = name == "_target_" or not name
-        parts.append(_told(settings, key) if plain else f"{name} {_told(settings, key)}")
+        told = _told(settings, key)
+        parts.append(told if name == "_target_" else f"{name.replace('_', ' ')} {told}")
     more = len(own) - _LABEL_KEYS
     return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
 
