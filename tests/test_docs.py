@@ -79,8 +79,11 @@ def test_every_command_of_the_pages_composes(point, folder):
 
 
 ELSEWHERE = (
-    "endpoint", "score=judge", "score=reward_model", "score=ensemble", "score.through", "bfloat16",
-    "zephyr", "pro_ranking_length", "recipe=warmup_comparison", "recipe=ppo", "recipe=distilbert",
+    "endpoint", "score=judge", "score=reward_model", "score=ensemble", "score=verifier",
+    "score.through", "bfloat16", "zephyr", "recipe=warmup_comparison", "recipe=ppo",
+    "recipe=distilbert",
+    "pro_ranking_length", "recipe=evaluate", "eval=", "recipe=reranker", "optuna", "hardware=",
+    "learning_rate_grid", "hydra/", "report_to",
 )  # fmt: skip
 """What tests of its own run: endpoints, hub models, vLLM, warm-ups, PPO."""
 
@@ -106,8 +109,6 @@ def test_commands_run(point, folder, home, teacher, monkeypatch, tmp_path):
     overrides = [re.sub(r"Qwen/\S+", str(teacher), part) for part in shlex.split(point)]
     given = {part.split("=")[0] for part in overrides}
     small = [part for part in TINY if part.split("=")[0] not in given]
-    if "student.path" in given:
-        small.remove("student.keep_layers=2")
     if "ranked_set" in point or "warmup=none" in point:
         small.remove("warmup.epochs=1")
     if "teacher.path" not in given:
@@ -115,7 +116,7 @@ def test_commands_run(point, folder, home, teacher, monkeypatch, tmp_path):
     run = run_here(
         monkeypatch, tmp_path, "--config-dir", "my_conf", *overrides, *small,
         *(["reward.min_accuracy=0"] if "reward_model" in point else []),
-        "eval.quick.sharpening_control=false",
+        *([] if "ranked_set" in point else ["eval.quick.sharpening_control=false"]),
     )  # fmt: skip
     assert json.loads((run / "metrics.json").read_text())["stages"]
 
