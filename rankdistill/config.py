@@ -282,6 +282,18 @@ class RankConfig:
 
 
 @dataclass
+class RetrievalConfig:
+    corpus: str
+    queries: str | None
+    encoder: str | None
+    passages: int
+    train_passages: int
+    max_passage_tokens: int
+    request: str
+    timed_queries: int
+
+
+@dataclass
 class TrainConfig:
     layout: Layout
     max_batch_tokens: int
@@ -461,6 +473,7 @@ class Config:
     seed: int
     report_to: Any
     """A name or a list of names."""
+    retrieval: Any = None
 
 
 SCHEMAS: dict[str, type] = {
@@ -480,6 +493,7 @@ SCHEMAS: dict[str, type] = {
     "score/verifier": VerifierConfig,
     "score/reward_model": RewardModelConfig,
     "rank": RankConfig,
+    "retrieval": RetrievalConfig,
     "reward": RewardConfig,
     "train": TrainConfig,
     "train/ppo": PPOTrainConfig,

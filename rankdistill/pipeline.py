@@ -3,7 +3,8 @@
 prompts -> student -> warmup -> [sample -> score -> rank -> train] x rounds -> evaluate -> report
 
 With `rounds=0` the warm-up is all the training there is. An existing ranked set takes the place of
-prompts, sample and score. PPO trains on a reward model that learns the ranking first.
+prompts, sample and score. PPO trains on a reward model that learns the ranking first. A re-ranker
+for search goes another way, see `rankdistill.retrieval.reranker`.
 
 What a stage's output depends on is in the `stage.py` of its package.
 """
@@ -34,6 +35,7 @@ from rankdistill.models.stage import check_models, student
 from rankdistill.prompts.stage import check_prompts, load
 from rankdistill.rank.stage import existing, rank
 from rankdistill.records import Group, Prompt
+from rankdistill.retrieval.reranker import check_retrieval, train_reranker
 from rankdistill.run import Model, Run
 from rankdistill.run_folder import (
     write_evaluation_folder,
@@ -79,10 +81,13 @@ def run(config: DictConfig) -> float | None:
         check_scorers(job)
         check_warmup(job)
         check_suites(job)
+        check_retrieval(job)
     check_reward(job)
     check_ppo(job)
     try:
-        if chosen.trains:
+        if chosen.retrieval is not None:
+            train_reranker(job, config)
+        elif chosen.trains:
             return _run(job, config)
         else:
             write_evaluation_folder(job, config, evaluate(job))

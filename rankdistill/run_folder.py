@@ -62,13 +62,14 @@ def write_reward_folder(
     ranked: Output,
     rewarding: Rewarding,
     warmup_history: Sequence[Mapping[str, Any]],
+    comparison: Comparison | None = None,
 ) -> None:
     """The same for a run that ends with its reward model."""
     if not is_main_process():
         return
     report = _report(
-        run, config, Comparison([], {}), diagnostics(ranked), warmup_history, rewarding.history,
-        rewarding,
+        run, config, comparison or Comparison([], {}), diagnostics(ranked), warmup_history,
+        rewarding.history, rewarding,
     )  # fmt: skip
     folders = {"reward_model": Path(rewarding.model.path), "ranked": ranked.path / "ranked"}
     _write(run, report, folders)

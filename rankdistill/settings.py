@@ -16,6 +16,7 @@ from rankdistill.config import (
     QuickConfig,
     RankConfig,
     RankedConfig,
+    RetrievalConfig,
     RewardConfig,
     RoundReference,
     SampleConfig,
@@ -46,6 +47,8 @@ class Settings:
     student: StudentConfig
     sample: SampleConfig
     rank: RankConfig
+    retrieval: RetrievalConfig | None
+    """What is searched, where a re-ranker is trained."""
     reward: RewardConfig
     train: TrainConfig
     quick: QuickConfig | None
@@ -94,8 +97,9 @@ def build(config: DictConfig) -> Settings:
     }
     settings = Settings(
         **typed,  # type: ignore[arg-type]
-        quick=_suite(config, "quick"),
-        ranked=_suite(config, "ranked"),
+        retrieval=_typed(config, "retrieval"),
+        quick=_typed(config, "eval.quick"),
+        ranked=_typed(config, "eval.ranked"),
         suites=_suites(config),
         warmup=_plug_in("warmup", options["warmup"]),
         scorer=_plug_in("score", options["score"]),
@@ -112,9 +116,9 @@ def build(config: DictConfig) -> Settings:
     return settings
 
 
-def _suite(config: DictConfig, name: str) -> Any:
-    """The settings of an evaluation suite; None where `eval` does not name it."""
-    node = OmegaConf.select(config, f"eval.{name}")
+def _typed(config: DictConfig, path: str) -> Any:
+    """The settings of a group that a run may do without, such as a suite; None where it does."""
+    node = OmegaConf.select(config, path)
     return None if node is None else OmegaConf.to_object(node)
 
 
@@ -184,6 +188,7 @@ def _check(settings: Settings) -> None:
     _at_least("train.max_batch_tokens", train.max_batch_tokens, 1)
     _check_suites(settings)
     _check_rounds(settings)
+    _check_retrieval(settings)
     _at_least("reward.prompts_per_step", settings.reward.prompts_per_step, 1)
     _at_least("reward.max_batch_tokens", settings.reward.max_batch_tokens, 1)
     _at_least("reward.epochs", settings.reward.epochs, 0)
@@ -256,6 +261,25 @@ def _check_rounds(settings: Settings) -> None:
         raise UserError(
             f"rounds is {settings.rounds}, but {given} leaves nothing to repeat: {remedy}."
         )
+
+
+def _check_retrieval(settings: Settings) -> None:
+    retrieval = settings.retrieval
+    if retrieval is None:
+        return
+    _at_least("retrieval.passages", retrieval.passages, 2)
+    _at_least("retrieval.train_passages", retrieval.train_passages, 2)
+    _at_least("retrieval.max_passage_tokens", retrieval.max_passage_tokens, 2)
+    _at_least("retrieval.timed_queries", retrieval.timed_queries, 1)
+    if "{passage}" not in retrieval.request:
+        raise UserError("retrieval.request has no {passage}: say where the passage is put.")
+    wrong = {
+        "reward.only=true": not settings.reward.only,
+        "warmup=none": settings.warmup.lessons is not None,
+    }
+    if any(wrong.values()):
+        listed = ", ".join(remedy for remedy, needed in wrong.items() if needed)
+        raise UserError(f"retrieval trains a re-ranker and nothing else: set {listed}.")
 
 
 def _check_suites(settings: Settings) -> None:

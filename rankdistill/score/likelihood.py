@@ -114,12 +114,12 @@ class Likelihood:
         self, groups: Sequence[Group], judge: Judge, done: int
     ) -> Iterator[list[list[float]]]:
         """Through transformers, one micro-batch after the other."""
-        teacher = _Reader.load(judge.path, groups, judge)
-        contrast: _Reader | None = None
+        teacher = Reader.load(judge.path, groups, judge)
+        contrast: Reader | None = None
         if self.contrast == "unconditional":
             contrast = replace(teacher, tokens=_bare(teacher.tokens, judge.path))
         elif self.contrast:
-            contrast = _Reader.load(self.contrast, groups, judge)
+            contrast = Reader.load(self.contrast, groups, judge)
         for indices in micro_batches(teacher.tokens, self.max_batch_tokens, judge.layout):
             indices = [i for i in indices if i >= done]
             if not indices:
@@ -177,7 +177,7 @@ def _bare(tokens: Sequence[TokenGroup], path: str) -> list[TokenGroup]:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """A model, and the groups in its tokens."""
 
     model: Any
@@ -185,7 +185,7 @@ class _Reader:
     tokens: list[TokenGroup]
 
     @classmethod
-    def load(cls, path: str, groups: Sequence[Group], judge: Judge) -> _Reader:
+    def load(cls, path: str, groups: Sequence[Group], judge: Judge) -> Reader:
         model: Any = load_model(
             path,
             precision=judge.precision,

@@ -77,7 +77,7 @@ def score(
 
 def check_scorers(run: Run) -> None:
     """Refuse at start-up what can be known there: no endpoint, no log-probabilities, no vLLM."""
-    judge = _judge(run, run.start.path)
+    judge = judge_of(run, run.start.path)
     for scorer in filter(None, (run.settings.scorer, run.settings.judge)):
         for member in members(scorer).values():
             if check := getattr(member, "check", None):
@@ -93,7 +93,7 @@ def _score(
     name: str,
     scorer: Scorer,
 ) -> Output:
-    judge = _judge(run, writer.path)
+    judge = judge_of(run, writer.path)
     uses_teacher = getattr(scorer, "uses_teacher", True)
     identity = {
         "code": 1,
@@ -135,7 +135,8 @@ def _counts(rows: Sequence[Any], taken: Sequence[Any], name: str) -> dict[str, A
     }
 
 
-def _judge(run: Run, writer: str) -> Judge:
+def judge_of(run: Run, writer: str) -> Judge:
+    """The teacher as the settings have it, beside what wrote the token ids (`Judge.writer`)."""
     teacher = run.settings.teacher
     return Judge(
         path=run.teacher.path,

@@ -16,6 +16,8 @@ def needs_reward(settings: Settings) -> bool:
 
 def method(settings: Settings) -> str:
     """What the student is trained by, for a title: `PPO`, `DPO, 3 rounds`."""
+    if settings.retrieval is not None:
+        return "Re-ranker"
     if settings.reward.only:
         return "Reward model"
     if settings.rounds == 0:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from rankdistill.evaluate.report.curves import curve_plots
 from rankdistill.evaluate.report.ranked import LONGER
 from rankdistill.evaluate.report.ranking import ranking_plots
+from rankdistill.evaluate.report.suites import suite_heads
 from rankdistill.evaluate.report.svg import INK, MUTED, SERIES, draw, legend_above
 
 Metrics = Mapping[str, Any]
@@ -86,7 +87,9 @@ def colour(metrics: Metrics, name: str) -> str:
     """The colour of a model: by its role, so that it is the same in every report."""
     order = ("start", "baseline", "trained", "control", "teacher")
     roles = {metrics[role]: index for index, role in enumerate(order)}
-    others = [other for other in metrics["models"] if other not in roles]
+    others = [
+        other for other in {**metrics["models"], **suite_heads(metrics)} if other not in roles
+    ]
     index = roles[name] if name in roles else 5 + others.index(name) % (len(SERIES) - 5)
     return SERIES[index]
 

@@ -65,7 +65,7 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
     """
     run.close_sampler()
     settings, options = run.settings.reward, asdict(run.settings.reward)
-    backbone = _backbone(run, warm)
+    backbone = backbone_of(run, warm)
     rows = recoded(ranked.rows(), warm.path, backbone.path)
     training = [row for row in rows if row["split"] == "train"]
     held_out = [row for row in rows if row["split"] != "train"]
@@ -115,11 +115,13 @@ class ModelReward:
     Args:
         path: Of the reward model.
         writer: Of the model whose tokenizer the token ids belong to.
+        new_head: `path` is a backbone, which gets the head that its training begins with.
     """
 
-    def __init__(self, run: Run, path: str, writer: str) -> None:
+    def __init__(self, run: Run, path: str, writer: str, *, new_head: bool = False) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model: Any = load_reward_model(path, **_loading(run))
+        torch.manual_seed(run.settings.seed)
+        model: Any = load_reward_model(path, **_loading(run), new_head=new_head)
         self._model = bind(model.to(device), run.settings.train.layout.name)
         self._tokenizer = load_tokenizer(path)
         self._path, self._writer = path, writer
@@ -201,7 +203,8 @@ def _difference(values: Mapping[str, float], base: Mapping[str, float], seed: in
     return asdict(paired_difference(ours, theirs, seed=seed)) if shared else None
 
 
-def _backbone(run: Run, warm: Model) -> Model:
+def backbone_of(run: Run, warm: Model) -> Model:
+    """What `reward.backbone` names."""
     name = run.settings.reward.backbone
     if name == "warmed_up":
         return warm

@@ -1,0 +1,56 @@
+"""`recipe=reranker`: a shallow cross-encoder learns to order what a search finds as an LLM does.
+
+retrieve -> student -> score -> rank -> reward -> evaluate -> report
+"""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from rankdistill.errors import UserError
+from rankdistill.evaluate.stage import Comparison
+from rankdistill.models import locate
+from rankdistill.models.stage import student
+from rankdistill.prompts import source_identity
+from rankdistill.rank.stage import rank
+from rankdistill.retrieval.data import DOCSTRINGS, read_collection
+from rankdistill.retrieval.evaluation import measure_reranking
+from rankdistill.retrieval.retrievers import require_bm25s
+from rankdistill.retrieval.stage import graded_by_teacher, retrieve
+from rankdistill.run import Run
+from rankdistill.run_folder import write_reward_folder
+from rankdistill.score.ensemble import members
+from rankdistill.train.reward.stage import reward_model
+
+
+def check_retrieval(run: Run) -> None:
+    """Refuse at start-up a corpus, queries or an encoder that are not there."""
+    settings = run.settings.retrieval
+    if settings is None:
+        return
+    if run.settings.rank.path is not None:
+        raise UserError(
+            f"rank.path is {run.settings.rank.path}, a ranking that exists, but retrieval has the "
+            "teacher rank what it finds: set one of them to null."
+        )
+    for path in filter(None, (settings.corpus, settings.queries)):
+        if path != DOCSTRINGS:
+            source_identity(path)
+    if settings.encoder is None:
+        require_bm25s()
+    else:
+        locate(settings.encoder)
+
+
+def train_reranker(run: Run, config: DictConfig) -> None:
+    """The whole run, from a corpus to its report."""
+    assert run.settings.retrieval is not None
+    collection = read_collection(run.settings.retrieval)
+    candidates = retrieve(run, collection)
+    start = student(run, candidates)
+    graded = graded_by_teacher(run, candidates)
+    ranked = rank(run, graded.groups, graded.key, list(members(run.settings.scorer)))
+    rewarding = reward_model(run, start, ranked)
+    suites = measure_reranking(run, collection, graded, start, rewarding)
+    comparison = Comparison([], {}, suites=suites)
+    write_reward_folder(run, config, ranked, rewarding, [], comparison)

@@ -1,0 +1,243 @@
+"""Passages found, ranked by the teacher, re-ranked by what learned it."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+from math import log2
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import TINY, run_here
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from rankdistill.errors import UserError
+from rankdistill.models import encode_prompt, encode_response, load_model, load_tokenizer
+from rankdistill.retrieval.docstrings import known_items
+from rankdistill.retrieval.measures import graded, ndcg, reciprocal_rank, reordered
+from rankdistill.retrieval.retrievers import BM25, BiEncoder
+
+# The recipe has no warm-up.
+SMALL = [override for override in TINY if not override.startswith("warmup")]
+FAST = [
+    "reward.epochs=1", "reward.prompts_per_step=3", "retrieval.encoder=null",
+    "retrieval.passages=4", "retrieval.train_passages=3", "retrieval.timed_queries=2",
+    "retrieval.max_passage_tokens=60",
+]  # fmt: skip
+
+
+def write(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """A corpus of 12 fruits, a query for each, its passage relevant."""
+    fruits = ["apple", "pear", "plum", "fig", "date", "lime"]
+    fruits += ["kiwi", "peach", "grape", "melon", "lemon", "mango"]
+    corpus = [
+        {"id": f"p-{f}", "text": f"The {f} is a fruit, and {f} jam is sweet."} for f in fruits
+    ]
+    split = ["train", "train", "heldout"] * 4
+    queries = [
+        {"text": f"what is {f} jam", "relevant": [f"p-{f}"], "split": s}
+        for f, s in zip(fruits, split, strict=True)
+    ]
+    return [
+        f"retrieval.corpus={write(tmp_path / 'corpus.jsonl', corpus)}",
+        f"retrieval.queries={write(tmp_path / 'queries.jsonl', queries)}",
+    ]
+
+
+def run(monkeypatch, folder: Path, teacher, *arguments: str) -> tuple[Path, dict]:
+    made = run_here(
+        monkeypatch, folder, "recipe=reranker", *SMALL, *FAST, f"teacher.path={teacher}", *arguments
+    )
+    return made, json.loads((made / "metrics.json").read_text())
+
+
+def test_ndcg_by_hand_and_by_brute_force():
+    assert ndcg(["a", "b", "c"], {"b": 1.0}) == pytest.approx(1 / log2(3))
+    # Two relevant passages, of which one was never retrieved.
+    found = ndcg(["a", "b"], {"a": 1.0, "x": 1.0})
+    assert found == pytest.approx(1 / (1 + 1 / log2(3)))
+    gains = {"a": 0.2, "b": 1.0, "c": 0.0, "d": 0.7}
+
+    def dcg(order):
+        return sum(gains[name] / log2(i + 2) for i, name in enumerate(order[:3]))
+
+    best = max(map(dcg, permutations(gains)))
+    for order in permutations(gains):
+        assert ndcg(order, gains, cutoff=3) == pytest.approx(dcg(order) / best)
+
+
+def test_ndcg_as_scikit_learn_has_it():
+    metrics = pytest.importorskip("sklearn.metrics")
+    torch.manual_seed(0)
+    gains, scores = torch.rand(5, 30), torch.rand(5, 30)
+    ours = []
+    for gain, score in zip(gains.tolist(), scores.tolist(), strict=True):
+        names = [str(i) for i in range(30)]
+        ours.append(ndcg(reordered(names, score), dict(zip(names, gain, strict=True))))
+    theirs = metrics.ndcg_score(gains.numpy(), scores.numpy(), k=10)
+    assert sum(ours) / len(ours) == pytest.approx(theirs, abs=1e-6)
+
+
+def test_orders():
+    names = [str(i) for i in range(12)]
+    assert reciprocal_rank(names, {"3": 1.0}) == 0.25
+    assert reciprocal_rank(names, {"11": 1.0}) == 0.0
+    assert reciprocal_rank(names, {"2": 0.5, "4": 1.0}) == 0.2
+    assert reordered(["a", "b", "c", "d"], [1.0, 2.0, 1.0, 2.0]) == ["b", "d", "a", "c"]
+    assert graded([0.3, -1.0, 0.3, 2.0]) == pytest.approx([1 / 3, 0.0, 1 / 3, 1.0])
+
+
+def test_docstrings_are_split_into_query_and_passage(tmp_path):
+    body = "It takes care of every one of the things, in turn, and then it stops."
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "other.py").write_text(
+        f'def g():\n    """A b c d.\n\n    {body}"""'
+    )
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text(
+        "raise SystemExit\n"
+        "class A:\n"
+        f'    def f(self, x=1):\n        """Do what\n        is needed here.\n\n        {body}"""\n'
+        f'def twice():\n    """Said more than once.\n\n    {body}"""\n'
+        f'def again():\n    """Said more than ONCE.\n\n    {body}"""\n'
+        'def bare():\n    """Nothing follows this line."""\n'
+    )
+    assert known_items(tmp_path) == [
+        ("package.A.f", "Do what is needed here.", f"package.A.f(self, x=1)\n{body}")
+    ]
+
+
+def save_encoder(folder: Path) -> str:
+    """A random BERT that reads words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = ["[PAD]", "[UNK]", "red", "green", "blue", "sky", "sea", "grass"]
+    words = {word: i for i, word in enumerate(vocabulary)}
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=8,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_bi_encoder_takes_the_mean_of_each_text_alone(tmp_path):
+    folder = save_encoder(tmp_path / "encoder")
+    texts = ["red sky", "green grass green grass", "blue"]
+    encoder = BiEncoder(folder, texts)
+    model = BertModel.from_pretrained(folder).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    for text, ours in zip(texts, encoder.encode(texts), strict=True):
+        with torch.no_grad():
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        mean = hidden.mean(dim=0)
+        torch.testing.assert_close(ours, mean / mean.norm(), atol=1e-5, rtol=0)
+    assert [encoder.top(text, 1) for text in texts] == [[0], [1], [2]]
+    assert sorted(encoder.top("sea " * 20, 9)) == [0, 1, 2]  # cut at the longest input
+
+
+def test_bm25_finds_the_words():
+    bm25 = BM25(["the red sky", "the green grass", "a blue sea"])
+    assert bm25.top("grass that is green", 2)[0] == 1
+    assert sorted(bm25.top("sea", 9)) == [0, 1, 2]
+
+
+def test_a_run_on_files(monkeypatch, tmp_path, teacher, files, capfd):
+    folder, metrics = run(monkeypatch, tmp_path, teacher, *files)
+    suite = metrics["suites"]["reranking"]
+    assert list(suite["models"]) == ["retriever", "warmed_up", "trained", "teacher"]
+    assert suite["about"].startswith("4 held-out queries, 4 of 12 passages each, a relevant one")
+    first = suite["models"]["retriever"]["figures"]
+    assert first["ndcg_10"]["mean"] == first["mrr_10"]["mean"] == 1.0  # the fruit's word is rare
+    for name in ("warmed_up", "trained", "teacher"):
+        figures = suite["models"][name]["figures"]
+        assert 0 < figures["ndcg_10"]["mean"] <= 1
+        change = figures["ndcg_10_minus_retriever"]["mean"]
+        assert change == pytest.approx(figures["ndcg_10"]["mean"] - 1.0)
+    assert all(
+        m["figures"]["ms"]["items"] == 2 for n, m in suite["models"].items() if n != "warmed_up"
+    )
+    told = capfd.readouterr().out
+    assert "NDCG@10" in told and "re-ranker" in told
+    assert "NDCG@10 minus BM25" in (folder / "report.html").read_text()
+    assert (folder / "reward_model" / "model.safetensors").exists()
+
+
+def test_the_teachers_score_is_the_query_given_the_passage(monkeypatch, tmp_path, teacher, files):
+    folder, _ = run(monkeypatch, tmp_path, teacher, *files)
+    from datasets import load_dataset
+
+    rows = load_dataset("parquet", data_files=str(folder / "ranked" / "*.parquet"), split="train")
+    tokenizer, model = load_tokenizer(str(teacher)), load_model(str(teacher)).eval()
+    row = rows[0]
+    for passage in row["responses"]:
+        content = f"Passage: {passage['text']}\n\nWrite a search query that this passage answers."
+        prompt = encode_prompt(tokenizer, [{"role": "user", "content": content}])
+        query = encode_response(tokenizer, row["messages"][0]["content"])
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + query])).logits[0, len(prompt) - 1 : -1]
+        logps = logits.log_softmax(-1).gather(1, torch.tensor(query)[:, None])
+        assert passage["score"] == pytest.approx(logps.mean().item(), abs=1e-4)
+
+
+def test_without_known_relevance_the_gains_are_the_teachers(monkeypatch, tmp_path, teacher, files):
+    queries = Path(files[1].partition("=")[2])
+    rows = [json.loads(line) for line in queries.read_text().splitlines()]
+    write(queries, [{key: row[key] for key in ("text", "split")} for row in rows])
+    _, metrics = run(monkeypatch, tmp_path, teacher, *files)
+    suite = metrics["suites"]["reranking"]
+    assert "the gains are the teacher's own ranks" in suite["about"]
+    assert suite["models"]["teacher"]["figures"]["ndcg_10"]["mean"] == 1.0
+    assert suite["models"]["warmed_up"]["figures"]["ndcg_10"]["mean"] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["reward.only=false"], "set reward.only=true"),
+        (["retrieval.passages=1"], "retrieval.passages is 1; it must be at least 2"),
+        (["retrieval.request=What?"], r"retrieval.request has no \{passage\}"),
+        (["retrieval.encoder=bundled/minilm"], "There is no bundled model 'bundled/minilm'"),
+        (["rank.path=corpus.jsonl"], "set one of them to null"),
+        (["retrieval.queries=null"], "give retrieval.queries"),
+        (["retrieval.queries=absent.jsonl"], "There is no prompt file 'absent.jsonl'"),
+        (["retrieval.queries=corpus.jsonl"], "leave none for the train split"),
+        (["retrieval.corpus=twice.jsonl"], "The id 'a' in line 2 of 'twice.jsonl' is another"),
+        (
+            ["retrieval.queries=unknown.jsonl"],
+            "'x', relevant in line 1 of 'unknown.jsonl', is no id",
+        ),
+        (["retrieval.queries=bare.jsonl"], "There is no `text` in line 1 of 'bare.jsonl'"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_sentence(
+    monkeypatch, tmp_path, teacher, files, arguments, sentence, capfd
+):
+    write(tmp_path / "twice.jsonl", [{"id": "a", "text": "b"}, {"id": "a", "text": "c"}])
+    write(tmp_path / "unknown.jsonl", [{"text": "b", "relevant": ["x"]}])
+    write(tmp_path / "bare.jsonl", [{"id": "a"}])
+    given = [*files, *arguments]
+    if "corpus.jsonl" in arguments[0]:
+        given.append("prompts.limit.train=0")
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises((SystemExit, UserError)) as stopped:
+        run(monkeypatch, tmp_path, teacher, *given)
+    told = capfd.readouterr()
+    text = " ".join((told.out + told.err + str(stopped.value)).split())
+    import re
+
+    assert re.search(sentence, text), text
+    assert "Traceback" not in text
