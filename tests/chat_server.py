@@ -11,6 +11,11 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+def command(port: int, name: str) -> list[str]:
+    """The arguments of the process."""
+    return [sys.executable, __file__, str(port), name]
+
+
 class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_) -> None:
         pass

@@ -34,10 +34,6 @@ def without_key(monkeypatch):
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
 
 
-def stand_in(serving: Serving) -> list[str]:
-    return [sys.executable, str(HERE / "chat_server.py"), str(serving.port), serving.name]
-
-
 def test_vllm_is_started_by_its_command_where_there_is_one(monkeypatch):
     serving = Serving(Path("/m"), "127.0.0.1", 8000, "student", ["--max-model-len", "512"])
     monkeypatch.setattr(commands, "server", lambda: "vllm")
@@ -117,52 +113,77 @@ def test_a_server_that_ends_while_loading_is_told_of(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-SERVE = """
+STAND_IN = """
 import sys
-sys.path.insert(0, {tests!r})
-from rankdistill.serve import process, __main__
-from test_serve import stand_in
-process.command = stand_in
+sys.path.insert(0, sys.argv.pop(1))
+import chat_server
+from rankdistill.serve import process
+process.command = lambda serving: chat_server.command(serving.port, serving.name)
+"""
+SERVE = (
+    STAND_IN
+    + """
+from rankdistill.serve import __main__
 __main__.server = lambda: "vllm"
 sys.exit(__main__.main(sys.argv[1:]))
 """
+)
+HOLD = (
+    STAND_IN
+    + """
+from pathlib import Path
+from rankdistill.serve.command import Serving
+with process.Server(Serving(Path("m"), "127.0.0.1", int(sys.argv[1]), "s")) as server:
+    print("ready", flush=True)
+    server.wait()
+"""
+)
 
 
-@pytest.mark.parametrize(("key", "ending"), [("secret", signal.SIGINT), ("", signal.SIGKILL)])
-def test_the_command_serves_shows_how_to_ask_and_ends_the_server(run, tmp_path, key, ending):
-    port = process.free_port()
-    out = tmp_path / "out"
-    with out.open("w") as file:
-        child = subprocess.Popen(
-            [sys.executable, "-c", SERVE.format(tests=str(HERE)), str(run), "--port", str(port)],
-            stdout=file, stderr=file, env={**os.environ, "VLLM_API_KEY": key},
-        )  # fmt: skip
-    url = f"http://127.0.0.1:{port}/v1"
-    try:
-        end = time.monotonic() + 120
-        while "Ctrl-C" not in out.read_text() and time.monotonic() < end and child.poll() is None:
-            time.sleep(0.1)
-        told = out.read_text()
-        assert f"ready   {url}" in told, told
-        assert "student turn 1: Why is the sky blue?" in told
-        curl = next(line for line in told.splitlines() if line.startswith("curl"))
-        assert "secret" not in told
-        done = subprocess.run(
-            ["bash", "-c", curl.replace("curl ", "curl -s --noproxy '*' ")],
-            env={**os.environ, "VLLM_API_KEY": key}, capture_output=True, text=True, timeout=30,
-        )  # fmt: skip
-        assert "data:" in done.stdout, (curl, done)
-        assert shlex.split(curl)[1] == f"{url}/chat/completions"
-        python = told[told.index("from openai") : told.index("Ctrl-C")]
-        compile(python, "shown", "exec")
-    finally:
-        child.send_signal(ending)
-        code = child.wait(timeout=30)
-    assert code == (-9 if ending == signal.SIGKILL else 0)
+def nobody_listens(port: int) -> bool:
     end = time.monotonic() + 10
     while time.monotonic() < end:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return
+                return True
         time.sleep(0.1)
-    pytest.fail("the server outlived the command")
+    return False
+
+
+def test_a_server_does_not_outlive_a_command_that_is_killed():
+    port = process.free_port()
+    program = [sys.executable, "-c", HOLD, str(HERE), str(port)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        child.kill()
+    assert nobody_listens(port)
+
+
+def test_the_command_serves_shows_how_to_ask_and_ends_the_server(run):
+    port = process.free_port()
+    url = f"http://127.0.0.1:{port}/v1"
+    environment = {**os.environ, "VLLM_API_KEY": "secret"}
+    program = [sys.executable, "-c", SERVE, str(HERE), str(run), "--port", str(port)]
+    with subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as child:
+        assert child.stdout is not None
+        told = ""
+        while "Ctrl-C" not in told and (line := child.stdout.readline()):
+            told += line
+        try:
+            assert f"ready   {url}" in told, told
+            assert "student turn 1: Why is the sky blue?" in told and "secret" not in told
+            curl = next(line for line in told.splitlines() if line.startswith("curl"))
+            assert shlex.split(curl)[1] == f"{url}/chat/completions"
+            done = subprocess.run(
+                ["bash", "-c", curl.replace("curl ", "curl -s --noproxy '*' ")],
+                env=environment, capture_output=True, text=True, timeout=30,
+            )  # fmt: skip
+            assert "data:" in done.stdout, (curl, done)
+            compile(told[told.index("from openai") : told.index("Ctrl-C")], "shown", "exec")
+        finally:
+            child.send_signal(signal.SIGINT)
+            rest = child.stdout.read()
+    assert child.returncode == 0, rest
+    assert nobody_listens(port)

@@ -48,8 +48,10 @@ class Change:
             if operation == "equal":
                 pieces.append(("same", "".join(a[i:j])))
                 continue
-            pieces += [("gone", "".join(a[i:j]))] if i < j else []
-            pieces += [("new", "".join(b[k:m]))] if k < m else []
+            if i < j:
+                pieces.append(("gone", "".join(a[i:j])))
+            if k < m:
+                pieces.append(("new", "".join(b[k:m])))
         return pieces
 
     @cached_property

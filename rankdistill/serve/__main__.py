@@ -25,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rankdistill.serve.process import Server, check_port
 
     quiet()
-    # `kill` and a container's stop end the server as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # `kill` and a container's stop end the server as Ctrl-C does, also where a script started us.
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     try:
         source = open_source(given.run)
         serving = Serving(source.model, given.host, given.port, source.name, more)
