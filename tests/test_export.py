@@ -19,7 +19,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from rankdistill.errors import UserError
 from rankdistill.export import Options, current_export, export, open_source
 from rankdistill.export import push as pushing
 from rankdistill.export.__main__ import main
