@@ -41,7 +41,9 @@ RUN = [
     "prompts.limit.train=10", "sample.max_response_tokens=10", "score.max_batch_tokens=300",
     "sample.transformers.batch_size=4", "hydra.run.dir=run",
 ]  # fmt: skip
-TIMES = re.compile(r"seconds|runtime|train_loss|_per_second|^date$|^started$|^finished$|^versions$")
+TIMES = re.compile(
+    r"seconds|^peak_|runtime|train_loss|_per_second|^date$|^started$|^finished$|^versions$"
+)
 
 
 @dataclass

@@ -58,7 +58,7 @@ def test_cfg_job_works_from_any_directory(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
-        ("recipe=rrhff", "there is no recipe named 'rrhff': did you mean 'rrhf'?"),
+        ("recipe=rrhff", "there is no recipe named 'rrhff': did you mean 'rrhf' or 'zephyr_rrhf'?"),
         ("objective=pr0", "did you mean 'pro'"),
         (
             "train.epochz=1",

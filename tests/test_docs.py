@@ -28,7 +28,7 @@ def points() -> list[str]:
     for page in PAGES:
         text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
         for line in text.splitlines():
-            if (shown := SHOWN.match(line)) and "=" in shown[1]:
+            if (shown := SHOWN.match(line)) and "=" in shown[1] and "my_dpo" not in shown[1]:
                 # README's column of remarks
                 arguments = shlex.split(re.split(r"\s{2,}|\s#", shown[1])[0], comments=True)
                 found |= dict.fromkeys(map(shlex.join, _points(arguments)))
