@@ -68,7 +68,7 @@ class Sweep(Callback):
             _check_plug_ins(config)
             points = _points(config)
             for name, overrides in zip(_names(points), points, strict=True):  # noqa: B007
-                folder = _checked(config, overrides)
+                folder = _checked(config, overrides, len(self.points))
                 if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
                     self.points[folder] = overrides
         except UserError as error:
@@ -178,7 +178,7 @@ def _listed(override: Any) -> list[str]:
     return [f"{key}={override.value().start}"]
 
 
-def _checked(config: Any, overrides: Sequence[str]) -> Path:
+def _checked(config: Any, overrides: Sequence[str], number: int = 0) -> Path:
     """The run folder of a point whose configuration composes and builds.
 
     Raises:
@@ -192,6 +192,8 @@ def _checked(config: Any, overrides: Sequence[str]) -> Path:
 
     loader = GlobalHydra.instance().config_loader()
     composed = loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):  # as the launcher does, for a subdir that is made of them
+        composed.hydra.job.num, composed.hydra.job.id = number, f"job_{number}"
     folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir).absolute()
     with open_dict(composed):
         del composed["hydra"]
