@@ -186,7 +186,7 @@ def _dpo(carried: Carried) -> None:
     values["objective.beta"] = float(take("beta", default))
     if objective == "ipo":
         values["objective.length_normalised"] = True
-    _nll(carried, objective, weight.get("sft", 0.0) / (weight.get(first) or 1.0))
+    _nll(carried, objective, weight.get("sft", 0.0) / (weight.get(first or "") or 1.0))
     smoothing = float(take("label_smoothing", 0.0))
     if objective in ("dpo", "dpo_normalised", "robust_dpo") and (
         smoothing or objective == "robust_dpo"
