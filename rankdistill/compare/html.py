@@ -13,7 +13,7 @@ from rankdistill.compare.answers import answered
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.figures import table_rows
 from rankdistill.compare.plots import looks, plots_of
-from rankdistill.evaluate.report.html import _typeset as typeset
+from rankdistill.evaluate.report.html import typeset
 from rankdistill.evaluate.report.svg import VARIABLES
 from rankdistill.evaluate.report.table import number
 

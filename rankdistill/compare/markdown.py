@@ -6,11 +6,7 @@ from rankdistill.compare import sentences, tables
 from rankdistill.compare.answers import Answered, answered
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.figures import table_rows
-from rankdistill.evaluate.report.markdown import _cell as cell
-from rankdistill.evaluate.report.markdown import _fenced as fenced
-from rankdistill.evaluate.report.markdown import _figures as figures
-from rankdistill.evaluate.report.markdown import _inline as inline
-from rankdistill.evaluate.report.markdown import _table as table
+from rankdistill.evaluate.report.markdown_parts import cell, fenced, figures, inline, table
 from rankdistill.evaluate.report.table import number
 
 SHOWN = 6

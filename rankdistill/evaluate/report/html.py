@@ -97,11 +97,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, signed=signed, typeset=_typeset)
+    environment.filters.update(number=number, signed=signed, typeset=typeset)
     return environment
 
 
-def _typeset(text: str) -> str:
+def typeset(text: str) -> str:
     """The minus sign that is as wide as the plus, a dash for nothing, no line end before `%`."""
     if text == NOTHING:
         return EN_DASH

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rankdistill.evaluate.report.headline import findings, headline, judge_warning
 from rankdistill.evaluate.report.learning_rates import rate_labels, rate_rows, rate_title
+from rankdistill.evaluate.report.markdown_parts import fenced, figures, inline, table
 from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
 from rankdistill.evaluate.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.evaluate.report.reward import (
@@ -20,18 +20,18 @@ from rankdistill.evaluate.report.reward import (
 from rankdistill.evaluate.report.samples import HOW_CHOSEN
 from rankdistill.evaluate.report.stages import stage_rows
 from rankdistill.evaluate.report.suites import suite_heads, suite_rows
-from rankdistill.evaluate.report.table import Cell, Row, labels, number, signed, table_rows
+from rankdistill.evaluate.report.table import labels, number, signed, table_rows
 
 
 def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
     """The report as GitHub-flavoured Markdown; what models wrote stands in code blocks only."""
     parts = [
-        f"# {_inline(metrics['title'])}",
-        f"**{_inline(headline(metrics))}**",
+        f"# {inline(metrics['title'])}",
+        f"**{inline(headline(metrics))}**",
         *_banner(metrics),
-        "\n".join(f"- {_inline(finding.text)}" for finding in findings(metrics)),
-        *_figures("Figures", labels(metrics), table_rows(metrics)),
-        *_figures("Evaluation suites", list(suite_heads(metrics).values()), suite_rows(metrics)),
+        "\n".join(f"- {inline(finding.text)}" for finding in findings(metrics)),
+        *figures("Figures", labels(metrics), table_rows(metrics)),
+        *figures("Evaluation suites", list(suite_heads(metrics).values()), suite_rows(metrics)),
         *_ranked(metrics),
         *_ranking(metrics),
         *_reward(metrics),
@@ -40,9 +40,9 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
         "## Stages",
         _stages(metrics),
         "## Configuration",
-        _fenced(config_yaml, "yaml"),
+        fenced(config_yaml, "yaml"),
         "## Made with",
-        _fenced(metrics["command"], "sh"),
+        fenced(metrics["command"], "sh"),
         _versions(metrics),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -50,35 +50,25 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
 
 def _banner(metrics: Mapping[str, Any]) -> list[str]:
     warning = judge_warning(metrics)
-    return [f"> **Note.** {_inline(warning)}"] if warning else []
-
-
-def _figures(title: str, heads: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    """A table with what its rows mean; nothing without rows."""
-    if not rows:
-        return []
-    cells = [[_inline(row.title), *(_cell(cell) for cell in row.cells)] for row in rows]
-    table = _table(["", *map(_inline, heads)], cells, numbers=True)
-    meaning = [f"- **{_inline(row.title)}**: {_inline(row.explanation)}" for row in rows]
-    return [f"## {title}", table, "\n".join(meaning)]
+    return [f"> **Note.** {inline(warning)}"] if warning else []
 
 
 def _ranked(metrics: Mapping[str, Any]) -> list[str]:
     if metrics.get("ranked_set") is None:
         return []
-    return _figures("Held-out rankings", ranked_labels(metrics), ranked_rows(metrics))
+    return figures("Held-out rankings", ranked_labels(metrics), ranked_rows(metrics))
 
 
 def _ranking(metrics: Mapping[str, Any]) -> list[str]:
     if not metrics.get("ranking"):
         return []
     title = "The ranking it was trained on"
-    parts = _figures(title, ranking_labels(metrics), ranking_rows(metrics))
+    parts = figures(title, ranking_labels(metrics), ranking_rows(metrics))
     if pairs := agreement_rows(metrics):
-        parts.append(_table(["agreement of", "Kendall's tau", "prompts"],
-                            [list(map(_inline, row)) for row in pairs]))  # fmt: skip
+        parts.append(table(["agreement of", "Kendall's tau", "prompts"],
+                            [list(map(inline, row)) for row in pairs]))  # fmt: skip
     if disputed := metrics["ranking"]["disputed"]:
-        told = [f"- {number(d['disagreement'])}: {_inline(d['prompt'])}" for d in disputed]
+        told = [f"- {number(d['disagreement'])}: {inline(d['prompt'])}" for d in disputed]
         parts += ["Most disputed prompts (variance of the raters' ranks):", "\n".join(told)]
     return parts
 
@@ -86,14 +76,14 @@ def _ranking(metrics: Mapping[str, Any]) -> list[str]:
 def _reward(metrics: Mapping[str, Any]) -> list[str]:
     if not has_reward(metrics):
         return []
-    gate = _figures(gate_title(metrics), GATE_COLUMNS, gate_rows(metrics))
-    return gate + _figures("Reward and teacher", labels(metrics), reward_rows(metrics))
+    gate = figures(gate_title(metrics), GATE_COLUMNS, gate_rows(metrics))
+    return gate + figures("Reward and teacher", labels(metrics), reward_rows(metrics))
 
 
 def _rates(metrics: Mapping[str, Any]) -> list[str]:
     if not metrics.get("learning_rates"):
         return []
-    return _figures(rate_title(metrics), rate_labels(metrics), rate_rows(metrics))
+    return figures(rate_title(metrics), rate_labels(metrics), rate_rows(metrics))
 
 
 def _samples(metrics: Mapping[str, Any]) -> list[str]:
@@ -102,48 +92,24 @@ def _samples(metrics: Mapping[str, Any]) -> list[str]:
     return ["## Responses", HOW_CHOSEN, *(_sample(s, metrics) for s in metrics["samples"])]
 
 
-def _cell(cell: Cell) -> str:
-    value = f"**{cell.value}**" if cell.beyond_noise else cell.value
-    return f"{value} ({cell.low} to {cell.high})" if cell.low else value
-
-
 def _sample(sample: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     parts = [f"### Prompt {sample['position']}, difference {signed(sample['difference'])}"]
     for message in sample["messages"]:
-        parts += [f"*{_inline(message['role'])}*", _fenced(message["content"])]
+        parts += [f"*{inline(message['role'])}*", fenced(message["content"])]
     for name, response in sample["responses"].items():
         label = metrics["models"][name]["label"]
         cut = ", cut by length" if response["cut"] else ""
         score, tokens = number(response["score"]), response["tokens"]
-        parts.append(f"**{_inline(label)}** (score {score}, {tokens} tokens{cut})")
-        parts.append(_fenced(response["text"]))
+        parts.append(f"**{inline(label)}** (score {score}, {tokens} tokens{cut})")
+        parts.append(fenced(response["text"]))
     return "\n\n".join(parts)
 
 
 def _stages(metrics: Mapping[str, Any]) -> str:
-    rows = [list(map(_inline, row)) for row in stage_rows(metrics)]
-    return _table(["stage", "what", "result", "time", "key"], rows) if rows else ""
+    rows = [list(map(inline, row)) for row in stage_rows(metrics)]
+    return table(["stage", "what", "result", "time", "key"], rows) if rows else ""
 
 
 def _versions(metrics: Mapping[str, Any]) -> str:
     versions = [f"{name} {version}" for name, version in metrics["versions"].items()]
-    return _inline(", ".join([*versions, metrics["date"]] if metrics["date"] else versions))
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> str:
-    lines = [head, ["---", *("---:" if numbers else "---" for _ in head[1:])]]
-    lines += rows
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _inline(text: str) -> str:
-    """The text on one line, with Markdown's and HTML's special characters escaped."""
-    text = re.sub(r"\s+", " ", text).replace("&", "&amp;")
-    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text)
-
-
-def _fenced(text: str, language: str = "") -> str:
-    """A code block whose fence is longer than any in the text."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+    return inline(", ".join([*versions, metrics["date"]] if metrics["date"] else versions))
