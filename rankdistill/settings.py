@@ -29,6 +29,7 @@ from rankdistill.evaluate.suites.base import Suite
 from rankdistill.objectives.base import Objective
 from rankdistill.objectives.trial import try_objective
 from rankdistill.score.base import Scorer
+from rankdistill.score.ensemble import Ensemble
 from rankdistill.trackers import chosen_trackers
 from rankdistill.warmup.base import Warmup
 
@@ -56,8 +57,8 @@ class Settings:
     suites: dict[str, Suite]
     """The others of `eval`, by name."""
     warmup: Warmup
-    scorer: Scorer
-    judge: Scorer | None
+    scorer: Scorer | Ensemble
+    judge: Scorer | Ensemble | None
     """The held-out judge of the evaluation; None: the scorer."""
     objective: Objective
     options: dict[str, dict[str, Any]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -109,10 +110,27 @@ def test_a_reward_model_of_a_ranked_file_alone(monkeypatch, tmp_path, teacher):
     metrics = metrics_in(folder)
     assert "orders 100 %" in (folder / "report.md").read_text()
     assert "Calibration error" in (folder / "report.html").read_text()
-    assert metrics["reward_model"]["gate"]["accuracy"]["mean"] == 1.0
+    gate = metrics["reward_model"]["gate"]
+    assert gate["accuracy"]["mean"] == 1.0 and gate["prompts"] == 8
     assert metrics["training_history"][0]["pair_accuracy"] is not None
     assert not (folder / "model").exists() and not stages(folder, "train")
     assert (folder / "reward_model" / "model.safetensors").exists()
+
+
+def test_a_gate_does_not_see_the_held_out_prompts(monkeypatch, capsys, tmp_path, teacher):
+    splits = ("train", "validation", "heldout")
+    rows = [
+        {"prompt": f"Question {i}?", "split": splits[i % 3], "responses": [
+            {"text": "aaaa", "rank": i // 3 % 2}, {"text": "zzzz", "rank": 1 - i // 3 % 2}]}
+        for i in range(18)
+    ]  # fmt: skip
+    path = tmp_path / "ranked.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = refusal(
+        monkeypatch, capsys, tmp_path, *set(PPO) - {"warmup.epochs=1"}, f"teacher.path={teacher}",
+        f"rank.path={path}", "warmup=none", "prompts.limit.validation=6", "reward.min_accuracy=1",
+    )  # fmt: skip
+    assert re.search(r"orders .* of 6 held-out pairs", said)
 
 
 def test_rounds_sample_anew_with_the_newest_student(monkeypatch, tmp_path, teacher, shared_home):

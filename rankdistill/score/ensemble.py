@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.records import Group
-from rankdistill.score.base import Judge, Scorer, Verdict
+from rankdistill.score.base import Scorer
 
 
 @dataclass(frozen=True)
 class Ensemble:
     """Scorers by the names under which their values stand; `rank` puts the values together.
+
+    It is asked nothing itself: the score stage asks its `members` one by one.
 
     Raises:
         UserError: fewer than two scorers.
@@ -46,23 +48,18 @@ class Ensemble:
         """The same, with judges of orders asked for ratings."""
         return Ensemble({name: absolute(scorer) for name, scorer in self.scorers.items()})
 
-    def __call__(
-        self, groups: Sequence[Group], judge: Judge, done: int = 0
-    ) -> Iterator[Sequence[list[float] | Verdict]]:
-        raise NotImplementedError("the members are called one by one; see rankdistill.score.stage")
 
-
-def members(scorer: Scorer) -> dict[str, Scorer]:
+def members(scorer: Scorer | Ensemble) -> dict[str, Scorer]:
     """The scorers that a scorer consists of, by name: itself, but for an ensemble."""
     return getattr(scorer, "members", {scorer.name: scorer})
 
 
-def absolute(scorer: Scorer) -> Scorer:
+def absolute(scorer: Scorer | Ensemble) -> Any:
     """The scorer to take where the responses of different groups are compared."""
     return getattr(scorer, "absolute", scorer)
 
 
-def is_relative(scorer: Scorer) -> bool:
+def is_relative(scorer: Scorer | Ensemble) -> bool:
     """Whether a value tells nothing about responses to other prompts, or beside other ones."""
     return any(getattr(member, "relative", False) for member in members(scorer).values())
 

@@ -68,15 +68,18 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
     backbone = backbone_of(run, warm)
     rows = recoded(ranked.rows(), warm.path, backbone.path)
     training = [row for row in rows if row["split"] == "train"]
-    held_out = [row for row in rows if row["split"] != "train"]
+    # A gate is a choice, and choices are made on validation; one that is only reported may use all.
+    judging = ("validation", "heldout") if settings.only else ("validation",)
+    held_out = [row for row in rows if row["split"] in judging]
     if not training or not held_out:
         raise UserError(
             f"The ranking has {len(training)} groups to train a reward model on and "
             f"{len(held_out)} to judge it by: both need some (prompts.splits, prompts.limit)."
         )
     identity = {
-        "code": 1,
+        "code": 2,
         "backbone": backbone.identity,
+        "judged_on": sorted({row["split"] for row in held_out}),
         "ranked": ranked.key,
         "reward": {
             key: getattr(value, "name", value)
@@ -120,8 +123,9 @@ class ModelReward:
 
     def __init__(self, run: Run, path: str, writer: str, *, new_head: bool = False) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch.manual_seed(run.settings.seed)
-        model: Any = load_reward_model(path, **_loading(run), new_head=new_head)
+        with torch.random.fork_rng():
+            torch.manual_seed(run.settings.seed)  # of a new head, as `_train` draws it
+            model: Any = load_reward_model(path, **_loading(run), new_head=new_head)
         self._model = bind(model.to(device), run.settings.train.layout.name)
         self._tokenizer = load_tokenizer(path)
         self._path, self._writer = path, writer
