@@ -83,12 +83,13 @@ class Sweep(Callback):
         """Tells what became of every point; whether all of them are there."""
         from rankdistill.console import is_main_process, say
 
+        if not is_main_process():  # which writes the run folders, and may not have yet
+            return True
         outcomes = self.outcomes()
-        if is_main_process():
-            say(f"\n[bold]sweep[/]  {self.folder}")
-            for outcome in outcomes:
-                told = f"{outcome.state:<7} {outcome.name}"
-                say(f"{told}: {outcome.sentence}" if outcome.sentence else told)
+        say(f"\n[bold]sweep[/]  {self.folder}")
+        for outcome in outcomes:
+            told = f"{outcome.state:<7} {outcome.name}"
+            say(f"{told}: {outcome.sentence}" if outcome.sentence else told)
         return not any(outcome.state == "failed" for outcome in outcomes)
 
     def outcomes(self) -> list[Outcome]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import re
 import sys
 from pathlib import Path
 
@@ -42,7 +42,9 @@ def main(model: str, prompts: int, prompt: int, response: int, out: str) -> None
     trainer = RankingTrainer(policy, args, rows, processing_class=build_tokenizer())
     before = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
     trainer.train()
-    print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    # Not ru_maxrss: that begins as the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    print(before, int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 2**10)  # type: ignore[index]
 
 
 SHAPE = {
