@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,11 @@ import httpx
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
-from rankdistill.serve.command import KEY_VARIABLE, LOOPBACK
+from rankdistill.serve.command import KEY_VARIABLE
+from rankdistill.serve.process import client
 
 CONCURRENCY = 32
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 _AGAIN = {408, 429, *range(500, 600)}
 
 
@@ -30,14 +29,8 @@ class RemoteTeacher:
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
-        key = os.environ.get(KEY_VARIABLE, "")
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=TIMEOUT,
-            limits=httpx.Limits(max_connections=CONCURRENCY),
-            trust_env=httpx.URL(url).host not in LOOPBACK,
-            transport=transport,
-        )
+        limits = httpx.Limits(max_connections=CONCURRENCY)
+        self._client = client(self.url, limits=limits, transport=transport)
 
     def model(self) -> str:
         """The name of what it serves.
