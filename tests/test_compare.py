@@ -144,7 +144,7 @@ def test_the_table_for_a_spreadsheet_has_every_figure(written):
     best = rows[0]
     assert best["seeds"] == "0;1" and best["beyond_noise_over"] == "DPO;SimPO"
     assert float(best["lead_low"]) < float(best["lead"]) < float(best["lead_high"])
-    assert float(best["lead_p"]) < 0.05 and best["measure"] == "teacher score"
+    assert float(best["lead_p"]) < 0.05 and best["measure"] == "judge score"
     assert "step 12" in rows[-1]["failure"]
 
 

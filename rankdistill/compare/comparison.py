@@ -54,7 +54,7 @@ class Comparison:
     """That every run has a value for."""
     left_out: int
     sampled: bool
-    """Teacher scores are compared; else the shares of held-out pairs in order."""
+    """Judge scores are compared; else the shares of held-out pairs in order."""
     scores: dict[str, Estimate]
     """By label, like all that follows."""
     leads: dict[str, Tested]
@@ -66,7 +66,7 @@ class Comparison:
 
     @property
     def measure(self) -> str:
-        return "teacher score" if self.sampled else "share of pairs in order"
+        return "judge score" if self.sampled else "share of pairs in order"
 
     @property
     def seeds(self) -> int:

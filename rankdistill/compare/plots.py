@@ -161,7 +161,7 @@ def _against(axes: Axes, comparison: Comparison, key: str, unit: str) -> bool:
             axes.plot([x, x], ends, color=look.colour, linewidth=1.2)
         axes.scatter([x], [mean], s=52, color=look.colour, marker=look.mark, zorder=3)
     axes.set_xlabel(unit)
-    axes.set_ylabel("teacher score")
+    axes.set_ylabel("judge score")
     axes.margins(x=0.12, y=0.12)
     return found
 
