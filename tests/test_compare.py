@@ -18,9 +18,9 @@ from rankdistill.compare.__main__ import main
 from rankdistill.compare.answers import answered
 from rankdistill.compare.callback import CompareRuns
 from rankdistill.compare.comparison import compare_runs
-from rankdistill.compare.figures import table_rows
 from rankdistill.compare.groups import objectives_of
 from rankdistill.compare.results import COLUMNS
+from rankdistill.compare.rows import table_rows
 from rankdistill.compare.runs import read_runs
 from rankdistill.compare.sentences import findings, headline
 from rankdistill.compare.tables import config_table, difference_rows, win_rows
@@ -248,3 +248,40 @@ def test_a_sweep_that_cannot_be_compared_says_why(tmp_path, capsys):
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}})
     CompareRuns().on_multirun_end(config)
     assert "No comparison: only one run" in capsys.readouterr().out
+
+
+def suites(accuracy: float, about: str = "5-shot") -> dict[str, Any]:
+    def figure(mean: float, **changes: Any) -> dict[str, Any]:
+        return {
+            "title": "GSM8K", "meaning": "Share of right answers.", "mean": mean, "low": 0.0,
+            "high": 1.0, "items": 50, "share": True, "detail": False,
+        } | changes  # fmt: skip
+
+    trained = {"label": "trained", "counts": {}, "figures": {
+        "exact_match": figure(accuracy), "part": figure(0.5, detail=True),
+    }}  # fmt: skip
+    return {"gsm8k": {"version": 1, "about": about, "models": {"trained": trained}}}
+
+
+def test_suites_are_rows_where_all_runs_measured_them_alike(tmp_path):
+    for name, seed, accuracy in (("RRHF", 0, 0.25), ("RRHF", 1, 0.5), ("DPO", 0, 0.75)):
+        write_run(tmp_path / f"{name}{seed}", name, seed, prompts=8, suites=suites(accuracy))
+    comparison = compare_runs(read_runs([tmp_path]))
+    row = next(row for row in table_rows(comparison) if row.key == "gsm8k.exact_match")
+    by_label = dict(zip([o.label for o in comparison.ordered], row.cells, strict=True))
+    assert {label: cell.value for label, cell in by_label.items()} == {
+        "RRHF": "37.5 %",
+        "DPO": "75.0 %",
+    }
+    assert not [row for row in table_rows(comparison) if row.key == "gsm8k.part"]
+    rows = list(
+        csv.DictReader((compare([tmp_path], tmp_path / "to").parent / "results.csv").open())
+    )
+    assert {r["objective"]: r["gsm8k.exact_match"] for r in rows} == {
+        "RRHF": "0.375",
+        "DPO": "0.75",
+    }
+
+    write_run(tmp_path / "DPO0", "DPO", 0, prompts=8, suites=suites(0.75, "0-shot"))
+    comparison = compare_runs(read_runs([tmp_path]))
+    assert not [row for row in table_rows(comparison) if row.key.startswith("gsm8k")]

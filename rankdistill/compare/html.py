@@ -11,8 +11,8 @@ from markupsafe import Markup
 from rankdistill.compare import sentences, tables
 from rankdistill.compare.answers import answered
 from rankdistill.compare.comparison import Comparison
-from rankdistill.compare.figures import table_rows
 from rankdistill.compare.plots import looks, plots_of
+from rankdistill.compare.rows import table_rows
 from rankdistill.evaluate.report.html import typeset
 from rankdistill.evaluate.report.svg import VARIABLES
 from rankdistill.evaluate.report.table import number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rankdistill.compare import sentences, tables
 from rankdistill.compare.answers import Answered, answered
 from rankdistill.compare.comparison import Comparison
-from rankdistill.compare.figures import table_rows
+from rankdistill.compare.rows import table_rows
 from rankdistill.evaluate.report.markdown_parts import cell, fenced, figures, inline, table
 from rankdistill.evaluate.report.table import number
 

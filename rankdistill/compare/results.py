@@ -9,6 +9,7 @@ from typing import Any
 from rankdistill.compare.comparison import Comparison, Tested, mean_of
 from rankdistill.compare.figures import FIGURES, computed_seconds, training_seconds
 from rankdistill.compare.statistics import Estimate
+from rankdistill.compare.suites import suite_rows
 
 _INTERVALS = ("score", "lead", "over_control")
 COLUMNS = [
@@ -20,7 +21,7 @@ COLUMNS = [
     "lead_p",
     "over_control_p",
     "beyond_noise_over",
-    *(key for key, *_ in FIGURES),
+    *(row.key for row in FIGURES),
     "training_seconds",
     "computed_seconds",
     "reused_stages",
@@ -29,13 +30,15 @@ COLUMNS = [
     "failure",
 ]
 """`_p`: Holm-corrected. `beyond_noise_over`: the objectives that it is better than, by `;`. An
-empty cell: there is no such figure."""
+empty cell: there is no such figure. Figures of evaluation suites follow, as `suite.figure`."""
 
 
 def results_csv(comparison: Comparison) -> str:
     """The table; a run that failed is a row with its sentence."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    suites = suite_rows(comparison.objectives)
+    columns = [*COLUMNS, *(row.key for row in suites)]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for objective in comparison.ordered:
         label, stages = objective.label, [s for r in objective.runs for s in r.metrics["stages"]]
@@ -52,7 +55,7 @@ def results_csv(comparison: Comparison) -> str:
             **_tested("lead", lead),
             **_tested("over_control", control),
             "beyond_noise_over": ";".join(better),
-            **{key: mean_of(objective, figure) for key, _, _, _, figure in FIGURES},
+            **{row.key: mean_of(objective, row.figure) for row in [*FIGURES, *suites]},
             "training_seconds": mean_of(objective, training_seconds),
             "computed_seconds": mean_of(objective, computed_seconds),
             "reused_stages": sum(stage["reused"] for stage in stages),

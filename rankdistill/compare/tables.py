@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rankdistill.compare.comparison import Comparison
-from rankdistill.compare.figures import estimate_cell, points, tested_cell
+from rankdistill.compare.figures import points
 from rankdistill.compare.groups import config_rows
+from rankdistill.compare.rows import estimate_cell, tested_cell
 from rankdistill.compare.sentences import p_text, verdict
 from rankdistill.compare.statistics import Estimate
 from rankdistill.evaluate.report.table import NOTHING, Cell, Row, percent, signed
