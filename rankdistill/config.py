@@ -116,7 +116,7 @@ class OptimiserConfig:
     weight_decay: float
     lr_scheduler_type: Schedule
     max_grad_norm: float
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | str
     logging_steps: int
     save_steps: int
     eval_steps: float
@@ -306,7 +306,7 @@ class TrainConfig:
     warmup_ratio: float
     weight_decay: float
     max_grad_norm: float
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | str
     logging_steps: int
     save_steps: int
 
@@ -360,7 +360,7 @@ class RewardConfig:
     warmup_ratio: float
     weight_decay: float
     max_grad_norm: float
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | str
     logging_steps: int
     save_steps: int
 

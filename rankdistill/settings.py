@@ -31,6 +31,7 @@ from rankdistill.objectives.trial import try_objective
 from rankdistill.score.base import Scorer
 from rankdistill.score.ensemble import Ensemble
 from rankdistill.trackers import chosen_trackers
+from rankdistill.train.gradient_checkpointing import check_gradient_checkpointing
 from rankdistill.warmup.base import Warmup
 
 NO_SUITE = (
@@ -206,6 +207,9 @@ def _check(settings: Settings) -> None:
     if settings.rank.max_response_tokens is not None:
         _at_least("rank.max_response_tokens", settings.rank.max_response_tokens, 1)
     _at_least("train.epochs", train.epochs, 0)
+    for group in ("train", "reward"):
+        given = getattr(settings, group).gradient_checkpointing
+        check_gradient_checkpointing(f"{group}.gradient_checkpointing", given)
     for rate in train.learning_rate_grid:
         _at_least("a value of train.learning_rate_grid", rate, 0)
     _at_least("train.learning_rate_scale", train.learning_rate_scale, 0)

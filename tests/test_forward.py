@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import conftest
 import pytest
 import torch
@@ -15,6 +17,7 @@ from forward_oracle import (
     slope,
 )
 from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rankdistill.forward import (
     LAYOUTS,
@@ -27,6 +30,7 @@ from rankdistill.forward import (
     sum_by_candidate,
 )
 from rankdistill.train.dropout import disable_dropout
+from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 
 ARCHITECTURES = (
     "llama",
@@ -131,6 +135,37 @@ def test_gradient_checkpointing_changes_nothing(architecture: str, reentrant: bo
         logps = response_logps(model, collate(groups, layout)).token_logps
         model(input_ids=torch.tensor([[5, 6, 7]]))  # an ordinary call before the recomputation
         assert_same_gradients(gradients(model, logps), wanted)
+
+
+class Count(TorchDispatchMode):
+    """How often an operation ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ran[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_selective_checkpointing_recomputes_no_product_and_changes_nothing(architecture) -> None:
+    groups = ragged_groups()
+    model, oracle = pair(architecture)
+    wanted = gradients(oracle, oracle_logps(oracle, groups))
+    model.train()
+    ran = {}
+    for choice in (False, "selective", True):
+        model.gradient_checkpointing_disable()
+        enable_gradient_checkpointing(model, choice)
+        with Count() as count:
+            logps = response_logps(model, collate(groups)).token_logps
+            found = gradients(model, logps)
+        assert_same_gradients(found, wanted)
+        ran[choice] = count.ran
+    assert ran["selective"]["mm"] == ran[False]["mm"] < ran[True]["mm"]
+    assert ran["selective"]["rsqrt"] == ran[True]["rsqrt"] > ran[False]["rsqrt"]
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 from plan_peak import SHAPE
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rankdistill.forward import TokenGroup, bind, collate, response_logps
 from rankdistill.models import LoRA, locate
 from rankdistill.plan.__main__ import main
-from rankdistill.plan.memory import Spread, Training, token_bytes
+from rankdistill.plan.memory import Spread, Training, product_bytes, token_bytes
 from rankdistill.plan.remedies import remedy
 from rankdistill.plan.shapes import shape_of
+from rankdistill.train.gradient_checkpointing import KEPT
 
 MISTRAL = "mistralai/Mistral-7B-v0.1"
 RANKED = [
@@ -45,16 +47,21 @@ def test_known_shapes_have_the_published_number_of_weights(name, parameters):
     assert shape_of(name).parameters == parameters
 
 
-def kept(layers: int, layout: str, precision: str, r: int | None) -> tuple[float, int]:
-    """Bytes that autograd keeps of a forward pass, weights aside, and its tokens."""
+def bound(layers: int, layout: str, precision: str, r: int | None):
+    """A model to count in, and its batch."""
     config = AutoConfig.for_model("llama", **{**SHAPE, "num_hidden_layers": layers})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     if r is not None:
         model = LoRA(r=r).on(model.to(getattr(torch, precision)))
     bind(model, layout)
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     group = TokenGroup(list(range(40)), [list(range(3, 33)) for _ in range(4)])
-    batch = collate([group] * 4, layout)
+    return model, collate([group] * 4, layout)
+
+
+def kept(layers: int, layout: str, precision: str, r: int | None) -> tuple[float, int]:
+    """Bytes that autograd keeps of a forward pass, weights aside, and its tokens."""
+    model, batch = bound(layers, layout, precision, r)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     found = {}
 
     def pack(tensor):
@@ -89,6 +96,36 @@ def test_bytes_of_a_layer_are_those_that_autograd_keeps(layout, precision, r):
     counted = (more - fewer) / 2 / tokens
     worked_out = token_bytes(shape_of_tiny(1), precision, r, layout)
     assert worked_out == pytest.approx(counted, rel=0.001 if layout == "padded" else 0.05)
+
+
+class Products(TorchDispatchMode):
+    """Counts the bytes that the operations kept by selective checkpointing return."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func in KEPT:
+            tensors = [t for t in (out if isinstance(out, tuple) else [out]) if torch.is_tensor(t)]
+            self.bytes += sum(t.nbytes for t in tensors)
+        return out
+
+
+@pytest.mark.parametrize("layout", ["padded", "shared"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("r", [None, 4])
+def test_bytes_of_a_layer_s_products_are_those_that_operations_return(layout, precision, r):
+    counted = []
+    for layers in (1, 3):
+        model, batch = bound(layers, layout, precision, r)
+        lower = precision == "bfloat16"
+        with Products() as products, torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            response_logps(model, batch)
+        counted.append(products.bytes)
+    layer = (counted[1] - counted[0]) / 2 / batch.input_ids.numel()
+    worked_out = product_bytes(shape_of_tiny(1), precision, r, layout)
+    # Under bfloat16 on a CPU, the attention to the prompt is another operation, which runs again.
+    assert worked_out == pytest.approx(layer, rel=0.001 if layout == "padded" else 0.1)
 
 
 def measured(model: str, prompts: int, prompt: int, response: int, tmp_path: Path):
@@ -168,23 +205,25 @@ def test_remedies_are_tried_in_their_order():
         Spread(8),
     )  # fmt: skip
     room = {}
-    for text in ("max_batch", "gradient", "plan.spread", "student.lora", "student.quant"):
+    for text in ("max_batch", "selective", "layers", "plan.spread", "student.lora", "nf4"):
 
         def fits(changed: Training, text: str = text) -> bool:
             return {
                 "max_batch": changed.tokens < 8192,
-                "gradient": changed.checkpointing,
+                "selective": changed.checkpointing == "selective",
+                "layers": changed.checkpointing is True,
                 "plan.spread": changed.spread.weights,
                 "student.lora": changed.lora is not None,
-                "student.quant": changed.quantization == "nf4",
+                "nf4": changed.quantization == "nf4",
             }[text]
 
         room[text] = remedy(job, fits, 1000, "train")
     assert room["max_batch"] == "train.max_batch_tokens=4096"
-    assert room["gradient"] == "train.gradient_checkpointing=true"
+    assert room["selective"] == "train.gradient_checkpointing=selective"
+    assert room["layers"] == "train.gradient_checkpointing=true"
     assert room["plan.spread"] == "plan.spread=fsdp2_8gpu"
     assert room["student.lora"] == "student.lora.r=16"
-    assert room["student.quant"] == "student.quantization=nf4 student.lora.r=16"
+    assert room["nf4"] == "student.quantization=nf4 student.lora.r=16"
     assert remedy(job, lambda changed: False, 1000, "train") is None
 
 

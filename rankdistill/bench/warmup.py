@@ -17,6 +17,7 @@ from rankdistill.bench.settings import TINY, Point, Settings, random_group
 from rankdistill.bench.training import Step, compare
 from rankdistill.console import heading, result
 from rankdistill.forward import bind, collate
+from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.warmup.options import TokenRow
 from rankdistill.warmup.teacher_cache import CacheSpec, TeacherCache
 from rankdistill.warmup.teachers import CachedTeacher, Divergence, LiveTeacher, Teacher
@@ -26,6 +27,7 @@ K = 64
 """Tokens that a support keeps."""
 NAIVE, LIVE, HIDDEN = "live teacher, full logits", "live teacher", "cached hidden states"
 NAIVE_TOP, TOP = f"cached top {K}, full logits", f"cached top {K}"
+LEAN_HIDDEN, LEAN_TOP = f"{HIDDEN}, selective checkpointing", f"{TOP}, selective checkpointing"
 T = 2.0
 KL = Divergence("forward_kl", T)
 
@@ -49,10 +51,11 @@ def run(settings: Settings) -> list[Row]:
             bench.steps(),
             settings.rounds,
             f"distillation, {point}",
-            alike=[(NAIVE, LIVE, HIDDEN), (NAIVE_TOP, TOP)],
+            alike=[(NAIVE, LIVE, HIDDEN, LEAN_HIDDEN), (NAIVE_TOP, TOP, LEAN_TOP)],
         )
     pairs = [
         (NAIVE, LIVE), (NAIVE, HIDDEN), (NAIVE, TOP), (LIVE, HIDDEN), (LIVE, TOP), (NAIVE_TOP, TOP),
+        (NAIVE, LEAN_HIDDEN), (NAIVE, LEAN_TOP),
     ]  # fmt: skip
     rows = [
         Row(
@@ -115,8 +118,10 @@ class _Warmup:
             NAIVE: self._naive(self._full_kl),
             LIVE: self._ours(LiveTeacher(self.teacher, KL)),
             HIDDEN: self._ours(CachedTeacher(hidden, KL, self.teacher)),
+            LEAN_HIDDEN: self._ours(CachedTeacher(hidden, KL, self.teacher), "selective"),
             NAIVE_TOP: self._naive(_OnSupport(top, self.row)),
             TOP: self._ours(CachedTeacher(top, KL)),
+            LEAN_TOP: self._ours(CachedTeacher(top, KL), "selective"),
         }
 
     def flops(self, name: str) -> float:
@@ -129,7 +134,7 @@ class _Warmup:
             return step + everywhere.inference(of_teacher)
         if name == LIVE:
             return step + ours.inference(of_teacher)
-        return step + of_teacher.row * ours.rows * (name == HIDDEN)
+        return step + of_teacher.row * ours.rows * (name in (HIDDEN, LEAN_HIDDEN))
 
     def _cache(self, kind: str, **spec: Any) -> TeacherCache:
         cache = TeacherCache(self.folder / kind, CacheSpec(kind, {}, "", **spec), [self.row])
@@ -137,8 +142,10 @@ class _Warmup:
         result(f"{kind}: {cache.bytes_per_token:.0f} bytes a token")
         return cache
 
-    def _ours(self, teacher: Teacher) -> Step:
+    def _ours(self, teacher: Teacher, checkpointing: bool | str = False) -> Step:
         def step() -> float:
+            self.student.gradient_checkpointing_disable()
+            enable_gradient_checkpointing(self.student, checkpointing)
             loss = distil(self.student, teacher, [self.row]).loss / self.point.R
             loss.backward()
             return loss.item()
@@ -149,6 +156,7 @@ class _Warmup:
         """Logits and log-softmax of both models at every position, then the response tokens."""
 
         def step() -> float:
+            self.student.gradient_checkpointing_disable()
             batch = collate([self.row.tokens], "padded")
             ids = batch.input_ids
             logits = self.student(input_ids=ids, use_cache=False).logits

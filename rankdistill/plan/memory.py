@@ -71,7 +71,8 @@ class Training:
     lora: int | None
     quantization: str | None
     layout: str
-    checkpointing: bool
+    checkpointing: bool | str
+    """As `gradient_checkpointing`: False, True or selective."""
     tokens: int
     """Through the layers at once."""
     rows: int
@@ -120,14 +121,18 @@ class Training:
 
     @property
     def _activations(self) -> float:
-        """Of all layers, or with checkpointing their inputs and one layer, which is run again."""
+        """Of all layers, or of what checkpointing keeps of them and one layer that is run again."""
         shape, size = self.shape, BYTES[self.precision]
         # The residual stream under autocast is float32, under frozen weights in their precision.
         stream = size if self.lora else 4
         layer = token_bytes(shape, self.precision, self.lora, self.layout)
         around = 3 * 4 * shape.hidden + self.rows / max(self.tokens, 1) * 2 * 4 * shape.hidden
-        layers = shape.layers * stream * shape.hidden + layer if self.checkpointing else 0.0
-        return self.tokens * (around + (layers or shape.layers * layer))
+        if not self.checkpointing:
+            return self.tokens * (around + shape.layers * layer)
+        kept = float(stream * shape.hidden)
+        if self.checkpointing == "selective":
+            kept += product_bytes(shape, self.precision, self.lora, self.layout)
+        return self.tokens * (around + shape.layers * kept + layer)
 
     @property
     def _logits(self) -> float:
@@ -157,6 +162,15 @@ def token_bytes(shape: Shape, precision: str, lora: int | None, layout: str) -> 
         return 16 * D + 10 * D + 2 * mlp * I + attention
     # Norms in float32; every adapter casts its own input.
     return 8 * D + 10 * D + 2 * Q + 2 * mlp * I + 14 * lora + attention
+
+
+def product_bytes(shape: Shape, precision: str, lora: int | None, layout: str) -> float:
+    """Bytes of a token that a layer's matrix products and attention return."""
+    D, I, Q, K = shape.hidden, shape.intermediate, shape.queries, shape.keys  # noqa: E741
+    products = Q + 2 * K + 2 * D + (2 if shape.gated else 1) * I
+    adapters = products + 7 * lora if lora else 0
+    partial = 2 if layout == "shared" else 1  # the attention to the prompt and to the response
+    return BYTES[precision] * (products + adapters + partial * Q) + 4 * shape.heads
 
 
 def model_bytes(shape: Shape, precision: str, quantization: str | None) -> float:

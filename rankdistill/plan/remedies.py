@@ -63,8 +63,12 @@ def _batch(group: str, least: int) -> Changes:
 
 def _checkpointing(group: str) -> Changes:
     def recomputed(training: Training) -> Iterator[Change]:
-        if not training.checkpointing:
-            yield f"{group}.gradient_checkpointing=true", replace(training, checkpointing=True)
+        key = f"{group}.gradient_checkpointing"
+        # Adapters' products are kept beside those of the weights: little is saved.
+        if not training.checkpointing and not training.lora:
+            yield f"{key}=selective", replace(training, checkpointing="selective")
+        if training.checkpointing is not True:
+            yield f"{key}=true", replace(training, checkpointing=True)
 
     return recomputed
 

@@ -69,12 +69,12 @@ def times(work: Work, count: float) -> Work:
 
 
 def training_flops(work: Work, shape: Shape, training: Training) -> float:
-    """Of forward and backward; frozen weights need no gradient, checkpointing one more forward."""
+    """Of forward and backward; frozen weights need no gradient, recomputed layers a forward."""
     one = cost(shape)
     total = work.training(one)
     if training.lora:
         total -= one.token * work.tokens + one.row * work.rows
-    if training.checkpointing:
+    if training.checkpointing is True:
         total += one.token * work.tokens + one.pair * work.pairs
     return total
 

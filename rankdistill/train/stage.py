@@ -12,6 +12,7 @@ from rankdistill.models import load_tokenizer, load_trainable
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
 from rankdistill.train.checkpoints import owes_evaluation
+from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.memory import peak_memory
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
@@ -93,8 +94,10 @@ def _train(
     partial: Partial,
 ) -> Mapping[str, Any]:
     tokenizer = load_tokenizer(student.path)
+    policy = _policy(run, student)
+    enable_gradient_checkpointing(policy, run.settings.train.gradient_checkpointing)
     trainer = RankingTrainer(
-        _policy(run, student),
+        policy,
         _arguments(run, partial, bool(validation)),
         [_with_reference(row, reference) for row in training],
         run.settings.objective,
@@ -136,7 +139,6 @@ def _arguments(run: Run, partial: Partial, validate: bool) -> RankingConfig:
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=settings.gradient_checkpointing,
         use_liger_kernel=run.settings.student.use_liger_kernel,
         bf16=run.settings.student.precision.name == "bfloat16",
         fp16=run.settings.student.precision.name == "float16",

@@ -16,6 +16,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import LoRA, load_tokenizer, load_trainable, tokenizer_difference
 from rankdistill.records import Group
 from rankdistill.train.config import RankingConfig
+from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
 from rankdistill.warmup.divergences import divergence_named
@@ -163,6 +164,7 @@ class Distillation(Optimisation, ABC):
             trust_remote_code=trust_remote_code,
         )
         model = load()
+        enable_gradient_checkpointing(model, self.gradient_checkpointing)
         told = for_student(model)
         trainer = DistillationTrainer(
             model,

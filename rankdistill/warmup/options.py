@@ -18,6 +18,7 @@ from rankdistill.forward import TokenGroup
 from rankdistill.models import encode_prompt
 from rankdistill.records import Group
 from rankdistill.train.checkpoints import last_checkpoint
+from rankdistill.train.gradient_checkpointing import check_gradient_checkpointing
 from rankdistill.warmup.lessons import SOURCES, Lessons
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -38,7 +39,8 @@ class Optimisation:
         warmup_ratio: Share of the steps over which the learning rate rises to its peak.
         weight_decay: Of AdamW.
         max_grad_norm: Norm that gradients are clipped to.
-        gradient_checkpointing: Recompute activations in the backward pass.
+        gradient_checkpointing: Recompute activations in the backward pass: false, true, or
+            `selective` (see `enable_gradient_checkpointing`).
         logging_steps: Steps between logged figures.
         save_steps: Steps between checkpoints.
         eval_steps: Steps, or below 1 the share of all steps, between measurements on the
@@ -57,7 +59,7 @@ class Optimisation:
     warmup_ratio: float = 0.1
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
     logging_steps: int = 1
     save_steps: int = 50
     eval_steps: float = 0.25
@@ -69,6 +71,7 @@ class Optimisation:
         for key in ("learning_rate", "epochs", "max_grad_norm", "eval_steps"):
             require(key, getattr(self, key), 0 < getattr(self, key) < math.inf, "above 0")
         require("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio < 1, "in [0, 1)")
+        check_gradient_checkpointing("warmup.gradient_checkpointing", self.gradient_checkpointing)
         require("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
         if self.lr_scheduler_type not in SCHEDULES:
             raise UserError(
@@ -197,7 +200,7 @@ def training_arguments(
         warmup_steps=options.warmup_ratio,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
-        gradient_checkpointing=options.gradient_checkpointing,
+        gradient_checkpointing=False,  # the model is told, see `enable_gradient_checkpointing`
         logging_steps=options.logging_steps,
         save_strategy="steps",
         save_steps=options.save_steps,

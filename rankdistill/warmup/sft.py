@@ -16,6 +16,7 @@ from rankdistill.errors import UserError, suggest
 from rankdistill.models import LoRA, load_tokenizer, load_trainable
 from rankdistill.records import Group
 from rankdistill.train.checkpoints import last_checkpoint
+from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
 from rankdistill.warmup.conversations import Conversations
@@ -169,8 +170,10 @@ class SFTWarmup(Optimisation):
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
+        model = load()
+        enable_gradient_checkpointing(model, self.gradient_checkpointing)
         trainer = SFTTrainer(
-            model=load(),
+            model=model,
             args=arguments,
             train_dataset=_labelled(rows, -len(rows) % self.responses_per_step),
             eval_dataset=_labelled(measured) if measured else None,

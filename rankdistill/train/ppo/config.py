@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rankdistill.errors import UserError, suggest
 from rankdistill.forward import LAYOUTS
 from rankdistill.sample.base import SamplingOptions
+from rankdistill.train.gradient_checkpointing import check_gradient_checkpointing
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 
@@ -30,7 +31,8 @@ class PPOConfig:
         warmup_ratio: Share of the iterations over which the learning rate rises.
         weight_decay: Of AdamW.
         max_grad_norm: Norm that gradients are clipped to.
-        gradient_checkpointing: Recompute activations in the backward pass.
+        gradient_checkpointing: Recompute activations in the backward pass: false, true, or
+            `selective` (see `enable_gradient_checkpointing`).
         mixed_precision: no, bf16 or fp16, as in accelerate.
         advantage: `gae` with a critic, or `group`: the return minus the mean of the other responses
             to the prompt (RLOO), without one.
@@ -72,7 +74,7 @@ class PPOConfig:
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
     mixed_precision: str = "no"
     advantage: str = "gae"
     gamma: float = 1.0
@@ -103,6 +105,7 @@ class PPOConfig:
         ):
             if (value := getattr(self, key)) not in choices:
                 raise UserError(f"train.{key} '{value}' is unknown: {suggest(value, choices)}")
+        check_gradient_checkpointing("train.gradient_checkpointing", self.gradient_checkpointing)
         counts = (
             "prompts_per_rollout", "ppo_epochs", "prompts_per_step", "max_batch_tokens",
             "kl_horizon", "save_steps",

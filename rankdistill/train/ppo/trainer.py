@@ -23,6 +23,7 @@ from rankdistill.console import say
 from rankdistill.errors import UserError
 from rankdistill.forward import bind
 from rankdistill.sample.base import Sampler
+from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
 from rankdistill.train.ppo.checkpoint import Progress, last_complete, restore, save
 from rankdistill.train.ppo.config import PPOConfig
@@ -82,8 +83,7 @@ class PPOTrainer:
         reference = copy.deepcopy(policy) if reference is None else reference
         reference = bind(reference, config.layout).to(self.accelerator.device)
         reference.requires_grad_(False).eval()
-        if config.gradient_checkpointing:
-            policy.gradient_checkpointing_enable({"use_reentrant": False})
+        enable_gradient_checkpointing(policy, config.gradient_checkpointing)
         if config.advantage == "gae" and critic is None:
             critic = value_head(policy)
         model = ActorCritic(policy, critic, config.layout, config.sampling.temperature)

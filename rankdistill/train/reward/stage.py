@@ -20,6 +20,7 @@ from rankdistill.records import Group
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
 from rankdistill.train.config import RankingConfig
+from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.groups import load_groups
 from rankdistill.train.memory import peak_memory
 from rankdistill.train.progress import show_progress
@@ -227,8 +228,10 @@ def _train(
     settings = run.settings.reward
     tokenizer = load_tokenizer(backbone.path)
     torch.manual_seed(run.settings.seed)
+    model = load_reward_model(backbone.path, **_loading(run), new_head=True)
+    enable_gradient_checkpointing(model, settings.gradient_checkpointing)
     trainer = RewardTrainer(
-        load_reward_model(backbone.path, **_loading(run), new_head=True),
+        model,
         _arguments(run, str(partial.scratch / "checkpoints")),
         training,
         tokenizer,
@@ -304,7 +307,6 @@ def _arguments(run: Run, checkpoints: str) -> RankingConfig:
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=settings.gradient_checkpointing,
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
         logging_steps=settings.logging_steps,

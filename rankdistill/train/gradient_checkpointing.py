@@ -1,0 +1,57 @@
+"""Which activations stay for the backward pass, and which are computed again there."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from rankdistill.errors import UserError
+
+CHOICES = (False, True, "selective")
+_ATEN = torch.ops.aten
+KEPT = frozenset(
+    {
+        _ATEN.mm.default,
+        _ATEN.addmm.default,
+        _ATEN.bmm.default,
+        _ATEN.baddbmm.default,
+        _ATEN._scaled_dot_product_flash_attention.default,
+        _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+        _ATEN._scaled_dot_product_efficient_attention.default,
+        _ATEN._scaled_dot_product_cudnn_attention.default,
+    }
+)
+"""What `selective` does not compute again. An operation that is missing costs its time only."""
+
+
+def check_gradient_checkpointing(key: str, choice: Any) -> None:
+    """UserError: there is no such choice; `key` is what the person gave it to."""
+    if choice not in CHOICES:
+        raise UserError(f"{key} is {choice!r}; it must be true, false or selective.")
+
+
+def enable_gradient_checkpointing(model: Any, choice: bool | str) -> None:
+    """Has the layers of a model keep less for the backward pass, in place; changes no gradient.
+
+    Args:
+        model: A transformers or peft model.
+        choice: True: layers keep their inputs and are computed again. `selective`: they keep the
+            results of matrix products and attention as well, which take nearly all of the time, and
+            compute again what is between them: norms, activation functions, rotations (selective
+            activation recomputation, Korthikanti et al. 2022, arXiv:2205.05198, who recompute the
+            attention; fused attention keeps little, so here it stays). False: nothing changes.
+    """
+    if not choice:
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if choice == "selective":
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    model.gradient_checkpointing_enable(options)
+
+
+def _policy(context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+    kept = operation in KEPT
+    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
