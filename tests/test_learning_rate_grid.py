@@ -114,6 +114,19 @@ def test_a_run_with_a_grid_is_the_run_at_the_chosen_rate(monkeypatch, tmp_path, 
     assert (plain / "model" / "model.safetensors").read_bytes() == weights
 
 
+def test_ppo_takes_the_same_grid_after_one_reward_model(monkeypatch, tmp_path, teacher):
+    folder = run_here(
+        monkeypatch, tmp_path, "recipe=ppo", *TINY, f"teacher.path={teacher}",
+        "eval.quick.sharpening_control=false", "reward.min_accuracy=0", "train.rollout.prompts=3",
+        "train.epochs=1", "train.learning_rate_grid=[1e-3,1e-4]",
+    )  # fmt: skip
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [t["learning_rate"] for t in metrics["learning_rates"]["tried"]] == [1e-4, 1e-3]
+    assert len(trainings(folder)) == 2
+    models = [s for s in metrics["stages"] if s["stage"] == "reward" and "learns" in s["what"]]
+    assert len(models) == 1
+
+
 def judged_again(metrics: dict[str, Any], rate: float) -> float:
     """The mean score of what the student of `rate` answered on validation, from the store."""
     said = f"learning rate {rate:g}, 3 validation prompts"
