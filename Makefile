@@ -24,8 +24,9 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/basedpyright
 
+# Two processes of one thread each: most tests are too small to use two.
 tests: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The site, in build/site; a broken link or a name that is not there fails.
 docs: $(READY)
