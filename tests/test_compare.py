@@ -100,6 +100,13 @@ def test_wins_against_each_other_add_up_to_all(comparison):
                 assert both == pytest.approx(100, abs=1.1)
 
 
+def test_a_recipe_is_named_where_it_is_not_called_like_its_method(tmp_path):
+    for name, recipe in (("RRHF", "zephyr_rrhf"), ("DPO", "dpo"), ("PRO", "none")):
+        write_run(tmp_path / name, name, prompts=8, recipe=recipe)
+    labels = [o.label for o in objectives_of(read_runs([tmp_path]).finished)]
+    assert labels == ["DPO", "PRO", "RRHF (zephyr_rrhf)"]
+
+
 def test_a_reused_second_is_not_shown_as_a_computed_one(sweep, tmp_path):
     def reuse(metrics):
         for stage in metrics["stages"]:

@@ -66,15 +66,16 @@ def _told(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
-    """Recipe or method where that tells all apart; else what differs is said beside it."""
+    """Method and recipe where that tells all apart; else what differs is said beside the method."""
     firsts = [group[0] for group in groups]
     recipes = [str(run.metrics["recipe"]) for run in firsts]
     methods = [
         str(run.metrics["title"]).partition(":")[0].replace("Warmup", " warm-up") for run in firsts
     ]
-    for names in (methods, recipes):
-        if len(set(names)) == len(names):
-            return names
+    if len(set(recipes)) == len(recipes) > 1:
+        return [_named(method, recipe) for method, recipe in zip(methods, recipes, strict=True)]
+    if len(set(methods)) == len(methods):
+        return methods
     # What two runs of one method differ in is said, beside the method where there are several.
     shared = Counter(methods)
     labels = []
@@ -84,6 +85,11 @@ def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
         alone = len(shared) == 1 and said
         labels.append(said if alone else f"{method} ({said})" if said else method)
     return _unique(labels)
+
+
+def _named(method: str, recipe: str) -> str:
+    """Both, or the method alone where the recipe is called like it, or there is none."""
+    return method if recipe in ("none", method.lower()) else f"{method} ({recipe})"
 
 
 def _said(run: FinishedRun, keys: Sequence[str]) -> str:

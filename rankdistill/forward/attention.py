@@ -125,7 +125,7 @@ def grouped_attention(
         parts.append(_attend(*prompt, mask, options))
         if segment.responses:
             parts.append(_respond(own, prompt, plan, index, options))
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1)
 
 
 def _respond(
