@@ -49,7 +49,8 @@ def test_the_peak_is_what_a_call_took_beyond_what_was_there():
     turn, total = measured(lambda: torch.ones(100 * 2**18).sum().item())
     assert total == 100 * 2**18 and there[0] == 1
     if turn.peak_mb is not None:
-        assert 100 <= turn.peak_mb < 140
+        # Pages that were there before may go in the meantime.
+        assert 98 <= turn.peak_mb < 140
     assert turn.wall > 0 and turn.cpu > 0
     again, _ = measured(lambda: None)
     assert again.peak_mb is None or again.peak_mb < 20  # the peak before is forgotten

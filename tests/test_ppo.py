@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from conftest import build_model
 from ppo_task import WANTED, config, policy, prompts, share_of_wanted, trainer
 
@@ -31,6 +33,12 @@ def wins(run: Any) -> bool:
         and max(row["kl"] for row in run.history) < 2.0
         and all(row.get("explained_variance", 1.0) > 0.5 for row in end)
     )
+
+
+def test_a_training_of_another_precision_may_have_come_before(tmp_path):
+    AcceleratorState._reset_state()
+    Accelerator(mixed_precision="bf16", cpu=True)
+    assert trainer(tmp_path, epochs=1).accelerator.mixed_precision == "no"
 
 
 @pytest.fixture(scope="module")

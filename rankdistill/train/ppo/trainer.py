@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
@@ -70,6 +71,8 @@ class PPOTrainer:
         if not prompts:
             raise UserError("PPO needs at least one prompt to write responses to.")
         self.config = config
+        # The state is the process's: an earlier training may have left one of another precision.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
             mixed_precision=config.mixed_precision,
