@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rankdistill import catalogue
@@ -49,9 +49,11 @@ def list_groups() -> str:
 def run_name(overrides: Sequence[str]) -> str:
     """A folder name for a command: its recipe, then its other overrides.
 
-    Characters that a folder name cannot have become `-`; a long name is cut and gets a hash.
+    Characters that a folder name cannot have become `-`; a long name is cut and gets a hash. A
+    choice of one value is that value.
     """
-    parts = sorted(overrides, key=lambda part: (not part.startswith("recipe="), part))
+    one = [re.sub(r"=choice\(([^,]*)\)$", r"=\1", override) for override in overrides]
+    parts = sorted(one, key=lambda part: (not part.startswith("recipe="), part))
     name = ",".join(part.removeprefix("recipe=") for part in parts) or "defaults"
     clean = re.sub(r"[^\w.,=+-]+", "-", name).strip("-.") or "run"
     if clean == name and len(name) <= 80:
@@ -103,6 +105,37 @@ def _prefer_own_plug_ins() -> None:
             stored.get(group, {}).pop(f"{name}.yaml", None)
 
 
+def _enter(entry: Callable[[], object]) -> None:
+    """Composes and runs.
+
+    Hydra composes a sweep's own configuration without the groups that it sweeps over, so a key that
+    only their options have (`-m recipe=zephyr,zephyr_rrhf warmup.conversations=FILE`) is unknown
+    there. As a choice of one it is left to the points, each of which is checked before the first.
+    """
+    from hydra.errors import HydraException
+
+    from rankdistill.config_errors import unknown_override
+
+    while True:
+        try:
+            entry()
+            return
+        except HydraException as error:
+            key = unknown_override(error)
+            if not {"-m", "--multirun"} & set(sys.argv) or not _left_to_points(f"{key}="):
+                raise
+
+
+def _left_to_points(key: str) -> bool:
+    """Makes values that the command line gives a key choices of one; whether there were any."""
+    found = False
+    for place, given in enumerate(sys.argv):
+        value = given.removeprefix(key)
+        if value != given and not value.startswith("choice("):
+            sys.argv[place], found = f"{key}choice({value})", True
+    return found
+
+
 def main() -> None:
     """Entry point of `python -m rankdistill` and of the `rankdistill` script."""
     arguments = sys.argv[1:]
@@ -127,7 +160,7 @@ def main() -> None:
         config_path="pkg://rankdistill.conf", config_name="config", version_base="1.3"
     )(job)
     try:
-        entry()
+        _enter(entry)
     except (HydraException, OmegaConfBaseException) as error:
         if "hydra.verbose=true" in arguments:
             raise

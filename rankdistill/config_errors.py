@@ -29,9 +29,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if unknown_group:
         name = unknown_group[1]
         return f"there is no group '{name}': {suggest(name, _keys('', arguments))}"
-    unknown = re.search(r"Could not override '([^']+)'", text)
+    unknown = unknown_override(error)
     if unknown:
-        return _unknown_key(unknown[1], "on the command line", arguments)
+        return _unknown_key(unknown, "on the command line", arguments)
     key = re.search(r"full_key: (\S+)", text)
     if key and re.search(r"not in|is not in struct", text):
         where = re.search(r"In '([^']+)'", text)
@@ -40,6 +40,12 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         )
     where = f"{key[1]}: " if key else ""
     return where + _first_sentence(text)
+
+
+def unknown_override(error: Exception) -> str | None:
+    """The key that an override names and no configuration has; None of any other error."""
+    found = re.search(r"Could not override '([^'@]+)'\.(?!\s*No match)", _innermost(error))
+    return found[1] if found else None
 
 
 def _innermost(error: BaseException) -> str:

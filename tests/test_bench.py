@@ -46,13 +46,14 @@ def test_ways_take_turns_there_and_back():
 
 def test_the_peak_is_what_a_call_took_beyond_what_was_there():
     there = torch.ones(50 * 2**18)  # 50 MB
-    # Three times, since pages that were there before can go during a call, once.
+    # Three times, since pages that were there before can go during a call, once. To a megabyte,
+    # since the kernel counts pages by processor and calls its own figure inexact (proc(5), VmHWM).
     turns = [measured(lambda: torch.ones(100 * 2**18).sum().item()) for _ in range(3)]
     turn, total = turns[-1]
     assert total == 100 * 2**18 and there[0] == 1
     peaks = [each.peak_mb for each, _ in turns if each.peak_mb is not None]
     if peaks:
-        assert 100 <= max(peaks) < 140
+        assert sorted(peaks)[1] == pytest.approx(100, abs=1)
     assert turn.wall > 0 and turn.cpu > 0
     again, _ = measured(lambda: None)
     assert again.peak_mb is None or again.peak_mb < 20  # the peak before is forgotten

@@ -66,6 +66,7 @@ def stages(folder: Path) -> list[dict]:
         ("sample.temperature=1,0", "sample.temperature=0: sample.temperature is 0.0"),
         ("+objective.sft_wight=1,2", "did you mean 'sft_weight'?"),
         ("prompts.path=starter,nope.jsonl", "nope.jsonl"),
+        ("train.epochz=2", "did you mean 'epochs'?"),
     ],
 )
 @pytest.mark.parametrize("more", [[], ["hydra/sweeper=optuna"]])
@@ -73,6 +74,17 @@ def test_a_mistake_in_any_point_is_told_before_the_first(
     monkeypatch, capsys, tmp_path, argument, said, more
 ):
     assert said in refused(monkeypatch, capsys, tmp_path, argument, *more)
+
+
+def test_a_key_that_only_the_options_of_the_sweep_have(monkeypatch, tmp_path):
+    """Hydra alone looks for the key in the default objective, which has none of that name."""
+    ran = []
+    monkeypatch.setattr(pipeline, "run", lambda config: ran.append(config.objective))
+    given = ["objective=dpo,simpo", "objective.beta=0.3", "hydra.sweep.dir=sweep"]
+    swept(monkeypatch, tmp_path, *given)
+    assert {objective.beta for objective in ran} == {0.3}
+    targets = {objective["_target_"].rpartition(".")[2] for objective in ran}
+    assert targets == {"DPO", "SimPO"}
 
 
 def test_a_plug_in_that_is_not_installed(monkeypatch, capsys, tmp_path):
