@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 Layout = Enum("Layout", ["shared", "packed", "padded"])
 Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
-LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced"])
+LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced", "first"])
 SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
 Aggregate = Enum("Aggregate", ["mean", "borda", "bradley_terry", "elo"])
 JudgeMode = Enum("JudgeMode", ["pointwise", "pairwise", "tournament", "listwise"])

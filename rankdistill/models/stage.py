@@ -76,6 +76,8 @@ def fewer_layers(run: Run, whole: Model, keep: int, prompts: Output) -> Model:
         if by_influence:
             record["influence"] = layer_influence(model, _train_ids(prompts.rows(), tokenizer))
             record["kept"] = influential_layers(record["influence"], keep)
+        elif settings.layer_choice is LayerChoice.first:
+            record["kept"] = list(range(keep))
         else:
             record["kept"] = evenly_spaced_layers(layers, keep)
         smaller = keep_layers(model, record["kept"])
