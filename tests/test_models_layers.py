@@ -19,6 +19,7 @@ from transformers import (
 from rankdistill.errors import UserError
 from rankdistill.models import (
     evenly_spaced_layers,
+    first_layers,
     influential_layers,
     keep_layers,
     layer_influence,
@@ -158,11 +159,21 @@ def test_evenly_spaced_layers_reach_from_first_to_last() -> None:
             assert len(set(evenly_spaced_layers(layers, keep))) == keep
 
 
+def test_first_layers_have_the_states_of_the_whole_model() -> None:
+    assert first_layers(5, 2) == [0, 1]
+    model = six_layers("llama")
+    states = model(IDS, output_hidden_states=True).hidden_states
+    kept = keep_layers(model, first_layers(6, 2))(IDS, output_hidden_states=True).hidden_states
+    assert torch.equal(kept[1], states[1])  # after the first; the last is normalised
+    assert torch.allclose(kept[2], model.model.norm(states[2]))
+
+
 @pytest.mark.parametrize("keep", [0, -1, 4])
 def test_keeping_more_layers_than_there_are_or_none_is_refused(keep: int) -> None:
     for choose in (
         lambda: influential_layers([0.1, 0.2, 0.3], keep),
         lambda: evenly_spaced_layers(3, keep),
+        lambda: first_layers(3, keep),
     ):
         with pytest.raises(UserError, match=f"{keep} layers cannot be kept of a model with 3"):
             choose()

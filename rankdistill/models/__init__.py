@@ -4,6 +4,7 @@ from rankdistill.models.adapters import LoRA, adapted, load_trainable, merged
 from rankdistill.models.export import export_untied
 from rankdistill.models.layers import (
     evenly_spaced_layers,
+    first_layers,
     influential_layers,
     keep_layers,
     layer_influence,
@@ -32,6 +33,7 @@ __all__ = [
     "encode_response",
     "evenly_spaced_layers",
     "export_untied",
+    "first_layers",
     "home",
     "identity",
     "influential_layers",

@@ -64,6 +64,16 @@ def evenly_spaced_layers(layers: int, keep: int) -> list[int]:
     return [round(step * (layers - 1) / max(keep - 1, 1)) for step in range(keep)]
 
 
+def first_layers(layers: int, keep: int) -> list[int]:
+    """Indices of the layers next to the input; their states are those of the whole model.
+
+    Raises:
+        UserError: more layers are to be kept than there are, or none.
+    """
+    _check_keep(layers, keep)
+    return list(range(keep))
+
+
 def keep_layers(model: PreTrainedModel, indices: Sequence[int]) -> PreTrainedModel:
     """A new model of the given layers of `model`, which stays as it is and shares nothing with it.
 

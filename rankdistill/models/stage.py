@@ -10,6 +10,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import (
     encode_prompt,
     evenly_spaced_layers,
+    first_layers,
     influential_layers,
     keep_layers,
     layer_influence,
@@ -77,7 +78,7 @@ def fewer_layers(run: Run, whole: Model, keep: int, prompts: Output) -> Model:
             record["influence"] = layer_influence(model, _train_ids(prompts.rows(), tokenizer))
             record["kept"] = influential_layers(record["influence"], keep)
         elif settings.layer_choice is LayerChoice.first:
-            record["kept"] = list(range(keep))
+            record["kept"] = first_layers(layers, keep)
         else:
             record["kept"] = evenly_spaced_layers(layers, keep)
         smaller = keep_layers(model, record["kept"])
