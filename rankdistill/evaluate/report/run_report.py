@@ -71,7 +71,7 @@ class RunReport:
     """The model that differences are taken to."""
     trained: str = "trained"
     start: str | None = "start"
-    """The student before its warm-up."""
+    """The student before any training; in a run with one training, that is the baseline."""
     teacher: str | None = "teacher"
     control: str | None = "sharpened"
     """The baseline sampled at the temperature that gives it the trained student's entropy."""
