@@ -291,6 +291,18 @@ def test_every_mistake_is_one_sentence(run, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [(["hadolint"], "Dockerfile"), (["kubernetes-validate", "--strict"], "kubernetes.yaml")],
+)
+def test_deployment_files_pass_their_linters(exported, command, file):
+    linter = Path(sys.executable).with_name(command[0])
+    done = subprocess.run(
+        [str(linter), *command[1:], str(exported / file)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_deployment_files(exported):
     py_compile.compile(str(exported / "app.py"), doraise=True)
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,I,UP,B,SIM"]
