@@ -12,6 +12,7 @@ from export_runs import finished_run
 
 from rankdistill.export import export, open_source
 from rankdistill.models import keep_layers, load_model, load_tokenizer, save_model
+from rankdistill.serve import command as commands
 from rankdistill.serve.command import Serving
 from rankdistill.serve.process import Server, client, free_port
 from rankdistill.serve.talk import answer, served_model
@@ -55,20 +56,32 @@ def greedy(folder) -> list[str]:
     return texts
 
 
+def answers_of(http, model: str) -> list[str]:
+    """Greedy chat completions."""
+    return [
+        "".join(
+            answer(
+                http, model, [{"role": "user", "content": question}],
+                temperature=0, max_tokens=TOKENS,
+            )
+        )
+        for question in QUESTIONS
+    ]  # fmt: skip
+
+
+def test_transformers_own_server_where_there_is_no_vllm(exported, monkeypatch):
+    monkeypatch.setattr(commands, "server", lambda: "transformers")
+    serving = Serving(exported, "127.0.0.1", free_port(), "student")
+    with Server(serving), client(serving.url) as http:
+        assert answers_of(http, serving.asked_for) == greedy(exported)
+
+
 def test_a_chat_completion_is_greedy_generation(exported, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "secret")
     serving = Serving(exported, "127.0.0.1", free_port(), "student", ["--max-model-len", "512"])
     with Server(serving), client(serving.url) as http:
-        assert served_model(http) == "student"
-        answers = [
-            "".join(
-                answer(
-                    http, "student", [{"role": "user", "content": question}],
-                    temperature=0, max_tokens=TOKENS,
-                )
-            )
-            for question in QUESTIONS
-        ]  # fmt: skip
+        assert served_model(http) == serving.asked_for == "student"
+        answers = answers_of(http, "student")
         http.headers.pop("authorization")
         assert http.get("models").status_code == 401
     assert answers == greedy(exported)

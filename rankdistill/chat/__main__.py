@@ -29,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ExitStack() as stack:
             speakers = []
-            for name, url in _urls(named, stack):
+            for name, url, model in _served(named, stack):
                 http = stack.enter_context(client(url))
-                speakers.append(Speaker(name, http, served_model(http)))
+                speakers.append(Speaker(name, http, model or served_model(http)))
             say(f"[dim]{' and '.join(s.name for s in speakers)}. {HELP}[/]")
             converse(speakers, _lines(), console, sampling)
     except UserError as error:
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _urls(named: Sequence[str], stack: ExitStack) -> Iterator[tuple[str, str]]:
-    """Name and API of what the person named; a run is served as long as the stack lasts."""
+def _served(named: Sequence[str], stack: ExitStack) -> Iterator[tuple[str, str, str | None]]:
+    """Name, API and model of what the person named; a run is served as long as the stack lasts."""
     from rankdistill.console import say
     from rankdistill.export import current_export, open_source
     from rankdistill.serve.command import Serving, server
@@ -53,14 +53,14 @@ def _urls(named: Sequence[str], stack: ExitStack) -> Iterator[tuple[str, str]]:
     share = _share(len(runs)) if runs and server() == "vllm" else []
     for name in named:
         if _is_url(name):
-            yield name, name.rstrip("/")
+            yield name, name.rstrip("/"), None
             continue
         source = runs[name]
         say(f"[dim]{name}: loading ...[/]")
         model = current_export(source)
         serving = Serving(model, "127.0.0.1", free_port(), source.name, share)
         stack.enter_context(Server(serving))
-        yield name, serving.url
+        yield name, serving.url, serving.asked_for
 
 
 def _share(engines: int) -> list[str]:

@@ -52,10 +52,10 @@ def _try(serving: Serving) -> None:
     """Make a first request, and show how to make the next."""
     from rankdistill.console import console, say
     from rankdistill.serve.process import client
-    from rankdistill.serve.talk import answer, served_model
+    from rankdistill.serve.talk import answer
 
     with client(serving.url) as http:
-        model = served_model(http)
+        model = serving.asked_for
         messages = [{"role": "user", "content": QUESTION}]
         pieces = answer(http, model, messages, max_tokens=FIRST_TOKENS, temperature=0)
         text = "".join(pieces)

@@ -28,7 +28,7 @@ class Serving:
         model: Folder of a model.
         host: Address to listen on.
         port: Port to listen on.
-        name: By which clients ask for the model.
+        name: By which clients of vLLM's server ask for the model.
         more: Further arguments of the server, `--max-model-len 2048`.
     """
 
@@ -37,6 +37,11 @@ class Serving:
     port: int
     name: str
     more: Sequence[str] = ()
+
+    @property
+    def asked_for(self) -> str:
+        """What clients name: `name`, or the folder, all that transformers' server knows."""
+        return self.name if server() == "vllm" else str(self.model)
 
     @property
     def url(self) -> str:
