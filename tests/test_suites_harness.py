@@ -56,7 +56,7 @@ def test_the_text_form_of_hellaswag_has_the_columns_of_the_hub(tmp_path):
     assert rows[3]["activity_label"] == "Swimming" and rows[3]["endings"][3] == "splash and laugh."
 
 
-def compare(monkeypatch, tmp_path: Path, model: str, tokens: int) -> None:
+def compare(monkeypatch, tmp_path: Path, model: str, tokens: int, backend: str = "hf") -> None:
     text = tmp_path / "val.txt"
     text.write_text(HELLASWAG)
     data = gsm8k(tmp_path / "gsm8k")
@@ -65,6 +65,7 @@ def compare(monkeypatch, tmp_path: Path, model: str, tokens: int) -> None:
         f"eval.hellaswag.path={text}", "eval.hellaswag.batch_size=4",
         f"eval.gsm8k.path={data}", "eval.gsm8k.limit=2", "eval.gsm8k.shots=2",
         f"eval.gsm8k.max_response_tokens={tokens}", "eval.gsm8k.batch_size=4",
+        f"eval.hellaswag.backend={backend}", f"eval.gsm8k.backend={backend}",
     )  # fmt: skip
     rows = write(tmp_path / "val.jsonl", task_rows("key", text, ()))
     path = locate(model)
@@ -87,6 +88,12 @@ def test_a_tiny_model_has_the_figures_of_lm_eval_by_hand(monkeypatch, tmp_path, 
 @pytest.mark.bundled
 def test_the_bundled_model_has_the_figures_of_lm_eval_by_hand(monkeypatch, tmp_path):
     compare(monkeypatch, tmp_path, "bundled/smollm2-135m-instruct", 24)
+
+
+@pytest.mark.bundled
+@pytest.mark.vllm
+def test_through_vllm_the_figures_are_those_through_transformers(monkeypatch, tmp_path):
+    compare(monkeypatch, tmp_path, "bundled/smollm2-135m-instruct", 24, backend="vllm")
 
 
 def test_base_student_and_teacher_stand_in_one_table_and_are_measured_once(

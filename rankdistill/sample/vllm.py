@@ -69,7 +69,7 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
             "dtype": dtype,
             "max_num_seqs": max_num_seqs,
             "tensor_parallel_size": tensor_parallel,
-            **_device_arguments(gpu_memory_utilization),
+            **device_arguments(gpu_memory_utilization),
         }
         self._answers: Answers = queue.Queue()
         self._processes: list[VLLMProcess] = []
@@ -273,7 +273,8 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
             cancelled += "cancelled" in self._receive()[1]
 
 
-def _device_arguments(gpu_memory_utilization: float) -> dict[str, Any]:
+def device_arguments(gpu_memory_utilization: float) -> dict[str, Any]:
+    """Of an engine, by what it runs on."""
     if torch.cuda.is_available():
         return {"gpu_memory_utilization": gpu_memory_utilization}
     # Compiling costs more than it saves. Blocks of 32 tokens, so that short prompts are shared too.

@@ -168,17 +168,9 @@ class HarnessSuite:
 
     def _lm(self, run: Run, model: Model) -> Any:
         if self.backend == "vllm":
-            from lm_eval.models import vllm_causallms
+            from rankdistill.evaluate.suites.vllm_backend import vllm_model
 
-            served: Any = vllm_causallms.VLLM
-
-            options = run.settings.sample.vllm
-            return served(
-                pretrained=model.path,
-                dtype=options.dtype,
-                gpu_memory_utilization=options.gpu_memory_utilization,
-                batch_size=self.batch_size,
-            )
+            return vllm_model(run, model, self.batch_size)
         from lm_eval.models import huggingface
 
         loaded: Any = huggingface.HFLM
