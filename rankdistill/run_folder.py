@@ -111,7 +111,6 @@ def _report(
     title = f"{method(settings)}: {student}{layers}, {by}"
     if not settings.trains:
         title = f"{', '.join(settings.suites) or 'quick'}: {student}{layers}"
-    measured = {model.name for model in comparison.models}
     return RunReport(
         title=title,
         recipe=HydraConfig.get().runtime.choices.get("recipe") or "none",
@@ -130,7 +129,7 @@ def _report(
         training_history=history,
         warmup_history=warmup_history,
         versions=versions(),
-        start="start" if "start" in measured else "warmed_up",
+        start="start" if "start" in comparison.names else "warmed_up",
         control="sharpened" if settings.quick and settings.quick.sharpening_control else None,
         tie_margin=settings.rank.tie_margin,
         seed=settings.seed,

@@ -76,6 +76,13 @@ class Comparison:
     suites: dict[str, Any] | None = None
     """The block of `metrics.json`; see `rankdistill.evaluate.suites`."""
 
+    @property
+    def names(self) -> set[str]:
+        """Of the models that anything was measured of."""
+        measured = {model.name for model in self.models}
+        measured |= self.ranked_set.labels.keys() if self.ranked_set else set()
+        return measured.union(*(suite["models"] for suite in (self.suites or {}).values()))
+
 
 def evaluation_judge(settings: Settings) -> Scorer:
     """The held-out judge, else the one that ranks the training set; judges of orders rate here."""
