@@ -96,6 +96,8 @@ def test_run_folders_are_named_by_the_command():
     assert run_name([]) == "defaults"
     assert run_name(["seed=1", "recipe=rrhf"]) == "rrhf,seed=1"
     assert run_name(["recipe=rrhf"]) == "rrhf"
+    assert run_name(["recipe=rrhf", "seed=choice(1)"]) == "rrhf,seed=1"
+    assert run_name(["seed=choice(1,2)"]) != run_name(["seed=1,2"])
     a, b = run_name(["prompts.path=/a/b c"]), run_name(["prompts.path=/a/b_c"])
     assert a != b and "/" not in a and " " not in a
     assert len(run_name([f"train.epochs={'9' * 200}"])) < 90
