@@ -283,7 +283,9 @@ def mistakes(run: Path, tmp_path: Path) -> list[tuple[list[str], str]]:
 
 def test_every_mistake_is_one_sentence(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pushing, "get_token", lambda: None)
-    for arguments, told in mistakes(run, tmp_path):
+    wrong = mistakes(run, tmp_path)
+    capsys.readouterr()  # of making them
+    for arguments, told in wrong:
         assert main(arguments) == 2, arguments
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1, error
