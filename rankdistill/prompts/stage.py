@@ -11,20 +11,21 @@ from rankdistill.errors import UserError
 from rankdistill.models import load_tokenizer
 from rankdistill.prompts import load_prompts, source_identity
 from rankdistill.prompts.augment_stage import augmented
+from rankdistill.prompts.sources import check_source
 from rankdistill.run import Run
 from rankdistill.settings import Settings
 from rankdistill.store import Output, Partial
 
 
 def check_prompts(settings: Settings) -> None:
-    """Refuse prompts that are not there before a model is fetched or converted."""
+    """Refuse prompts that are not there or empty before a model is fetched or converted."""
     if settings.rank.path is None:
-        source_identity(settings.prompts.path)
+        check_source(settings.prompts.path)
     elif not Path(settings.rank.path).expanduser().is_dir():
-        source_identity(settings.rank.path)
+        check_source(settings.rank.path)
     lessons = settings.warmup.lessons
     if lessons is not None and lessons.source == "conversations":
-        source_identity(settings.options["warmup"]["conversations"])
+        check_source(settings.options["warmup"]["conversations"])
 
 
 def load(run: Run) -> Output:

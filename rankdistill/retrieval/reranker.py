@@ -11,7 +11,7 @@ from rankdistill.errors import UserError
 from rankdistill.evaluate.stage import Comparison
 from rankdistill.models import locate
 from rankdistill.models.stage import student
-from rankdistill.prompts import source_identity
+from rankdistill.prompts.sources import check_source
 from rankdistill.rank.stage import rank
 from rankdistill.retrieval.data import DOCSTRINGS, read_collection
 from rankdistill.retrieval.evaluation import measure_reranking
@@ -35,7 +35,7 @@ def check_retrieval(run: Run) -> None:
         )
     for path in filter(None, (settings.corpus, settings.queries)):
         if path != DOCSTRINGS:
-            source_identity(path)
+            check_source(path)
     if settings.encoder is None:
         require_bm25s()
     else:
