@@ -42,6 +42,9 @@ class StageRecord:
     what: str
     key: str
     seconds: float
+    """In this run: next to none where the output was reused."""
+    making_seconds: float
+    """What making the output took, all attempts together, in whichever run that was."""
     reused: bool
     counts: Mapping[str, Any]
 
@@ -117,7 +120,8 @@ class Run:
             for name, value in output.manifest["counts"].items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
-        record = StageRecord(stage, what, output.key, seconds, not built, counts)
+        making = output.manifest["seconds"]
+        record = StageRecord(stage, what, output.key, seconds, making, not built, counts)
         self.records.append(record)
         shown = ", ".join(f"{_short(v)} {k.replace('_', ' ')}" for k, v in counts.items() if v)
         took = f"{seconds:.0f} s" if built else "reused"

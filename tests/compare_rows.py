@@ -124,8 +124,8 @@ def _scores(groups: list[Group]) -> dict[str, PromptScores]:
 def _stages(name: str, seed: int) -> list[Done]:
     first = name == "RRHF"
     return [
-        Done("warmup", "logits", f"warmup-{seed}", 160.0 if first else 0.0, not first, {}),
-        Done("sample", "student", f"sample-{seed}", 98.0 if first else 0.0, not first,
+        Done("warmup", "logits", f"warmup-{seed}", 160.0, not first, {}),
+        Done("sample", "student", f"sample-{seed}", 98.0, not first,
              {"tokens": 14126}),
         Done("train", name, f"train-{name}-{seed}", 140.0 + len(name), False,
              {"steps": 36, "peak_mib": 4100 + 300 * len(name)}),

@@ -14,7 +14,7 @@ from rankdistill.diff.pages import headline, html, markdown
 
 def run_of(folder: Path, answers: dict[str, tuple[str, float]]) -> Path:
     folder.mkdir()
-    (folder / "metrics.json").write_text(json.dumps({"format": 1, "trained": "trained"}))
+    (folder / "metrics.json").write_text(json.dumps({"format": 2, "trained": "trained"}))
     rows = [
         {
             "prompt_id": name,

@@ -409,7 +409,7 @@ def test_the_report_is_made_again_from_its_folder(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "there is no metrics.json"), ("{", "is not JSON"), ('{"format": 0}', "of format 1")],
+    [(None, "there is no metrics.json"), ("{", "is not JSON"), ('{"format": 0}', "of format 2")],
 )
 def test_a_folder_without_usable_metrics_is_one_sentence(tmp_path, capsys, content, message):
     if content is not None:

@@ -101,15 +101,10 @@ def peak_bytes(run: FinishedRun) -> float | None:
 
 
 def training_seconds(run: FinishedRun) -> float | None:
-    """Seconds of the objective's own training; None where any of it was reused, or there is none.
-
-    A reused stage took no time in this run, and what it took in another is not this run's.
-    """
+    """What making the objective's own training took, in whichever run; None: there is none."""
     stages = [stage for stage in run.metrics["stages"] if stage["stage"] in TRAINING]
     stages = stages or [s for s in run.metrics["stages"] if s["stage"] == "warmup"]
-    if not stages or any(stage["reused"] for stage in stages):
-        return None
-    return sum(stage["seconds"] for stage in stages)
+    return sum(stage["making_seconds"] for stage in stages) if stages else None
 
 
 def computed_seconds(run: FinishedRun) -> float:

@@ -82,8 +82,9 @@ def _cost_rows(comparison: Comparison) -> list[Row]:
         Row(
             "training_seconds", "Time of training",
             "Of the stages an objective has for itself: train and reward, or the warm-up where "
-            "that is all. On the same machine, at the same load, these compare.",
-            [_training_cell(objective) for objective in of],
+            "that is all; of reused ones when they were made. On the same machine, at the same "
+            "load, these compare.",
+            [Cell(duration(mean_of(o, training_seconds))) for o in of],
         ),
         Row(
             "computed_seconds", "Time of a run",
@@ -97,15 +98,6 @@ def _cost_rows(comparison: Comparison) -> list[Row]:
             [_reused_cell(objective) for objective in of],
         ),
     ]  # fmt: skip
-
-
-def _training_cell(objective: Objective) -> Cell:
-    known = [s for run in objective.runs if (s := training_seconds(run)) is not None]
-    reused = len(objective.runs) - len(known)
-    if not known:
-        return Cell("reused")
-    more = f" ({reused} of {len(objective.runs)} reused)" if reused else ""
-    return Cell(duration(fmean(known)) + more)
 
 
 def _reused_cell(objective: Objective) -> Cell:

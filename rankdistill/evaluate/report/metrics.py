@@ -29,7 +29,7 @@ from rankdistill.evaluate.statistics import (
     win_rate,
 )
 
-FORMAT = 1
+FORMAT = 2
 FILE = "metrics.json"
 
 
@@ -204,5 +204,5 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _stage(stage: Any) -> dict[str, Any]:
-    names = ("stage", "what", "key", "seconds", "reused", "counts")
+    names = ("stage", "what", "key", "seconds", "making_seconds", "reused", "counts")
     return {name: getattr(stage, name) for name in names}

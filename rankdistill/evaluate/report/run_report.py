@@ -27,6 +27,9 @@ class Stage(Protocol):
     def seconds(self) -> float: ...
 
     @property
+    def making_seconds(self) -> float: ...
+
+    @property
     def reused(self) -> bool: ...
 
     @property

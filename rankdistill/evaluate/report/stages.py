@@ -7,17 +7,23 @@ from typing import Any
 
 
 def stage_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """Stage, what, result (its counts), time (or `reused`), key; in the order of the run."""
+    """Stage, what, result (its counts), time (of a reused one when it was made), key; in order."""
     return [
         [
             stage["stage"],
             stage["what"],
             counts(stage["counts"]),
-            "reused" if stage["reused"] else duration(stage["seconds"]),
+            _time(stage),
             stage["key"],
         ]
         for stage in metrics["stages"]
     ]
+
+
+def _time(stage: Mapping[str, Any]) -> str:
+    if stage["reused"]:
+        return f"reused, made in {duration(stage['making_seconds'])}"
+    return duration(stage["seconds"])
 
 
 def counts(values: Mapping[str, Any]) -> str:
