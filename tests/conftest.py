@@ -84,23 +84,34 @@ EXTRA = {
 WITHOUT_SDPA = ("mamba", "gpt_oss", "bloom")
 
 
-def build_model(architecture: str = "llama", *, layers: int = 3, seed: int = 0, tied: bool = True):
-    """A random model of about 50,000 parameters; `architecture` is a key of `EXTRA`."""
+def build_model(
+    architecture: str = "llama",
+    *,
+    layers: int = 3,
+    seed: int = 0,
+    tied: bool = True,
+    heads: int = 4,
+):
+    """A random model of about 50,000 parameters; `architecture` is a key of `EXTRA`.
+
+    A Llama with `heads=1` has a head of 32, the smallest that vLLM's attention takes on CPUs.
+    """
     extra = dict(EXTRA[architecture])
     if "layer_types" in extra:  # the pattern, as often as there are layers
         extra["layer_types"] = (extra["layer_types"] * layers)[:layers]
+    like_llama = LLAMA_LIKE | {"num_key_value_heads": min(2, heads)}
     config = AutoConfig.for_model(
         architecture,
         vocab_size=len(SPECIAL) + 256,
         hidden_size=32,
         num_hidden_layers=layers,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         tie_word_embeddings=tied,
         bos_token_id=2 if architecture == "gpt2" else None,
         eos_token_id=2,
         pad_token_id=0,
         max_position_embeddings=512,
-        **({} if architecture in ("gpt2", "opt", "bloom", "mamba") else LLAMA_LIKE),
+        **({} if architecture in ("gpt2", "opt", "bloom", "mamba") else like_llama),
         **extra,
     )
     torch.manual_seed(seed)

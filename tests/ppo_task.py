@@ -57,9 +57,9 @@ def config(folder: Path, **more: Any) -> PPOConfig:
     )
 
 
-def policy(seed: int = 0, scale: float = 5.0) -> Any:
+def policy(seed: int = 0, scale: float = 5.0, heads: int = 4) -> Any:
     """A random model whose layers do more than a new one's, so that a state tells of its prompt."""
-    model = build_model("llama", layers=2, seed=seed)
+    model = build_model("llama", layers=2, seed=seed, heads=heads)
     for name, weight in model.named_parameters():
         if name.endswith("proj.weight"):
             weight.data.mul_(scale)

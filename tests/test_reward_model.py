@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
+import sys
+from pathlib import Path
 from statistics import fmean, pstdev
 
 import pytest
@@ -88,6 +91,32 @@ def test_saved_model_gives_transformers_the_same_rewards(tmp_path, folder, archi
     # The order and the relative gaps are those of the raw logits.
     scale = Scale.of(raw)
     assert flat == pytest.approx([(x - scale.mean) / scale.std for x in raw], abs=1e-4)
+
+
+@pytest.mark.vllm
+def test_saved_model_gives_vllms_pooling_the_same_rewards(tmp_path):
+    torch.manual_seed(0)
+    build_model("llama", heads=1).save_pretrained(tmp_path / "backbone")
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "backbone")
+    model = bind(load_reward_model(str(tmp_path / "backbone"), new_head=True))
+    rows = groups()
+    raw = [value for row in rewards(model, rows) for value in row]
+    save_reward_model(model, tokenizer, Scale.of(raw), tmp_path / "saved")
+    ids = [[*row.prompt, *response] for row in rows for response in row.responses]
+    pooling = subprocess.run(
+        [sys.executable, Path(__file__).parent / "vllm_pooling.py", tmp_path / "saved"],
+        input=json.dumps(ids), capture_output=True, text=True,
+    )  # fmt: skip
+    assert pooling.returncode == 0, pooling.stderr[-3000:]
+    logits_of_vllm = json.loads(pooling.stdout.splitlines()[-1])
+    scale = Scale.of(raw)
+    expected = [(value - scale.mean) / scale.std for value in raw]
+    found = [logit - scale.mean / scale.std for logit in logits_of_vllm]
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())[SHIFT] == pytest.approx(
+        -scale.mean / scale.std
+    )
 
 
 def test_a_response_that_ends_with_eos_is_read_at_its_eos(folder):
