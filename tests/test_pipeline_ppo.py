@@ -82,6 +82,16 @@ def test_ppo_from_prompts_to_report(monkeypatch, tmp_path, teacher, shared_home)
     assert metrics_in(group)["title"].startswith("PPO, group advantages: ")
 
 
+def test_adapters_are_merged_when_ppo_ends(monkeypatch, tmp_path, teacher, shared_home):
+    monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
+    arguments = [*PPO, f"teacher.path={teacher}", "student.lora.r=2"]
+    folder = run_here(monkeypatch, tmp_path, *arguments)
+    (training,) = stages(folder, "train")
+    assert training["counts"]["models"] == 3  # the reference is the policy without its adapters
+    assert not list((folder / "model").glob("adapter*"))
+    assert metrics_in(folder)["training_history"][0]["kl"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_a_gate_that_is_not_passed_stops_the_run(
     monkeypatch, capsys, tmp_path, teacher, shared_home
 ):
@@ -167,7 +177,6 @@ def test_rounds_sample_anew_with_the_newest_student(monkeypatch, tmp_path, teach
         (["train.rollout.top_k=7"], "top_k=0"),
         (["train.rollout.responses_per_prompt=1", "train.advantage=group"], "at least 2"),
         (["train.clip=0"], "train.clip is 0"),
-        (["student.lora.r=4"], "student.lora.r=null"),
         (["reward.margin=1", "reward.loss=plackett_luce"], "no margin"),
         (["reward.min_accuracy=2"], "reward.min_accuracy is 2"),
         (["train.rollout.promts=3"], "did you mean 'prompts'?"),

@@ -1,6 +1,13 @@
 """Models: where they come from, how text becomes their tokens, and smaller ones made of them."""
 
-from rankdistill.models.adapters import LoRA, adapted, load_trainable, merged
+from rankdistill.models.adapters import (
+    LoRA,
+    WithoutAdapters,
+    adapted,
+    load_trainable,
+    merged,
+    merged_copy,
+)
 from rankdistill.models.export import export_untied
 from rankdistill.models.layers import (
     evenly_spaced_layers,
@@ -26,6 +33,7 @@ from rankdistill.store import home
 
 __all__ = [
     "LoRA",
+    "WithoutAdapters",
     "adapted",
     "chat_template",
     "decode_response",
@@ -44,6 +52,7 @@ __all__ = [
     "load_trainable",
     "locate",
     "merged",
+    "merged_copy",
     "place",
     "recoded",
     "save_model",

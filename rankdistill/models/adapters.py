@@ -6,6 +6,7 @@ arXiv:2305.14314. The adapters are peft's.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankdistill.errors import UserError
@@ -149,6 +150,23 @@ def merged(model: Any) -> PreTrainedModel:
         model = get_peft_model(plain.dequantize(), config)  # type: ignore[assignment]
         set_peft_model_state_dict(model, adapters)
     return model.merge_and_unload()  # type: ignore[operator]
+
+
+def merged_copy(model: Any) -> PreTrainedModel:
+    """As `merged`, but `model` keeps its adapters: what is written while they are still trained."""
+    return merged(copy.deepcopy(model) if isinstance(model, PeftModel) else model)
+
+
+class WithoutAdapters(nn.Module):
+    """The model that adapters are on, as it was before they were trained; takes no memory."""
+
+    def __init__(self, model: PeftModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with self.model.disable_adapter():
+            return self.model(*args, **kwargs)
 
 
 def _require(key: str, value: Any, condition: bool, what: str) -> None:

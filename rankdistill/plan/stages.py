@@ -221,7 +221,8 @@ def _ppo(planner: Planner) -> Stage:
     train: Any = settings.train
     rollout, shape = train.rollout, planner.student
     group = grouped(train.layout.name, counts.prompt, rollout.responses_per_prompt, counts.response)
-    models = 2 * model_bytes(shape, "float32", None)
+    held = 1 if settings.student.lora.r else 2  # with adapters the policy is its own reference
+    models = held * model_bytes(shape, "float32", None)
     if train.critic.name == "separate" and train.advantage.name == "gae":
         models += 16 * shape.parameters
     prompts = round(counts.train * train.epochs)

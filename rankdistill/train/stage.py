@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from rankdistill.models import load_tokenizer, load_trainable
+from rankdistill.models import load_tokenizer
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
 from rankdistill.train.checkpoints import owes_evaluation
 from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.memory import peak_memory
 from rankdistill.train.output import save_trained
+from rankdistill.train.policy import load_policy
 from rankdistill.train.progress import show_progress
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
 from rankdistill.train.reference import ReferenceConfig, add_reference_logps
@@ -94,7 +95,7 @@ def _train(
     partial: Partial,
 ) -> Mapping[str, Any]:
     tokenizer = load_tokenizer(student.path)
-    policy = _policy(run, student)
+    policy = load_policy(run, student)
     enable_gradient_checkpointing(policy, run.settings.train.gradient_checkpointing)
     trainer = RankingTrainer(
         policy,
@@ -106,23 +107,10 @@ def _train(
     )
     show_progress(trainer)
     trainer.train(resume_from_checkpoint=True)
-    save_trained(trainer, tokenizer, partial.path / "model", lambda: _policy(run, student))
+    save_trained(trainer, tokenizer, partial.path / "model", lambda: load_policy(run, student))
     if trainer.is_world_process_zero():
         (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))
     return {"groups": len(training), "steps": trainer.state.global_step}
-
-
-def _policy(run: Run, student: Model) -> Any:
-    """The student as its training begins; the reference, if it has adapters, is it without them."""
-    settings = run.settings.student
-    return load_trainable(
-        student.path,
-        precision=settings.precision.name,
-        lora=run.lora,
-        seed=run.settings.seed,
-        attn_implementation=settings.attn_implementation,
-        trust_remote_code=settings.trust_remote_code,
-    )
 
 
 def _arguments(run: Run, partial: Partial, validate: bool) -> RankingConfig:
@@ -175,7 +163,7 @@ def _reference(run: Run, model: Model, rows: Sequence[Any], ranked_key: str) -> 
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
         tokenizer = load_tokenizer(model.path)
-        with_reference = add_reference_logps(rows, _policy(run, model), tokenizer, config)
+        with_reference = add_reference_logps(rows, load_policy(run, model), tokenizer, config)
         kept = ("prompt_id", "reference_logps")
         partial.shards().put([{key: row[key] for key in kept} for row in with_reference])
         return {"groups": len(rows)}

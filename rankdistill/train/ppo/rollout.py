@@ -23,7 +23,7 @@ from rankdistill.forward import (
     collate,
     micro_batches,
 )
-from rankdistill.models import encode_prompt, save_model
+from rankdistill.models import encode_prompt, merged_copy, save_model
 from rankdistill.records import Group
 from rankdistill.sample.base import Sampler, response_seed
 from rankdistill.train.batches import StepBatches
@@ -129,7 +129,7 @@ class Rollouts:
             if other.name != str(iteration - 1):
                 shutil.rmtree(other)
         policy: Any = self._accelerator.unwrap_model(self._model).policy
-        save_model(policy, self._tokenizer, folder)
+        save_model(merged_copy(policy), self._tokenizer, folder)
         return folder
 
     @torch.no_grad()

@@ -10,12 +10,13 @@ from typing import Any
 from rankdistill.config import Critic, PPOTrainConfig
 from rankdistill.console import is_main_process, progress
 from rankdistill.errors import UserError
-from rankdistill.models import load_tokenizer, load_trainable, save_model
+from rankdistill.models import load_tokenizer, merged, save_model
 from rankdistill.records import Prompt
 from rankdistill.run import Model, Run, model_of
 from rankdistill.sample import SamplingOptions
 from rankdistill.store import Partial
 from rankdistill.train.memory import peak_memory
+from rankdistill.train.policy import load_policy
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.trainer import PPOTrainer
 from rankdistill.train.reward.model import load_reward_model
@@ -41,10 +42,6 @@ def check_ppo(run: Run) -> None:
     if not isinstance(run.settings.train, PPOTrainConfig):
         return
     _config(run, run.settings.train, "")
-    if run.lora is not None:
-        raise UserError(
-            "student.lora.r is set, but train=ppo trains all weights: set student.lora.r=null."
-        )
 
 
 def ppo(
@@ -104,7 +101,7 @@ def _train(
     tokenizer = load_tokenizer(student.path)
     critic = _critic(run, settings, student, rewarding)
     trainer = PPOTrainer(
-        _policy(run, student),
+        load_policy(run, student),
         _config(run, settings, str(partial.scratch / "checkpoints")),
         prompts,
         tokenizer,
@@ -120,25 +117,16 @@ def _train(
         )
         trainer.train()
     if is_main_process():
-        save_model(trainer.policy, tokenizer, partial.path / "model")
+        save_model(merged(trainer.policy), tokenizer, partial.path / "model")
         (partial.path / "history.json").write_text(json.dumps(trainer.history))
     trainer.accelerator.wait_for_everyone()
-    models = 4 + (critic is not None)  # policy, reference, reward model, and the sampler's copy
+    # Policy, reward model, the sampler's copy, and the reference, which adapters have inside them.
+    models = 3 + (run.lora is None) + (critic is not None)
     return {
         "iterations": len(trainer.history),
         "steps": trainer.progress.steps,
         "models": models,
     }
-
-
-def _policy(run: Run, student: Model) -> Any:
-    settings = run.settings.student
-    return load_trainable(
-        student.path,
-        precision=settings.precision.name,
-        attn_implementation=settings.attn_implementation,
-        trust_remote_code=settings.trust_remote_code,
-    )
 
 
 def _critic(run: Run, settings: PPOTrainConfig, student: Model, rewarding: Rewarding) -> Any:

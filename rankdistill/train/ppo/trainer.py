@@ -18,11 +18,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from rankdistill.console import say
 from rankdistill.errors import UserError
 from rankdistill.forward import bind
+from rankdistill.models import WithoutAdapters
 from rankdistill.sample.base import Sampler
 from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
@@ -41,13 +43,15 @@ class PPOTrainer:
     """Trains a policy on a reward.
 
     Args:
-        policy: A causal language model; bound and freed of dropout, in place.
+        policy: A causal language model, perhaps with adapters (peft), which alone are trained then;
+            bound and freed of dropout, in place.
         config: See `PPOConfig`.
         prompts: Rows with `prompt_id` and `messages`.
         tokenizer: The policy's.
         reward: Groups with sampled responses -> their scores.
         sampler: Writes the rollouts.
-        reference: What the KL is taken to; None: the policy as it is now.
+        reference: What the KL is taken to; None: the policy as it is now, of one with adapters the
+            model without them.
         critic: A reward model that becomes the critic; None: a head on the policy's backbone.
         report_to: accelerate's trackers.
 
@@ -83,9 +87,12 @@ class PPOTrainer:
         )
         if report_to:
             self.accelerator.init_trackers("rankdistill")
-        reference = copy.deepcopy(policy) if reference is None else reference
-        reference = bind(reference, config.layout).to(self.accelerator.device)
-        reference.requires_grad_(False).eval()
+        if reference is None and isinstance(policy, PeftModel):
+            reference = WithoutAdapters(policy)
+        else:
+            reference = copy.deepcopy(policy) if reference is None else reference
+            reference = bind(reference, config.layout).to(self.accelerator.device)
+            reference.requires_grad_(False).eval()
         enable_gradient_checkpointing(policy, config.gradient_checkpointing)
         if config.advantage == "gae" and critic is None:
             critic = value_head(policy)
