@@ -17,7 +17,8 @@ class ActorCritic(nn.Module):
     """A bound policy, and what values the states it goes through.
 
     Args:
-        policy: A causal language model, perhaps with adapters; bound and freed of dropout, in place.
+        policy: A causal language model, perhaps with adapters; bound and freed of dropout, in
+            place.
         critic: None for no critic; `value_head(policy)` for one on the policy's own last hidden
             states; a reward model (see `load_reward_model`) for a separate one.
         layout: Of the grouped forward.
