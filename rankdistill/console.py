@@ -23,6 +23,9 @@ from rich.text import Text
 
 console = Console(highlight=False)
 
+_label = ""
+"""What every line begins with."""
+
 PLAIN_SECONDS = 15.0
 """Without a terminal a bar is a line that is printed at most this often."""
 
@@ -52,10 +55,16 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def label_lines(label: str) -> None:
+    """Have every line begin with `label`, since other processes write to the same terminal."""
+    global _label
+    _label = label
+
+
 def say(message: str) -> None:
     """One line for the person; rank 0 only."""
     if is_main_process():
-        console.print(message, soft_wrap=True)
+        console.print(f"[dim]{_label}[/]{message}" if _label else message, soft_wrap=True)
 
 
 def heading(stage: str, what: str) -> None:
@@ -86,7 +95,7 @@ class Bar:
         self.total, self.unit, self.done = total, unit, done
         self._from, self._started, self._printed = done, time.monotonic(), time.monotonic()
         self._live: Progress | None = None
-        if console.is_terminal and is_main_process():
+        if console.is_terminal and is_main_process() and not _label:
             columns = (
                 TextColumn("         "), BarColumn(30), MofNCompleteColumn(), _Rate(),
                 TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[note]}"),

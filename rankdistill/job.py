@@ -27,10 +27,14 @@ class Job:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from rankdistill.console import label_lines
+
         hydra = HydraConfig.get()
         folder = Path(hydra.runtime.output_dir)
         self.begun = True
         if hydra.mode is RunMode.MULTIRUN:
+            if hydra.runtime.choices["hydra/launcher"] != "basic":  # points run side by side
+                label_lines(f"#{hydra.job.num} ")
             return _point(config, folder, verbose=bool(hydra.verbose))
         try:
             return _run(config, folder)
