@@ -126,7 +126,8 @@ def test_remove(filled, capsys, arguments, left):
     root = Store().root
     there = {path.name for place in ("outputs", "partial") for path in (root / place).iterdir()}
     assert there == {keys[name] for name in left}
-    assert not list((root / "trash").iterdir() if (root / "trash").exists() else [])
+    assert not list((root / ".trash").iterdir() if (root / ".trash").exists() else [])
+    assert not (root / "trash").exists()
     out = capsys.readouterr().out
     assert out.startswith("Nothing to remove" if len(left) == 3 else "Removed ")
 

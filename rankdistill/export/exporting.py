@@ -11,7 +11,14 @@ from rankdistill.export.calibration import check_calibration, write_calibration
 from rankdistill.export.card import model_card
 from rankdistill.export.deployment import write_deployment
 from rankdistill.export.license import License, license_of
-from rankdistill.export.record import RECORD, read_record, record_of, write_record
+from rankdistill.export.place import check_place, clear_place, remove_leftovers
+from rankdistill.export.record import (
+    is_current,
+    read_record,
+    record_of,
+    write_maker,
+    write_record,
+)
 from rankdistill.export.source import EXPORT, Source
 from rankdistill.export.weights import check_int8, write_int8, write_model
 from rankdistill.models.files import new_folder
@@ -40,8 +47,8 @@ def check_export(source: Source, to: Path, options: Options) -> None:
     """Refuse, before anything is loaded, what cannot be exported.
 
     Raises:
-        UserError: an unknown option, a missing package or calibration text, a folder that is no
-            export and would be overwritten.
+        UserError: an unknown option, a missing package or calibration text, a folder that holds
+            something else than an export, or something besides.
     """
     for name, value, known in (
         ("precision", options.precision, list(PRECISIONS)),
@@ -53,8 +60,7 @@ def check_export(source: Source, to: Path, options: Options) -> None:
         check_int8()
     if options.quantize == "awq-ready":
         check_calibration(source)
-    if to.exists() and not (to.is_dir() and (not any(to.iterdir()) or (to / RECORD).is_file())):
-        raise UserError(f"'{to}' holds something else than an export: give another --to.")
+    check_place(to)
 
 
 def export(source: Source, to: Path, options: Options | None = None) -> Path:
@@ -64,35 +70,44 @@ def export(source: Source, to: Path, options: Options | None = None) -> Path:
 
     Args:
         source: See `open_source`.
-        to: New, empty, or an earlier export.
+        to: New, empty, or an earlier export with nothing of yours in it.
 
     Raises:
         UserError: as `check_export` and `write_model`.
     """
     options = options or Options()
     check_export(source, to, options)
+    remove_leftovers(to)
     license = _license(source)
     with new_folder(to) as partial:
-        int8 = options.quantize == "int8"
-        if int8:
-            plain = partial / "plain"
-            plain.mkdir()
-            write_model(source, plain, options.precision)
-            write_int8(plain, partial)
-            shutil.rmtree(plain)
-        else:
-            write_model(source, partial, options.precision)
-        for name, text in license.texts.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        name = options.repository or source.name
-        card = model_card(source, license, name, options.quantize)
-        card.save(partial / "README.md")
-        write_deployment(source, partial, options.repository, int8)
-        if options.quantize == "awq-ready":
-            write_calibration(source, partial)
-        write_record(partial, record_of(source, options.precision, options.quantize))
-        shutil.rmtree(to, ignore_errors=True)  # the earlier export
+        write_maker(partial)
+        _fill(partial, source, license, options)
+        record = record_of(source, options.precision, options.quantize)
+        clear_place(to)
+        # Last, in the place of the maker's: until here a kill leaves what is told to be a leftover.
+        write_record(partial, record)
     return to
+
+
+def _fill(partial: Path, source: Source, license: License, options: Options) -> None:
+    """Writes all files of an export but its record."""
+    int8 = options.quantize == "int8"
+    if int8:
+        plain = partial / "plain"
+        plain.mkdir()
+        write_model(source, plain, options.precision)
+        write_int8(plain, partial)
+        shutil.rmtree(plain)
+    else:
+        write_model(source, partial, options.precision)
+    for name, text in license.texts.items():
+        (partial / name).write_text(text, encoding="utf-8")
+    name = options.repository or source.name
+    card = model_card(source, license, name, options.quantize)
+    card.save(partial / "README.md")
+    write_deployment(source, partial, options.repository, int8)
+    if options.quantize == "awq-ready":
+        write_calibration(source, partial)
 
 
 def current_export(source: Source) -> Path:
@@ -107,10 +122,8 @@ def current_export(source: Source) -> Path:
         return source.model
     to = source.folder / EXPORT
     record = read_record(to)
-    if record is not None:
-        made = record_of(source, record.get("precision", ""), record.get("quantize", ""))
-        if record == made:
-            return to
+    if record is not None and is_current(record, source):
+        return to
     return export(source, to)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,12 @@ def check_int8() -> None:
 
 
 def write_model(source: Source, to: Path, precision: str = "auto") -> None:
-    """Writes the model to the empty folder `to`, adapters merged.
+    """Writes the model to the folder `to`, adapters merged.
 
-    The model of a run is linked as it is: `save_model` wrote it. Any other goes through it now,
-    which sets the tokens that end and pad. A tied head is left out of the file, as the model's
-    configuration says.
+    The model of a run is taken as it is: `save_model` wrote it. Its weights become links, its other
+    files copies, since a model card that is written into a link would be written into the run too.
+    Any other model goes through `save_model` now, which sets the tokens that end and pad. A tied
+    head is left out of the file, as the model's configuration says.
 
     Args:
         precision: float32, bfloat16, float16, or auto for the one that it is in.
@@ -39,7 +41,8 @@ def write_model(source: Source, to: Path, precision: str = "auto") -> None:
     """
     if source.metrics is not None and not source.is_adapter and precision == "auto":
         for file in source.model.iterdir():
-            link(file, to / file.name)
+            take = link if file.suffix == ".safetensors" else shutil.copyfile
+            take(file, to / file.name)
         return
     if not source.is_adapter:
         model, tokens = load_model(str(source.model), precision=precision), str(source.model)

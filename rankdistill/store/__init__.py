@@ -16,6 +16,9 @@ On disk::
     partial/<key>/scratch/         checkpoints and the like; removed when complete
     partial/<key>/attempt.json     who makes it, how long it took so far, how the last attempt ended
     locks/<key>.lock               held (flock) by the process that makes it
+    .trash/<key>.<pid>-<number>    being removed
+
+Whatever has another name, or is a link, is not the store's and never removed.
 """
 
 from __future__ import annotations

@@ -84,9 +84,16 @@ def _parser() -> argparse.ArgumentParser:
 def list_outputs(store: Store, options: argparse.Namespace) -> int:
     """Prints the table of all outputs and the totals."""
     found = inventory.entries(store)
-    if not found:
+    if found:
+        _print_totals(store, found)
+    else:
         print(f"No outputs in {store.root}.")
-        return 0
+    if others := inventory.foreign(store):
+        print(_not_ours(others))
+    return 0
+
+
+def _print_totals(store: Store, found: list[Entry]) -> None:
     _print_table(found)
     complete = [entry for entry in found if entry.complete]
     total = f"{counted(len(complete), 'output')}, {_size_of(complete)}"
@@ -94,7 +101,16 @@ def list_outputs(store: Store, options: argparse.Namespace) -> int:
         unfinished = [entry for entry in found if not entry.complete]
         total += f"; {len(unfinished):,} unfinished, {_size_of(unfinished)}"
     print(f"{total}; in {store.root}")
-    return 0
+
+
+def _not_ours(others: list[str]) -> str:
+    named = ", ".join(map(_printable, others[:3]))
+    more = ", ..." if len(others) > 3 else ""
+    return f"{counted(len(others), 'folder')} not ours, never removed: {named}{more}"
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
 
 
 def show(store: Store, options: argparse.Namespace) -> int:
@@ -191,6 +207,12 @@ def _resolve(store: Store, name: str) -> str:
     known = inventory.keys(store)
     if name in known:
         return name
+    place = next((p for p in inventory.foreign(store) if name in (p, p.partition("/")[2])), None)
+    if place is not None:
+        raise UserError(
+            f"{_printable(place)} in {store.root} is not ours: an output is a folder, not a link, "
+            "and called <stage>-<16 hex digits>; the store never removes anything else."
+        )
     matching = sorted(key for key in known if key.startswith(name)) if name else []
     if len(matching) == 1:
         return matching[0]

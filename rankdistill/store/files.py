@@ -6,13 +6,13 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = ".tmp-"
+_TEMPORARY = re.compile(r"\.tmp-[0-9]+-[0-9]+")
 _serial = itertools.count()
 
 
@@ -27,7 +27,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
 
     `durable` also survives the machine's power; without it only the process's death.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{next(_serial)}")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{next(_serial)}")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -42,6 +42,13 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what kills in the middle of `write_atomically` have left in `folder`."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def json_bytes(value: Any) -> bytes:
@@ -101,14 +108,3 @@ def footprint(folder: Path) -> tuple[int, int]:
             size += path.stat().st_size
             count += 1
     return count, size
-
-
-def remove_folder(folder: Path, trash: Path) -> None:
-    """Removes a folder so that nobody ever sees a part of it: it is first moved to `trash`."""
-    if not folder.exists():
-        return
-    trash.mkdir(parents=True, exist_ok=True)
-    os.rename(folder, trash / f"{folder.name}.{os.getpid()}-{next(_serial)}")
-    # Also what an earlier removal left behind when it was killed.
-    for leftover in trash.iterdir():
-        shutil.rmtree(leftover, ignore_errors=True)

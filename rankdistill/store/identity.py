@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 KEY_DIGITS = 16
-_STAGE = re.compile(r"[a-z][a-z0-9_]*")
+_STAGE = r"[a-z][a-z0-9_]*"
+KEY_PATTERN = rf"{_STAGE}-[0-9a-f]{{{KEY_DIGITS}}}"
 
 
 def key_of(stage: str, identity: Mapping[str, Any]) -> str:
@@ -21,10 +22,15 @@ def key_of(stage: str, identity: Mapping[str, Any]) -> str:
         ValueError: the stage's name is not lower-case letters, digits and underscores, or a number
             is not finite.
     """
-    if not _STAGE.fullmatch(stage):
+    if not re.fullmatch(_STAGE, stage):
         raise ValueError(f"stage name {stage!r} is not lower-case letters, digits and underscores")
     text = canonical_json({"stage": stage, "identity": identity})
     return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]}"
+
+
+def is_key(name: str) -> bool:
+    """Whether `key_of` could have made the name, so that what is called so is the store's."""
+    return re.fullmatch(KEY_PATTERN, name) is not None
 
 
 def canonical_json(value: Any) -> str:

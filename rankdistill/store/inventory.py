@@ -13,8 +13,12 @@ from typing import Any
 from rankdistill.store import manifest as manifests
 from rankdistill.store.attempt import RECORD, maker_text, read_record
 from rankdistill.store.files import footprint
+from rankdistill.store.identity import is_key
 from rankdistill.store.locks import is_held
 from rankdistill.store.outputs import Store
+from rankdistill.store.removal import is_doomed, is_folder
+
+PLACES = ("outputs", "partial")
 
 
 @dataclass(frozen=True)
@@ -48,15 +52,24 @@ def entries(store: Store) -> list[Entry]:
 
 def keys(store: Store) -> set[str]:
     """The keys of all outputs, complete or in the making."""
-    return {path.name for place in ("outputs", "partial") for path in _folders(store.root / place)}
+    return {path.name for path in _folders(store) if _is_ours(path)}
+
+
+def foreign(store: Store) -> list[str]:
+    """Folders beside the outputs that are not the store's, links included: ``outputs/2026-11-28``.
+
+    RANKDISTILL_HOME may be a project's folder, whose own `outputs/` this is.
+    """
+    found = (p for p in _folders(store) if not _is_ours(p) and not is_doomed(p.name))
+    return sorted(path.relative_to(store.root).as_posix() for path in found)
 
 
 def entry_of(store: Store, key: str) -> Entry:
     """What the list says about one output."""
     folder, partial = store.output_path(key), store.partial_path(key)
-    files, size = footprint(folder)
+    files, size = footprint(folder) if is_folder(folder) else (0, 0)
     more_files, more_size = footprint(partial)
-    if folder.exists():
+    if is_folder(folder):
         manifest = manifests.read(folder)
         sizes_right = manifest is not None and all(
             _size(folder / name) == written["size"] for name, written in manifest["files"].items()
@@ -94,9 +107,14 @@ def _partial_state(store: Store, key: str) -> tuple[str, str]:
     return "interrupted", ""
 
 
-def _folders(place: Path) -> Iterator[Path]:
-    if place.is_dir():
-        yield from (path for path in place.iterdir() if path.is_dir())
+def _folders(store: Store) -> Iterator[Path]:
+    for place in (store.root / name for name in PLACES):
+        if place.is_dir():
+            yield from (path for path in place.iterdir() if path.is_dir())
+
+
+def _is_ours(path: Path) -> bool:
+    return is_key(path.name) and is_folder(path)
 
 
 def _age(manifest: dict[str, Any] | None, folder: Path) -> float:

@@ -15,18 +15,18 @@ from rankdistill.store import manifest as manifests
 from rankdistill.store.attempt import RECORD, Attempt, maker_text, rank, read_record, utc_now
 from rankdistill.store.faults import explained
 from rankdistill.store.files import (
-    TEMPORARY,
     files_of,
     folders_of,
     home,
     json_bytes,
-    remove_folder,
+    remove_temporaries,
     sync_folder,
     write_atomically,
 )
-from rankdistill.store.identity import canonical, key_of
+from rankdistill.store.identity import canonical, is_key, key_of
 from rankdistill.store.locks import held, held_at_once
 from rankdistill.store.ranks import Follower
+from rankdistill.store.removal import is_folder, refuse_link, remove_folder
 from rankdistill.store.shards import Shards, in_order, is_intact, is_shard, parse
 
 log = logging.getLogger("rankdistill.store")
@@ -161,11 +161,19 @@ class Store:
         return self.root / "locks" / f"{key}.lock"
 
     def remove(self, key: str) -> bool:
-        """Removes an output, complete or not; False, and all is left, while it is being made."""
+        """Removes an output, complete or not; False, and all is left, while it is being made.
+
+        A link in its place stays.
+
+        Raises:
+            ValueError: the name is no key's, so what is called so is not the store's.
+        """
+        if not is_key(key):
+            raise ValueError(f"{key!r} is no key of a store")
         with explained(self.root), held_at_once(self.lock_path(key)) as free:
             if free:
-                remove_folder(self.partial_path(key), self.root / "trash")
-                remove_folder(self.output_path(key), self.root / "trash")
+                remove_folder(self.partial_path(key), self.root)
+                remove_folder(self.output_path(key), self.root)
             return free
 
     def _waiting(self, key: str) -> str:
@@ -174,10 +182,12 @@ class Store:
 
     def _build(self, key: str, about: dict[str, Any], make: Make) -> Output:
         """Makes and publishes the output. The lock is held."""
-        if self.output_path(key).exists():
-            self._reopen(key)
         folder = self.partial_path(key)
         partial = Partial(folder / "files", folder / "scratch")
+        for place in (self.output_path(key), folder, partial.path, partial.scratch):
+            refuse_link(place)
+        if self.output_path(key).exists():
+            self._reopen(key)
         with explained(self.root, key, folder):
             partial.path.mkdir(parents=True, exist_ok=True)
             partial.scratch.mkdir(exist_ok=True)
@@ -201,22 +211,21 @@ class Store:
         target.parent.mkdir(exist_ok=True)
         os.rename(partial.path, target)
         sync_folder(target.parent)
-        remove_folder(self.partial_path(key), self.root / "trash")
+        remove_folder(self.partial_path(key), self.root)
 
     def _tidy(self, key: str) -> None:
         """Removes the checkpoints of a complete output whose maker was killed before it could."""
         if rank() == 0 and self.partial_path(key).exists():
             with suppress(OSError), held_at_once(self.lock_path(key)) as free:
                 if free:
-                    remove_folder(self.partial_path(key), self.root / "trash")
+                    remove_folder(self.partial_path(key), self.root)
 
     def _sweep(self, partial: Partial) -> None:
         """Removes what a kill in the middle of a write or of publishing has left."""
         (partial.path / manifests.NAME).unlink(missing_ok=True)
         for place in (partial.path.parent, partial.path):
-            for pattern in (f"{TEMPORARY}*", f"*/{TEMPORARY}*"):
-                for leftover in place.glob(pattern):
-                    leftover.unlink(missing_ok=True)
+            for folder in (place, *filter(is_folder, place.iterdir())):
+                remove_temporaries(folder)
 
     def _reopen(self, key: str) -> None:
         """Moves a damaged output back to the making, without what is damaged.
@@ -245,7 +254,7 @@ class Store:
             with suppress(OSError):
                 inner.rmdir()
         folder.mkdir(exist_ok=True)
-        remove_folder(partial, self.root / "trash")
+        remove_folder(partial, self.root)
         partial.mkdir(parents=True)
         if manifest is not None:
             account = {name: manifest[name] for name in ("started", "seconds", "attempts")}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.store.files import write_atomically
+from rankdistill.store.removal import refuse_link
 
 log = logging.getLogger("rankdistill.store")
 
@@ -41,6 +42,7 @@ class Shards:
         self._writable = writable
         self._flushed = -FLUSH_SECONDS
         if writable:
+            refuse_link(folder)
             folder.mkdir(parents=True, exist_ok=True)
             self._open()
 

@@ -1,0 +1,98 @@
+"""The folder of an export: what we did not write there stays, or the export is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from rankdistill.errors import UserError
+from rankdistill.export.record import FILES, RECORD, is_made_by, read_record
+from rankdistill.store.removal import is_folder
+
+
+def check_place(to: Path) -> None:
+    """UserError unless `to` is new, empty, or holds an earlier export and nothing else."""
+    _earlier(to)
+
+
+def clear_place(to: Path) -> None:
+    """Removes an earlier export, file by file; the empty folder stays.
+
+    Raises:
+        UserError: as `check_place`; making the new export took minutes, and `to` may be another.
+    """
+    # The record goes last: what a kill leaves is still told to be ours.
+    for path in sorted(_earlier(to), key=lambda path: (path == to / RECORD, -len(path.parts))):
+        if is_folder(path):
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def remove_leftovers(to: Path) -> None:
+    """Removes what killed exports to `to` have left beside it, each with a copy of the weights.
+
+    Only of processes of this machine that are no more, and only what says itself that it is an
+    export in the making.
+    """
+    form = re.compile(rf"\.{re.escape(to.name)}\.([0-9]+)")
+    for path in to.parent.iterdir() if to.parent.is_dir() else ():
+        match = form.fullmatch(path.name)
+        if match is None or not is_folder(path):
+            continue
+        pid = int(match[1])
+        if is_made_by(path, pid) and not _alive(pid):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _earlier(to: Path) -> list[Path]:
+    """The files, links and folders of the export that `to` holds; none where it is new or empty."""
+    if to.is_symlink():
+        raise UserError(
+            f"'{to}' is a link, and what it leads to is not replaced: give the folder itself, or "
+            "another --to."
+        )
+    if not to.exists() or (to.is_dir() and not any(to.iterdir())):
+        return []
+    record = read_record(to)
+    if record is None:
+        raise UserError(f"'{to}' holds something else than an export: give another --to.")
+    if FILES not in record:
+        raise UserError(
+            f"'{to}' holds an export of an earlier version, which has no list of its files, so "
+            "that yours cannot be told from them: move it away, or give another --to."
+        )
+    found = list(_inside(to))
+    if strays := _strays(to, found, record[FILES]):
+        raise UserError(
+            f"'{to}' holds {min(strays)!r}, which the export there did not write: move it away, "
+            "or give another --to."
+        )
+    return found
+
+
+def _strays(to: Path, found: Iterable[Path], files: Collection[str]) -> list[str]:
+    """What was found in `to` beside the files of an export, and the folders that hold these."""
+    own = {RECORD, *files}
+    folders = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+    named = ((path.relative_to(to).as_posix(), path) for path in found)
+    return [name for name, path in named if name not in (folders if is_folder(path) else own)]
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """All files, links and folders below a folder; no link is followed."""
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in (*folders, *files))
+
+
+def _alive(pid: int) -> bool:
+    with suppress(PermissionError):  # it is another user's
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+    return True
