@@ -55,6 +55,16 @@ class AugmentConfig:
 
 
 @dataclass
+class InstructionsConfig:
+    kinds: list[str]
+    kept_out: list[str]
+    demands_per_prompt: list[int]
+    kept_out_share: float
+    plain_share: float
+    seed: int
+
+
+@dataclass
 class PromptsConfig:
     path: str
     column: str | None
@@ -64,6 +74,8 @@ class PromptsConfig:
     limit: Limits
     augment: AugmentConfig
     keep: list[str] = field(default_factory=list)
+    split_by: str | None = None
+    instructions: InstructionsConfig | None = None
 
 
 @dataclass

@@ -27,6 +27,9 @@ class Prompt(TypedDict):
     split: Split
     """Choices are made on validation, figures are reported on heldout."""
     messages: list[Message]
+    cluster: NotRequired[str]
+    """Prompts of one cluster share their split, and intervals resample them together: the id of the
+    base prompt, or the value of `prompts.split_by`. Not there: each prompt is one of its own."""
     columns: NotRequired[str]
     """JSON object of the columns that `prompts.keep` names, for verifiers."""
     response: NotRequired[str]
@@ -76,6 +79,8 @@ class Group(TypedDict):
     prompt_id: str
     split: Split
     messages: list[Message]
+    cluster: NotRequired[str]
+    """As in `Prompt`."""
     columns: NotRequired[str]
     """As in `Prompt`."""
     responses: list[Response]

@@ -30,6 +30,7 @@ def load_prompts(
     column: str | None = None,
     response_column: str | None = None,
     keep: Sequence[str] = (),
+    split_by: str | None = None,
 ) -> tuple[list[Prompt], dict[str, int]]:
     """The prompts of a file, a hub data set or the starter set, with what became of the rest.
 
@@ -50,6 +51,8 @@ def load_prompts(
         response_column: The column with the response, where the prompt is text; None takes one of
             `formats.RESPONSES`.
         keep: Columns that stay with the prompt, in `columns`.
+        split_by: Column by whose value the split is drawn, in place of the prompt's own messages:
+            rows with equal values share it, and are one cluster.
 
     Returns:
         The prompts, train first, each split in the order of the hash; and the counts `read`,
@@ -76,8 +79,11 @@ def load_prompts(
             counts["too_long"] += 1
             shortest = min(tokens, shortest or tokens)
         else:
-            split = splitter.split_of(identifier, row.get("split"), where)
+            cluster = None if split_by is None else _cluster(row, split_by, where)
+            split = splitter.split_of(cluster or identifier, row.get("split"), where)
             prompt = Prompt(prompt_id=identifier, split=split, messages=messages)
+            if cluster is not None:
+                prompt["cluster"] = cluster
             if (response := response_in(row, column, response_column)) is not None:
                 prompt["response"] = response
             if keep:
@@ -94,6 +100,15 @@ def prompt_id(messages: Sequence[Mapping[str, Any] | Message]) -> str:
     """Hash of the messages: 16 hexadecimal digits, equal for equal conversations everywhere."""
     content = [[message["role"], message["content"]] for message in messages]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _cluster(row: Mapping[str, Any], column: str, where: str) -> str:
+    """Hash of the value of `prompts.split_by`. UserError: `row` has no such value."""
+    if row.get(column) is None:
+        raise UserError(
+            f"prompts.split_by names '{column}', which {where} does not have: {suggest(column, row)}"
+        )
+    return hashlib.sha256(json.dumps(row[column], default=str).encode()).hexdigest()[:16]
 
 
 def kept_columns(row: Mapping[str, Any], keep: Sequence[str], where: str) -> str:

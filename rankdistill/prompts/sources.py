@@ -1,4 +1,4 @@
-"""Rows of prompts from a file, the hub or the starter set, each with where it stands."""
+"""Rows of prompts from a file, the hub or a set that the package carries, each with where it stands."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from rankdistill.errors import UserError, suggest
 from rankdistill.models.files import sha256
 from rankdistill.models.hub import commit
 
+SHIPPED = {"starter": "starter_prompts.jsonl", "everyday": "everyday_prompts.jsonl"}
+"""The sets that the package carries, by name: files of `rankdistill.data`."""
 Row = tuple[str, Mapping[str, Any]]
 """Where the row stands, for errors (``line 3 of 'prompts.jsonl'``), and the row."""
 
 
 def read_rows(path: str) -> Iterator[Row]:
-    """The rows of "starter", a file, or a hub data set `owner/name[/config][:split]`.
+    """The rows of a shipped set, a file, or a hub data set `owner/name[/config][:split]`.
 
     Raises:
         UserError: there is no such file or data set, it can't be read, or a row is no object.
     """
-    if path == "starter":
-        starter = resources.files("rankdistill.data") / "starter_prompts.jsonl"
-        with resources.as_file(starter) as file:
+    if path in SHIPPED:
+        shipped = resources.files("rankdistill.data") / SHIPPED[path]
+        with resources.as_file(shipped) as file:
             yield from _json_lines(file, path)
         return
     if _is_hub(path):
@@ -55,18 +57,18 @@ def read_rows(path: str) -> Iterator[Row]:
 def source_identity(path: str) -> dict[str, str]:
     """What determines the rows of `read_rows(path)`, made to be hashed.
 
-    The SHA-256 of a file or of the starter set; of a hub data set its commit, configuration and
+    The SHA-256 of a file or of a shipped set; of a hub data set its commit, configuration and
     split.
 
     Raises:
         UserError: there is no such file or data set.
     """
-    if path == "starter":
-        starter = resources.files("rankdistill.data") / "starter_prompts.jsonl"
-        return {"sha256": hashlib.sha256(starter.read_bytes()).hexdigest()}
+    if path in SHIPPED:
+        shipped = resources.files("rankdistill.data") / SHIPPED[path]
+        return {"sha256": hashlib.sha256(shipped.read_bytes()).hexdigest()}
     if not _is_hub(path):
         return {"sha256": sha256(_existing(path))}
-    known = ["starter", *_files(Path())]
+    known = [*SHIPPED, *_files(Path())]
     sha = commit(_hub_parts(path)[0], "main", known=known, kind="dataset")
     return {"data": path, "commit": sha}
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.models import load_tokenizer
+from rankdistill.models import encode_prompt, load_tokenizer
 from rankdistill.prompts import load_prompts, source_identity
 from rankdistill.prompts.augment_stage import augmented
+from rankdistill.prompts.instructions import InstructionOptions, with_demands
 from rankdistill.prompts.sources import check_source
+from rankdistill.prompts.splits import SPLITS
 from rankdistill.run import Run
 from rankdistill.settings import Settings
 from rankdistill.store import Output, Partial
@@ -45,14 +47,20 @@ def load(run: Run) -> Output:
         "limit": asdict(settings.limit),
         "tokenizer": dict(run.start.identity),
         **({"keep": list(settings.keep)} if settings.keep else {}),
+        **({"split_by": settings.split_by} if settings.split_by else {}),
     }
+    demanding = None
+    if settings.instructions is not None:
+        demanding = InstructionOptions(**asdict(settings.instructions))
+        identity["instructions"] = {"code": 1, **asdict(demanding)}
 
     def make(partial: Partial) -> Mapping[str, Any]:
+        tokenizer = load_tokenizer(
+            run.start.path, trust_remote_code=run.settings.student.trust_remote_code
+        )
         rows, counts = load_prompts(
             settings.path,
-            load_tokenizer(
-                run.start.path, trust_remote_code=run.settings.student.trust_remote_code
-            ),
+            tokenizer,
             max_prompt_tokens=settings.max_prompt_tokens,
             splits=asdict(settings.splits),
             limit=asdict(settings.limit),
@@ -60,7 +68,14 @@ def load(run: Run) -> Output:
             column=settings.column,
             response_column=settings.response_column,
             keep=settings.keep,
+            split_by=settings.split_by,
         )
+        if demanding is not None:
+            made = with_demands(rows, demanding)
+            most = settings.max_prompt_tokens
+            rows = [p for p in made if len(encode_prompt(tokenizer, p["messages"])) <= most]
+            counts["too_long"] += len(made) - len(rows)
+            counts |= {name: sum(p["split"] == name for p in rows) for name in SPLITS}
         partial.shards().put(rows)
         return counts
 

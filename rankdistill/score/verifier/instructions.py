@@ -7,39 +7,45 @@ needs a download; languages are told by langdetect.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rankdistill.errors import UserError
+from rankdistill.score.verifier.forms import RULES, count_sentences
 
 Check = Callable[[str, Mapping[str, Any]], float]
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
-_SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f]+[\"')\]*\u201d\u2019]*(?=\s|$)")
 
 
 def ifeval(column: str, pattern: str | None) -> Check:
-    """The share of the prompt's instructions that the response follows.
+    """The share of the prompt's instructions that the response follows; NaN where there are none.
 
-    Columns: `instruction_id_list` and `kwargs`, as in IFEval's data.
+    Columns: `instruction_id_list` and `kwargs`, as in IFEval's data; names that begin with `form:`
+    are rules of `rankdistill.score.verifier.forms`.
     """
 
     def check(text: str, columns: Mapping[str, Any]) -> float:
         names = _plain(columns["instruction_id_list"])
         arguments = _plain(columns["kwargs"])
         followed = [follows(text, n, a or {}) for n, a in zip(names, arguments, strict=True)]
-        return sum(followed) / len(followed)
+        return sum(followed) / len(followed) if followed else math.nan
 
     return check
 
 
 def follows(text: str, name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a response follows one instruction. UserError: there is no such instruction."""
-    kind = name.rpartition(":")[2]
-    if kind not in _KINDS:
-        raise UserError(f"There is no instruction '{name}' in IFEval: correct instruction_id_list.")
+    family, _, kind = name.rpartition(":")
+    rules = RULES if family == "form" else _KINDS
+    if kind not in rules:
+        raise UserError(
+            f"There is no instruction '{name}', in IFEval or among the rules named `form:`: correct "
+            "instruction_id_list."
+        )
     given = {key: value for key, value in arguments.items() if value is not None}
-    return bool(text.strip()) and bool(_KINDS[kind](text, **given))
+    return bool(text.strip()) and bool(rules[kind](text, **given))
 
 
 def _plain(value: Any) -> Any:
@@ -63,9 +69,7 @@ def _number_words(text: str, relation: str, num_words: int) -> bool:
 
 
 def _number_sentences(text: str, relation: str, num_sentences: int) -> bool:
-    ends = list(_SENTENCE_END.finditer(text))
-    open_end = bool(text[ends[-1].end() :].strip()) if ends else bool(text.strip())
-    return _compared(len(ends) + open_end, relation, num_sentences)
+    return _compared(count_sentences(text), relation, num_sentences)
 
 
 def _number_paragraphs(text: str, num_paragraphs: int) -> bool:

@@ -1,0 +1,296 @@
+"""Which demands verified answers follow: one row a demand and answer, and the figures made of them.
+
+A figure of several kinds is the mean over kinds of the share of answers that follow (macro-average),
+so that a kind that is asked for often counts no more than another. Intervals resample *clusters*:
+all prompts that were made of one base prompt stay together. Differences are paired: both sides are
+taken on the same clusters, and on those that both have.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from rankdistill.evaluate.statistics import LEVEL, RESAMPLES, Interval
+from rankdistill.prompts.demands import kinds
+from rankdistill.prompts.instructions import demands_of
+from rankdistill.records import Group
+from rankdistill.score.verifier.instructions import follows
+
+SUBSETS = ("trained", "marks", "restrictions", "kept_out")
+"""What figures are averaged over: trained kinds, those of them that are marks or restrictions, and
+kinds that no train prompt has. Kinds outside `demands.yaml` are neither marks nor restrictions."""
+
+
+@dataclass(frozen=True)
+class DemandRow:
+    """One demand of a prompt, and whether one answer follows it."""
+
+    arm: str
+    """Who answered, and how: `trained`, `trained_greedy`, `warmed_up_best_of_4`."""
+    prompt_id: str
+    cluster: str
+    kind: str
+    side: str
+    group: str
+    """`marks`, `restrictions`, or `other`."""
+    trained: bool
+    """Whether a train prompt has a demand of this kind."""
+    answer: int
+    """Place of the answer among those of the arm to this prompt."""
+    followed: float
+    """1 or 0; the rule's own value where it gives shares."""
+    opposite: float | None
+    """The same of the opposite demand, which was not asked for; None: it has none."""
+    tokens: int
+    """That the answer took; of the best of n, all n."""
+    weight: float = 1.0
+    """Of the answer among those of its arm and prompt."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for storing it."""
+        return asdict(self)
+
+
+def demand_rows(
+    groups: Sequence[Group], arm: str, trained_kinds: Sequence[str], rule: str
+) -> list[DemandRow]:
+    """The rows of the answers of one arm.
+
+    A group whose columns hold no instructions was verified by another rule: its one demand is that
+    rule, and followed is the score. Answers without a score are left out.
+
+    Args:
+        groups: Verified groups.
+        arm: Who answered.
+        trained_kinds: Of the train prompts, see `kinds_of`.
+        rule: `score.rule`, the kind of what is no instruction.
+    """
+    rows = []
+    for group in groups:
+        cluster = group.get("cluster", group["prompt_id"])
+        for number, response in enumerate(group["responses"]):
+            score = response.get("score", math.nan)
+            if not math.isfinite(score):
+                continue
+            for kind, side, followed, opposite in _demands(group, response["text"], score, rule):
+                rows.append(
+                    DemandRow(
+                        arm=arm,
+                        prompt_id=group["prompt_id"],
+                        cluster=cluster,
+                        kind=kind,
+                        side=side,
+                        group=kinds()[kind].group if kind in kinds() else "other",
+                        trained=kind in trained_kinds,
+                        answer=number,
+                        followed=followed,
+                        opposite=opposite,
+                        tokens=len(response["token_ids"]),
+                    )
+                )
+    return rows
+
+
+def best_of_rows(rows: Sequence[DemandRow], n: int) -> list[DemandRow]:
+    """The rows of the best of `n` answers by the verifier's own score, in expectation.
+
+    Of the k answers to a prompt, every choice of n is equally likely; the weight of an answer is
+    the chance that it is the best of such a choice, equally good ones sharing it. Tokens are those
+    of all n answers.
+
+    Raises:
+        ValueError: a prompt has fewer than `n` answers.
+    """
+    by_prompt: dict[str, list[DemandRow]] = {}
+    for row in rows:
+        by_prompt.setdefault(row.prompt_id, []).append(row)
+    chosen = []
+    for own in by_prompt.values():
+        scores: dict[int, list[float]] = {}
+        for row in own:
+            scores.setdefault(row.answer, []).append(row.followed)
+        means = {answer: sum(of) / len(of) for answer, of in scores.items()}
+        weights = best_of_weights(list(means.values()), n)
+        weight_of = dict(zip(means, weights, strict=True))
+        lengths = {row.answer: row.tokens for row in own}
+        spent = round(n * sum(lengths.values()) / len(lengths))
+        arm = f"{own[0].arm}_best_of_{n}"
+        chosen += [
+            DemandRow(**{**asdict(row), "arm": arm, "tokens": spent, "weight": weight_of[row.answer]})
+            for row in own
+        ]
+    return chosen
+
+
+def best_of_weights(scores: Sequence[float], n: int) -> list[float]:
+    """The chance of each of k answers to be taken as the best of `n` of them; they add up to 1."""
+    k = len(scores)
+    if not 1 <= n <= k:
+        raise ValueError(f"the best of {n} answers is asked for, and there are {k}")
+    weights = [0.0] * k
+    for value in set(scores):
+        better = sum(score > value for score in scores)
+        tied = sum(score == value for score in scores)
+        # The best has this value: none of the better ones is chosen, one of these or more are.
+        chance = (math.comb(k - better, n) - math.comb(k - better - tied, n)) / math.comb(k, n)
+        for place, score in enumerate(scores):
+            if score == value:
+                weights[place] = chance / tied
+    return weights
+
+
+def kinds_of(prompts: Sequence[Mapping[str, Any]], rule: str) -> list[str]:
+    """The kinds of demands that prompts have."""
+    found: set[str] = set()
+    for prompt in prompts:
+        found |= {kind for kind, *_ in _demands(prompt, "", 0.0, rule)}
+    return sorted(found)
+
+
+def _demands(
+    row: Mapping[str, Any], text: str, score: float, rule: str
+) -> list[tuple[str, str, float, float | None]]:
+    """(kind, side, followed, opposite followed) of every demand of a prompt."""
+    columns = json.loads(row.get("columns") or "{}")
+    if "demands" in columns:
+        return [
+            (
+                d.kind,
+                d.side,
+                float(follows(text, d.rule, d.arguments)),
+                float(follows(text, d.opposite_rule, d.opposite_arguments)),
+            )
+            for d in demands_of(columns)
+        ]
+    if rule != "ifeval":
+        return [(rule, rule, score, None)]
+    names, arguments = (
+        json.loads(value) if isinstance(value, str) else value
+        for value in (columns.get("instruction_id_list", []), columns.get("kwargs", []))
+    )
+    return [
+        (name.rpartition(":")[2], name.rpartition(":")[2], float(follows(text, name, a or {})), None)
+        for name, a in zip(names, arguments, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Weighted sums and counts of one arm, by cluster and kind: what every figure is made of."""
+
+    clusters: Sequence[str]
+    sums: np.ndarray
+    """[clusters, kinds]"""
+    counts: np.ndarray
+    """[clusters, kinds]"""
+
+    def on(self, clusters: Sequence[str]) -> Tally:
+        """The same on these clusters."""
+        place = {cluster: i for i, cluster in enumerate(self.clusters)}
+        rows = [place[cluster] for cluster in clusters]
+        return Tally(clusters, self.sums[rows], self.counts[rows])
+
+    def mean(self, weights: np.ndarray) -> np.ndarray:
+        """The macro-average with each cluster taken as often as `weights` [..., clusters] says."""
+        counts = weights @ self.counts
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shares = (weights @ self.sums) / counts
+        known = counts > 0
+        return np.where(known, shares, 0.0).sum(-1) / np.maximum(known.sum(-1), 1)
+
+
+def tally(rows: Sequence[DemandRow], value: str = "followed") -> Tally | None:
+    """Of one arm's rows; None where there are none.
+
+    Args:
+        rows: Of one arm, and of the kinds that are averaged.
+        value: `followed`; `own_minus_opposite`, of rows that have an opposite; `strict`: of an
+            answer, whether it follows all demands of its prompt.
+    """
+    if value == "strict":
+        rows = _strict(rows)
+    if value == "own_minus_opposite":
+        rows = [row for row in rows if row.opposite is not None]
+    if not rows:
+        return None
+    clusters = sorted({row.cluster for row in rows})
+    names = sorted({row.kind for row in rows})
+    place = {cluster: i for i, cluster in enumerate(clusters)}
+    column = {kind: i for i, kind in enumerate(names)}
+    sums = np.zeros((len(clusters), len(names)))
+    counts = np.zeros_like(sums)
+    for row in rows:
+        taken = row.followed
+        if value == "own_minus_opposite":
+            taken -= row.opposite or 0.0
+        sums[place[row.cluster], column[row.kind]] += row.weight * taken
+        counts[place[row.cluster], column[row.kind]] += row.weight
+    return Tally(clusters, sums, counts)
+
+
+def _strict(rows: Sequence[DemandRow]) -> list[DemandRow]:
+    """One row an answer: followed where all its demands are."""
+    whole: dict[tuple[str, int], DemandRow] = {}
+    for row in rows:
+        key = row.prompt_id, row.answer
+        before = whole[key].followed if key in whole else 1.0
+        all_of = {**asdict(row), "kind": "all", "followed": min(before, row.followed)}
+        whole[key] = DemandRow(**all_of)
+    return list(whole.values())
+
+
+def subset(rows: Sequence[DemandRow], name: str) -> list[DemandRow]:
+    """The rows of one of `SUBSETS`, or of the kind that is named."""
+    if name == "trained":
+        return [row for row in rows if row.trained]
+    if name == "kept_out":
+        return [row for row in rows if not row.trained]
+    if name in ("marks", "restrictions"):
+        return [row for row in rows if row.trained and row.group == name]
+    return [row for row in rows if row.kind == name]
+
+
+def share(of: Tally, seed: int) -> Interval:
+    """The macro-average of an arm with its interval."""
+    return _interval(lambda weights: of.mean(weights), len(of.clusters), seed)
+
+
+def difference(a: Tally, b: Tally, seed: int) -> Interval | None:
+    """`a` minus `b` on the clusters of both, paired; None where they share none."""
+    common = sorted(set(a.clusters) & set(b.clusters))
+    if not common:
+        return None
+    left, right = a.on(common), b.on(common)
+    return _interval(lambda weights: left.mean(weights) - right.mean(weights), len(common), seed)
+
+
+def _interval(statistic: Any, clusters: int, seed: int) -> Interval:
+    """BCa over clusters (Efron 1987), as in `rankdistill.evaluate.statistics`."""
+    mean = float(statistic(np.ones(clusters)))
+    if clusters == 1:
+        return Interval(mean, None, None)
+
+    def resampled(places: np.ndarray, axis: int = -1) -> np.ndarray:
+        flat = places.reshape(-1, places.shape[-1])
+        offsets = np.arange(len(flat))[:, None] * clusters
+        drawn = np.bincount((flat + offsets).ravel(), minlength=len(flat) * clusters)
+        values = statistic(drawn.reshape(len(flat), clusters).astype(float))
+        return values.reshape(places.shape[:-1])
+
+    for method in ("BCa", "percentile"):
+        with np.errstate(all="ignore"):
+            found = stats.bootstrap(
+                (np.arange(clusters),), resampled, n_resamples=RESAMPLES, vectorized=True,
+                batch=500, confidence_level=LEVEL, method=method, rng=np.random.default_rng(seed),
+            )  # fmt: skip
+        low, high = map(float, found.confidence_interval)
+        if math.isfinite(low) and math.isfinite(high):
+            return Interval(mean, low, high)
+    return Interval(mean, mean, mean)

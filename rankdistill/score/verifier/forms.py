@@ -1,0 +1,96 @@
+"""Rules on the form of a response that IFEval does not have, most of them opposites of its own.
+
+They are named `form:NAME`, so that nothing takes them for IFEval's: its checker does not know them.
+Each takes the text and the rule's arguments, and says whether the response follows it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f]+[\"')\]*\u201d\u2019]*(?=\s|$)")
+_BULLET = re.compile(r"^\s*(?:[*+\u2022]\s|-\s|\d+[.)]\s)", re.MULTILINE)
+_BOLD = re.compile(r"\*\*[^\n*]*\w[^\n*]*\*\*")
+_TITLE = re.compile(r"<<[^\n<>]*\w[^\n<>]*>>")
+_POSTSCRIPT = re.compile(r"\bp\.\s?s\.?(?!\w)", re.IGNORECASE)
+_QUOTES = re.compile(r"[\"\u201c\u201d]")
+
+
+def count_sentences(text: str) -> int:
+    """Sentences, told by their ends; text behind the last end is one more."""
+    ends = list(SENTENCE_END.finditer(text))
+    open_end = bool(text[ends[-1].end() :].strip()) if ends else bool(text.strip())
+    return len(ends) + open_end
+
+
+def _one_sentence(text: str) -> bool:
+    return count_sentences(text) == 1
+
+
+def _sentences(text: str, least: int) -> bool:
+    return count_sentences(text) >= least
+
+
+def _commas(text: str, least: int) -> bool:
+    # Between words: a row of commas is no sentence that has them.
+    return len(re.findall(r"\w,\s+\w", text)) >= least
+
+
+def _paragraphs(text: str, least: int) -> bool:
+    return sum(bool(part.strip()) for part in re.split(r"\n\s*\n", text)) >= least
+
+
+def _bullets(text: str, least: int) -> bool:
+    lines = [line for line in text.splitlines() if re.match(r"\s*[*-]\s+\S", line)]
+    return len(lines) >= least
+
+
+def _bold(text: str, least: int) -> bool:
+    return len(_BOLD.findall(text)) >= least
+
+
+def _postscript(text: str) -> bool:
+    """The last line that is not empty begins with the mark, has words behind it, text before it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) < 2:
+        return False
+    mark = re.match(r"\W{0,2}P\.\s?S\.?(?!\w)", lines[-1])
+    return mark is not None and re.search(r"\w", lines[-1][mark.end() :]) is not None
+
+
+def _opening(text: str, phrase: str) -> bool:
+    return text.lstrip("\"' \n").lower().startswith(phrase.lower())
+
+
+def _digits(text: str, least: int) -> bool:
+    return len(re.findall(r"\d+", text)) >= least
+
+
+def _placeholders(text: str, least: int) -> bool:
+    return len(re.findall(r"\[[^\[\]\n]*\w[^\[\]\n]*\]", text)) >= least
+
+
+RULES: dict[str, Callable[..., bool]] = {
+    "one_sentence": _one_sentence,
+    "sentences": _sentences,
+    "commas": _commas,
+    "one_paragraph": lambda text: not re.search(r"\S\s*\n\s*\S", text),
+    "paragraphs": _paragraphs,
+    "bullets": _bullets,
+    "no_bullets": lambda text: _BULLET.search(text) is None,
+    "bold": _bold,
+    "no_bold": lambda text: "**" not in text,
+    "no_title": lambda text: _TITLE.search(text) is None and "<<" not in text,
+    "postscript": _postscript,
+    "no_postscript": lambda text: _POSTSCRIPT.search(text) is None,
+    "no_ending": lambda text, phrase: phrase.strip().rstrip(".!?").lower() not in text.lower(),
+    "opening": _opening,
+    "no_opening": lambda text, phrase: not _opening(text, phrase),
+    "digits": _digits,
+    "no_digits": lambda text: re.search(r"\d", text) is None,
+    "placeholders": _placeholders,
+    "no_placeholders": lambda text: "[" not in text,
+    "no_quotation": lambda text: _QUOTES.search(text) is None,
+}
+"""By the name behind `form:`."""
