@@ -291,6 +291,7 @@ class RankConfig:
     length_debias: bool = False
     min_agreement: float | None = None
     rescore: bool = False
+    placebo: bool = False
 
 
 @dataclass
@@ -382,6 +383,17 @@ class QuickConfig:
     version: int
     responses_per_prompt: int
     sharpening_control: bool
+    max_batch_tokens: int
+
+
+@dataclass
+class VerifiedConfig:
+    version: int
+    greedy: bool
+    prompted: bool
+    best_of: list[int]
+    best_of_prompts: int
+    guard_prompts: int
     max_batch_tokens: int
 
 
@@ -511,6 +523,7 @@ SCHEMAS: dict[str, type] = {
     "train/ppo": PPOTrainConfig,
     "eval/quick": QuickConfig,
     "eval/ranked": RankedConfig,
+    "eval/verified": VerifiedConfig,
     "eval/gsm8k": HarnessConfig,
     "eval/hellaswag": HarnessConfig,
     "eval/ifeval": IFEvalConfig,

@@ -28,6 +28,7 @@ from rankdistill.evaluate.ranked_stage import order_held_out
 from rankdistill.evaluate.stage import Comparison, Evaluation, label_of
 from rankdistill.evaluate.suites.stage import check_suites, measure_suites
 from rankdistill.evaluate.validation import Validation
+from rankdistill.evaluate.verified_stage import Verification, is_plain, verifier_of
 from rankdistill.evaluate.without_training import evaluate
 from rankdistill.launch import remarks
 from rankdistill.models import recoded
@@ -104,6 +105,7 @@ def _run(job: Run, config: DictConfig) -> float | None:
     taught = teach(job, prompts, by_split)
     _answer_held_out(job, by_split["heldout"], prompts.key)
     warm, warmup_history = warm_up(job, start, prompts, taught)
+    verification = _verification(job, by_split, prompts.key)
     validation = Validation(job, by_split["validation"], prompts.key, warm, given)
     trained, history, ranked, rewarding = warm, [], None, None
     for number in range(job.settings.rounds):
@@ -111,6 +113,9 @@ def _run(job: Run, config: DictConfig) -> float | None:
             ranked = _ranked_again(job, given)
         else:
             ranked = _ranked(job, trained, by_split, prompts.key, shown, number)
+        if verification is not None and number == 0:
+            students = {"warmed_up": warm} if start == warm else {"warmed_up": warm, "start": start}
+            verification.before_training(students)
         if needs_reward(job.settings):
             rewarding = reward_model(job, trained, ranked)
         if job.settings.reward.only:
@@ -131,8 +136,15 @@ def _run(job: Run, config: DictConfig) -> float | None:
     if (quick := job.settings.quick) is not None:
         if ranked is None:  # a warm-up is no ranking that sharpening could pass for
             quick = replace(quick, sharpening_control=False)
+        if verification is not None:
+            verification.sample(models)
         evaluation = Evaluation(job, quick, by_split["heldout"], prompts.key, warm)
         comparison = evaluation.compare(models)
+        if verification is not None:
+            headings = {name: label_of(name, models) for name in models}
+            sharpened = comparison.temperature("sharpened")
+            verified = verification.measure(models, headings, sharpened)
+            comparison = replace(comparison, verified=verified)
     job.close_sampler()
     if given is not None:
         comparison = replace(comparison, ranked_set=order_held_out(job, given, models))
@@ -164,11 +176,25 @@ def _trained(
 
 
 def _by_split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Prompt]]:
-    by_split: dict[str, list[Prompt]] = {"train": [], "validation": [], "heldout": []}
+    """The prompts of each split; `plain` are the held-out ones that demand nothing."""
+    names = ("train", "validation", "heldout", "plain")
+    by_split: dict[str, list[Prompt]] = {name: [] for name in names}
     for row in rows:
         prompt = {key: value for key, value in row.items() if key != "responses"}
-        by_split[row["split"]].append(prompt)  # type: ignore[arg-type]
+        name = "plain" if is_plain(row) else row["split"]
+        by_split[name].append(prompt)  # type: ignore[arg-type]
     return by_split
+
+
+def _verification(
+    job: Run, by_split: dict[str, list[Prompt]], prompts_key: str
+) -> Verification | None:
+    """What is measured of verified answers; None where no verifier judges the evaluation."""
+    suite, quick, verifier = job.settings.verified, job.settings.quick, verifier_of(job.settings)
+    if suite is None or quick is None or verifier is None or not by_split["heldout"]:
+        return None
+    count = quick.responses_per_prompt
+    return Verification(job, suite, verifier, by_split, prompts_key, count)
 
 
 def _teacher_response(job: Run, prompts: Sequence[Prompt], prompts_key: str) -> Output | None:

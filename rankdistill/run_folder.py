@@ -1,13 +1,13 @@
 """The run folder: what a person takes away from a run. The store keeps the stages' outputs.
 
 report.html  report.md  metrics.json  config.yaml  answers.jsonl  ranked/  model/  reward_model/
+.written.json: which files of these folders are ours, see `rankdistill.written`.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -28,6 +28,7 @@ from rankdistill.store import Output
 from rankdistill.store.manifest import versions
 from rankdistill.train.reward.stage import Rewarding
 from rankdistill.train.rounds import method
+from rankdistill.written import replace_folder
 
 TABLE_WIDTH = 100
 """Columns that the table needs; a pipe has none of its own."""
@@ -119,6 +120,7 @@ def _report(
         models=comparison.models,
         groups=comparison.groups,
         ranked_set=comparison.ranked_set,
+        verified=comparison.verified,
         suites=comparison.suites,
         judge=_judge(settings),
         judged_by_training_teacher=judged_by_own_teacher(settings),
@@ -148,19 +150,10 @@ def _judge(settings: Settings) -> str:
 
 
 def _replace(source: Path, to: Path) -> None:
-    """`to` becomes a copy of `source`; weights as hard links where the file system allows."""
-    shutil.rmtree(to, ignore_errors=True)
-    shutil.copytree(source, to, copy_function=_copy)
-
-
-def _copy(source: str, to: str) -> None:
-    if source.endswith(".safetensors"):
-        try:
-            os.link(source, to)
-            return
-        except OSError:
-            pass
-    shutil.copy2(source, to)
+    """`to` becomes a copy of `source`; what was there and is not ours stays, or is moved aside."""
+    aside = replace_folder(source, to)
+    if aside is not None:
+        say(f"{_shown(to)} is not as a run wrote it, so it is kept as {_shown(aside)}")
 
 
 def _shown(folder: Path) -> str:

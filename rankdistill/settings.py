@@ -23,6 +23,7 @@ from rankdistill.config import (
     StudentConfig,
     TeacherConfig,
     TrainConfig,
+    VerifiedConfig,
 )
 from rankdistill.errors import UserError, suggest
 from rankdistill.evaluate.suites.base import Suite
@@ -55,6 +56,7 @@ class Settings:
     train: TrainConfig
     quick: QuickConfig | None
     ranked: RankedConfig | None
+    verified: VerifiedConfig | None
     suites: dict[str, Suite]
     """The others of `eval`, by name."""
     warmup: Warmup
@@ -102,6 +104,7 @@ def build(config: DictConfig) -> Settings:
         retrieval=_typed(config, "retrieval"),
         quick=_typed(config, "eval.quick"),
         ranked=_typed(config, "eval.ranked"),
+        verified=_typed(config, "eval.verified"),
         suites=_suites(config),
         warmup=_plug_in("warmup", options["warmup"]),
         scorer=_plug_in("score", options["score"]),
@@ -129,7 +132,7 @@ def _suites(config: DictConfig) -> dict[str, Any]:
     nodes = {
         str(name): OmegaConf.to_container(node, resolve=True, enum_to_str=True)
         for name, node in config.eval.items()
-        if name not in ("quick", "ranked", "judge") and node is not None
+        if name not in ("quick", "ranked", "verified", "judge") and node is not None
     }
     return {name: _plug_in(f"eval.{name}", node) for name, node in nodes.items()}
 
@@ -291,6 +294,11 @@ def _check_suites(settings: Settings) -> None:
     quick, ranked = settings.quick, settings.ranked
     if quick is not None:
         _at_least("eval.quick.responses_per_prompt", quick.responses_per_prompt, 1)
+    if (verified := settings.verified) is not None:
+        for n in verified.best_of:
+            _at_least("a value of eval.verified.best_of", n, 1)
+        for key in ("best_of_prompts", "guard_prompts", "max_batch_tokens"):
+            _at_least(f"eval.verified.{key}", getattr(verified, key), 1)
     if ranked is not None and not 0 <= ranked.length_match < 1:
         raise UserError(f"eval.ranked.length_match is {ranked.length_match}; it must be in [0, 1).")
     applies = ranked is not None and settings.rank.path is not None and settings.trains

@@ -18,6 +18,7 @@ from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.ranked import RankedSet
 from rankdistill.evaluate.sharpening import control_temperature
 from rankdistill.evaluate.students import HeldOut, evaluate_model
+from rankdistill.evaluate.verified import Verified
 from rankdistill.models import load_model, load_tokenizer, place, tokenizers_agree
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
@@ -25,7 +26,7 @@ from rankdistill.records import Group, Prompt
 from rankdistill.run import Model, Run
 from rankdistill.sample.stage import sample
 from rankdistill.score import Scorer
-from rankdistill.score.ensemble import absolute, merged
+from rankdistill.score.ensemble import absolute, members, merged
 from rankdistill.score.stage import Outputs, Scored, score
 from rankdistill.settings import Settings
 from rankdistill.store import Partial
@@ -73,8 +74,14 @@ class Comparison:
     groups: dict[str, list[Group]]
     ranked_set: RankedSet | None = None
     """What the students make of an existing set's held-out groups."""
+    verified: Verified | None = None
+    """Which demands the answers follow, where a verifier judges them."""
     suites: dict[str, Any] | None = None
     """The block of `metrics.json`; see `rankdistill.evaluate.suites`."""
+
+    def temperature(self, name: str) -> float | None:
+        """At which a model was sampled; None: it was not."""
+        return next((model.temperature for model in self.models if model.name == name), None)
 
     @property
     def names(self) -> set[str]:
@@ -90,10 +97,14 @@ def evaluation_judge(settings: Settings) -> Scorer:
 
 
 def judged_by_own_teacher(settings: Settings) -> bool:
-    """Whether the judge of the evaluation is the one that ranked what the student learned."""
-    if settings.rank.path is not None and not settings.rank.rescore:
+    """Whether a teacher judged the training responses, and judges the evaluation as well."""
+    ranked = settings.trains and settings.rounds > 0
+    if not ranked or (settings.rank.path is not None and not settings.rank.rescore):
         return False
-    return evaluation_judge(settings).identity == absolute(settings.scorer).identity
+    judge = evaluation_judge(settings)
+    if not any(getattr(member, "uses_teacher", True) for member in members(judge).values()):
+        return False
+    return judge.identity == absolute(settings.scorer).identity
 
 
 @dataclass

@@ -50,7 +50,7 @@ class HeldOut:
     @cached_property
     def teacher_rows(self) -> KnownRows | None:
         """The teacher on its own responses; None where it, or a response, is missing."""
-        groups = _token_groups(self.teacher_groups, self.tokenizer)
+        groups = token_groups(self.teacher_groups, self.tokenizer)
         if self.teacher is None or not groups:
             return None
         batches = batches_of(groups, max_batch_tokens=self.max_batch_tokens, layout=self.layout)
@@ -82,7 +82,7 @@ def evaluate_model(
     if not responses:
         raise ValueError(f"model '{name}' has no response to measure")
     token_figures = _TokenFigures(model, held_out, temperature, tokenizer is None)
-    own = _token_groups(groups, tokenizer or held_out.tokenizer)
+    own = token_groups(groups, tokenizer or held_out.tokenizer)
     entropy, kl_to_baseline = token_figures.entropy_and_kl(own)
     tokens = sum(len(response["token_ids"]) for response in responses)
     return ModelFigures(
@@ -151,7 +151,7 @@ class _TokenFigures:
             return []
         scored = [_scored_only(group) for group in self.held_out.ranked]
         scored = [group for group in scored if group["responses"]]
-        batches = self._batches(_token_groups(scored, self.held_out.tokenizer))
+        batches = self._batches(token_groups(scored, self.held_out.tokenizer))
         values = policy_values(self._bound(), batches)
         scores = [[r.get("score", 0.0) for r in group["responses"]] for group in scored]
         return [tau_b(v, s) for v, s in zip(values, scores, strict=True)]
@@ -173,7 +173,7 @@ def _scored_only(group: Group) -> Group:
     return {**group, "responses": kept}
 
 
-def _token_groups(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[TokenGroup]:
+def token_groups(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[TokenGroup]:
     """Prompt and response ids of the groups that have a response token."""
     rows: list[TokenGroup] = []
     for group in groups:

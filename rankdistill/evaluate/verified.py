@@ -1,9 +1,9 @@
-"""Which demands verified answers follow: one row a demand and answer, and the figures made of them.
+"""Which demands verified answers follow: one row per demand and answer, and the figures of them.
 
-A figure of several kinds is the mean over kinds of the share of answers that follow (macro-average),
-so that a kind that is asked for often counts no more than another. Intervals resample *clusters*:
-all prompts that were made of one base prompt stay together. Differences are paired: both sides are
-taken on the same clusters, and on those that both have.
+A figure of several kinds is the mean over kinds of the share of answers that follow it (the
+macro-average), so that a kind that is asked for often counts no more than another. Intervals
+resample *clusters*: all prompts that were made of one base prompt stay together. Differences are
+paired: both sides are taken on the clusters that both have.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,21 @@ class DemandRow:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Verified:
+    """What the report is told of a verified run."""
+
+    rows: Sequence[DemandRow]
+    """Of all arms, on held-out prompts."""
+    labels: Mapping[str, str]
+    """Headings of the arms, in their order."""
+    prompting: Mapping[str, Any] | None
+    """Which better prompt was `chosen` on validation, and what each was worth there."""
+    guards: Mapping[str, Mapping[str, Any]]
+    """By model."""
+    rule: str
+
+
 def demand_rows(
     groups: Sequence[Group], arm: str, trained_kinds: Sequence[str], rule: str
 ) -> list[DemandRow]:
@@ -98,7 +113,7 @@ def demand_rows(
     return rows
 
 
-def best_of_rows(rows: Sequence[DemandRow], n: int) -> list[DemandRow]:
+def best_of_rows(rows: Sequence[DemandRow], arm: str, n: int) -> list[DemandRow]:
     """The rows of the best of `n` answers by the verifier's own score, in expectation.
 
     Of the k answers to a prompt, every choice of n is equally likely; the weight of an answer is
@@ -121,11 +136,7 @@ def best_of_rows(rows: Sequence[DemandRow], n: int) -> list[DemandRow]:
         weight_of = dict(zip(means, weights, strict=True))
         lengths = {row.answer: row.tokens for row in own}
         spent = round(n * sum(lengths.values()) / len(lengths))
-        arm = f"{own[0].arm}_best_of_{n}"
-        chosen += [
-            DemandRow(**{**asdict(row), "arm": arm, "tokens": spent, "weight": weight_of[row.answer]})
-            for row in own
-        ]
+        chosen += [replace(row, arm=arm, tokens=spent, weight=weight_of[row.answer]) for row in own]
     return chosen
 
 
@@ -175,10 +186,9 @@ def _demands(
         json.loads(value) if isinstance(value, str) else value
         for value in (columns.get("instruction_id_list", []), columns.get("kwargs", []))
     )
-    return [
-        (name.rpartition(":")[2], name.rpartition(":")[2], float(follows(text, name, a or {})), None)
-        for name, a in zip(names, arguments, strict=True)
-    ]
+    verdicts = [float(follows(text, n, a or {})) for n, a in zip(names, arguments, strict=True)]
+    bare = [name.rpartition(":")[2] for name in names]
+    return [(name, name, value, None) for name, value in zip(bare, verdicts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -241,8 +251,7 @@ def _strict(rows: Sequence[DemandRow]) -> list[DemandRow]:
     for row in rows:
         key = row.prompt_id, row.answer
         before = whole[key].followed if key in whole else 1.0
-        all_of = {**asdict(row), "kind": "all", "followed": min(before, row.followed)}
-        whole[key] = DemandRow(**all_of)
+        whole[key] = replace(row, kind="all", followed=min(before, row.followed))
     return list(whole.values())
 
 

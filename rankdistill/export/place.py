@@ -6,12 +6,11 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from rankdistill.errors import UserError
 from rankdistill.export.record import FILES, RECORD, is_made_by, read_record
-from rankdistill.store.removal import is_folder
+from rankdistill.store.removal import folders_named, is_folder, is_running
 
 
 def check_place(to: Path) -> None:
@@ -39,13 +38,9 @@ def remove_leftovers(to: Path) -> None:
     Only of processes of this machine that are no more, and only what says itself that it is an
     export in the making.
     """
-    form = re.compile(rf"\.{re.escape(to.name)}\.([0-9]+)")
-    for path in to.parent.iterdir() if to.parent.is_dir() else ():
-        match = form.fullmatch(path.name)
-        if match is None or not is_folder(path):
-            continue
+    for path, match in folders_named(to.parent, rf"\.{re.escape(to.name)}\.([0-9]+)"):
         pid = int(match[1])
-        if is_made_by(path, pid) and not _alive(pid):
+        if is_made_by(path, pid) and not is_running(pid):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -87,12 +82,3 @@ def _inside(folder: Path) -> Iterator[Path]:
     """All files, links and folders below a folder; no link is followed."""
     for parent, folders, files in os.walk(folder):
         yield from (Path(parent, name) for name in (*folders, *files))
-
-
-def _alive(pid: int) -> bool:
-    with suppress(PermissionError):  # it is another user's
-        try:
-            os.kill(pid, 0)
-        except (ProcessLookupError, OverflowError):
-            return False
-    return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -25,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from rankdistill.errors import UserError
 from rankdistill.models.files import new_folder
 from rankdistill.models.saving import save_model
+from rankdistill.store.removal import folders_named
 
 CONVERSION_VERSION = "1"
 """Part of a converted model's identity: raised when this module makes something else."""
@@ -54,7 +56,7 @@ def convert(file: Path, to: Path) -> Path:
     to.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{to}.lock"):
         if not to.is_dir():
-            for stale in to.parent.glob(f".{to.name}.*"):
+            for stale, _ in folders_named(to.parent, rf"\.{re.escape(to.name)}\.[0-9]+"):
                 shutil.rmtree(stale, ignore_errors=True)
             logger.info("Converting %s once, into %s (about a minute)", file.name, to)
             try:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rankdistill.store import home
+from rankdistill.store.removal import refuse_link
 
 
 @contextmanager
@@ -19,8 +20,13 @@ def new_folder(to: Path) -> Iterator[Path]:
     """A folder beside `to` that takes its name when the block ends, and vanishes when it raises.
 
     `to` may exist only as an empty folder.
+
+    Raises:
+        UserError: a link has the name of the folder in the making.
     """
     partial = to.with_name(f".{to.name}.{os.getpid()}")
+    refuse_link(partial)
+    # A killed process of the same id may have left it, as often happens in containers.
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -106,7 +106,8 @@ def _cluster(row: Mapping[str, Any], column: str, where: str) -> str:
     """Hash of the value of `prompts.split_by`. UserError: `row` has no such value."""
     if row.get(column) is None:
         raise UserError(
-            f"prompts.split_by names '{column}', which {where} does not have: {suggest(column, row)}"
+            f"prompts.split_by names '{column}', which {where} does not have: "
+            f"{suggest(column, row)}"
         )
     return hashlib.sha256(json.dumps(row[column], default=str).encode()).hexdigest()[:16]
 

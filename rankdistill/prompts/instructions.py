@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.prompts.demands import Demand, Kind, Side, demand, kinds
 from rankdistill.prompts import prompt_id
+from rankdistill.prompts.demands import Demand, Kind, Side, demand, kinds
 from rankdistill.records import Message, Prompt
 
 COLUMNS = ("instruction_id_list", "kwargs")
@@ -160,6 +160,5 @@ class _Draw:
 
 
 def _fit(kind: Kind, side: Side, other_kind: Kind, other: Side) -> bool:
-    return (
-        kind is not other_kind and other.name not in side.excludes and side.name not in other.excludes
-    )
+    excluded = other.name in side.excludes or side.name in other.excludes
+    return kind is not other_kind and not excluded

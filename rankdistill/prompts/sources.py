@@ -1,4 +1,4 @@
-"""Rows of prompts from a file, the hub or a set that the package carries, each with where it stands."""
+"""Rows of prompts from a file, the hub or a shipped set, each with where it stands."""
 
 from __future__ import annotations
 

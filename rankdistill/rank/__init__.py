@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rankdistill.config import RankConfig
 from rankdistill.errors import UserError
 from rankdistill.rank.combine import with_moved_ballots, with_places, without_missing
+from rankdistill.rank.placebo import with_placebo
 from rankdistill.rank.ranking import rank_group, ranks
 from rankdistill.rank.select import select
 from rankdistill.records import Group
@@ -36,6 +37,8 @@ def rank_groups(
     counts: Counter[str] = Counter(groups=len(groups))
     whole = [without_missing(with_places(group), counts) for group in groups]
     ranked = [rank_group(group, config.tie_margin, counts) for group in whole]
+    if config.placebo:
+        ranked = [group and with_placebo(group, seed, counts) for group in ranked]
     kept = [
         with_moved_ballots(select(group, config.select.name, config.top_k, seed))
         for group in ranked

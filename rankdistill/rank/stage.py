@@ -45,7 +45,8 @@ def rank(
         )
     if scorers is not None:
         weights = dict.fromkeys(scorers, 1.0) | dict(settings.weights or {})
-    how = settings.aggregate.name
+    how, chosen = settings.aggregate.name, settings.select.name
+    draws = settings.placebo or chosen in ("best_random", "random_k")
     identity = {
         "code": 2,
         "groups": groups_key,
@@ -53,9 +54,10 @@ def rank(
         "aggregate": how,
         "length_debias": settings.length_debias,
         "tie_margin": settings.tie_margin,
-        "select": settings.select.name,
-        "top_k": settings.top_k if settings.select.name in ("top_k", "random_k") else None,
-        "seed": run.settings.seed if settings.select.name in ("best_random", "random_k") else None,
+        "select": chosen,
+        "top_k": settings.top_k if chosen in ("top_k", "random_k") else None,
+        "seed": run.settings.seed if draws else None,
+        **({"placebo": True} if settings.placebo else {}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -70,7 +72,8 @@ def rank(
         (partial.path / DIAGNOSTICS).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return dict(counts)
 
-    output = run.stage("rank", f"{len(groups)} groups ({settings.select.name})", identity, make)
+    what = f"{len(groups)} groups ({chosen}{', placebo' if settings.placebo else ''})"
+    output = run.stage("rank", what, identity, make)
     _require_agreement(diagnostics(output), settings.min_agreement)
     return output
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import shutil
 import socket
 import tempfile
@@ -27,6 +28,7 @@ from rankdistill.sample.model_folder import (
     to_response,
 )
 from rankdistill.sample.vllm_process import Answers, VLLMProcess
+from rankdistill.store.removal import folders_named, is_running
 
 LENGTH_STEP = 256
 """The engine's context is rounded up to this, so that few changes of length restart it."""
@@ -309,23 +311,13 @@ def environments(engines: int, gpus_each: int) -> list[dict[str, str]]:
 def _new_folder() -> Path:
     """A folder for exported weights: on the stage outputs' file system, so that they are links.
 
-    Those that killed processes of this machine have left are removed.
+    Those that killed processes of this machine have left are removed. Their names end as
+    `mkdtemp` ends them.
     """
     parent = home() / "vllm"
     parent.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname()
-    for folder in parent.glob(f"{host}@*"):
-        pid = folder.name.removeprefix(f"{host}@").partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+    for folder, match in folders_named(parent, rf"{re.escape(host)}@([0-9]+)-[a-z0-9_]{{8}}"):
+        if not is_running(int(match[1])):
             shutil.rmtree(folder, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{host}@{os.getpid()}-", dir=parent))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

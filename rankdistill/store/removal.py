@@ -33,6 +33,24 @@ def is_folder(path: Path) -> bool:
     return False
 
 
+def folders_named(parent: Path, form: str) -> Iterator[tuple[Path, re.Match[str]]]:
+    """The folders in `parent` whose whole name has a form, with the match; links are none."""
+    for path in list(parent.iterdir()) if parent.is_dir() else ():
+        match = re.fullmatch(form, path.name)
+        if match is not None and is_folder(path):
+            yield path, match
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process with this id."""
+    with suppress(PermissionError):  # it is another user's
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+    return True
+
+
 def refuse_link(place: Path) -> None:
     """UserError where a link stands in the place of a folder that files are removed from."""
     if place.is_symlink():

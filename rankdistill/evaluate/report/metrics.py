@@ -28,6 +28,7 @@ from rankdistill.evaluate.statistics import (
     paired_difference,
     win_rate,
 )
+from rankdistill.evaluate.verified_figures import verified_metrics
 
 FORMAT = 2
 FILE = "metrics.json"
@@ -77,6 +78,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
             _against(models[report.trained], models[control], report) if control else None
         ),
         "ranked_set": ranked_metrics(report.ranked_set, report.baseline, report.seed),
+        "verified": verified_metrics(report.verified, report.seed) if report.verified else None,
         "suites": report.suites,
         "ranking": report.ranking,
         "reward_model": report.reward_model,

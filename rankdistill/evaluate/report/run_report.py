@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.ranked import RankedSet
+from rankdistill.evaluate.verified import Verified
 from rankdistill.records import Group
 
 
@@ -55,6 +56,8 @@ class RunReport:
     """The judge of this evaluation also ranked the responses that the student was trained on."""
     ranked_set: RankedSet | None = None
     """Held-out rankings of an existing set, and what the students make of them."""
+    verified: Verified | None = None
+    """Which demands verified answers follow; None: no verifier judged here."""
     suites: Mapping[str, Any] | None = None
     """By suite: `version`, `about`, and the `figures` of its `models`."""
     ranking: Mapping[str, Any] | None = None

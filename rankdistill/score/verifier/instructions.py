@@ -41,8 +41,8 @@ def follows(text: str, name: str, arguments: Mapping[str, Any]) -> bool:
     rules = RULES if family == "form" else _KINDS
     if kind not in rules:
         raise UserError(
-            f"There is no instruction '{name}', in IFEval or among the rules named `form:`: correct "
-            "instruction_id_list."
+            f"There is no instruction '{name}', in IFEval or among the rules named `form:`: "
+            "correct instruction_id_list."
         )
     given = {key: value for key, value in arguments.items() if value is not None}
     return bool(text.strip()) and bool(rules[kind](text, **given))

@@ -10,11 +10,16 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from rankdistill.store.removal import is_folder, refuse_link
+
 STATE = "progress.json"
 """Written last, so a checkpoint that has it is complete."""
 
 KEPT = 2
 """Checkpoints that are kept."""
+
+NUMBER = "0|[1-9][0-9]*"
+"""An iteration in the name of a folder."""
 
 
 @dataclass
@@ -31,8 +36,13 @@ class Progress:
 
 
 def save(accelerator: Accelerator, progress: Progress, folder: Path) -> None:
-    """A checkpoint after an iteration; every process calls it. Older ones are removed."""
+    """A checkpoint after an iteration; every process calls it. Older ones are removed.
+
+    Raises:
+        UserError: a link has the checkpoint's name.
+    """
     checkpoint = folder / f"checkpoint-{progress.iteration}"
+    refuse_link(checkpoint)
     if accelerator.is_main_process:
         shutil.rmtree(checkpoint, ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -43,7 +53,8 @@ def save(accelerator: Accelerator, progress: Progress, folder: Path) -> None:
         partial.write_text(json.dumps(asdict(progress)), encoding="utf-8")
         partial.replace(checkpoint / STATE)
         for _, old in _complete(folder)[:-KEPT]:
-            shutil.rmtree(old)
+            if is_folder(old):  # a link is read from, but not followed to remove
+                shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
@@ -62,7 +73,7 @@ def restore(accelerator: Accelerator, checkpoint: Path) -> Progress:
 def _complete(folder: Path) -> list[tuple[int, Path]]:
     found = []
     for path in folder.glob("checkpoint-*"):
-        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        number = re.fullmatch(f"checkpoint-({NUMBER})", path.name)
         if number and (path / STATE).is_file():
             found.append((int(number[1]), path))
     return sorted(found)

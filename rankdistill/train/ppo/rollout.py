@@ -26,8 +26,10 @@ from rankdistill.forward import (
 from rankdistill.models import encode_prompt, merged_copy, save_model
 from rankdistill.records import Group
 from rankdistill.sample.base import Sampler, response_seed
+from rankdistill.store.removal import folders_named, refuse_link
 from rankdistill.train.batches import StepBatches
 from rankdistill.train.ppo.agreement import check_agreement, disagreement
+from rankdistill.train.ppo.checkpoint import NUMBER
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Episode
 from rankdistill.train.reward.model import last_rows, with_next_token
@@ -125,8 +127,9 @@ class Rollouts:
     def _exported(self, iteration: int) -> Path:
         """A new folder with the policy's weights: the sampler may still map the last one's file."""
         folder = self._folder / str(iteration)
-        for other in self._folder.glob("*"):
-            if other.name != str(iteration - 1):
+        refuse_link(folder)
+        for other, number in folders_named(self._folder, NUMBER):
+            if int(number[0]) != iteration - 1:
                 shutil.rmtree(other)
         policy: Any = self._accelerator.unwrap_model(self._model).policy
         save_model(merged_copy(policy), self._tokenizer, folder)

@@ -1,0 +1,142 @@
+"""Guards against gains that are hacks: does an answer still belong to its prompt, and is it right?
+
+Pure functions of what models wrote. A verifier sees a form alone: a title over nonsense follows a
+demand for a title. These figures are what such a gain would cost.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from statistics import fmean
+
+from rankdistill.evaluate.figures import repetition
+from rankdistill.prompts.demands import kinds
+from rankdistill.prompts.instructions import demands_of
+from rankdistill.records import Group
+from rankdistill.score.verifier.instructions import follows
+
+OTHERS = 10
+"""Base prompts that an answer's own is held against."""
+FEW_WORDS = 3
+"""An answer with fewer words than this beside its marks is nothing but marks."""
+_MARKS = (
+    re.compile(r"<<[^\n]*?>>"),
+    re.compile(r"^\W*P\.\s?S\.?.*$", re.IGNORECASE | re.MULTILINE),
+    re.compile(r"\[[^\]\n]*\]"),
+    re.compile(r"[*_#>\"`]+"),
+)
+
+
+def base_of(group: Mapping[str, object]) -> str | None:
+    """The base prompt that demands were put behind; None where the prompt has no such part."""
+    return json.loads(str(group.get("columns") or "{}")).get("base")
+
+
+@cache
+def known_answers() -> Mapping[str, tuple[str, ...]]:
+    """The answers of the shipped requests that have a fixed one, by request; lower case."""
+    text = (resources.files("rankdistill.data") / "everyday_prompts.jsonl").read_text("utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    return {row["prompt"]: tuple(row["answers"]) for row in rows if row.get("answers")}
+
+
+def is_right(text: str, answers: Sequence[str]) -> bool:
+    """Whether one of the answers occurs, as whole words, in any case."""
+    return any(
+        re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) for answer in answers
+    )
+
+
+def right_share(groups: Sequence[Group]) -> tuple[float | None, int]:
+    """Share of the answers to requests with a known answer that have it, and of how many."""
+    verdicts = []
+    for group in groups:
+        answers = known_answers().get(base_of(group) or "", ())
+        if answers:
+            verdicts += [is_right(response["text"], answers) for response in group["responses"]]
+    return (fmean(verdicts) if verdicts else None), len(verdicts)
+
+
+def without_marks(text: str, phrases: Sequence[str] = ()) -> str:
+    """What is left of an answer when titles, postscripts, brackets, bold and phrases are out."""
+    for phrase in phrases:
+        text = re.sub(re.escape(phrase), " ", text, flags=re.IGNORECASE)
+    for mark in _MARKS:
+        text = mark.sub(" ", text)
+    return text
+
+
+def only_marks_share(groups: Sequence[Group]) -> float | None:
+    """Share of the answers that are nothing but marks, where a mark was asked for.
+
+    Titles, postscripts, bullets, bold, brackets, and the phrases and words that were asked for are
+    taken out; fewer than `FEW_WORDS` words are left. None: no prompt asks for a mark.
+    """
+    verdicts = []
+    for group in groups:
+        demands = demands_of(json.loads(group.get("columns") or "{}"))
+        marks = [d for d in demands if d.side == d.kind and kinds()[d.kind].group == "marks"]
+        if not marks:
+            continue
+        phrases = [text for d in marks for text in _texts(d.arguments)]
+        for response in group["responses"]:
+            left = re.findall(r"\w+", without_marks(response["text"], phrases))
+            verdicts.append(len(left) < FEW_WORDS)
+    return fmean(verdicts) if verdicts else None
+
+
+def _texts(arguments: Mapping[str, object]) -> list[str]:
+    found = []
+    for value in arguments.values():
+        found += [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return found
+
+
+def unasked(groups: Sequence[Group]) -> dict[str, float]:
+    """Of answers to prompts without demands, the share that meets each side of every mark anyway.
+
+    By the side's name, of sides that take no argument or a number: a habit shows as a mark that
+    nobody asked for.
+    """
+    texts = [response["text"] for group in groups for response in group["responses"]]
+    if not texts:
+        return {}
+    shares = {}
+    for kind in kinds().values():
+        side = kind.sides[0]
+        arguments = side.known.arguments[0]
+        if kind.group == "marks" and not _texts(arguments):
+            shares[side.name] = fmean(follows(text, side.rule, arguments) for text in texts)
+    return shares
+
+
+def plain_figures(groups: Sequence[Group]) -> dict[str, object]:
+    """Length, repetition and marks of the answers to prompts without demands."""
+    responses = [response for group in groups for response in group["responses"]]
+    if not responses:
+        return {}
+    return {
+        "answers": len(responses),
+        "tokens": fmean(len(response["token_ids"]) for response in responses),
+        "repetition": fmean(repetition(response["token_ids"]) for response in responses),
+        "unasked": unasked(groups),
+    }
+
+
+def other_bases(bases: Sequence[str], own: str, seed: int) -> list[str]:
+    """`OTHERS` other base prompts, drawn by the own one; fewer where there are not as many."""
+    others = sorted(set(bases) - {own})
+    return random.Random(f"{seed} {own}").sample(others, min(OTHERS, len(others)))
+
+
+def top_1(own: float, others: Sequence[float]) -> float:
+    """1 where the own value is above all others; shared where it is tied with them for the top."""
+    best = max([own, *others])
+    if own < best:
+        return 0.0
+    return 1.0 / (1 + sum(other == best for other in others))
