@@ -125,7 +125,7 @@ def test_a_model_is_not_made_through_a_link(tmp_path):
     assert all_there([thesis])
 
 
-# ------------------------------------------------------------------------------------ vLLM's weights
+# ----------------------------------------------------------------------------------- vLLM's weights
 
 
 def test_vllm_removes_what_dead_processes_left_only(tmp_path):

@@ -29,7 +29,6 @@ from rankdistill.evaluate.prompting import PROMPTINGS, prompted
 from rankdistill.evaluate.readings import belongs, teacher_logp
 from rankdistill.evaluate.stage import LABELS, evaluation_judge, load_for_evaluation
 from rankdistill.evaluate.verified import (
-    DemandRow,
     Verified,
     best_of_rows,
     demand_rows,
@@ -169,7 +168,7 @@ class Verification:
         prompts: Sequence[Prompt] | None = None,
         key: str | None = None,
     ) -> list[Group]:
-        """What a model writes to the held-out prompts, or others, verified; `what` names it once."""
+        """What a model writes to the held-out prompts, or others, verified; once by `what`."""
         if what in self._known:
             return self._known[what]
         prompts = self.by_split["heldout"] if prompts is None else prompts
@@ -180,7 +179,8 @@ class Verification:
         count = count or self.responses_per_prompt
         sampled = sample(self.run, model, prompts, key, source, count, temperature=temperature)
         groups: list[Any] = sampled.rows()
-        scored = score(self.run, groups, sampled.key, model, what, self.verifier)
+        verifier: Any = self.verifier
+        scored = score(self.run, groups, sampled.key, model, what, verifier)
         self._known[what] = scored.rows()  # type: ignore[assignment]
         return self._known[what]
 
