@@ -210,6 +210,7 @@ class SampleConfig:
     max_response_tokens: int
     teacher_response: bool
     teacher_revision: bool
+    rule_rewrite: bool
     tensor_parallel: int
     data_parallel: int
     vllm: VLLMConfig
@@ -384,6 +385,7 @@ class QuickConfig:
     responses_per_prompt: int
     sharpening_control: bool
     max_batch_tokens: int
+    read_prompts: int | None = None
 
 
 @dataclass

@@ -47,6 +47,7 @@ from rankdistill.sample.base import response_seed
 from rankdistill.sample.stage import sample
 from rankdistill.score.ensemble import is_relative, members
 from rankdistill.score.revision import revisions
+from rankdistill.score.rewrite import rewrites
 from rankdistill.score.stage import check_scorers, score
 from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained
@@ -233,6 +234,8 @@ def _ranked(
     groups, key = scored.rows(), scored.key
     if job.settings.sample.teacher_revision:
         groups, key = _revised(job, warm, groups, key)
+    if job.settings.sample.rule_rewrite:
+        groups, key = _rewritten(job, warm, groups, key)
     return rank(job, groups, key, list(members(job.settings.scorer)))
 
 
@@ -254,6 +257,15 @@ def _revised(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list[A
         scored = score(job, _joined(bare, more), [key, more_key], warm, what)  # type: ignore[arg-type]
         return scored.rows(), scored.key
     scored = score(job, more, more_key, warm, what)
+    return _joined(groups, scored.rows()), [key, scored.key]
+
+
+def _rewritten(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list[Any], Any]:
+    """The scored groups with a rule's rewrite where no response met a demand, scored as well."""
+    more = rewrites(groups, warm.path, job.settings.sample.max_response_tokens)
+    if not more:
+        return groups, key
+    scored = score(job, more, [key, "rewritten 1"], warm, f"{len(more)} rewrites")
     return _joined(groups, scored.rows()), [key, scored.key]
 
 

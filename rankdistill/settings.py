@@ -294,6 +294,7 @@ def _check_suites(settings: Settings) -> None:
     quick, ranked = settings.quick, settings.ranked
     if quick is not None:
         _at_least("eval.quick.responses_per_prompt", quick.responses_per_prompt, 1)
+        _at_least("eval.quick.read_prompts", quick.read_prompts or 1, 1)
     if (verified := settings.verified) is not None:
         for n in verified.best_of:
             _at_least("a value of eval.verified.best_of", n, 1)

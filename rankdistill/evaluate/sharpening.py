@@ -61,6 +61,7 @@ def _on_given_responses(evaluation: Evaluation, wanted: float, reference: Refere
         "answers": reference.baseline.scored.key,
         "entropy": wanted,
         "layout": run.settings.train.layout.name,
+        **evaluation.read_identity,
     }
     what = "temperature that gives the warmed-up student the trained one's entropy"
     return run.stage("evaluate", what, identity, make).manifest["counts"]["temperature"]
@@ -68,9 +69,12 @@ def _on_given_responses(evaluation: Evaluation, wanted: float, reference: Refere
 
 def _of_own_responses(evaluation: Evaluation, temperature: float, reference: Reference) -> float:
     """Entropy of what the warmed-up student writes at `temperature`, nats a token."""
-    run = evaluation.run
+    run, most = evaluation.run, evaluation.suite.read_prompts
+    prompts, key = evaluation.prompts[:most], evaluation.prompts_key
+    if most is not None:
+        key = f"{key} first {len(prompts)}"
     sampled = sample(
-        run, evaluation.baseline, evaluation.prompts, evaluation.prompts_key, "student",
+        run, evaluation.baseline, prompts, key, "student",
         evaluation.suite.responses_per_prompt, temperature=temperature,
     )  # fmt: skip
     identity = {
@@ -98,6 +102,6 @@ def _batches(evaluation: Evaluation, reference: Reference, groups: Sequence[Any]
             encode_prompt(held_out.tokenizer, group["messages"]),
             [response["token_ids"] for response in group["responses"]],
         )
-        for group in groups
+        for group in groups[: evaluation.suite.read_prompts]
     ]
     return batches_of(tokens, max_batch_tokens=held_out.max_batch_tokens, layout=held_out.layout)

@@ -128,7 +128,7 @@ class Evaluation:
         # The baseline first: it sets the scale of an ensemble.
         ordered = sorted(models.items(), key=lambda item: item[0] != "warmed_up")
         answers = {name: self.answers(model, name) for name, model in ordered}
-        reference = Reference(answers["warmed_up"], answers["teacher"], self.suite.max_batch_tokens)
+        reference = Reference(answers["warmed_up"], answers["teacher"], self.suite)
         figures = {
             name: self.figures(name, label_of(name, models), given, reference)
             for name, given in answers.items()
@@ -163,6 +163,12 @@ class Evaluation:
         speed = sampled.manifest["counts"]["tokens_per_second"]
         return Answers(model, scored, used, speed, self.scale)
 
+    @property
+    def read_identity(self) -> dict[str, Any]:
+        """What a limit of the prompts that are read adds to an identity."""
+        most = self.suite.read_prompts
+        return {} if most is None else {"read_prompts": most}
+
     def figures(
         self, name: str, label: str, answers: Answers, reference: Reference
     ) -> ModelFigures:
@@ -181,6 +187,7 @@ class Evaluation:
             "teacher_answers": reference.teacher.scored.key,
             "temperature": answers.temperature,
             "layout": settings.train.layout.name,
+            **self.read_identity,
         }
 
         def make(partial: Partial) -> Mapping[str, Any]:
@@ -218,7 +225,7 @@ class Reference:
 
     baseline: Answers
     teacher: Answers
-    max_batch_tokens: int
+    suite: QuickConfig
     _held_out: HeldOut | None = None
 
     def same_tokenizer(self, model: Model) -> bool:
@@ -239,7 +246,8 @@ class Reference:
                 teacher=load_for_evaluation(run, self.teacher.model) if comparable else None,
                 teacher_groups=self.teacher.groups if comparable else [],
                 temperature=self.baseline.temperature,
-                max_batch_tokens=self.max_batch_tokens,
+                max_batch_tokens=self.suite.max_batch_tokens,
+                read_prompts=self.suite.read_prompts,
                 layout=run.settings.train.layout.name,
             )
         return self._held_out

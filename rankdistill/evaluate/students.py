@@ -46,11 +46,13 @@ class HeldOut:
     """At which baseline and teacher were sampled."""
     max_batch_tokens: int
     layout: str = "shared"
+    read_prompts: int | None = None
+    """The models read the answers to as many prompts, the first ones; None: all."""
 
     @cached_property
     def teacher_rows(self) -> KnownRows | None:
         """The teacher on its own responses; None where it, or a response, is missing."""
-        groups = token_groups(self.teacher_groups, self.tokenizer)
+        groups = token_groups(self.teacher_groups[: self.read_prompts], self.tokenizer)
         if self.teacher is None or not groups:
             return None
         batches = batches_of(groups, max_batch_tokens=self.max_batch_tokens, layout=self.layout)
@@ -82,7 +84,7 @@ def evaluate_model(
     if not responses:
         raise ValueError(f"model '{name}' has no response to measure")
     token_figures = _TokenFigures(model, held_out, temperature, tokenizer is None)
-    own = token_groups(groups, tokenizer or held_out.tokenizer)
+    own = token_groups(groups[: held_out.read_prompts], tokenizer or held_out.tokenizer)
     entropy, kl_to_baseline = token_figures.entropy_and_kl(own)
     tokens = sum(len(response["token_ids"]) for response in responses)
     return ModelFigures(
@@ -149,7 +151,8 @@ class _TokenFigures:
         """Kendall's tau-b of every held-out group whose responses are scored."""
         if not self.shares_tokenizer:
             return []
-        scored = [_scored_only(group) for group in self.held_out.ranked]
+        ranked = self.held_out.ranked[: self.held_out.read_prompts]
+        scored = [_scored_only(group) for group in ranked]
         scored = [group for group in scored if group["responses"]]
         batches = self._batches(token_groups(scored, self.held_out.tokenizer))
         values = policy_values(self._bound(), batches)

@@ -11,12 +11,14 @@ from rankdistill.errors import UserError
 from rankdistill.plan.config import PlanConfig
 from rankdistill.plan.shapes import known_data
 from rankdistill.prompts.formats import conversation
-from rankdistill.prompts.sources import read_rows
+from rankdistill.prompts.sources import SHIPPED, read_rows
 from rankdistill.rank.formats import ranked_row
 from rankdistill.settings import Settings
 
 CHARACTERS = 4
 """Of a token of English text."""
+DEMAND = 12
+"""Tokens of a demand that is put behind a prompt."""
 TEMPLATE = 30
 """Tokens that a chat template adds to a prompt."""
 
@@ -70,12 +72,17 @@ def count(settings: Settings, plan: PlanConfig) -> Counts:
         drawn = round(source.rows * getattr(shares, name))
         split[name] = drawn if most is None else min(drawn, most)
     sampled = rank.path is None
+    demanded = 0.0
+    if (instructions := prompts.instructions) is not None and sampled:
+        each = instructions.demands_per_prompt
+        demanded = DEMAND * sum(each) / max(1, len(each))
+        split["heldout"] = round(split["heldout"] * (1 + instructions.kept_out_share))
     longest = sample.max_response_tokens if sampled else rank.max_response_tokens
     if longest is None:
         longest = round(source.response or sample.max_response_tokens)
     half = prompts.max_prompt_tokens / 2
     found = source.prompt if source.prompt is not None else half
-    prompt = plan.prompt_tokens if plan.prompt_tokens is not None else found
+    prompt = plan.prompt_tokens if plan.prompt_tokens is not None else found + demanded
     wanted = longest if sampled or source.response is None else min(longest, source.response)
     return Counts(
         **split,
@@ -105,7 +112,7 @@ def _source(settings: Settings, plan: PlanConfig) -> _Source:
     if known:
         return _Source(known["rows"], None, None, known.get("responses"))
     key = "rank.path" if ranked else "prompts.path"
-    if path != "starter" and not Path(path).expanduser().is_file():
+    if path not in SHIPPED and not Path(path).expanduser().is_file():
         raise UserError(
             f"The number of rows of {key} '{path}' is not known before it is read: give it as "
             "plan.prompts=N."

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rankdistill.bench.flops import Work, sequences
+from rankdistill.evaluate.verified_stage import verifier_of
 from rankdistill.plan.judging import judging
 from rankdistill.plan.memory import GIB, Memory, forward_memory, model_bytes
 from rankdistill.plan.planner import PASSES, Planner, precise
@@ -247,6 +248,8 @@ def _evaluation(planner: Planner) -> Iterator[Stage]:
     settings, counts = planner.settings, planner.counts
     if settings.quick is not None:
         yield from _quick(planner)
+        if settings.verified is not None and verifier_of(settings) is not None:
+            yield from _verified(planner)
     if settings.ranked is not None and settings.rank.path is not None:
         models = 2
         work = times(
@@ -258,6 +261,21 @@ def _evaluation(planner: Planner) -> Iterator[Stage]:
             planner.student, settings.student, work,
             max_batch_tokens=settings.ranked.max_batch_tokens, group="student",
         )  # fmt: skip
+
+
+def _verified(planner: Planner) -> Iterator[Stage]:
+    """The arms that train nothing: greedy, with a better prompt, best of n."""
+    settings, counts = planner.settings, planner.counts
+    suite: Any = settings.verified
+    quick: Any = settings.quick
+    students, held = 1 + bool(settings.rounds), counts.heldout
+    arms = suite.greedy + quick.responses_per_prompt * suite.prompted
+    best = min(held, suite.best_of_prompts) * max(suite.best_of, default=0)
+    # The ways to ask are tried on validation prompts: as asked, and the three of them.
+    tried = 4 * counts.validation * quick.responses_per_prompt * suite.prompted
+    answers = students * held * arms + best + tried
+    yield planner.sampling("students, controls", planner.student, answers, 1)
+    yield planner.sampling("teacher, controls", planner.teacher, held * arms, 1)
 
 
 def _quick(planner: Planner) -> Iterator[Stage]:

@@ -35,7 +35,9 @@ def revisions(
         groups: Scored groups.
         groups_key: What determines `groups`.
     """
-    best = {group["prompt_id"]: top for group in groups if (top := _best(group)) is not None}
+    best = {
+        group["prompt_id"]: top for group in groups if (top := best_response(group)) is not None
+    }
     known = {group["prompt_id"]: group for group in groups if group["prompt_id"] in best}
 
     def asking(frame: str, **more: dict[str, str]) -> list[Prompt]:
@@ -63,7 +65,7 @@ def revisions(
     return recoded(rows, run.teacher.path, writer.path), second.key
 
 
-def _best(group: Group) -> Response | None:
+def best_response(group: Group) -> Response | None:
     """The first of the best-scored responses."""
     known = [r for r in group["responses"] if math.isfinite(r.get("score", math.nan))]
     return max(known, key=lambda response: response.get("score", 0.0), default=None)
