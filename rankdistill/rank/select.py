@@ -15,7 +15,8 @@ def select(group: Group, how: str, top_k: int, seed: int) -> Group:
         how: `all`; `best_worst`; `best_random`, the best and one strictly worse at random (Zephyr,
             Tunstall et al. 2023); `top_k`, the best `top_k`, or more until there is a second rank;
             `random_k`, as many drawn at random, whose smaller draws are within the larger ones: a
-            ranking of another length from the same samples.
+            ranking of another length from the same samples; `spread`, as many at even distances
+            from the best to the worst.
         top_k: At least 2.
         seed: Of the draw, together with the prompt's id: the same whatever else is in the data.
     """
@@ -34,6 +35,9 @@ def _chosen(responses: list[Response], how: str, top_k: int, seed: str) -> list[
             i for i, r in enumerate(responses) if r.get("rank") != responses[0].get("rank")
         )
         return responses[: max(top_k, second + 1)]
+    if how == "spread":
+        kept = min(top_k, len(responses))
+        return [responses[round(i * (len(responses) - 1) / (kept - 1))] for i in range(kept)]
     if how == "random_k":
         drawn = random.Random(seed).sample(range(len(responses)), len(responses))
         second = next(

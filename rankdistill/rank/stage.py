@@ -55,7 +55,7 @@ def rank(
         "length_debias": settings.length_debias,
         "tie_margin": settings.tie_margin,
         "select": chosen,
-        "top_k": settings.top_k if chosen in ("top_k", "random_k") else None,
+        "top_k": settings.top_k if chosen in ("top_k", "random_k", "spread") else None,
         "seed": run.settings.seed if draws else None,
         **({"placebo": True} if settings.placebo else {}),
     }

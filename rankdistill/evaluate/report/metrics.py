@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.evaluate.model_figures import ModelFigures, common_prompts
+from rankdistill.evaluate.report.quality import way_to_teacher
 from rankdistill.evaluate.report.ranked import ranked_metrics
 from rankdistill.evaluate.report.run_report import RunReport
 from rankdistill.evaluate.report.samples import choose_samples
@@ -68,8 +68,8 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         "models": {
             m.name: _model(m, models[report.baseline], report)
             | {
-                "quality": _quality(
-                    m, models.get(report.start or ""), models.get(report.teacher or "")
+                "quality": way_to_teacher(
+                    m, models.get(report.start or ""), models.get(report.teacher or ""), report.seed
                 )
             }
             for m in report.models
@@ -165,25 +165,6 @@ def _model(model: ModelFigures, baseline: ModelFigures, report: RunReport) -> di
         "response_scores": {k: v.scores for k, v in sorted(model.per_prompt.items())},
         "response_lengths": {k: v.tokens for k, v in sorted(model.per_prompt.items())},
     }
-
-
-def _quality(
-    model: ModelFigures, start: ModelFigures | None, teacher: ModelFigures | None
-) -> float | None:
-    """Where a model's mean score lies between the untrained student's (0) and the teacher's (1).
-
-    Scores have no zero of their own, a difference of them has. None where there is no such student,
-    or it is no worse than the teacher.
-    """
-    if start is None or teacher is None:
-        return None
-    prompts = sorted(model.per_prompt.keys() & start.per_prompt.keys() & teacher.per_prompt.keys())
-    if not prompts:
-        return None
-    own, low, high = (
-        fmean(of.per_prompt[prompt].mean for prompt in prompts) for of in (model, start, teacher)
-    )
-    return (own - low) / (high - low) if high > low else None
 
 
 def _against(a: ModelFigures, b: ModelFigures, report: RunReport) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from rankdistill.evaluate.ranked import (
     matched_pairs,
     pairs,
 )
-from rankdistill.evaluate.report.table import NOTHING, Cell, Row, interval_cell, percent
+from rankdistill.evaluate.report.table import NOTHING, Cell, Row, interval_cell, percent, points
 from rankdistill.evaluate.statistics import mean_interval, paired_difference
 
 LONGER = "longer"
@@ -140,14 +140,6 @@ def _share(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
-def _points(value: float | None) -> str:
-    """A difference of shares, in points of 100."""
-    if value is None:
-        return NOTHING
-    text = f"{100 * value:+.1f}"
-    return "0.0" if float(text) == 0.0 else text
-
-
 def _cell(key: str, name: str, model: Metrics, cell: Any, metrics: Metrics) -> Cell:
     # What is taken against the baseline says nothing about an order that cannot change.
     return Cell(NOTHING) if name == LONGER and key.endswith("difference") else cell(model[key])
@@ -182,11 +174,11 @@ def _difference(
 def _with_range(interval: Metrics | None, metrics: Metrics) -> str:
     if interval is None:
         return "no difference"
-    text = f"{_points(interval['mean'])} points"
+    text = f"{points(interval['mean'])} points"
     if interval["low"] is None:
         return f"{text}, no interval"
     level = percent(metrics["statistics"]["interval_level"])
-    low, high = _points(interval["low"]), _points(interval["high"])
+    low, high = points(interval["low"]), points(interval["high"])
     return f"{text}, {level} interval {low} to {high}"
 
 
@@ -213,13 +205,13 @@ _FIGURES: list[tuple[str, str, str, Any]] = [
         "minus {baseline}",
         "Difference, in points, on the same prompts, with its {level} interval (BCa bootstrap over "
         "prompts); bold where it excludes 0.",
-        interval_cell(_points, 0.0),
+        interval_cell(points, 0.0),
     ),
     (
         "against_longer",
         "minus longer first",
         "Difference to an order without a model, in points; bold where its interval excludes 0.",
-        interval_cell(_points, 0.0),
+        interval_cell(points, 0.0),
     ),
     (
         "matched_accuracy",
@@ -231,7 +223,7 @@ _FIGURES: list[tuple[str, str, str, Any]] = [
         "matched_difference",
         "minus {baseline}",
         "Difference at equal length, in points; bold where its interval excludes 0.",
-        interval_cell(_points, 0.0),
+        interval_cell(points, 0.0),
     ),
     (
         "sum_accuracy",

@@ -44,15 +44,15 @@ _STYLE = {
 }
 
 
-def draw(name: str, title: str, fill: Callable[[Axes], bool]) -> str | None:
+def draw(name: str, title: str, fill: Callable[[Axes], bool], height: float = 3.6) -> str | None:
     """The SVG element of one panel; None where `fill` finds nothing to draw and returns False.
 
-    name: unique in the page, prefix of all ids. title: read out in place of the picture. The same
-    data give the same text.
+    name: unique in the page, prefix of all ids. title: read out in place of the picture. height: in
+    inches, of a width of 5.3. The same data give the same text.
     """
     style: Any = {**_STYLE, "svg.hashsalt": name}
     with rc_context(style):
-        figure = Figure(figsize=(5.3, 3.6), layout="constrained")
+        figure = Figure(figsize=(5.3, height), layout="constrained")
         if not fill(figure.add_subplot()):
             return None
         buffer = io.StringIO()

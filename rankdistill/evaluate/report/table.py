@@ -43,6 +43,8 @@ def table_rows(metrics: Metrics) -> list[Row]:
     level = percent(metrics["statistics"]["interval_level"])
     rows = []
     for key, title, explanation, cell in _FIGURES:
+        if key == "quality" and all(model.get(key) is None for model in models):
+            continue  # no teacher that is better beyond noise, so there is no way to it
         words = {"baseline": baseline, "level": level, "judge": metrics["judge"]["name"]}
         cells = [cell(model.get(key)) for model in models]
         rows.append(Row(key, title.format(**words), explanation.format(**words), cells))
@@ -77,6 +79,20 @@ def percent(value: float | None) -> str:
     if value is None:
         return NOTHING
     return f"{100 * value:.1f} %" if 0.0 < value < 0.1 else f"{100 * value:.0f} %"
+
+
+def share(value: float | None) -> str:
+    """A share of 1 in per cent with a digit, without the sign: 45.0."""
+    return NOTHING if value is None else _unsigned_zero(f"{100 * value:.1f}")
+
+
+def points(value: float | None) -> str:
+    """A difference of shares, in points of 100, with its sign: +4.5."""
+    return NOTHING if value is None else _unsigned_zero(f"{100 * value:+.1f}")
+
+
+def _unsigned_zero(text: str) -> str:
+    return "0.0" if float(text) == 0.0 else text
 
 
 def tokens(value: float | None) -> str:
@@ -125,6 +141,11 @@ def interval_cell(
     return cell
 
 
+def _way_cell(value: Any) -> Cell:
+    """Of a mean with its interval; runs from before there was one have a bare number."""
+    return interval_cell(percent)(value) if isinstance(value, Mapping) else Cell(percent(value))
+
+
 _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
     (
         "score",
@@ -148,10 +169,11 @@ _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
     ),
     (
         "quality",
-        "Teacher's quality",
+        "Way to the teacher's score",
         "Share of the way from the judge score of the student before any training (0 %) to the "
-        "teacher's own (100 %), on the prompts that all three answered.",
-        _simple(percent),
+        "teacher's own (100 %), on the prompts that all three answered; with its {level} interval. "
+        "Only where the teacher scores above that student beyond noise.",
+        _way_cell,
     ),
     (
         "kendall_tau",

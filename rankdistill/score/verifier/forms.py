@@ -15,10 +15,10 @@ SENTENCE_END = re.compile(
 )
 _COMMA = re.compile(r"\w[\"')\]*\u201d\u2019]{0,3},(?=\s+[\"'(\[*\u201c\u2018]{0,3}\w)")
 _BULLET = re.compile(r"\s*(?:[-*+\u2022]|\d+[.)])\s")
-_BOLD = re.compile(r"\*\*[^\w\n*]*\w[^\n*]*\*\*")
+_BOLD = re.compile(r"\*\*(?:[^\w\n*]|_)*[^\W_][^\n*]*\*\*")
 _TITLE = re.compile(r"<<|^#{1,6}\s|^\W{0,3}title:", re.IGNORECASE | re.MULTILINE)
 _POSTSCRIPT = re.compile(
-    r"\bp\.\s?s\.?(?!\w)|^\W{0,3}(?:ps|postscript)\b", re.IGNORECASE | re.MULTILINE
+    r"\bp\.\s?s\.?(?!\w)|^\W{0,3}(?:ps|postscript)\s*[:.-]", re.IGNORECASE | re.MULTILINE
 )
 _PLACEHOLDER = re.compile(r"\[[^\[\]\n]*\](?!\()")
 _QUOTES = re.compile(r"[\"\u201c\u201d\u201e\u00ab\u00bb]")
@@ -68,7 +68,7 @@ def _postscript(text: str) -> bool:
     if not _with_words(lines[:-1]):
         return False
     mark = re.match(r"\W{0,2}P\.\s?S\.?(?!\w)", lines[-1])
-    return mark is not None and re.search(r"\w", lines[-1][mark.end() :]) is not None
+    return mark is not None and _with_words([lines[-1][mark.end() :]]) == 1
 
 
 def _opening(text: str, phrase: str) -> bool:

@@ -183,7 +183,9 @@ _KINDS: dict[str, Callable[..., bool]] = {
     "number_highlighted_sections": _highlights,
     "multiple_sections": _sections,
     "number_bullet_lists": _bullets,
-    "title": lambda text: any(t.strip("<> \n") for t in re.findall(r"<<[^\n]+>>", text)),
+    "title": lambda text: any(
+        line.partition("<<")[2].rpartition(">>")[0].strip("<> ") for line in text.split("\n")
+    ),
     "json_format": _json,
     "constrained_response": lambda text: any(answer in text for answer in _ANSWERS),
     "number_placeholders": lambda text, num_placeholders: (
