@@ -296,6 +296,11 @@ def _check_suites(settings: Settings) -> None:
         _at_least("eval.quick.responses_per_prompt", quick.responses_per_prompt, 1)
         _at_least("eval.quick.read_prompts", quick.read_prompts or 1, 1)
     if (verified := settings.verified) is not None:
+        if quick is None and ranked is None and not settings.suites:
+            raise UserError(
+                "eval=[verified] reads the answers that quick has the models write: give "
+                "eval=[quick,verified]."
+            )
         for n in verified.best_of:
             _at_least("a value of eval.verified.best_of", n, 1)
         for key in ("best_of_prompts", "guard_prompts", "max_batch_tokens"):

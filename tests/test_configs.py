@@ -40,11 +40,18 @@ def test_every_recipe_with_the_built_in_suites(recipe, suite):
     assert getattr(built, suite).version >= 1
 
 
-@pytest.mark.parametrize("suite", sorted({*catalogue.suite_files()} - {"quick", "ranked"}))
+@pytest.mark.parametrize("suite", sorted({*catalogue.suite_files()} - {"quick", "ranked", "verified"}))
 def test_every_other_suite(suite):
     for recipe in ("rrhf", "evaluate"):
         built = settings.build(composed(f"recipe={recipe}", f"eval=[{suite}]"))
         assert built.suites[suite].version >= 1 and built.suites[suite].name == suite
+
+
+def test_verified_answers_are_those_of_the_built_in_figures():
+    built = settings.build(composed("recipe=rrhf", "eval=[quick,verified]"))
+    assert built.verified is not None and built.verified.version >= 1
+    with pytest.raises(UserError, match=r"give eval=\[quick,verified\]"):
+        settings.build(composed("recipe=rrhf", "eval=[verified]"))
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
@@ -57,7 +64,7 @@ def test_every_option_of_every_group(group, name):
 def test_a_recipe_wins_over_the_defaults_and_the_command_line_over_both():
     assert composed("recipe=dpo").objective._target_.endswith("DPO")
     assert composed("recipe=dpo", "objective=ipo").objective._target_.endswith("IPO")
-    assert composed("recipe=rrhf").student.keep_layers == 20
+    assert composed("recipe=rrhf").student.keep_layers == 26
     assert composed("recipe=rrhf", "student.keep_layers=8").student.keep_layers == 8
 
 

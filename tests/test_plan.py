@@ -163,7 +163,7 @@ def test_memory_is_the_measured_peak_of_the_bundled_model(tmp_path):
 
 
 SECONDS = {"warmup": 175, "sample": 308, "score": 78, "train": 142, "evaluate": 149}
-"""Of recipe=rrhf on the machine of docs/benchmark.md, quiet, 2026-11-24; 846 in all."""
+"""Of recipe=likelihood on the machine of docs/benchmark.md, quiet, 2026-11-24; 846 in all."""
 PEAKS = {"warmup": 3299, "score": 1374, "train": 3770}
 """Mebibytes of those stages by themselves."""
 
@@ -173,9 +173,9 @@ def plan(capsys, *arguments: str):
     return json.loads(capsys.readouterr().out)
 
 
-def test_recipe_rrhf_takes_what_it_took(capsys, monkeypatch, tmp_path):
+def test_recipe_likelihood_takes_what_it_took(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("RANKDISTILL_HOME", str(tmp_path / "home"))
-    found = plan(capsys, "recipe=rrhf")
+    found = plan(capsys, "recipe=likelihood")
     for name, seconds in SECONDS.items():
         planned = sum(stage["seconds"] for stage in found["stages"] if stage["stage"] == name)
         assert 1 / 1.5 < planned / seconds < 1.5, name

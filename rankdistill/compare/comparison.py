@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
+from rankdistill.compare import demands
 from rankdistill.compare.groups import Objective, objectives_of
+from rankdistill.compare.pairs import (
+    Difference,
+    Tables,
+    Tested,
+    pair_differences,
+    shared_seeds,
+    tested,
+)
 from rankdistill.compare.runs import FailedRun, FinishedRun, Runs
-from rankdistill.compare.statistics import Estimate, holm, of_differences, of_objectives
-from rankdistill.evaluate.statistics import LEVEL, share_won
+from rankdistill.compare.statistics import Estimate, of_differences, of_objectives
+from rankdistill.compare.verified import VerifiedTables, unmeasured, verified_tables
+from rankdistill.evaluate.statistics import Interval, share_won
 
 Values = Callable[[FinishedRun], Mapping[str, float]]
 """A value by prompt id."""
-
-
-@dataclass(frozen=True)
-class Tested:
-    """An estimate, and what is left of it when it is one of several."""
-
-    estimate: Estimate
-    adjusted: float
-    """Holm's p-value over the estimates that were made together."""
-
-    @property
-    def beyond_noise(self) -> bool:
-        return self.adjusted < 1.0 - LEVEL
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Objective `better` minus objective `worse`, by their means."""
-
-    better: str
-    worse: str
-    tested: Tested
-    wins: Estimate | None
-    """How often an answer of `better` is scored above one of `worse`; None where none is."""
-    paired_seeds: int
-    """Seeds that both have; 0: each over its own."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +47,28 @@ class Comparison:
     """Trained minus the student before, merely sampled more sharply, where that was done."""
     differences: list[Difference]
     """Every pair of objectives."""
+    demands: Any = None
+    """The table of all verified rows, where every run has them."""
+    verified: VerifiedTables | None = None
+    """What that table says; then what is said is said of it, and not of judge scores."""
+    not_verified: str | None = None
+    """Why there is no such table, where some run was verified."""
 
     @property
     def measure(self) -> str:
+        if self.verified:
+            return "share of demands followed"
         return "judge score" if self.sampled else "share of pairs in order"
+
+    @property
+    def in_points(self) -> bool:
+        """Differences are told in points of 100: they are of shares."""
+        return self.verified is not None or not self.sampled
+
+    @property
+    def told_differences(self) -> list[Difference]:
+        """Of verified demands where there are any."""
+        return self.verified.differences if self.verified else self.differences
 
     @property
     def seeds(self) -> int:
@@ -76,7 +78,19 @@ class Comparison:
     @property
     def ordered(self) -> list[Objective]:
         """The highest mean first."""
-        return sorted(self.objectives, key=lambda o: -self.scores[o.label].mean)
+        return sorted(self.objectives, key=lambda o: -self.mean(o.label))
+
+    def mean(self, label: str) -> float:
+        """Of the measure, of the trained students."""
+        if self.verified:
+            return self.verified.figures[label]["trained"].interval.mean
+        return self.scores[label].mean
+
+    def lead(self, label: str) -> Estimate | Interval:
+        """Over the student before training; verified: the smaller of two gains."""
+        if self.verified:
+            return self.verified.gain(label)[1].interval
+        return self.leads[label].estimate
 
     def difference(self, a: str, b: str) -> Difference | None:
         """The pair of two labels, whichever is better."""
@@ -92,14 +106,18 @@ def compare_runs(runs: Runs, *, seed: int = 0) -> Comparison:
     every = [values(run) for run in runs.finished for values in (trained, before)]
     prompts = sorted(set(every[0]).intersection(*every[1:]))
     left_out = len(set().union(*every)) - len(prompts)
-    tables = {o.label: [_row(trained(run), prompts) for run in o.runs] for o in objectives}
+    tables = {
+        o.label: {run.seed: _row(trained(run), prompts) for run in o.runs} for o in objectives
+    }
     minus = {o.label: [_row(before(run), prompts) for run in o.runs] for o in objectives}
     sharp = {
         o.label: [_row(control(run), prompts) for run in o.runs]
         for o in objectives
         if all(set(prompts) <= control(run).keys() for run in o.runs)
     }
-    scores = of_objectives([np.stack(rows) for rows in tables.values()], seed=seed)
+    stacks = {label: np.stack(list(rows.values())) for label, rows in tables.items()}
+    scores = of_objectives(list(stacks.values()), seed=seed)
+    table, verified, why_not = _verified(objectives, seed)
     return Comparison(
         objectives=objectives,
         failed=runs.failed,
@@ -107,10 +125,30 @@ def compare_runs(runs: Runs, *, seed: int = 0) -> Comparison:
         left_out=left_out,
         sampled=sampled,
         scores=dict(zip(tables, scores, strict=True)),
-        leads=_leads(tables, minus, seed),
-        over_control=_leads(tables, sharp, seed),
+        leads=_leads(stacks, minus, seed),
+        over_control=_leads(stacks, sharp, seed),
         differences=_differences(objectives, tables, prompts, sampled, seed),
+        demands=table,
+        verified=verified,
+        not_verified=why_not,
     )
+
+
+def _verified(
+    objectives: Sequence[Objective], seed: int
+) -> tuple[Any, VerifiedTables | None, str | None]:
+    """The table of all rows and its figures, or why there are none where some run was verified."""
+    runs = [run for objective in objectives for run in objective.runs]
+    if not all(map(demands.has_rows, runs)):
+        return None, None, demands.missing(runs)
+    table = demands.gathered(objectives)
+    rows = demands.by_run(table)
+    if without := unmeasured(rows):
+        return None, None, (
+            "No figures of verified demands: no answers before and after training to demands of "
+            f"trained kinds in {', '.join(without[:3])}{' and others' if without[3:] else ''}."
+        )  # fmt: skip
+    return table, verified_tables(rows, seed=seed), None
 
 
 ROLES = ("trained", "baseline", "control")
@@ -134,47 +172,27 @@ def _row(values: Mapping[str, float], prompts: Sequence[str]) -> np.ndarray:
 Rows = Mapping[str, Sequence[np.ndarray]]
 
 
-def _leads(tables: Rows, minus: Rows, seed: int) -> dict[str, Tested]:
-    differences = [np.stack(tables[label]) - np.stack(minus[label]) for label in minus]
-    return dict(zip(minus, _tested(of_objectives(differences, seed=seed)), strict=True))
-
-
-def _tested(estimates: Sequence[Estimate]) -> list[Tested]:
-    adjusted = holm([estimate.p_value for estimate in estimates])
-    return [Tested(*pair) for pair in zip(estimates, adjusted, strict=True)]
+def _leads(stacks: Mapping[str, np.ndarray], minus: Rows, seed: int) -> dict[str, Tested]:
+    differences = [stacks[label] - np.stack(minus[label]) for label in minus]
+    return dict(zip(minus, tested(of_objectives(differences, seed=seed)), strict=True))
 
 
 def _differences(
-    objectives: Sequence[Objective], tables: Rows, prompts: Sequence[str], sampled: bool, seed: int
+    objectives: Sequence[Objective], tables: Tables, prompts: Sequence[str], sampled: bool, seed: int
 ) -> list[Difference]:
-    """Every pair on the seeds that both have, else on the means over their own."""
-    means = {label: np.mean(rows) for label, rows in tables.items()}
-    pairs = [
-        (a, b) if means[a.label] >= means[b.label] else (b, a)
-        for a, b in combinations(objectives, 2)
-    ]
-    shared = [sorted(a.by_seed.keys() & b.by_seed.keys()) for a, b in pairs]
-    rows = [_pair_table(a, b, tables, seeds) for (a, b), seeds in zip(pairs, shared, strict=True)]
-    tested = _tested(of_differences(rows, len(objectives), seed=seed))
-    wins: Sequence[Estimate | None] = [None] * len(pairs)
-    if sampled:
-        won = [_won(a, b, prompts, seeds) for (a, b), seeds in zip(pairs, shared, strict=True)]
-        wins = of_differences(won, len(objectives), null=0.5, seed=seed)
-    return [
-        Difference(a.label, b.label, one, won, len(seeds))
-        for (a, b), one, won, seeds in zip(pairs, tested, wins, shared, strict=True)
-    ]
+    """Every pair, and where answers were sampled, how often one wins."""
+    found = pair_differences(tables, seed=seed)
+    if not sampled:
+        return found
+    of = {objective.label: objective for objective in objectives}
+    won = [_won(of[d.better], of[d.worse], prompts) for d in found]
+    wins = of_differences(won, len(objectives), null=0.5, seed=seed)
+    return [replace(d, wins=one) for d, one in zip(found, wins, strict=True)]
 
 
-def _pair_table(a: Objective, b: Objective, tables: Rows, seeds: Sequence[int]) -> np.ndarray:
-    if not seeds:
-        return np.mean(tables[a.label], axis=0, keepdims=True) - np.mean(tables[b.label], axis=0)
-    of_a, of_b = (dict(zip(o.by_seed, tables[o.label], strict=True)) for o in (a, b))
-    return np.stack([of_a[seed] - of_b[seed] for seed in seeds])
-
-
-def _won(a: Objective, b: Objective, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+def _won(a: Objective, b: Objective, prompts: Sequence[str]) -> np.ndarray:
     """[S, P] shares of answers of `a` that are scored above one of `b`."""
+    seeds = shared_seeds(a.by_seed, b.by_seed)
     pairs: Iterable[tuple[FinishedRun, FinishedRun]] = [
         (a.by_seed[seed], b.by_seed[seed]) for seed in seeds
     ] or [(x, y) for x in a.runs for y in b.runs]

@@ -118,8 +118,9 @@ FIGURES = [
         percent, _of("win_rate"),
     ),
     FigureRow(
-        "quality", "Teacher's quality",
-        "Share of the way from the student before any training to the teacher.",
+        "quality", "Way to the teacher's score",
+        "Share of the way from the judge score of the student before any training to the "
+        "teacher's; only of runs whose teacher scores above that student beyond noise.",
         percent, _of("quality"),
     ),
     FigureRow(

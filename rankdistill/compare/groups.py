@@ -13,6 +13,8 @@ _NO_DIFFERENCE = ("seed", "report_to")
 _LABEL_KEYS = 3
 """Most settings that a label names."""
 _MISSING = "-"
+PLACEBO = "rank.placebo"
+"""The setting that deals the ranks of the training prompts at random."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Objective:
     @property
     def by_seed(self) -> dict[int, FinishedRun]:
         return {run.seed: run for run in self.runs}
+
+    @property
+    def placebo(self) -> bool:
+        """It was trained on permuted ranks, so that a gain of it is none of the ranking."""
+        return _is_placebo(self.runs[0])
 
 
 def objectives_of(runs: Sequence[FinishedRun]) -> list[Objective]:
@@ -53,7 +60,13 @@ def config_rows(objectives: Sequence[Objective]) -> list[list[str]]:
 
 
 def _settings(run: FinishedRun) -> dict[str, Any]:
-    return {key: value for key, value in run.config.items() if key not in _NO_DIFFERENCE}
+    """Runs from before there were placebos have the setting too."""
+    values = {key: value for key, value in run.config.items() if key not in _NO_DIFFERENCE}
+    return values | {PLACEBO: _is_placebo(run)}
+
+
+def _is_placebo(run: FinishedRun) -> bool:
+    return run.config.get(PLACEBO) is True
 
 
 def _told(settings: Mapping[str, Any], key: str) -> str:
@@ -66,8 +79,22 @@ def _told(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
-    """Method and recipe where that tells all apart; else what differs is said beside the method."""
+    """A placebo is called like the objective that is equal but for it, and a placebo."""
     firsts = [group[0] for group in groups]
+    apart: dict[str, FinishedRun] = {}
+    for run in firsts:
+        apart.setdefault(_key(run), run)
+    names = dict(zip(apart, _names(list(apart.values())), strict=True))
+    return [names[_key(run)] + (", placebo" if _is_placebo(run) else "") for run in firsts]
+
+
+def _key(run: FinishedRun) -> str:
+    """Equal where runs differ in nothing but their seed and the placebo."""
+    return repr(sorted((_settings(run) | {PLACEBO: False}).items()))
+
+
+def _names(firsts: Sequence[FinishedRun]) -> list[str]:
+    """Method and recipe where that tells all apart; else what differs is said beside the method."""
     recipes = [str(run.metrics["recipe"]) for run in firsts]
     methods = [
         str(run.metrics["title"]).partition(":")[0].replace("Warmup", " warm-up") for run in firsts
@@ -81,7 +108,8 @@ def _labels(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
     labels = []
     for run, method in zip(firsts, methods, strict=True):
         alike = [other for other, name in zip(firsts, methods, strict=True) if name == method]
-        said = _said(run, differing_keys(alike)) if shared[method] > 1 else ""
+        keys = [key for key in differing_keys(alike) if key != PLACEBO]
+        said = _said(run, keys) if shared[method] > 1 else ""
         alone = len(shared) == 1 and said
         labels.append(said if alone else f"{method} ({said})" if said else method)
     return _unique(labels)

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from rankdistill.compare.comparison import Comparison, Tested, mean_of
+from rankdistill.compare.comparison import Comparison, mean_of
 from rankdistill.compare.figures import FIGURES, computed_seconds, training_seconds
 from rankdistill.compare.statistics import Estimate
 from rankdistill.compare.suites import suite_rows

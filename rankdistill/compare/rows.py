@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import fmean
 
-from rankdistill.compare.comparison import Comparison, Tested, mean_of
+from rankdistill.compare.comparison import Comparison, mean_of
 from rankdistill.compare.figures import (
     FIGURES,
     computed_seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rankdistill.compare.comparison import Comparison, Difference, Tested
+from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.figures import points
 from rankdistill.evaluate.report.headline import FEW_PROMPTS, Finding, judge_warning
 from rankdistill.evaluate.report.table import signed

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.evaluate.report.answers import write_answers
+from rankdistill.evaluate.report.demands import write_demands
 from rankdistill.evaluate.report.html import html_report
 from rankdistill.evaluate.report.markdown import markdown_report
 from rankdistill.evaluate.report.metrics import metrics_of, read_metrics, write_metrics
@@ -32,11 +33,13 @@ __all__ = [
 
 
 def write_report(report: RunReport, folder: Path) -> dict[str, Any]:
-    """Writes `metrics.json`, `config.yaml`, `answers.jsonl`, `report.md` and `report.html`;
-    returns the metrics."""
+    """Writes `metrics.json`, `config.yaml`, `answers.jsonl`, `report.md` and `report.html`, of a
+    verified run `demands.parquet` as well; returns the metrics."""
     metrics = metrics_of(report)
     write_metrics(metrics, folder)
     write_answers(report.groups, folder)
+    if report.verified is not None:
+        write_demands(report.verified.rows, folder)
     (folder / "config.yaml").write_text(report.config_yaml, encoding="utf-8")
     render(metrics, report.config_yaml, folder)
     return metrics

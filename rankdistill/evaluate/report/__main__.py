@@ -11,6 +11,7 @@ from rich.console import Console
 
 from rankdistill.errors import UserError
 from rankdistill.evaluate.report import read_metrics, render, terminal_tables
+from rankdistill.evaluate.report.terminal_grid import WIDTH
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = folder / "config.yaml"
     render(metrics, config.read_text(encoding="utf-8") if config.is_file() else "", folder)
     console = Console(highlight=False)
-    console.print(*terminal_tables(metrics))
+    for table in terminal_tables(metrics):
+        console.print(table, width=max(console.width, WIDTH))
     console.print(f"{folder / 'report.html'}\n{folder / 'report.md'}", soft_wrap=True)
     return 0
 

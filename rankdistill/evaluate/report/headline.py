@@ -11,6 +11,11 @@ from rankdistill.evaluate.report.ranking import ranking_cautions
 from rankdistill.evaluate.report.reward import has_reward, reward_cautions, reward_headline
 from rankdistill.evaluate.report.suites import suite_cautions, suite_headline
 from rankdistill.evaluate.report.table import number, percent, signed, tokens
+from rankdistill.evaluate.report.verified_sentences import (
+    has_verified_headline,
+    verified_findings,
+    verified_headline,
+)
 
 Kind = Literal["good", "warning", "plain"]
 
@@ -31,8 +36,11 @@ class Finding:
 def headline(metrics: Mapping[str, Any]) -> str:
     """One sentence: what changed in the teacher's eyes, and how sure that is.
 
-    Where nothing was sampled: what changed in the order of held-out rankings.
+    Of a verified run: how many more demands are followed. Where nothing was sampled: what changed
+    in the order of held-out rankings.
     """
+    if has_verified_headline(metrics):
+        return verified_headline(metrics)
     if not metrics["models"]:
         if metrics.get("suites") and not has_reward(metrics) and metrics["ranked_set"] is None:
             return suite_headline(metrics)
@@ -65,7 +73,13 @@ def findings(metrics: Mapping[str, Any]) -> list[Finding]:
     ranked = _ranked(metrics) + [Finding("plain", text) for text in suite_cautions(metrics)]
     if not metrics["models"]:
         return ranked + _ranking(metrics) + [Finding("plain", note) for note in metrics["notes"]]
-    found = [_noise(metrics), _control(metrics), _text_change(metrics), *_cautions(metrics)]
+    if has_verified_headline(metrics):
+        # How sure the gain is, and whether a control reaches it, is in the headline already.
+        said = verified_findings(metrics)
+        first = [Finding(kind, text) for kind, text in said]  # type: ignore[arg-type]
+    else:
+        first = [_noise(metrics), _control(metrics)]
+    found = [*first, _text_change(metrics), *_cautions(metrics)]
     return [finding for finding in found if finding is not None] + ranked + _ranking(metrics)
 
 
@@ -133,6 +147,7 @@ def _control(metrics: Mapping[str, Any]) -> Finding | None:
 
 def _text_change(metrics: Mapping[str, Any]) -> Finding:
     trained, baseline = _model(metrics, "trained"), _model(metrics, "baseline")
+    told_above = {"repetition"} if has_verified_headline(metrics) else set()
     changes = [
         f"{words} {text(trained[key])} (was {text(baseline[key])})"
         for words, key, text in (
@@ -142,6 +157,7 @@ def _text_change(metrics: Mapping[str, Any]) -> Finding:
             ("distinct-2", "distinct_2", number),
             ("repetition", "repetition", percent),
         )
+        if key not in told_above
     ]
     moved = trained["kl_to_baseline"]
     if moved is not None:
@@ -150,12 +166,12 @@ def _text_change(metrics: Mapping[str, Any]) -> Finding:
 
 
 def _cautions(metrics: Mapping[str, Any]) -> list[Finding]:
-    trained = _model(metrics, "trained")
+    prompts = _model(metrics, "trained")["compared_prompts"] or 0
+    if has_verified_headline(metrics):
+        prompts = metrics["verified"]["clusters"]
     cautions = []
-    if 1 < (trained["compared_prompts"] or 0) < FEW_PROMPTS:
-        text = (
-            f"Only {trained['compared_prompts']} prompts: the intervals are rough, and too narrow."
-        )
+    if 1 < prompts < FEW_PROMPTS:
+        text = f"Only {prompts} prompts: the intervals are rough, and too narrow."
         cautions.append(Finding("warning", text))
     for model in metrics["models"].values():
         if model["unscored_responses"]:

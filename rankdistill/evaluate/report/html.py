@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from rankdistill.evaluate.report.headline import findings, headline, judge_warning
 from rankdistill.evaluate.report.learning_rates import rate_labels, rate_rows, rate_title
@@ -27,6 +27,10 @@ from rankdistill.evaluate.report.stages import stage_rows
 from rankdistill.evaluate.report.suites import suite_heads, suite_rows
 from rankdistill.evaluate.report.svg import MUTED, VARIABLES
 from rankdistill.evaluate.report.table import NOTHING, Row, labels, number, signed, table_rows
+from rankdistill.evaluate.report.verified_guards import guard_heads, guard_rows
+from rankdistill.evaluate.report.verified_plots import verified_plots
+from rankdistill.evaluate.report.verified_sentences import judge_line
+from rankdistill.evaluate.report.verified_tables import verified_grids
 
 MINUS, EN_DASH, NO_BREAK_SPACE = "\u2212", "\u2013", "\u00a0"
 
@@ -41,8 +45,11 @@ def html_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
             headline=headline(metrics),
             findings=findings(metrics),
             warning=judge_warning(metrics),
+            judged=judge_line(metrics),
             colours=_colours(metrics),
             tables=_tables(metrics),
+            grids=verified_grids(metrics),
+            verified_plots=[(plot, Markup(plot.svg)) for plot in verified_plots(metrics)],
             plots=[(plot, Markup(plot.svg)) for plot in plots_of(metrics)],
             how_chosen=HOW_CHOSEN,
             agreement=agreement_rows(metrics) if metrics.get("ranking") else [],
@@ -56,6 +63,8 @@ def html_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
 def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]], list[Row]]]:
     """Title, (name, heading) of the columns, rows of every table there are figures for."""
     tables = []
+    if rows := guard_rows(metrics):
+        tables.append(("Guards", guard_heads(metrics), rows))
     if metrics["models"]:
         heads = list(zip(metrics["models"], labels(metrics), strict=True))
         tables.append(("Figures", heads, table_rows(metrics)))
@@ -97,8 +106,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, signed=signed, typeset=typeset)
+    environment.filters.update(number=number, signed=signed, typeset=typeset, coded=coded)
     return environment
+
+
+def coded(text: str) -> Markup:
+    """The text, escaped, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def typeset(text: str) -> str:

@@ -7,7 +7,14 @@ from typing import Any
 
 from rankdistill.evaluate.report.headline import findings, headline, judge_warning
 from rankdistill.evaluate.report.learning_rates import rate_labels, rate_rows, rate_title
-from rankdistill.evaluate.report.markdown_parts import fenced, figures, inline, table
+from rankdistill.evaluate.report.markdown_parts import (
+    coded,
+    fenced,
+    figures,
+    grid_parts,
+    inline,
+    table,
+)
 from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
 from rankdistill.evaluate.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.evaluate.report.reward import (
@@ -21,6 +28,9 @@ from rankdistill.evaluate.report.samples import HOW_CHOSEN
 from rankdistill.evaluate.report.stages import stage_rows
 from rankdistill.evaluate.report.suites import suite_heads, suite_rows
 from rankdistill.evaluate.report.table import labels, number, signed, table_rows
+from rankdistill.evaluate.report.verified_guards import guard_heads, guard_rows
+from rankdistill.evaluate.report.verified_sentences import judge_line
+from rankdistill.evaluate.report.verified_tables import verified_grids
 
 
 def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
@@ -30,6 +40,7 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
         f"**{inline(headline(metrics))}**",
         *_banner(metrics),
         "\n".join(f"- {inline(finding.text)}" for finding in findings(metrics)),
+        *_verified(metrics),
         *figures("Figures", labels(metrics), table_rows(metrics)),
         *figures("Evaluation suites", list(suite_heads(metrics).values()), suite_rows(metrics)),
         *_ranked(metrics),
@@ -50,7 +61,16 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
 
 def _banner(metrics: Mapping[str, Any]) -> list[str]:
     warning = judge_warning(metrics)
-    return [f"> **Note.** {inline(warning)}"] if warning else []
+    if warning:
+        return [f"> **Note.** {inline(warning)}"]
+    line = judge_line(metrics)
+    return [coded(line)] if line else []
+
+
+def _verified(metrics: Mapping[str, Any]) -> list[str]:
+    heads = [label for _, label in guard_heads(metrics)]
+    parts = [part for grid in verified_grids(metrics) for part in grid_parts(grid)]
+    return parts + figures("Guards", heads, guard_rows(metrics))
 
 
 def _ranked(metrics: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from rankdistill.evaluate.report.grid import Grid, Line
 from rankdistill.evaluate.report.table import Cell, Row
 
 
@@ -18,9 +19,27 @@ def figures(title: str, heads: Sequence[str], rows: Sequence[Row]) -> list[str]:
     return [f"## {title}", shown, "\n".join(meaning)]
 
 
+def grid_parts(grid: Grid) -> list[str]:
+    """A table with what it says above it, and what its columns mean below."""
+    shown = table(
+        ["", *(inline(column.title) for column in grid.columns)],
+        [_line(line, len(grid.columns)) for line in grid.lines],
+        numbers=True,
+    )
+    meaning = [f"- **{inline(c.title)}**: {inline(c.explanation)}" for c in grid.columns]
+    return [f"## {grid.title}", inline(grid.about), shown, "\n".join(meaning)]
+
+
+def _line(line: Line, columns: int) -> list[str]:
+    if not line.cells:
+        return [f"*{inline(line.title)}*", *("" for _ in range(columns))]
+    return [inline(line.full_title), *map(cell, line.cells)]
+
+
 def cell(of: Cell) -> str:
     """The value, bold where it is beyond noise, with its interval."""
-    value = f"**{of.value}**" if of.beyond_noise else of.value
+    value = of.value.replace("\n", "; ")
+    value = f"**{value}**" if of.beyond_noise else value
     return f"{value} ({of.low} to {of.high})" if of.low else value
 
 
@@ -35,6 +54,12 @@ def inline(text: str) -> str:
     """The text on one line, with Markdown's and HTML's special characters escaped."""
     text = re.sub(r"\s+", " ", text).replace("&", "&amp;")
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text)
+
+
+def coded(text: str) -> str:
+    """The same, but what stands between backticks stays code."""
+    parts = text.split("`")
+    return "".join(f"`{part}`" if i % 2 else inline(part) for i, part in enumerate(parts))
 
 
 def fenced(text: str, language: str = "") -> str:

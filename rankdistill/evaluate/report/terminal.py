@@ -1,24 +1,43 @@
-"""The table in a terminal: within 80 columns for five models, plain when piped."""
+"""The tables in a terminal: within 80 columns for five models, plain when piped; those of a
+verified run within 100."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rankdistill.evaluate.report.headline import judge_warning
+from rankdistill.evaluate.report.headline import headline, judge_warning
 from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
 from rankdistill.evaluate.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward
 from rankdistill.evaluate.report.suites import suite_heads, suite_rows
 from rankdistill.evaluate.report.table import Row, labels, table_rows
+from rankdistill.evaluate.report.terminal_grid import grid_table
+from rankdistill.evaluate.report.verified_guards import guard_heads, guard_rows
+from rankdistill.evaluate.report.verified_sentences import judge_line
+from rankdistill.evaluate.report.verified_tables import verified_grids
+
+_BESIDE_VERIFIED = (
+    "score_difference",
+    "kl_to_baseline",
+    "entropy",
+    "repetition",
+    "response_tokens",
+    "tokens_per_second",
+)
+"""Figures of the models that say something beside which demands are followed."""
 
 
-def terminal_tables(metrics: Mapping[str, Any]) -> list[Table]:
-    """The figures of all models, on held-out rankings, and of a reward model, as far as any are."""
-    tables = []
+def terminal_tables(metrics: Mapping[str, Any]) -> list[Table | Text]:
+    """The figures of all models, on held-out rankings, and of a reward model, as far as any are.
+
+    Of a verified run first which demands are followed, and last the sentence that says it.
+    """
+    tables: list[Table | Text] = [*_verified(metrics)]
     if metrics["models"]:
         tables.append(terminal_table(metrics))
     if rows := suite_rows(metrics, details=False):
@@ -30,6 +49,8 @@ def terminal_tables(metrics: Mapping[str, Any]) -> list[Table]:
         tables.append(_table(title, "", ranked_labels(metrics), ranked_rows(metrics), metrics))
     if has_reward(metrics):
         tables.append(_table(gate_title(metrics), "", GATE_COLUMNS, gate_rows(metrics), metrics))
+    if metrics.get("verified"):
+        tables.append(Text(headline(metrics)))
     return tables
 
 
@@ -39,7 +60,26 @@ def terminal_table(metrics: Mapping[str, Any]) -> Table:
     Figures that compare have their interval in two rows below, which stays narrow: a pipe has 80
     columns. metrics: the content of `metrics.json`.
     """
-    return _table(_title(metrics), _caption(metrics), labels(metrics), table_rows(metrics), metrics)
+    rows = table_rows(metrics)
+    if metrics.get("verified"):
+        rows = [_named(row) for row in rows if row.key in _BESIDE_VERIFIED]
+    return _table(_title(metrics), _caption(metrics), labels(metrics), rows, metrics)
+
+
+def _named(row: Row) -> Row:
+    """A row that can be understood without the scores above it, which are left out."""
+    return replace(row, title=f"Judge score {row.title}") if row.key == "score_difference" else row
+
+
+def _verified(metrics: Mapping[str, Any]) -> list[Table]:
+    """Which demands are followed, and the guards."""
+    grids = verified_grids(metrics)
+    captions = [judge_line(metrics) or "", *("" for _ in grids[1:])]
+    tables = [grid_table(grid, told) for grid, told in zip(grids, captions, strict=False)]
+    if rows := guard_rows(metrics):
+        heads = [label for _, label in guard_heads(metrics)]
+        tables.append(_table("Guards", "", heads, rows, metrics))
+    return tables
 
 
 def _table(

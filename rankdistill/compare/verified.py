@@ -1,0 +1,225 @@
+"""The figures of verified objectives, from the rows of a comparison's `demands.parquet` alone.
+
+A figure is the mean over an objective's seeds. All seeds are asked the same base prompts, so its
+interval resamples base prompts of all seeds together, with the seeds' mean as the statistic: it
+speaks of these trained students, and the values of the seeds stand beside it. Differences between
+objectives are tested as all differences of a comparison are, so they take in how much seeds differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rankdistill.compare.demands import RunDemands
+from rankdistill.compare.pairs import Difference, pair_differences
+from rankdistill.evaluate import verified
+from rankdistill.evaluate.statistics import Interval
+from rankdistill.evaluate.verified import DemandRow, Tally, subset, tally
+from rankdistill.evaluate.verified_figures import CONTRASTS, CONTROLS, GAINS
+
+SHARES = {
+    "trained": ("trained", "followed"),
+    "marks": ("marks", "followed"),
+    "restrictions": ("restrictions", "followed"),
+    "kept_out": ("kept_out", "followed"),
+    "strict": ("trained", "strict"),
+    "own_minus_opposite": ("trained", "own_minus_opposite"),
+}
+"""Name of a figure of the trained student: which rows it is of, and what of them."""
+MINUS = {
+    name: (of, over) for name, _, of, over in CONTRASTS if name in (*GAINS, *CONTROLS, "teacher")
+}
+"""Name of a paired difference: which arm, minus which; of trained kinds."""
+GAIN = MINUS["sampled"]
+"""The arms that every run must have."""
+BySeed = Mapping[int, Tally]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The mean over seeds with its interval over base prompts, and what each seed has."""
+
+    interval: Interval
+    per_seed: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class VerifiedTables:
+    """What verified runs are compared by; labels with the highest share first."""
+
+    figures: Mapping[str, Mapping[str, Figure]]
+    """By label, then by a name of `SHARES` or `MINUS`, or `tokens`; what was not measured is left
+    out."""
+    arms: Mapping[str, Mapping[str, Mapping[int, float]]]
+    """By label, arm and seed: the share of trained kinds that is followed."""
+    seeds: Mapping[str, Sequence[int]]
+    differences: list[Difference]
+    """Of that share of the trained students, every pair of labels."""
+    base_prompts: int
+
+    def gain(self, label: str) -> tuple[str, Figure]:
+        """The smaller of the sampled and the greedy gain, and which it is."""
+        return self._least(label, GAINS)
+
+    def over_control(self, label: str) -> tuple[str, Figure] | None:
+        """The smallest difference to a control: to the strongest; None where there was none."""
+        known = any(name in self.figures[label] for name in CONTROLS)
+        return self._least(label, CONTROLS) if known else None
+
+    def _least(self, label: str, names: Sequence[str]) -> tuple[str, Figure]:
+        own = self.figures[label]
+        name = min((n for n in names if n in own), key=lambda n: own[n].interval.mean)
+        return name, own[name]
+
+
+def unmeasured(runs: Sequence[RunDemands]) -> list[str]:
+    """The runs whose students did not answer, before and after training, what asks for a trained
+    kind: there is no gain to compare."""
+    return [run.run for run in runs if not _common(_trained_kinds({0: _by_arm(run.rows)}), *GAIN)[0]]
+
+
+def verified_tables(runs: Sequence[RunDemands], *, seed: int = 0) -> VerifiedTables:
+    """All verified figures.
+
+    Args:
+        runs: Of all objectives; none of them `unmeasured`.
+        seed: Of the resampling.
+    """
+    labels = dict.fromkeys(run.objective for run in runs)
+    rows = {
+        label: {run.seed: _by_arm(run.rows) for run in runs if run.objective == label}
+        for label in labels
+    }
+    tallies = {label: _trained_kinds(of) for label, of in rows.items()}
+    trained = {label: of["trained"] for label, of in tallies.items()}
+    figures = {label: _figures(rows[label], tallies[label], seed) for label in labels}
+    ordered = sorted(labels, key=lambda label: -figures[label]["trained"].interval.mean)
+    clusters = sorted({c for of in trained.values() for one in of.values() for c in one.clusters})
+    tables = {
+        label: {s: contributions(one, clusters) for s, one in trained[label].items()}
+        for label in labels
+    }
+    return VerifiedTables(
+        figures={label: figures[label] for label in ordered},
+        arms={label: _means(tallies[label]) for label in ordered},
+        seeds={label: sorted(rows[label]) for label in ordered},
+        differences=pair_differences(tables, seed=seed),
+        base_prompts=len(clusters),
+    )
+
+
+class OverSeeds(Tally):
+    """The tallies of several seeds, [seeds, clusters, kinds]: a mean is the mean of theirs."""
+
+    def on(self, clusters: Sequence[str]) -> OverSeeds:
+        place = {cluster: i for i, cluster in enumerate(self.clusters)}
+        rows = [place[cluster] for cluster in clusters]
+        return OverSeeds(clusters, self.sums[:, rows], self.counts[:, rows])
+
+    def mean(self, weights: np.ndarray) -> np.ndarray:
+        return super().mean(weights).mean(axis=0)
+
+
+def over_seeds(tallies: Sequence[Tally]) -> OverSeeds:
+    """On the clusters of all; where a seed has nothing of one, or fewer kinds, it counts nothing."""
+    clusters = sorted({cluster for one in tallies for cluster in one.clusters})
+    place = {cluster: i for i, cluster in enumerate(clusters)}
+    kinds = max(one.sums.shape[1] for one in tallies)
+    sums = np.zeros((len(tallies), len(clusters), kinds))
+    counts = np.zeros_like(sums)
+    for i, one in enumerate(tallies):
+        rows = [place[cluster] for cluster in one.clusters]
+        sums[i, rows, : one.sums.shape[1]] = one.sums
+        counts[i, rows, : one.sums.shape[1]] = one.counts
+    return OverSeeds(clusters, sums, counts)
+
+
+def contributions(of: Tally, clusters: Sequence[str]) -> np.ndarray:
+    """[clusters] What each adds to the macro-average, times their number: it is their mean."""
+    totals = of.counts.sum(axis=0)
+    known = totals > 0
+    own = (of.sums[:, known] / totals[known]).mean(axis=1)
+    place = dict(zip(of.clusters, own, strict=True))
+    return len(clusters) * np.array([place.get(cluster, 0.0) for cluster in clusters])
+
+
+def _by_arm(rows: Sequence[DemandRow]) -> dict[str, list[DemandRow]]:
+    arms: dict[str, list[DemandRow]] = {}
+    for row in rows:
+        arms.setdefault(row.arm, []).append(row)
+    return arms
+
+
+Rows = Mapping[int, Mapping[str, Sequence[DemandRow]]]
+"""By seed and arm."""
+ByArm = Mapping[str, BySeed]
+
+
+def _trained_kinds(rows: Rows) -> dict[str, dict[int, Tally]]:
+    found: dict[str, dict[int, Tally]] = {}
+    for seed, arms in rows.items():
+        for arm, own in arms.items():
+            if (one := tally(subset(own, "trained"))) is not None:
+                found.setdefault(arm, {})[seed] = one
+    return found
+
+
+def _figures(rows: Rows, tallies: ByArm, seed: int) -> dict[str, Figure]:
+    trained = {s: arms["trained"] for s, arms in rows.items()}
+    shares = {
+        name: {s: tally(subset(own, which), value) for s, own in trained.items()}
+        for name, (which, value) in SHARES.items()
+    }
+    shares["tokens"] = {s: tally(_answers(own)) for s, own in trained.items()}
+    figures = {
+        name: _mean({s: one for s, one in of.items() if one is not None}, seed)
+        for name, of in shares.items()
+    }
+    figures |= {name: _minus(*_common(tallies, *arms), seed) for name, arms in MINUS.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _answers(rows: Sequence[DemandRow]) -> list[DemandRow]:
+    """One row per answer, whose value is how many tokens it took."""
+    first = {(row.prompt_id, row.answer): row for row in rows}
+    return [replace(row, kind="tokens", followed=float(row.tokens)) for row in first.values()]
+
+
+def _mean(of: BySeed, seed: int) -> Figure | None:
+    if not of:
+        return None
+    return Figure(verified.share(over_seeds(list(of.values())), seed), _each(of))
+
+
+def _minus(a: BySeed, b: BySeed, seed: int) -> Figure | None:
+    """Paired: `a` and `b` have the same seeds, and each of them the same clusters."""
+    if not a:
+        return None
+    left, right = (over_seeds(list(of.values())) for of in (a, b))
+    interval = verified.difference(left, right, seed)
+    of_a, of_b = _each(a), _each(b)
+    return interval and Figure(interval, {s: of_a[s] - of_b[s] for s in of_a})
+
+
+def _common(tallies: ByArm, a: str, b: str) -> tuple[BySeed, BySeed]:
+    """Two arms on the seeds, and there on the base prompts, that both have."""
+    of_a, of_b = tallies.get(a, {}), tallies.get(b, {})
+    clusters = {
+        s: sorted(set(of_a[s].clusters) & set(of_b[s].clusters)) for s in of_a if s in of_b
+    }
+    kept = {s: own for s, own in clusters.items() if own}
+    first, second = (
+        {s: of[s].on(own) for s, own in kept.items()} for of in (of_a, of_b)
+    )
+    return first, second
+
+
+def _each(of: BySeed) -> dict[int, float]:
+    return {s: float(one.mean(np.ones(len(one.clusters)))) for s, one in of.items()}
+
+
+def _means(tallies: ByArm) -> dict[str, dict[int, float]]:
+    return {arm: _each(of) for arm, of in tallies.items()}
