@@ -1,11 +1,13 @@
 """A made-up run that looks like a real one, for the tests of the report and to look at it:
 
-python tests/report_rows.py FOLDER
+python tests/report_rows.py FOLDER [verified]
 """
 
 from __future__ import annotations
 
+import random
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 from rankdistill.evaluate.figures import cut_share, group_distinct_n, mean_length, repetition
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.report import RunReport, write_report
+from rankdistill.evaluate.verified import DemandRow, Verified
 from rankdistill.records import Group
 
 PROMPTS = (
@@ -158,6 +161,98 @@ def run_report(
     return RunReport(**(values | changes))
 
 
+# kind: group, its two sides, whether training prompts have it
+KINDS = {
+    "words": ("restrictions", "at_most_words", "at_least_words", True),
+    "sentences": ("restrictions", "one_sentence", "three_sentences", True),
+    "commas": ("restrictions", "no_comma", "two_commas", True),
+    "title": ("marks", "title", "no_title", True),
+    "bullets": ("marks", "bullets", "no_bullets", True),
+    "postscript": ("marks", "postscript", "no_postscript", True),
+    "digits": ("restrictions", "digits", "no_digits", False),
+    "quotation": ("marks", "quotation", "no_quotation", False),
+}
+# arm: heading, shares of restrictions, marks and kept-out kinds, tokens
+ARMS: dict[str, tuple[str, tuple[float, float, float], int]] = {
+    "start": ("before warm-up", (0.2, 0.2, 0.2), 46),
+    "warmed_up": ("warmed up", (0.4, 0.5, 0.4), 38),
+    "warmed_up_greedy": ("warmed up, greedy", (0.45, 0.55, 0.45), 36),
+    "warmed_up_prompted": ("warmed up, prompted", (0.45, 0.6, 0.45), 40),
+    **{
+        f"warmed_up_best_of_{n}": (f"warmed up, best of {n}", (0.4 + x, 0.5 + x, 0.4 + x), 38 * n)
+        for n, x in ((1, 0.0), (2, 0.1), (4, 0.2), (8, 0.25), (16, 0.3))
+    },
+    "trained": ("trained", (0.6, 0.8, 0.45), 33),
+    "trained_greedy": ("trained, greedy", (0.65, 0.8, 0.45), 32),
+    "trained_prompted": ("trained, prompted", (0.65, 0.85, 0.5), 34),
+    "sharpened": ("warmed up, T=0.81", (0.45, 0.5, 0.4), 37),
+    "teacher": ("teacher", (0.6, 0.7, 0.6), 40),
+    "teacher_greedy": ("teacher, greedy", (0.65, 0.7, 0.6), 40),
+    "teacher_prompted": ("teacher, prompted", (0.7, 0.8, 0.7), 42),
+}
+GUARDS: dict[str, dict[str, Any]] = {
+    name: {
+        "right": right, "right_of": 96, "only_marks": 0.01, "teacher_logp": logp,
+        "belongs": belongs, "belongs_of": 24,
+        "plain": {
+            "answers": 40, "tokens": 41.5, "repetition": 0.03, "right": right + 0.1,
+            "right_of": 20, "unasked": {"title": 0.0, "bullets": 0.125, "bold": 0.05},
+        },
+    }
+    for name, right, belongs, logp in (
+        ("warmed_up", 0.25, 0.75, -1.62), ("trained", 0.22, 0.72, -1.51),
+        ("teacher", 0.5, 0.95, -0.98),
+    )
+}  # fmt: skip
+PROMPTING = {
+    "chosen": "repeated",
+    "validation": {"as asked": 0.44, "system": 0.45, "repeated": 0.51, "examples": 0.38},
+}
+
+
+def demand_rows(arm: str, bases: int, shares: tuple[float, float, float]) -> list[DemandRow]:
+    """Every base prompt asks for every kind, two in one prompt, in turn for one side or the other.
+
+    Of each kind the given share of the base prompts is followed, which ones is drawn; an answer
+    follows the opposite wherever it does not follow what was asked for.
+    """
+    rows = []
+    for place, (kind, (group, *sides, trained)) in enumerate(KINDS.items()):
+        share = shares[{"restrictions": 0, "marks": 1}[group] if trained else 2]
+        followed = set(random.Random(f"{arm} {kind}").sample(range(bases), round(share * bases)))
+        for base in range(bases // 2 if "_best_of_" in arm else bases):
+            rows.append(
+                DemandRow(
+                    arm, f"p{base}-{place % 4}", f"base{base}", kind, str(sides[base % 2]), group,
+                    bool(trained), 0, float(base in followed), float(base not in followed),
+                    ARMS[arm][2],
+                )
+            )  # fmt: skip
+    return rows
+
+
+def verified(bases: int = 20, **changes: Any) -> Verified:
+    """Of all arms; `arms` changes the shares of some, None takes one out."""
+    arms: Mapping[str, tuple[float, float, float] | None] = {
+        name: shares for name, (_, shares, _) in ARMS.items()
+    } | changes.pop("arms", {})
+    known = {name: shares for name, shares in arms.items() if shares is not None}
+    values: dict[str, Any] = {
+        "rows": [r for name, shares in known.items() for r in demand_rows(name, bases, shares)],
+        "labels": {name: ARMS[name][0] for name in known},
+        "prompting": PROMPTING,
+        "guards": GUARDS,
+        "rule": "ifeval",
+    }
+    return Verified(**(values | changes))
+
+
+def verified_report(bases: int = 20, prompts: int = 40, **changes: Any) -> RunReport:
+    """A run whose answers a rule judged."""
+    told = {"judge": "verifier", "judged_by_training_teacher": False, "recipe": "tour"}
+    return run_report(prompts, **told, verified=verified(bases, **changes))
+
+
 STAGES = [
     Done("prompts", "the starter set", "3f0a77c1d2", 0.4, False,
          {"read": 260, "duplicates": 0, "too_long": 1, "train": 96, "heldout": 40}),
@@ -177,4 +272,5 @@ STAGES = [
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    write_report(run_report(), folder)
+    asked = sys.argv[2:] == ["verified"]
+    write_report(verified_report(60) if asked else run_report(), folder)

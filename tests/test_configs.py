@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from rankdistill import catalogue, settings
 from rankdistill.cli import register
+from rankdistill.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = [
@@ -40,7 +41,10 @@ def test_every_recipe_with_the_built_in_suites(recipe, suite):
     assert getattr(built, suite).version >= 1
 
 
-@pytest.mark.parametrize("suite", sorted({*catalogue.suite_files()} - {"quick", "ranked", "verified"}))
+OTHERS = sorted({*catalogue.suite_files()} - {"quick", "ranked", "verified"})
+
+
+@pytest.mark.parametrize("suite", OTHERS)
 def test_every_other_suite(suite):
     for recipe in ("rrhf", "evaluate"):
         built = settings.build(composed(f"recipe={recipe}", f"eval=[{suite}]"))

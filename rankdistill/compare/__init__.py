@@ -1,4 +1,5 @@
-"""Finished runs compared: `report.html`, `report.md` and `results.csv`.
+"""Finished runs compared: `report.html`, `report.md`, `results.csv`, and `demands.parquet` where all
+of them were verified.
 
 written = compare([Path("multirun/recipe=rrhf,dpo")], Path("comparison"))
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-FILES = ("report.html", "report.md", "results.csv")
+FILES = ("report.html", "report.md", "results.csv", "demands.parquet")
 
 
 def compare(folders: Sequence[Path], to: Path) -> Path:
@@ -21,6 +22,7 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
     Raises:
         UserError: runs that cannot be compared, too few of them, or `to` cannot be written.
     """
+    from rankdistill.compare import demands
     from rankdistill.compare.comparison import compare_runs
     from rankdistill.compare.html import html_report
     from rankdistill.compare.markdown import markdown_report
@@ -28,7 +30,10 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
     from rankdistill.compare.runs import read_runs
     from rankdistill.errors import UserError
 
-    comparison = compare_runs(read_runs(folders))
+    read = read_runs(folders)
+    if to.resolve() in {run.folder.resolve() for run in read.finished}:
+        raise UserError(f"{to} is the folder of a run; give another folder with --to.")
+    comparison = compare_runs(read)
     runs = sum(len(objective.runs) for objective in comparison.objectives)
     title = f"{len(comparison.objectives)} objectives, {runs} runs"
     command = f"python -m rankdistill.compare {_shell(folders)} --to {_shell([to])}"
@@ -42,6 +47,7 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
         for name, text in pages.items():
             # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
             (to / name).write_bytes(text.encode("utf-8", errors="replace"))
+        demands.write(comparison.demands, to)
     except OSError as error:
         raise UserError(
             f"the comparison cannot be written to {to} ({error.strerror or error}): make it "

@@ -30,8 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for name in FILES:
-        print(page.with_name(name))
+    for path in map(page.with_name, FILES):
+        if path.is_file():
+            print(path)
     return 0
 
 

@@ -56,8 +56,11 @@ class Comparison:
 
     @property
     def measure(self) -> str:
-        if self.verified:
-            return "share of demands followed"
+        return "share of demands followed" if self.verified else self.score
+
+    @property
+    def score(self) -> str:
+        """What `scores`, `leads` and `differences` are of."""
         return "judge score" if self.sampled else "share of pairs in order"
 
     @property
@@ -178,7 +181,11 @@ def _leads(stacks: Mapping[str, np.ndarray], minus: Rows, seed: int) -> dict[str
 
 
 def _differences(
-    objectives: Sequence[Objective], tables: Tables, prompts: Sequence[str], sampled: bool, seed: int
+    objectives: Sequence[Objective],
+    tables: Tables,
+    prompts: Sequence[str],
+    sampled: bool,
+    seed: int,
 ) -> list[Difference]:
     """Every pair, and where answers were sampled, how often one wins."""
     found = pair_differences(tables, seed=seed)

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rankdistill.compare import sentences, tables
+from rankdistill.compare import sentences, tables, verified_table
 from rankdistill.compare.answers import answered
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.plots import looks, plots_of
@@ -30,9 +30,11 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
         "labels": labels,
         "heads": [(label, label) for label in labels],
         "colours": colours,
+        "verified": comparison.verified,
+        "verified_rows": [],
         "rows": table_rows(comparison),
         "differences": tables.difference_rows(comparison),
-        "about_differences": tables.DIFFERENCES,
+        "about_differences": tables.about_differences(comparison),
         "wins": tables.win_rows(comparison),
         "about_wins": tables.WINS,
         "plots": [(plot, Markup(plot.svg)) for plot in plots_of(comparison)],
@@ -45,6 +47,12 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
         "prompts": len(comparison.prompts),
         "command": command,
     }
+    if comparison.verified:
+        page |= {
+            "verified_title": verified_table.TITLE,
+            "about_verified": verified_table.about(comparison.verified),
+            "verified_rows": verified_table.verified_rows(comparison.verified),
+        }
     return _environment().get_template("compare.html.j2").render(page)
 
 

@@ -6,6 +6,7 @@ from rankdistill.compare import sentences, tables
 from rankdistill.compare.answers import Answered, answered
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.rows import table_rows
+from rankdistill.compare.verified_markdown import difference_parts, verified_parts
 from rankdistill.evaluate.report.markdown_parts import cell, fenced, figures, inline, table
 from rankdistill.evaluate.report.table import number
 
@@ -22,6 +23,7 @@ def markdown_report(comparison: Comparison, title: str, command: str) -> str:
         f"**{inline(sentences.headline(comparison))}**",
         f"> **Note.** {inline(warning)}" if warning else "",
         "\n".join(f"- {inline(finding.text)}" for finding in sentences.findings(comparison)),
+        *(verified_parts(comparison.verified) if comparison.verified else []),
         *figures("Objectives", labels, table_rows(comparison)),
         *_differences(comparison),
         *_wins(comparison, labels),
@@ -40,14 +42,10 @@ def markdown_report(comparison: Comparison, title: str, command: str) -> str:
 
 
 def _differences(comparison: Comparison) -> list[str]:
-    rows = [
-        [inline(pair), cell(difference), inline(p), verdict]
-        for pair, difference, p, verdict in tables.difference_rows(comparison)
-    ]
-    if not rows:
+    """Those of verified demands stand with their table."""
+    if comparison.verified:
         return []
-    heads = ["", "difference", "corrected p", ""]
-    return ["## Differences", inline(tables.DIFFERENCES), table(heads, rows, numbers=True)]
+    return difference_parts(tables.difference_rows(comparison), tables.DIFFERENCES)
 
 
 def _wins(comparison: Comparison, labels: list[str]) -> list[str]:

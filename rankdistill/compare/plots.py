@@ -85,13 +85,17 @@ CURVES = [
 
 def plots_of(comparison: Comparison) -> list[Plot]:
     """The plots there is data for, in reading order."""
+    verified = comparison.verified is not None
+    score = "Demands followed" if verified else "Score"
+    smaller = "; of sampled and greedy answers, the smaller" if verified else ""
     sampled = [
         (
-            "Lead", "Mean and 95 % interval of every objective, over the student before training.",
+            "Gain" if verified else "Lead",
+            f"Mean and 95 % interval of every objective, over the student before training{smaller}.",
             lambda axes: _leads(axes, comparison),
         ),
         (
-            "Score against KL: the frontier",
+            f"{score} against KL: the frontier",
             "Up is better, left is nearer to the student before training. A small mark is a run, "
             "a large one an objective's mean with the interval of its lead. Crosses: the student "
             "before training, at no KL, and joined to it the same as merely sampled more sharply, "
@@ -99,12 +103,12 @@ def plots_of(comparison: Comparison) -> list[Plot]:
             lambda axes: _against(axes, comparison, "kl_to_baseline", "KL to before, nats a token"),
         ),
         (
-            "Score against length",
-            "Mean tokens of an answer; a score that only follows the length shows as a slope.",
+            f"{score} against length",
+            "Mean tokens of an answer; what only follows the length shows as a slope.",
             lambda axes: _against(axes, comparison, "response_tokens", "tokens of an answer"),
         ),
         (
-            "Score against entropy",
+            f"{score} against entropy",
             "Lower entropy alone raises a likelihood: compare at the same entropy.",
             lambda axes: _against(axes, comparison, "entropy", "entropy, nats a token"),
         ),
@@ -130,7 +134,7 @@ def _leads(axes: Axes, comparison: Comparison) -> bool:
     """One row an objective, the best on top."""
     drawn = looks(comparison)
     for place, label in enumerate(drawn):
-        estimate, look = comparison.leads[label].estimate, drawn[label]
+        estimate, look = comparison.lead(label), drawn[label]
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [place] * 2, color=look.colour, linewidth=1.8)
         axes.scatter([estimate.mean], [place], s=44, color=look.colour, marker=look.mark, zorder=3)
@@ -146,13 +150,13 @@ def _against(axes: Axes, comparison: Comparison, key: str, unit: str) -> bool:
     _before(axes, comparison, key)
     found = False
     for objective in comparison.ordered:
-        look, lead = looks(comparison)[objective.label], comparison.leads[objective.label].estimate
-        mean = comparison.scores[objective.label].mean
+        look, lead = looks(comparison)[objective.label], comparison.lead(objective.label)
+        mean = comparison.mean(objective.label)
         for run in objective.runs if len(objective.runs) > 1 else []:
-            x, y = _point(run, "trained", key)
+            x, y = _point(comparison, objective.label, run, "trained", key)
             if x is not None and y is not None:
                 axes.scatter(x, y, s=14, color=look.colour, marker=look.mark, alpha=0.6, lw=0)
-        x = mean_of(objective, lambda run: _point(run, "trained", key)[0])
+        x = mean_of(objective, lambda run: _x(run, "trained", key))
         if x is None:
             continue
         found = True
@@ -161,7 +165,7 @@ def _against(axes: Axes, comparison: Comparison, key: str, unit: str) -> bool:
             axes.plot([x, x], ends, color=look.colour, linewidth=1.2)
         axes.scatter([x], [mean], s=52, color=look.colour, marker=look.mark, zorder=3)
     axes.set_xlabel(unit)
-    axes.set_ylabel("judge score")
+    axes.set_ylabel(comparison.measure)
     axes.margins(x=0.12, y=0.12)
     return found
 
@@ -175,9 +179,10 @@ def _before(axes: Axes, comparison: Comparison, key: str) -> None:
         if objective.runs[0].config.get("rounds", 1) == 0:
             return
     by_seed: dict[int, set[tuple[float, float]]] = {}
-    for run in _runs(comparison):
+    runs = ((o.label, run) for o in comparison.objectives for run in o.runs)
+    for label, run in runs:
         for name in ("baseline", "control"):
-            x, y = _point(run, name, key)
+            x, y = _point(comparison, label, run, name, key)
             if x is not None and y is not None:
                 by_seed.setdefault(run.seed, set()).add((x, y))
     for places in by_seed.values():
@@ -187,13 +192,20 @@ def _before(axes: Axes, comparison: Comparison, key: str) -> None:
             axes.plot(x, y, ":", color=MUTED, linewidth=1.1, zorder=1)
 
 
-def _point(run: FinishedRun, name: str, key: str) -> tuple[float | None, float | None]:
-    """A figure and the score of the model with a role; the student before is at no KL to itself."""
-    model = role(run, name)
-    if not model or model["score"] is None:
-        return None, None
-    x = 0.0 if key == "kl_to_baseline" and name == "baseline" else model[key]
-    return x, model["score"]["mean"]
+def _point(
+    comparison: Comparison, label: str, run: FinishedRun, name: str, key: str
+) -> tuple[float | None, float | None]:
+    """A figure of the model with a role, and what the comparison measures of it."""
+    x, model = _x(run, name, key), role(run, name)
+    if comparison.verified:
+        arm = comparison.verified.arms[label].get(run.metrics[name] or "", {})
+        return x, arm.get(run.seed)
+    return x, model["score"]["mean"] if model and model["score"] else None
+
+
+def _x(run: FinishedRun, name: str, key: str) -> float | None:
+    """The student before is at no KL to itself."""
+    return 0.0 if key == "kl_to_baseline" and name == "baseline" else role(run, name).get(key)
 
 
 def _curve(curve: Curve, comparison: Comparison) -> Callable[[Axes], bool]:

@@ -6,8 +6,10 @@ import csv
 import io
 from typing import Any
 
+from rankdistill.compare import verified_table
 from rankdistill.compare.comparison import Comparison, mean_of
 from rankdistill.compare.figures import FIGURES, computed_seconds, training_seconds
+from rankdistill.compare.pairs import Tested
 from rankdistill.compare.statistics import Estimate
 from rankdistill.compare.suites import suite_rows
 
@@ -30,14 +32,17 @@ COLUMNS = [
     "failure",
 ]
 """`_p`: Holm-corrected. `beyond_noise_over`: the objectives that it is better than, by `;`. An
-empty cell: there is no such figure. Figures of evaluation suites follow, as `suite.figure`."""
+empty cell: there is no such figure. Figures of evaluation suites follow, as `suite.figure`, and of
+verified demands, as `verified.figure`."""
 
 
 def results_csv(comparison: Comparison) -> str:
     """The table; a run that failed is a row with its sentence."""
     text = io.StringIO()
     suites = suite_rows(comparison.objectives)
+    verified = comparison.verified
     columns = [*COLUMNS, *(row.key for row in suites)]
+    columns += verified_table.columns() if verified else []
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for objective in comparison.ordered:
@@ -50,7 +55,7 @@ def results_csv(comparison: Comparison) -> str:
             "objective": label,
             "seeds": ";".join(str(run.seed) for run in objective.runs),
             "prompts": len(comparison.prompts),
-            "measure": comparison.measure,
+            "measure": comparison.score,
             **_interval("score", comparison.scores[label]),
             **_tested("lead", lead),
             **_tested("over_control", control),
@@ -61,6 +66,7 @@ def results_csv(comparison: Comparison) -> str:
             "reused_stages": sum(stage["reused"] for stage in stages),
             "stages": len(stages),
             "folders": ";".join(str(run.folder) for run in objective.runs),
+            **(verified_table.values(verified, label) if verified else {}),
         }
         writer.writerow(row)
     for run in comparison.failed:

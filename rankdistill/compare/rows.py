@@ -14,6 +14,7 @@ from rankdistill.compare.figures import (
     training_seconds,
 )
 from rankdistill.compare.groups import Objective
+from rankdistill.compare.pairs import Tested
 from rankdistill.compare.statistics import Estimate
 from rankdistill.compare.suites import suite_rows
 from rankdistill.evaluate.report.stages import duration
@@ -35,12 +36,15 @@ def _tested_rows(comparison: Comparison) -> list[Row]:
     text, minus = (number, signed) if comparison.sampled else (share, points)
     of = [objective.label for objective in comparison.ordered]
     seeds = [Cell(", ".join(str(run.seed) for run in o.runs)) for o in comparison.ordered]
+    of_seeds = Row("seeds", "Seeds", "Of the runs that the figures are means of.", seeds)
+    if comparison.verified:
+        return [of_seeds]
     resampled = (
         "resampled prompts" if comparison.seeds == 1 else "resampled prompts, and the seeds' spread"
     )
     measure = comparison.measure
     rows = [
-        Row("seeds", "Seeds", "Of the runs that the figures are means of.", seeds),
+        of_seeds,
         Row(
             "score", measure.capitalize(),
             f"Mean over seeds and prompts, with its 95 % interval from {resampled}.",

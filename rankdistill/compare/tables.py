@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.figures import points
 from rankdistill.compare.groups import config_rows
+from rankdistill.compare.pairs import Difference
 from rankdistill.compare.rows import estimate_cell, tested_cell
-from rankdistill.compare.sentences import p_text, verdict
 from rankdistill.compare.statistics import Estimate
+from rankdistill.compare.wording import p_text, verdict
 from rankdistill.evaluate.report.table import NOTHING, Cell, Row, percent, signed
 
 DIFFERENCES = (
     "The first objective minus the second, on the same prompts and seeds, with the 95 % interval "
     "of that difference alone. The p-value is corrected for how many differences there are (Holm): "
     "below 0.05 is beyond noise."
+)
+VERIFIED_DIFFERENCES = (
+    "Trained kinds followed by the first objective minus those by the second, in points, on the "
+    "same base prompts and seeds, with the 95 % interval of that difference alone; from two seeds "
+    "on it takes in how much seeds differ. The p-value is corrected for how many differences there "
+    "are (Holm): below 0.05 is beyond noise."
 )
 WINS = (
     "How often an answer of the row's objective is scored above one of the column's to the same "
@@ -23,8 +32,15 @@ WINS = (
 
 def difference_rows(comparison: Comparison) -> list[tuple[str, Cell, str, str]]:
     """Pair, difference, corrected p-value, verdict; the surest first."""
-    text = signed if comparison.sampled else points
-    ordered = sorted(comparison.differences, key=lambda d: (d.tested.adjusted, d.better))
+    text = points if comparison.in_points else signed
+    return rows_of(comparison.told_differences, text)
+
+
+def rows_of(
+    differences: Sequence[Difference], text: Callable[[float | None], str]
+) -> list[tuple[str, Cell, str, str]]:
+    """The same of any differences; `text` tells one."""
+    ordered = sorted(differences, key=lambda d: (d.tested.adjusted, d.better))
     return [
         (
             f"{d.better} minus {d.worse}",
@@ -34,6 +50,11 @@ def difference_rows(comparison: Comparison) -> list[tuple[str, Cell, str, str]]:
         )
         for d in ordered
     ]
+
+
+def about_differences(comparison: Comparison) -> str:
+    """What stands above them."""
+    return VERIFIED_DIFFERENCES if comparison.verified else DIFFERENCES
 
 
 def win_rows(comparison: Comparison) -> list[Row]:

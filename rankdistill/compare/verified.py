@@ -78,7 +78,9 @@ class VerifiedTables:
 def unmeasured(runs: Sequence[RunDemands]) -> list[str]:
     """The runs whose students did not answer, before and after training, what asks for a trained
     kind: there is no gain to compare."""
-    return [run.run for run in runs if not _common(_trained_kinds({0: _by_arm(run.rows)}), *GAIN)[0]]
+    return [
+        run.run for run in runs if not _common(_trained_kinds({0: _by_arm(run.rows)}), *GAIN)[0]
+    ]
 
 
 def verified_tables(runs: Sequence[RunDemands], *, seed: int = 0) -> VerifiedTables:
@@ -207,13 +209,9 @@ def _minus(a: BySeed, b: BySeed, seed: int) -> Figure | None:
 def _common(tallies: ByArm, a: str, b: str) -> tuple[BySeed, BySeed]:
     """Two arms on the seeds, and there on the base prompts, that both have."""
     of_a, of_b = tallies.get(a, {}), tallies.get(b, {})
-    clusters = {
-        s: sorted(set(of_a[s].clusters) & set(of_b[s].clusters)) for s in of_a if s in of_b
-    }
+    clusters = {s: sorted(set(of_a[s].clusters) & set(of_b[s].clusters)) for s in of_a if s in of_b}
     kept = {s: own for s, own in clusters.items() if own}
-    first, second = (
-        {s: of[s].on(own) for s, own in kept.items()} for of in (of_a, of_b)
-    )
+    first, second = ({s: of[s].on(own) for s, own in kept.items()} for of in (of_a, of_b))
     return first, second
 
 

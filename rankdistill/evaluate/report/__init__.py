@@ -1,7 +1,7 @@
 """A run's report: `metrics.json`, and a table, a Markdown file and an HTML page made from it.
 
 metrics = write_report(RunReport(...), folder)
-console.print(*terminal_tables(metrics))
+print_tables(metrics, console)
 
 ``python -m rankdistill.evaluate.report RUN_FOLDER`` makes the files again from `metrics.json`.
 """
@@ -18,12 +18,17 @@ from rankdistill.evaluate.report.html import html_report
 from rankdistill.evaluate.report.markdown import markdown_report
 from rankdistill.evaluate.report.metrics import metrics_of, read_metrics, write_metrics
 from rankdistill.evaluate.report.run_report import RunReport, Stage
-from rankdistill.evaluate.report.terminal import terminal_table, terminal_tables
+from rankdistill.evaluate.report.terminal import (
+    print_tables,
+    terminal_table,
+    terminal_tables,
+)
 
 __all__ = [
     "RunReport",
     "Stage",
     "metrics_of",
+    "print_tables",
     "read_metrics",
     "render",
     "terminal_table",

@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rankdistill.errors import UserError
-from rankdistill.evaluate.report import read_metrics, render, terminal_tables
-from rankdistill.evaluate.report.terminal_grid import WIDTH
+from rankdistill.evaluate.report import print_tables, read_metrics, render
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = folder / "config.yaml"
     render(metrics, config.read_text(encoding="utf-8") if config.is_file() else "", folder)
     console = Console(highlight=False)
-    for table in terminal_tables(metrics):
-        console.print(table, width=max(console.width, WIDTH))
+    print_tables(metrics, console)
     console.print(f"{folder / 'report.html'}\n{folder / 'report.md'}", soft_wrap=True)
     return 0
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +17,7 @@ from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
 from rankdistill.evaluate.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward
 from rankdistill.evaluate.report.suites import suite_heads, suite_rows
 from rankdistill.evaluate.report.table import Row, labels, table_rows
-from rankdistill.evaluate.report.terminal_grid import grid_table
+from rankdistill.evaluate.report.terminal_grid import WIDTH, grid_table
 from rankdistill.evaluate.report.verified_guards import guard_heads, guard_rows
 from rankdistill.evaluate.report.verified_sentences import judge_line
 from rankdistill.evaluate.report.verified_tables import verified_grids
@@ -52,6 +53,13 @@ def terminal_tables(metrics: Mapping[str, Any]) -> list[Table | Text]:
     if metrics.get("verified"):
         tables.append(Text(headline(metrics)))
     return tables
+
+
+def print_tables(metrics: Mapping[str, Any], console: Console) -> None:
+    """Prints them to where the console prints, as wide as they need to be: a pipe claims 80 columns
+    and would cut numbers off, since Rich takes a width no larger than the console's own."""
+    wide = Console(file=console.file, width=max(console.width, WIDTH), highlight=False)
+    wide.print(*terminal_tables(metrics))
 
 
 def terminal_table(metrics: Mapping[str, Any]) -> Table:

@@ -44,6 +44,13 @@ def unit(block: Metrics, count: int | None = None) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
+def fewer_prompts(block: Metrics) -> int | None:
+    """How many prompts the best of n was sampled for, where that is not all of them."""
+    arms = block["arms"]
+    few = min((arm["prompts"] for name, arm in arms.items() if "_best_of_" in name), default=None)
+    return few if few != max(arm["prompts"] for arm in arms.values()) else None
+
+
 def _of_model(model: str, block: Metrics) -> Iterator[Arm]:
     known = block["arms"]
     if model not in known:

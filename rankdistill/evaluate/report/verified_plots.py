@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from rankdistill.evaluate.report.plots import Plot, colour
 from rankdistill.evaluate.report.svg import INK, draw, legend_above
-from rankdistill.evaluate.report.verified_arms import Arm, arms_of
+from rankdistill.evaluate.report.verified_arms import Arm, arms_of, fewer_prompts
 
 Metrics = Mapping[str, Any]
 
@@ -35,11 +35,11 @@ def _dots_plot(metrics: Metrics, arms: list[Arm]) -> Plot | None:
 
 def _best_plot(metrics: Metrics, arms: list[Arm]) -> Plot | None:
     title = "Training against more samples"
-    few = {metrics["verified"]["arms"][arm.name]["prompts"] for arm in arms}
+    few = fewer_prompts(metrics["verified"])
+    where = f" The line is of the first {few} prompts, the point of all." if few else ""
     caption = (
-        "The best of n answers of the student before this training, by the verifier itself, "
-        f"against the tokens of all n, on the first {next(iter(few), 0)} prompts; the trained "
-        "student's one answer on all prompts."
+        "The best of n answers of the student before this training, chosen by the verifier, "
+        f"against the tokens of all n; and the trained student's one answer.{where}"
     )
     svg = draw("bestof", title, lambda axes: _best_of(axes, metrics, arms))
     return Plot(title, caption, svg) if svg else None

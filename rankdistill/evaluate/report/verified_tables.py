@@ -14,7 +14,7 @@ from rankdistill.evaluate.report.grid import (
     without_empty_columns,
 )
 from rankdistill.evaluate.report.table import NOTHING, Cell, percent, share
-from rankdistill.evaluate.report.verified_arms import Arm, arms_of, unit
+from rankdistill.evaluate.report.verified_arms import Arm, arms_of, fewer_prompts, unit
 from rankdistill.evaluate.verified import SUBSETS
 
 Metrics = Mapping[str, Any]
@@ -120,8 +120,8 @@ def _arm_line(arm: Arm, figures: Metrics, metrics: Metrics) -> Line:
 
 
 def _about_arms(block: Metrics) -> str:
-    few = [arm["prompts"] for name, arm in block["arms"].items() if "_best_of_" in name]
-    rest = f"; the best of n on the first {few[0]} prompts alone" if few else ""
+    few = fewer_prompts(block)
+    rest = f"; the best of n on the first {few} prompts alone" if few else ""
     return (
         "Share of the demands that answers to held-out prompts follow, in per cent; "
         f"{unit(block)}{rest}."
@@ -148,7 +148,7 @@ def _kind_cells(
 
 def _section(kind: Metrics) -> str:
     name = {"marks": "Marks", "restrictions": "Restrictions"}.get(kind["group"], "Demands")
-    return name if kind["trained"] else f"{name} kept out of training"
+    return name if kind["trained"] else f"{name}, kept out"
 
 
 def _words(name: str) -> str:

@@ -1,0 +1,86 @@
+"""The picture of the README: demands followed by every arm, pooled over the seeds of a recipe.
+
+python docs/figures/first_screen.py RUN... --placebo RUN... --best-of-n RUN... --to first_screen.svg
+
+Each RUN is the folder of a finished verified run. Of those named first all arms are shown, of the
+placebo's and of best of n's the trained student. Intervals resample base prompts over all seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+import pyarrow.parquet as pq
+
+from rankdistill.evaluate.verified import DemandRow, share, subset, tally
+
+ARMS = (
+    ("start", "before warm-up", "#8a8f98"),
+    ("warmed_up", "warmed up", "#8a8f98"),
+    ("sharpened", "  at the trained one's entropy", "#b58900"),
+    ("warmed_up_prompted", "  with a better prompt", "#b58900"),
+    ("warmed_up_greedy", "  greedy", "#b58900"),
+    ("placebo", "  trained on permuted ranks", "#b58900"),
+    ("best_of_n", "  SFT on the best of 8", "#b58900"),
+    ("trained", "trained on the ranking", "#1f77b4"),
+    ("trained_greedy", "  greedy", "#1f77b4"),
+    ("teacher", "teacher", "#2e7d32"),
+    ("teacher_prompted", "  with a better prompt", "#2e7d32"),
+)
+"""(arm, heading, colour), from the top."""
+
+
+def rows_of(runs: Sequence[Path]) -> list[DemandRow]:
+    """The rows of all runs."""
+    tables = [pq.read_table(run / "demands.parquet") for run in runs]
+    return [DemandRow(**row) for table in tables for row in table.to_pylist()]
+
+
+def draw(
+    runs: Sequence[Path], placebo: Sequence[Path], best_of_n: Sequence[Path], to: Path
+) -> None:
+    """Writes the picture."""
+    by_arm: dict[str, list[DemandRow]] = {}
+    for row in rows_of(runs):
+        by_arm.setdefault(row.arm, []).append(row)
+    by_arm["placebo"] = [row for row in rows_of(placebo) if row.arm == "trained"]
+    by_arm["best_of_n"] = [row for row in rows_of(best_of_n) if row.arm == "trained"]
+    shown = [(title, colour, by_arm[arm]) for arm, title, colour in ARMS if by_arm.get(arm)]
+    figure, axes = plt.subplots(figsize=(7.2, 0.34 * len(shown) + 0.9))
+    for place, (_, colour, rows) in enumerate(shown):
+        of = tally(subset(rows, "trained"))
+        assert of is not None
+        value = share(of, seed=0)
+        low, high = value.low or value.mean, value.high or value.mean
+        axes.plot([100 * low, 100 * high], [-place, -place], color=colour, linewidth=2)
+        axes.plot(100 * value.mean, -place, "o", color=colour, markersize=6)
+        axes.text(100 * high + 0.7, -place, f"{100 * value.mean:.1f}", va="center", fontsize=9)
+    axes.set_yticks([-place for place in range(len(shown))], [title for title, *_ in shown])
+    axes.set_xlabel("demands followed, per cent (mean over kinds; 95 % intervals over requests)")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", linewidth=0.4)
+    axes.set_axisbelow(True)
+    figure.tight_layout()
+    figure.savefig(to, facecolor="white")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--placebo", type=Path, nargs="*", default=[])
+    parser.add_argument("--best-of-n", type=Path, nargs="*", default=[])
+    parser.add_argument("--to", type=Path, default=Path("docs/figures/first_screen.svg"))
+    given = parser.parse_args()
+    draw(given.runs, given.placebo, given.best_of_n, given.to)
+
+
+if __name__ == "__main__":
+    main()

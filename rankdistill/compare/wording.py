@@ -1,0 +1,88 @@
+"""How figures and names are put in the comparison's sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rankdistill.compare.comparison import Comparison
+from rankdistill.compare.figures import points
+from rankdistill.compare.pairs import Difference, Tested
+from rankdistill.compare.statistics import Estimate
+from rankdistill.evaluate.report.headline import Finding
+from rankdistill.evaluate.report.table import signed
+from rankdistill.evaluate.statistics import Interval
+
+NAMED = 4
+"""Most pairs that one sentence names."""
+
+
+def told(difference: Estimate | Interval, comparison: Comparison, p: float | None = None) -> str:
+    """`+5.0 points (95 % interval +1.0 to +9.0, p 0.003)`: of the comparison's measure."""
+    text = points if comparison.in_points else signed
+    unit = " points" if comparison.in_points else ""
+    if difference.low is None or difference.high is None:
+        return f"{text(difference.mean)}{unit}, no interval"
+    interval = f"95 % interval {text(difference.low)} to {text(difference.high)}"
+    more = "" if p is None else f", p {p_text(p)}"
+    return f"{text(difference.mean)}{unit} ({interval}{more})"
+
+
+def excludes_0(difference: Estimate | Interval) -> bool:
+    """Whether there is an interval, without 0."""
+    low, high = difference.low, difference.high
+    return low is not None and high is not None and not low <= 0.0 <= high
+
+
+def differences(comparison: Comparison) -> Finding | None:
+    """Which pairs differ beyond noise, and which are to be called equal."""
+    found = comparison.told_differences
+    if not found:
+        return None
+    clear = [d for d in found if d.tested.beyond_noise]
+    rest = [d for d in found if not d.tested.beyond_noise]
+    said = []
+    if clear:
+        shown = "; ".join(difference_text(d, comparison) for d in _largest(clear)[:NAMED])
+        more = f"; and {len(clear) - NAMED} more below" if len(clear) > NAMED else ""
+        said.append(f"Beyond noise: {shown}{more}.")
+    if rest:
+        shown = "; ".join(f"{d.better} and {d.worse}" for d in rest[:NAMED])
+        more = f"; and {len(rest) - NAMED} more below" if len(rest) > NAMED else ""
+        said.append(f"Not beyond noise, to be called equal here: {shown}{more}.")
+    return Finding("good" if clear else "plain", " ".join(said))
+
+
+def difference_text(difference: Difference, comparison: Comparison) -> str:
+    """`RRHF over DPO: +0.21 (95 % interval +0.10 to +0.32, p 0.003)`."""
+    tested = difference.tested
+    return (
+        f"{difference.better} over {difference.worse}: "
+        f"{told(tested.estimate, comparison, tested.adjusted)}"
+    )
+
+
+def p_text(value: float) -> str:
+    """< 0.001, or two or three digits."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def verdict(tested: Tested) -> str:
+    """In words."""
+    return "beyond noise" if tested.beyond_noise else "not beyond noise"
+
+
+def listed(names: Iterable[str]) -> str:
+    """`a, b and c`."""
+    parts = list(names)
+    if len(parts) < 2:
+        return "".join(parts)
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _largest(found: list[Difference]) -> list[Difference]:
+    return sorted(found, key=lambda d: -d.tested.estimate.mean)
