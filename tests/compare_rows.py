@@ -1,6 +1,6 @@
 """Made-up runs of several objectives and seeds, as folders, to compare and to look at:
 
-python tests/compare_rows.py FOLDER
+python tests/compare_rows.py FOLDER [--verified]
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from report_rows import Done, held_out_groups, history, model_figures, run_repor
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.report import metrics_of
 from rankdistill.evaluate.report.answers import write_answers
+from rankdistill.evaluate.report.demands import write_demands
 from rankdistill.evaluate.report.metrics import write_metrics
+from rankdistill.evaluate.verified import DemandRow
 from rankdistill.records import Group
 
 OBJECTIVES = {
@@ -146,7 +148,65 @@ def write_sweep(folder: Path, seeds: int = 2) -> Path:
     return folder
 
 
+KINDS = {
+    # group, trained, chance that the student before follows it
+    "words": ("restrictions", True, 0.5),
+    "commas": ("restrictions", True, 0.4),
+    "title": ("marks", True, 0.3),
+    "keywords": ("restrictions", False, 0.5),
+}
+ARMS = ("trained", "trained_greedy", "trained_prompted", "warmed_up", "warmed_up_greedy",
+        "warmed_up_prompted", "sharpened", "teacher")  # fmt: skip
+
+
+def demand(arm: str, cluster: str, kind: str, followed: float, **changes: Any) -> DemandRow:
+    """One row; without changes of the only prompt of a base prompt, and its only answer."""
+    group, trained, _ = KINDS[kind]
+    values: dict[str, Any] = {
+        "arm": arm, "prompt_id": f"prompt of {cluster}", "cluster": cluster, "kind": kind,
+        "side": "most", "group": group, "trained": trained, "answer": 0, "followed": followed,
+        "opposite": 0.0, "tokens": 10,
+    }  # fmt: skip
+    return DemandRow(**(values | changes))
+
+
+def made_up_demands(gain: float, seed: int, clusters: int = 60) -> list[DemandRow]:
+    """Of a student that follows a demand by `gain` more often than before training."""
+    rows = []
+    for cluster in range(clusters):
+        # The same in all arms of all runs: some base prompts are harder than others.
+        hard = np.random.default_rng(cluster).normal(0.0, 0.15)
+        for place, arm in enumerate(ARMS):
+            draw = np.random.default_rng([cluster, place, seed, int(1000 * (1 + gain))])
+            more = gain if arm.startswith("trained") else 0.05 * (arm not in ARMS[3:5])
+            for kind, (*_, chance) in KINDS.items():
+                for answer in range(1 if arm.endswith("greedy") else 2):
+                    own, opposite = draw.random(2) < (chance + more + hard, 0.3)
+                    rows.append(
+                        demand(
+                            arm, f"base {cluster}", kind, float(own), answer=answer,
+                            opposite=float(opposite), tokens=int(draw.integers(20, 60)),
+                        )
+                    )  # fmt: skip
+    return rows
+
+
+def write_verified_sweep(folder: Path, seeds: int = 3) -> Path:
+    """Two objectives and a placebo of one of them, each with its verified rows."""
+    placebo = CONFIG + "rank:\n  placebo: true\n"
+    for name, config, gain in (("RRHF", CONFIG, 0.3), ("DPO", CONFIG, 0.1), ("DPO", placebo, 0.0)):
+        for seed in range(seeds):
+            of = f"{name.lower()}{'_placebo' if config == placebo else ''},seed={seed}"
+            run = write_run(
+                folder / f"objective={of}", name, seed, config=config,
+                judge="share of verified demands", judged_by_training_teacher=False,
+            )  # fmt: skip
+            write_demands(made_up_demands(gain, seed), run)
+    return folder
+
+
 __all__ = ["CONFIG", "OBJECTIVES", "ModelFigures", "write_run", "write_sweep"]
 
 if __name__ == "__main__":
-    write_sweep(Path(sys.argv[1]))
+    write = write_verified_sweep if "--verified" in sys.argv else write_sweep
+    write(Path(sys.argv[1]))

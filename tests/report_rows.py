@@ -253,6 +253,12 @@ def verified_report(bases: int = 20, prompts: int = 40, **changes: Any) -> RunRe
     return run_report(prompts, **told, verified=verified(bases, **changes))
 
 
+def interval(mean: float, low: float | None, high: float | None) -> dict[str, float | None]:
+    """Of points, as a difference of shares."""
+    points = {"mean": mean, "low": low, "high": high}
+    return {key: None if value is None else value / 100 for key, value in points.items()}
+
+
 STAGES = [
     Done("prompts", "the starter set", "3f0a77c1d2", 0.4, False,
          {"read": 260, "duplicates": 0, "too_long": 1, "train": 96, "heldout": 40}),

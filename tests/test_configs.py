@@ -68,7 +68,7 @@ def test_every_option_of_every_group(group, name):
 def test_a_recipe_wins_over_the_defaults_and_the_command_line_over_both():
     assert composed("recipe=dpo").objective._target_.endswith("DPO")
     assert composed("recipe=dpo", "objective=ipo").objective._target_.endswith("IPO")
-    assert composed("recipe=rrhf").student.keep_layers == 26
+    assert composed("recipe=rrhf").student.keep_layers == 28
     assert composed("recipe=rrhf", "student.keep_layers=8").student.keep_layers == 8
 
 

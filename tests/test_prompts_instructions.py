@@ -16,7 +16,7 @@ from tiny_run import TINY
 
 from rankdistill.errors import UserError
 from rankdistill.prompts import prompt_id
-from rankdistill.prompts.demands import Wordings, kinds
+from rankdistill.prompts.demands import Demand, Wordings, kinds
 from rankdistill.prompts.instructions import with_demands
 
 SPLITS = ("train", "validation", "heldout")

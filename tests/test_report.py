@@ -93,7 +93,7 @@ def test_models_are_compared_on_the_prompts_they_share():
     assert found["trained_against_control"] is None
 
 
-def test_the_teachers_quality_is_a_share_of_the_way_to_it():
+def test_a_score_is_a_share_of_the_way_to_the_teachers():
     """The student before any training is 0, the teacher 1, and one half way is one half."""
     groups = {
         name: held_out_groups(name, 12) for name in ("start", "warmed_up", "trained", "teacher")
@@ -108,7 +108,7 @@ def test_the_teachers_quality_is_a_share_of_the_way_to_it():
         }
         models.append(replace(figures, per_prompt=scored))
     report = run_report(models=models, groups=groups)
-    found = {name: m["quality"] for name, m in metrics_of(report)["models"].items()}
+    found = {name: m["quality"]["mean"] for name, m in metrics_of(report)["models"].items()}
     assert found == {"start": 0.0, "warmed_up": 0.5, "trained": 0.75, "teacher": 1.0}
     cells = {row.key: [cell.value for cell in row.cells] for row in table_rows(metrics_of(report))}
     assert cells["quality"] == ["0 %", "50 %", "75 %", "100 %"]

@@ -38,9 +38,8 @@ def test_the_warm_up_is_all_the_training(here, teacher):
     metrics = here(f"teacher.path={teacher}", "warmup=logits")
     assert list(metrics["models"]) == ["warmed_up", "trained", "teacher"]
     assert metrics["models"]["warmed_up"]["label"] == "before training"
-    assert metrics["models"]["warmed_up"]["quality"] == 0
-    assert metrics["models"]["teacher"]["quality"] == 1
-    assert metrics["models"]["trained"]["quality"] is not None
+    # So small a teacher is not better than the student beyond noise: there is no way to it.
+    assert [model["quality"] for model in metrics["models"].values()] == [None, None, None]
     assert metrics["title"].startswith("LogitsWarmup")
     assert not stages(metrics, "rank") and not stages(metrics, "train")
     measured = [row for row in metrics["warmup_history"] if "eval_divergence" in row]

@@ -17,7 +17,7 @@ from rankdistill.errors import UserError
 
 def main() -> int:
     """Prints what the comparison's pages show; exit code 2 on a person's mistake."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Compute the tables of a comparison again.")
     parser.add_argument("demands", type=Path, help="demands.parquet of a comparison")
     try:
         rows = by_run(read(parser.parse_args().demands))

@@ -1,5 +1,5 @@
-"""Finished runs compared: `report.html`, `report.md`, `results.csv`, and `demands.parquet` where all
-of them were verified.
+"""Finished runs compared: `report.html`, `report.md` and `results.csv`, and where all of them were
+verified, `demands.parquet`.
 
 written = compare([Path("multirun/recipe=rrhf,dpo")], Path("comparison"))
 """

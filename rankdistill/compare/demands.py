@@ -75,7 +75,7 @@ def missing(runs: Sequence[FinishedRun]) -> str | None:
     more = f" and {len(without) - 3} more" if len(without) > 3 else ""
     return (
         f"No figures of verified demands: {len(without)} of {len(runs)} runs have no {DEMANDS} "
-        f"({names}{more}); run them again with score=verifier."
+        f"({names}{more}); run them again."
     )
 
 

@@ -87,11 +87,12 @@ def plots_of(comparison: Comparison) -> list[Plot]:
     """The plots there is data for, in reading order."""
     verified = comparison.verified is not None
     score = "Demands followed" if verified else "Score"
-    smaller = "; of sampled and greedy answers, the smaller" if verified else ""
+    over = "over the student before training"
+    over += "; the smaller of the sampled and the greedy one" if verified else ""
     sampled = [
         (
             "Gain" if verified else "Lead",
-            f"Mean and 95 % interval of every objective, over the student before training{smaller}.",
+            f"Mean and 95 % interval of every objective, {over}.",
             lambda axes: _leads(axes, comparison),
         ),
         (
@@ -104,7 +105,7 @@ def plots_of(comparison: Comparison) -> list[Plot]:
         ),
         (
             f"{score} against length",
-            "Mean tokens of an answer; what only follows the length shows as a slope.",
+            "Mean tokens of an answer; a score that only follows the length shows as a slope.",
             lambda axes: _against(axes, comparison, "response_tokens", "tokens of an answer"),
         ),
         (

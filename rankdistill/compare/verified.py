@@ -126,7 +126,7 @@ class OverSeeds(Tally):
 
 
 def over_seeds(tallies: Sequence[Tally]) -> OverSeeds:
-    """On the clusters of all; where a seed has nothing of one, or fewer kinds, it counts nothing."""
+    """On the clusters of all; what a seed has nothing of counts nothing there."""
     clusters = sorted({cluster for one in tallies for cluster in one.clusters})
     place = {cluster: i for i, cluster in enumerate(clusters)}
     kinds = max(one.sums.shape[1] for one in tallies)

@@ -17,31 +17,27 @@ _CONTROLS = {
     "prompt_both": "the student before, both with a better prompt",
 }
 Named = tuple[str, Interval]
-"""Which difference it is, and the difference."""
+"""What is said behind a difference, and the difference."""
 
 
 def headline(comparison: Comparison, verified: VerifiedTables) -> str:
     """One sentence: who follows most demands, and of whom that is beyond noise."""
     best, *others = (objective.label for objective in comparison.ordered)
-    follows = f"{best} follows {share(comparison.mean(best))} of the demands"
     where = f"on {verified.base_prompts} base prompts"
+    follows = f"{best} follows {share(comparison.mean(best))} of the demands {where}"
     if not others:
         gain = told(comparison.lead(best), comparison)
-        return f"{follows} {where}; over the student before training it gains {gain}."
-    below = [
-        d.worse for d in verified.differences if d.better == best and d.tested.beyond_noise
-    ]  # fmt: skip
+        return f"{follows}; over the student before training it gains {gain}."
+    clear = [d for d in verified.differences if d.tested.beyond_noise]
+    below = [d.worse for d in clear if d.better == best]
     level = [label for label in others if label not in below]
-    if not any(d.tested.beyond_noise for d in verified.differences):
-        return (
-            f"No difference between the {len(others) + 1} objectives is beyond noise {where}: "
-            f"{listed([best, *others])} follow equally many demands as far as this comparison can "
-            "tell."
-        )
+    if not clear:
+        rest = f"no difference between the {len(others) + 1} objectives is beyond noise"
+        return f"{follows}, the most, but {rest}."
     if not below:
-        return f"{follows} {where}, the most, but not beyond noise against {listed(level)}."
+        return f"{follows}, the most, but not beyond noise against {listed(level)}."
     whom = f"all {len(below)} others" if not level and len(below) > NAMED else listed(below)
-    said = f"{follows} {where}, more than {whom} beyond noise"
+    said = f"{follows}, more than {whom} beyond noise"
     return f"{said}; against {listed(level)} it is not." if level else f"{said}."
 
 
@@ -60,36 +56,38 @@ def findings(comparison: Comparison, verified: VerifiedTables) -> list[Finding |
 
 def _gain(verified: VerifiedTables, label: str) -> Named:
     name, figure = verified.gain(label)
-    return name, figure.interval
+    return f", {name}", figure.interval
 
 
 def _control(verified: VerifiedTables, label: str) -> Named | None:
     found = verified.over_control(label)
-    return found and (_CONTROLS[found[0]], found[1].interval)
+    return found and (f" over {_CONTROLS[found[0]]}", found[1].interval)
 
 
 def _gains(gains: Mapping[str, Named], comparison: Comparison) -> Finding:
     ahead, behind, unclear = _sorted(gains)
-    said = []
-    if ahead:
-        said.append(f"more than before training: {_told(ahead, gains, comparison)}")
-    if behind:
-        said.append(f"less than before training: {_told(behind, gains, comparison)}")
-    if unclear:
-        said.append(f"a gain that may be noise: {_told(unclear, gains, comparison)}")
-    kind = "warning" if behind or not ahead else "good"
-    return Finding(kind, _told_as("Of sampled and greedy answers the smaller gain", said))
+    by = "by the smaller of the sampled and the greedy gain"
+    said = [
+        f"{title}: {_told(labels, gains, comparison)}"
+        for title, labels in (
+            (f"More than before training, {by}", ahead),
+            (f"Less than before training, {by}", behind),
+            (f"Not shown to be more than before training, {by}", unclear),
+        )
+        if labels
+    ]
+    return Finding("warning" if behind or not ahead else "good", sentence(". ".join(said)))
 
 
 def _over_controls(controls: Mapping[str, Named], comparison: Comparison) -> Finding:
     ahead, behind, unclear = _sorted(controls)
-    said = []
-    if ahead:
-        said.append(f"more than that: {_told(ahead, controls, comparison)}")
-    if rest := behind + unclear:
-        said.append(f"not shown to be more: {_told(rest, controls, comparison)}")
-    kind = "warning" if rest else "good"
-    return Finding(kind, _told_as("The strongest control, which trains nothing", said))
+    rest = behind + unclear
+    said = [
+        f"{title} the strongest control, which trains nothing: {_told(own, controls, comparison)}"
+        for title, own in (("More than", ahead), ("Not shown to be more than", rest))
+        if own
+    ]
+    return Finding("warning" if rest else "good", sentence(". ".join(said)))
 
 
 def _sorted(found: Mapping[str, Named]) -> tuple[list[str], list[str], list[str]]:
@@ -102,12 +100,8 @@ def _sorted(found: Mapping[str, Named]) -> tuple[list[str], list[str], list[str]
 
 def _told(labels: Iterable[str], found: Mapping[str, Named], comparison: Comparison) -> str:
     return "; ".join(
-        f"{label} {told(found[label][1], comparison)}, {found[label][0]}" for label in labels
+        f"{label} {told(found[label][1], comparison)}{found[label][0]}" for label in labels
     )
-
-
-def _told_as(title: str, said: list[str]) -> str:
-    return sentence(f"{title}: {'. '.join(part[:1].upper() + part[1:] for part in said)}")
 
 
 def _seeds(comparison: Comparison) -> Finding | None:

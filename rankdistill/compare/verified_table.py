@@ -16,7 +16,7 @@ ABOUT = (
     "differences are in points of 100, on the same base prompts and of trained kinds, bold where "
     "the interval excludes 0. The 95 % intervals resample base prompts."
 )
-ABOUT_SEEDS = " Of several seeds: their mean, its interval, and below it the seeds {seeds}."
+ABOUT_SEEDS = " Of several seeds: the interval is their mean's, and each seed's value follows it."
 
 
 class Line(NamedTuple):
@@ -98,8 +98,7 @@ def verified_rows(verified: VerifiedTables) -> list[Row]:
 
 def about(verified: VerifiedTables) -> str:
     """What stands above the table."""
-    seeds = sorted({seed for of in verified.seeds.values() for seed in of})
-    more = ABOUT_SEEDS.format(seeds=", ".join(map(str, seeds))) if len(seeds) > 1 else ""
+    more = ABOUT_SEEDS if any(len(seeds) > 1 for seeds in verified.seeds.values()) else ""
     return f"{ABOUT.removesuffix('.')} ({verified.base_prompts}).{more}"
 
 
@@ -126,12 +125,18 @@ def values(verified: VerifiedTables, label: str) -> dict[str, float | str | None
 
 
 def _cell(verified: VerifiedTables, label: str, line: Line) -> Cell:
-    figure, text = figure_of(verified, label, line.name), line.text
+    figure = figure_of(verified, label, line.name)
     if figure is None:
         return Cell(NOTHING)
     interval, seeds = figure.interval, verified.seeds[label]
-    per_seed = [text(figure.per_seed.get(seed)) for seed in seeds] if len(seeds) > 1 else []
+    value = line.text(interval.mean)
+    per_seed = [_bare(line, figure.per_seed.get(seed)) for seed in seeds if len(seeds) > 1]
     if interval.low is None or interval.high is None:
-        return SeedsCell(text(interval.mean), per_seed=per_seed)
-    beyond = line.minus and interval.excludes()
-    return SeedsCell(text(interval.mean), text(interval.low), text(interval.high), beyond, per_seed)
+        return SeedsCell(value, per_seed=per_seed)
+    low, high = _bare(line, interval.low), _bare(line, interval.high)
+    return SeedsCell(value, low, high, line.minus and interval.excludes(), per_seed)
+
+
+def _bare(line: Line, value: float | None) -> str:
+    """Without the unit, which stands with the mean."""
+    return line.text(value).removesuffix(" %")

@@ -72,10 +72,12 @@ def verdict(tested: Tested) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """`a, b and c`."""
+    """`a, b and c`; with semicolons where a name has a comma."""
     parts = list(names)
-    if len(parts) < 2:
-        return "".join(parts)
+    if len(parts) < 3:
+        return " and ".join(parts)
+    if any("," in part for part in parts):
+        return f"{'; '.join(parts[:-1])}; and {parts[-1]}"
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

@@ -46,9 +46,11 @@ def known_answers() -> Mapping[str, tuple[str, ...]]:
 
 
 def is_right(text: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers occurs, as whole words, in any case."""
+    """Whether one of the answers occurs, as whole words and numbers, in any case."""
+    # 8 is neither in 8.5 nor in 1,008.
+    before, behind = r"(?<!\w)(?<!\d[.,])", r"(?!\w|[.,]\d)"
     return any(
-        re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) for answer in answers
+        re.search(before + re.escape(answer) + behind, text, re.IGNORECASE) for answer in answers
     )
 
 

@@ -26,6 +26,8 @@ _EXAMPLES = (
      "Flowers and vegetables and herbs grow in a garden."),
     ("bullets", "What grows in a garden? Use 2 or more bullet points, such as: * a point",
      "* Flowers\n* Vegetables"),
+    ("bold", "What is a kettle for? Make one or more words bold, such as **word**.",
+     "It **boils water** for tea."),
 )  # fmt: skip
 """(kind, request, answer); the two that are shown are of kinds that the prompt does not ask for."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -294,7 +295,8 @@ def _interval(statistic: Any, clusters: int, seed: int) -> Interval:
         return values.reshape(places.shape[:-1])
 
     for method in ("BCa", "percentile"):
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             found = stats.bootstrap(
                 (np.arange(clusters),), resampled, n_resamples=RESAMPLES, vectorized=True,
                 batch=500, confidence_level=LEVEL, method=method, rng=np.random.default_rng(seed),

@@ -18,7 +18,8 @@ class Column:
     """A heading and what stands below it."""
 
     title: str
-    explanation: str
+    explanation: str = ""
+    """Empty where the title says it, or another table did."""
 
 
 @dataclass(frozen=True)

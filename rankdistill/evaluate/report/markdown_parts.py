@@ -26,7 +26,8 @@ def grid_parts(grid: Grid) -> list[str]:
         [_line(line, len(grid.columns)) for line in grid.lines],
         numbers=True,
     )
-    meaning = [f"- **{inline(c.title)}**: {inline(c.explanation)}" for c in grid.columns]
+    explained = [column for column in grid.columns if column.explanation]
+    meaning = [f"- **{inline(c.title)}**: {inline(c.explanation)}" for c in explained]
     return [f"## {grid.title}", inline(grid.about), shown, "\n".join(meaning)]
 
 

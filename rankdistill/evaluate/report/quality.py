@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def way_to_teacher(
     length = paired_difference(high, low, seed=seed)
     if length.low is None or length.low <= 0.0:
         return None
-    mean = float(_ratio(*map(np.asarray, (own, low, high))))
+    mean = float(_ratio(np.array(own), np.array(low), np.array(high)))
     if model.name in (start.name, teacher.name):
         return {"mean": mean, "low": None, "high": None}
     bounds = _bootstrap(own, low, high, seed)
@@ -59,7 +60,8 @@ def _bootstrap(
     """BCa (Efron 1987), as in `rankdistill.evaluate.statistics`; all three resampled together."""
     bounds = math.nan, math.nan
     for method in ("BCa", "percentile"):
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             found = stats.bootstrap(
                 (own, low, high), _ratio, paired=True, vectorized=True, n_resamples=RESAMPLES,
                 batch=500, confidence_level=LEVEL, method=method, rng=np.random.default_rng(seed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ def _dots(axes: Axes, metrics: Metrics, arms: list[Arm]) -> bool:
         axes.scatter([100 * share["mean"]], [place], s=36, color=face, edgecolors=shade, zorder=3)
         if arm.name == "warmed_up":
             axes.axvline(100 * share["mean"], color=shade, linewidth=0.9, linestyle="--", zorder=1)
-    axes.set_yticks(range(len(arms)), [arm.title for arm in arms])
+    axes.set_yticks(range(len(arms)), [textwrap.shorten(arm.title, 30) for arm in arms])
     for label, arm in zip(axes.get_yticklabels(), arms, strict=True):
         label.set_fontweight("normal" if arm.under else "bold")
     axes.invert_yaxis()

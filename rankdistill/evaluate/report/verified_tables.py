@@ -39,9 +39,12 @@ def demands_followed(metrics: Metrics) -> Grid:
             "Mean over the kinds of demands that training prompts have, each kind counting alike, "
             f"with its {level} interval (BCa bootstrap over {unit(block)}).",
         ),
-        Column("marks", _MARKS),
-        Column("restrictions", _RESTRICTIONS),
-        Column("kept-out kinds", _KEPT_OUT),
+        Column("marks", "Of the trained kinds, what is added to an answer: a title, a postscript."),
+        Column(
+            "restrictions",
+            "Of the trained kinds, what binds the whole text of an answer: its words, its commas.",
+        ),
+        Column("kept-out kinds", "Kinds that no training prompt has."),
         Column(
             "own minus opposite",
             "How much more often answers meet the demand than its opposite, which was not asked "
@@ -60,12 +63,7 @@ def demands_followed(metrics: Metrics) -> Grid:
 def more_than(metrics: Metrics) -> Grid:
     """One row per contrast of two arms."""
     block = metrics["verified"]
-    columns = [
-        Column("trained kinds", "Difference of the means over the kinds that training has."),
-        Column("marks", _MARKS),
-        Column("restrictions", _RESTRICTIONS),
-        Column("kept-out kinds", _KEPT_OUT),
-    ]
+    titles = ("trained kinds", "marks", "restrictions", "kept-out kinds")
     lines = []
     for name, contrast in block["contrasts"].items():
         first = name == block["headline"]
@@ -75,9 +73,11 @@ def more_than(metrics: Metrics) -> Grid:
     about = (
         "The trained student minus another way to answer, on the same prompts, in points with "
         f"{percent(metrics['statistics']['interval_level'])} interval; bold where it excludes 0. "
-        "The headline is the smaller of the sampled and the greedy gain."
+        "The headline is the smaller of the sampled and the greedy gain. The same entropy as the "
+        "trained student's is reached by temperature alone; the better prompt is the one that did "
+        "best on validation prompts."
     )
-    return Grid("What the gain is more than", about, columns, lines)
+    return Grid("What the gain is more than", about, [Column(t) for t in titles], lines)
 
 
 def by_kind(metrics: Metrics) -> Grid:
@@ -91,8 +91,8 @@ def by_kind(metrics: Metrics) -> Grid:
         Column(before["label"], "Share of the demands of this kind that its answers follow."),
         Column(after["label"], "The same of the trained student."),
         Column("difference", "In points, with its interval; bold where it excludes 0."),
-        Column("own minus opposite, before", _OWN),
-        Column("own minus opposite, after", _OWN),
+        Column("own minus opposite, before", "How much more often it is met than its opposite."),
+        Column("own minus opposite, after", "The same of the trained student."),
         Column("its two sides", "Shares followed of each side, before and after."),
     ]
     lines: list[Line] = []
@@ -153,11 +153,3 @@ def _section(kind: Metrics) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-_MARKS = "Of the trained kinds, those that are added to an answer: a title, a postscript."
-_RESTRICTIONS = (
-    "Of the trained kinds, those that bind the whole text of an answer: its words, its commas."
-)
-_KEPT_OUT = "Kinds that no training prompt has."
-_OWN = "How much more often answers meet the demand than its opposite."

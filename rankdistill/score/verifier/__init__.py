@@ -42,7 +42,7 @@ class Verifier:
         own = {"source": source_digest(self.rule)} if ":" in self.rule else {}
         return {
             "scorer": self.name,
-            "code": 1,
+            "code": _CODE.get(self.rule, 1),
             "check": self.rule,
             "column": self.column,
             "pattern": self.pattern,
@@ -87,6 +87,8 @@ class Verifier:
         return _CHECKS[self.rule](self.column, self.pattern)
 
 
+_CODE = {"ifeval": 3}
+"""Counted up where a rule's values change."""
 _CHECKS: dict[str, Callable[[str, str | None], Check]] = {
     "number": answers.number,
     "math": answers.math_verify,

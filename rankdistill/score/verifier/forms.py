@@ -15,7 +15,7 @@ SENTENCE_END = re.compile(
 )
 _COMMA = re.compile(r"\w[\"')\]*\u201d\u2019]{0,3},(?=\s+[\"'(\[*\u201c\u2018]{0,3}\w)")
 _BULLET = re.compile(r"\s*(?:[-*+\u2022]|\d+[.)])\s")
-_BOLD = re.compile(r"\*\*(?:[^\w\n*]|_)*[^\W_][^\n*]*\*\*")
+_BOLD = re.compile(r"(?<![*\w])(\*{1,2})(?=[^\s*])([^\n*]+)(?<=\S)\1(?![*\w])")
 _TITLE = re.compile(r"<<|^#{1,6}\s|^\W{0,3}title:", re.IGNORECASE | re.MULTILINE)
 _POSTSCRIPT = re.compile(
     r"\bp\.\s?s\.?(?!\w)|^\W{0,3}(?:ps|postscript)\s*[:.-]", re.IGNORECASE | re.MULTILINE
@@ -59,16 +59,18 @@ def _bullets(text: str, least: int) -> bool:
 
 
 def _bold(text: str, least: int) -> bool:
-    return len(_BOLD.findall(text)) >= least
+    # One asterisk on each side or two, as markdown has it.
+    return _with_words(inner for _, inner in _BOLD.findall(text)) >= least
 
 
 def _postscript(text: str) -> bool:
-    """The last line that is not empty begins with the mark, has words behind it, text before it."""
+    """A line begins with the mark and has words behind it; there is text in the lines before it."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not _with_words(lines[:-1]):
-        return False
-    mark = re.match(r"\W{0,2}P\.\s?S\.?(?!\w)", lines[-1])
-    return mark is not None and _with_words([lines[-1][mark.end() :]]) == 1
+    for number, line in enumerate(lines):
+        mark = re.match(r"\W{0,2}P\.\s?S\.?(?!\w)", line)
+        if mark is not None:
+            return _with_words(lines[:number]) > 0 and _with_words([line[mark.end() :]]) > 0
+    return False
 
 
 def _opening(text: str, phrase: str) -> bool:
@@ -95,7 +97,7 @@ RULES: dict[str, Callable[..., bool]] = {
     "bullets": _bullets,
     "no_bullets": lambda text: not any(map(_BULLET.match, text.splitlines())),
     "bold": _bold,
-    "no_bold": lambda text: "**" not in text,
+    "no_bold": lambda text: "**" not in text and _BOLD.search(text) is None,
     "no_title": lambda text: _TITLE.search(text) is None,
     "postscript": _postscript,
     "no_postscript": lambda text: _POSTSCRIPT.search(text) is None,
