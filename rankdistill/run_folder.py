@@ -1,6 +1,7 @@
 """The run folder: what a person takes away from a run. The store keeps the stages' outputs.
 
-report.html  report.md  metrics.json  config.yaml  answers.jsonl  ranked/  model/  reward_model/
+report.html  report.md  metrics.json  config.yaml  answers.jsonl  demands.parquet  ranked/  model/
+reward_model/
 .written.json: which files of these folders are ours, see `rankdistill.written`.
 """
 
@@ -18,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rankdistill.console import console, is_main_process, say
-from rankdistill.evaluate.report import RunReport, terminal_tables, write_report
+from rankdistill.evaluate.report import RunReport, print_tables, write_report
 from rankdistill.evaluate.stage import Comparison, evaluation_judge, judged_by_own_teacher
 from rankdistill.rank.stage import diagnostics
 from rankdistill.run import Model, Run
@@ -29,9 +30,6 @@ from rankdistill.store.manifest import versions
 from rankdistill.train.reward.stage import Rewarding
 from rankdistill.train.rounds import method
 from rankdistill.written import replace_folder
-
-TABLE_WIDTH = 100
-"""Columns that the table needs; a pipe has none of its own."""
 
 
 def write_run_folder(
@@ -88,8 +86,7 @@ def _write(run: Run, report: RunReport, folders: Mapping[str, Path]) -> None:
         _replace(source, run.folder / name)
     metrics = write_report(report, run.folder)
     console.print()
-    for table in terminal_tables(metrics):
-        console.print(table, width=max(console.width, TABLE_WIDTH))
+    print_tables(metrics, console)
     shown = _shown(run.folder)
     say(f"\n[bold]report[/]  {shown}/report.html")
     for name in folders:

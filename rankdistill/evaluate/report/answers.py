@@ -15,7 +15,7 @@ ANSWERS = "answers.jsonl"
 
 
 def write_answers(groups: Mapping[str, Sequence[Group]], folder: Path) -> None:
-    """One line a prompt: `prompt_id`, `messages`, `responses` by model.
+    """One line per prompt: `prompt_id`, `messages`, `columns` that it kept, `responses` by model.
 
     groups: by the name of the model, as in `metrics.json`. Nothing is written where nothing was
     answered.
@@ -24,6 +24,8 @@ def write_answers(groups: Mapping[str, Sequence[Group]], folder: Path) -> None:
     for name, answered in groups.items():
         for group in answered:
             row = {"prompt_id": group["prompt_id"], "messages": group["messages"], "responses": {}}
+            if "columns" in group:
+                row["columns"] = group["columns"]
             responses = rows.setdefault(group["prompt_id"], row)["responses"]
             responses[name] = [shown(response) for response in group["responses"]]
     if rows:
