@@ -122,9 +122,14 @@ def build(config: DictConfig) -> Settings:
 
 
 def _typed(config: DictConfig, path: str) -> Any:
-    """The settings of a group that a run may do without, such as a suite; None where it does."""
+    """The settings of a group that a run may do without, such as a suite; None where it does.
+
+    A recipe may set keys of a suite that `eval` then leaves out: those have no schema.
+    """
     node = OmegaConf.select(config, path)
-    return None if node is None else OmegaConf.to_object(node)
+    if node is None or not is_dataclass(OmegaConf.get_type(node)):
+        return None
+    return OmegaConf.to_object(node)
 
 
 def _suites(config: DictConfig) -> dict[str, Any]:

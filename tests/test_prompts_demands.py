@@ -90,8 +90,7 @@ def test_no_text_follows_a_side_and_its_opposite(kind):
 def test_a_part_of_a_word_meets_both_sides_of_keywords():
     # IFEval looks for keywords in any place, and for forbidden words as whole ones.
     one = next(pairs(kinds()["keywords"]))
-    text = "windows and smaller"
-    assert one.arguments == {"keywords": ["window", "small"]}
+    text = " and ".join(f"{word}s" for word in one.arguments["keywords"])
     assert follows(text, one.rule, one.arguments)
     assert follows(text, one.opposite_rule, one.opposite_arguments)
 
@@ -209,8 +208,7 @@ def test_no_argument_is_one_of_ifevals(ifeval):
         assert comparable(one.arguments) not in map(comparable, theirs[one.rule]), one
     single = {word for one in own if one.kind == "keywords" for word in words_in(one.arguments)}
     used = {word for of in theirs.values() for given in of for word in words_in(given)}
-    # Two everyday words that are single keywords of IFEval's, beside others.
-    assert len(used) > 100 and single & used <= {"good", "people"}
+    assert len(used) > 100 and single and not single & used
 
 
 def comparable(arguments: Any) -> frozenset[Any]:

@@ -204,7 +204,10 @@ def test_prompts_with_demands_keep_the_cluster_of_the_column(tokenizer, tmp_path
         ({"kinds": []}, r"leaves no kind to train on"),
         ({"demands_per_prompt": []}, r"demands_per_prompt must be numbers of at least 1"),
         ({"demands_per_prompt": [1, 0]}, r"demands_per_prompt must be numbers of at least 1"),
-        ({"demands_per_prompt": [11]}, r"11 demands in one prompt, and there are 10 kinds"),
+        (
+            {"demands_per_prompt": [3], "kinds": ["words", "title"]},
+            r"3 demands in one .* are 2 kinds",
+        ),
         ({"kept_out_share": 1.1}, r"kept_out_share is 1\.1; it must be in \[0, 1\]"),
         ({"plain_share": -0.1}, r"plain_share is -0\.1; it must be in \[0, 1\]"),
     ],

@@ -174,7 +174,7 @@ class Verification:
         prompts = self.by_split["heldout"] if prompts is None else prompts
         key = key or self.prompts_key
         if way is not None:
-            prompts, key = [prompted(prompt, way) for prompt in prompts], f"{key} {way} 1"
+            prompts, key = [prompted(prompt, way) for prompt in prompts], f"{key} {way} 2"
         source = "teacher" if model == self.run.teacher else "student"
         count = count or self.responses_per_prompt
         sampled = sample(self.run, model, prompts, key, source, count, temperature=temperature)

@@ -10,6 +10,7 @@ IFEval's (Zhou et al. 2023, arXiv:2311.07911) and, named `form:...`, our own.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -72,6 +73,11 @@ class Demand:
     arguments: Mapping[str, Any]
     opposite_rule: str
     opposite_arguments: Mapping[str, Any]
+
+
+def demands_digest() -> str:
+    """SHA-256 of the kinds: other wordings or arguments make other prompts."""
+    return hashlib.sha256((resources.files("rankdistill.data") / FILE).read_bytes()).hexdigest()
 
 
 @cache

@@ -11,6 +11,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt, load_tokenizer
 from rankdistill.prompts import load_prompts, source_identity
 from rankdistill.prompts.augment_stage import augmented
+from rankdistill.prompts.demands import demands_digest
 from rankdistill.prompts.instructions import InstructionOptions, with_demands
 from rankdistill.prompts.sources import check_source
 from rankdistill.prompts.splits import SPLITS
@@ -52,7 +53,8 @@ def load(run: Run) -> Output:
     demanding = None
     if settings.instructions is not None:
         demanding = InstructionOptions(**asdict(settings.instructions))
-        identity["instructions"] = {"code": 1, **asdict(demanding)}
+        drawn = {**asdict(demanding), "demands": demands_digest()}
+        identity["instructions"] = {"code": 1, **drawn}
 
     def make(partial: Partial) -> Mapping[str, Any]:
         tokenizer = load_tokenizer(

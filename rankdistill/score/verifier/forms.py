@@ -102,6 +102,8 @@ RULES: dict[str, Callable[..., bool]] = {
     "postscript": _postscript,
     "no_postscript": lambda text: _POSTSCRIPT.search(text) is None,
     "no_ending": lambda text, phrase: phrase.strip().rstrip(".!?").lower() not in text.lower(),
+    # Not even as a part of another word, since IFEval's opposite takes parts.
+    "without": lambda text, words: not any(word in text.lower() for word in words),
     "opening": _opening,
     "no_opening": lambda text, phrase: not _opening(text, phrase),
     "digits": _digits,
