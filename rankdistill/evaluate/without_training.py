@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rankdistill.evaluate.stage import LABELS, Comparison, Evaluation
 from rankdistill.evaluate.suites.stage import measure_suites
+from rankdistill.evaluate.verified_stage import is_plain
 from rankdistill.models.stage import student
 from rankdistill.prompts.stage import load
 from rankdistill.run import Model, Run
@@ -26,7 +27,8 @@ def evaluate(run: Run) -> Comparison:
     if settings.quick is not None and prompts is not None and run.base is not None:
         # Between models as they are there is no training that sharpening could pass for.
         quick = replace(settings.quick, sharpening_control=False)
-        held_out = [row for row in prompts.rows() if row["split"] == "heldout"]
+        rows = prompts.rows()
+        held_out = [row for row in rows if row["split"] == "heldout" and not is_plain(row)]
         evaluation = Evaluation(run, quick, held_out, prompts.key, run.base)  # type: ignore[arg-type]
         comparison = evaluation.compare(models)
     labels = {**LABELS, "warmed_up": "base", "trained": _student(models)}
