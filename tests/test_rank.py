@@ -100,6 +100,16 @@ def test_shorter_rankings_are_within_longer_ones():
     assert len(seen) > 5  # of all pairs, not of the best ones alone
 
 
+def test_spread_keeps_both_ends_and_what_is_between():
+    ranked = rank_group(group(*map(float, range(9))), 0.0, Counter())
+    chosen = [r["score"] for r in select(ranked, "spread", 3, 0)["responses"]]
+    assert chosen == [8.0, 4.0, 0.0]
+    assert select(ranked, "spread", 2, 0)["responses"] == [
+        ranked["responses"][0], ranked["responses"][-1]
+    ]  # fmt: skip
+    assert select(ranked, "spread", 12, 0)["responses"] == ranked["responses"]
+
+
 def test_the_table_is_a_data_set_that_others_load(tmp_path):
     from datasets import load_dataset
 

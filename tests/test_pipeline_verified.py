@@ -1,0 +1,87 @@
+"""A whole verified run on a tiny model: arms, controls, guards, rows, report; a rewrite."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+from tiny_run import VERIFIED, run_here
+
+from rankdistill.evaluate.verified import DemandRow, subset, tally
+from rankdistill.evaluate.verified_figures import CONTRASTS
+
+
+def run(monkeypatch, folder, teacher, *arguments: str):
+    return run_here(
+        monkeypatch, folder, "recipe=dpo", *VERIFIED, f"teacher.path={teacher}", *arguments
+    )
+
+
+def test_every_arm_is_measured_and_the_figures_follow_from_the_rows(
+    monkeypatch, tmp_path, teacher, capsys
+):
+    folder = run(monkeypatch, tmp_path, teacher)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    verified = metrics["verified"]
+    arms = [
+        "start", "warmed_up", "warmed_up_greedy", "warmed_up_prompted", "warmed_up_best_of_1",
+        "warmed_up_best_of_2", "trained", "trained_greedy", "trained_prompted", "sharpened",
+        "teacher", "teacher_greedy", "teacher_prompted",
+    ]  # fmt: skip
+    assert list(verified["arms"]) == arms
+    # Whichever fit into the tiny model's 512 positions.
+    assert verified["prompting"]["chosen"] in verified["prompting"]["validation"]
+    assert set(verified["contrasts"]) == {name for name, *_ in CONTRASTS}
+    assert verified["headline"] in ("sampled", "greedy")
+    assert set(verified["guards"]) == {"warmed_up", "trained", "teacher"}
+    assert verified["guards"]["trained"]["teacher_logp"] < 0
+    assert metrics["judge"] == {"name": "verifier", "is_training_teacher": False}
+
+    rows = [DemandRow(**row) for row in pq.read_table(folder / "demands.parquet").to_pylist()]
+    assert {row.arm for row in rows} == set(arms)
+    own = subset([row for row in rows if row.arm == "trained"], "trained")
+    of = tally(own)
+    assert of is not None
+    shares = [of.sums[:, k].sum() / of.counts[:, k].sum() for k in range(of.sums.shape[1])]
+    assert abs(sum(shares) / len(shares) - verified["arms"]["trained"]["trained"]["mean"]) < 1e-9
+    kept_out = {row.kind for row in rows if not row.trained}
+    assert kept_out <= {"digits", "opening", "ending"} and kept_out
+
+    page = (folder / "report.md").read_text()
+    assert "Judged by its own teacher" not in page and "Demands followed" in page
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert all("instruction_id_list" in json.loads(row["columns"]) for row in answers)
+
+
+def test_the_second_run_reuses_all_and_another_objective_the_ranking(
+    monkeypatch, tmp_path, teacher, capsys
+):
+    run(monkeypatch, tmp_path, teacher)
+    capsys.readouterr()
+    run(monkeypatch, tmp_path, teacher)
+    told = capsys.readouterr().out
+    assert " s, " not in told.split("report  ")[0].replace("reused, ", "")
+    run(monkeypatch, tmp_path, teacher, "objective=sft")
+    told = capsys.readouterr().out
+    assert "reused, rank-" in told and "reused, train-" not in told
+
+
+def test_a_rewrite_joins_the_groups(monkeypatch, tmp_path, teacher):
+    folder = run(
+        monkeypatch, tmp_path, teacher, "sample.rule_rewrite=true",
+        "eval.quick.sharpening_control=false",
+        "prompts.instructions.kinds=[quotation,commas,paragraphs,bold,sentences]",
+    )  # fmt: skip
+    rows = pq.read_table(folder / "ranked" / "train.parquet").to_pylist()
+    best = [row["responses"][0] for row in rows]
+    assert any(response["source"] == "rule" for response in best)
+
+
+def test_models_as_they_are_judge_nothing_by_a_teacher(monkeypatch, tmp_path, teacher):
+    small = [a for a in VERIFIED if not a.startswith(("warmup.", "train."))]
+    folder = run_here(
+        monkeypatch, tmp_path, "recipe=evaluate", "eval=[quick,verified]", "prompts=instructions",
+        "score=demands", *small, f"teacher.path={teacher}", f"base={teacher}",
+    )  # fmt: skip
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["judge"] == {"name": "verifier", "is_training_teacher": False}
