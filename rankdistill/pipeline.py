@@ -192,7 +192,8 @@ def _verification(
 ) -> Verification | None:
     """What is measured of verified answers; None where no verifier judges the evaluation."""
     suite, quick, verifier = job.settings.verified, job.settings.quick, verifier_of(job.settings)
-    if suite is None or quick is None or verifier is None or not by_split["heldout"]:
+    answered = quick is not None and not job.settings.reward.only and by_split["heldout"]
+    if suite is None or quick is None or verifier is None or not answered:
         return None
     count = quick.responses_per_prompt
     return Verification(job, suite, verifier, by_split, prompts_key, count)

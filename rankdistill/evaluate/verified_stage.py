@@ -77,6 +77,7 @@ class Verification:
     prompts_key: str
     responses_per_prompt: int
     _prompting: dict[str, Any] | None = None
+    _looked: bool = False
     _known: dict[str, list[Group]] = field(default_factory=dict)
 
     @cached_property
@@ -90,8 +91,7 @@ class Verification:
         Args:
             models: `warmed_up`, and `start` where there is one.
         """
-        if self.suite.prompted:
-            self._prompting = self._choose(models["warmed_up"])
+        self._find_prompting(models["warmed_up"])
         for name, model in models.items():
             self._arms(name, model)
 
@@ -101,6 +101,7 @@ class Verification:
         The teacher first: its engine is of another shape than the students', which then serves
         the control as well.
         """
+        self._find_prompting(models["warmed_up"])
         for name, model in sorted(models.items(), key=lambda item: item[0] != "teacher"):
             self._arms(name, model)
             if name in GUARDED and self.by_split["plain"]:
@@ -183,6 +184,11 @@ class Verification:
         scored = score(self.run, groups, sampled.key, model, what, verifier)
         self._known[what] = scored.rows()  # type: ignore[assignment]
         return self._known[what]
+
+    def _find_prompting(self, model: Model) -> None:
+        """Choose the better prompt, once in a run."""
+        if self.suite.prompted and not self._looked:
+            self._prompting, self._looked = self._choose(model), True
 
     def _choose(self, model: Model) -> dict[str, Any] | None:
         """The better prompt that does best on validation prompts, and the figures of all."""
