@@ -30,7 +30,7 @@ from rankdistill.evaluate.suites.base import Suite
 from rankdistill.objectives.base import Objective
 from rankdistill.objectives.trial import try_objective
 from rankdistill.score.base import Scorer
-from rankdistill.score.ensemble import Ensemble
+from rankdistill.score.ensemble import Ensemble, members
 from rankdistill.trackers import chosen_trackers
 from rankdistill.train.gradient_checkpointing import check_gradient_checkpointing
 from rankdistill.warmup.base import Warmup
@@ -197,6 +197,7 @@ def _check(settings: Settings) -> None:
     _at_least("train.prompts_per_step", train.prompts_per_step, 1)
     _at_least("train.max_batch_tokens", train.max_batch_tokens, 1)
     _check_suites(settings)
+    _check_demands(settings)
     _check_rounds(settings)
     _check_retrieval(settings)
     _at_least("reward.prompts_per_step", settings.reward.prompts_per_step, 1)
@@ -250,6 +251,26 @@ def _check_augment(settings: Settings) -> None:
             "prompts.augment writes prompts that an existing ranked set (rank.path) has no "
             "responses to: set prompts.augment.requests=0, or rank.path=null."
         )
+
+
+def _check_demands(settings: Settings) -> None:
+    """Refuse a verifier of demands where no prompt has any, before anything is sampled."""
+    asked = [*members(settings.scorer).values()]
+    asked += [] if settings.judge is None else [*members(settings.judge).values()]
+    if not any(getattr(scorer, "rule", None) == "ifeval" for scorer in asked):
+        return
+    given, keep = settings.rank.path is not None, settings.prompts.keep
+    ranked_only = given and (settings.reward.only or settings.quick is None)
+    drawn = settings.prompts.instructions is not None and not given
+    if drawn or ranked_only or "instruction_id_list" in keep:
+        return
+    where = "the ranked set (rank.path) has" if given else "the prompts have"
+    remedy = "recipe=ranked_set" if given else "prompts=instructions"
+    raise UserError(
+        f"score.rule=ifeval checks the demands of prompts, and {where} none that are known: take "
+        f"{remedy}, another score, or keep their columns by "
+        "'prompts.keep=[instruction_id_list,kwargs]'."
+    )
 
 
 def _check_rounds(settings: Settings) -> None:

@@ -235,7 +235,8 @@ def test_a_kept_out_kind_that_is_the_only_one(monkeypatch, capsys, tmp_path, tea
     ("keep", "arguments", "sentence"),
     [
         ("[instruction_id_list,kwargs]", ["score.rule=ifeval"], "no instruction 'form:bolt'"),
-        ("[kwargs]", ["score.rule=ifeval"], "the column 'instruction_id_list'"),
+        ("[kwargs]", ["score.rule=ifeval"], "take prompts=instructions"),
+        ("[instruction_id_list]", ["score.rule=ifeval"], "the column 'kwargs'"),
         ("[]", ["score.rule=number"], "prompts.keep"),
         ("[]", ["score.rule=regex", "score.pattern=no model says so"], "9 all_tied"),
     ],
