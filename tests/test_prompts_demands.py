@@ -87,12 +87,12 @@ def test_no_text_follows_a_side_and_its_opposite(kind):
     assert all(followed[side.name] for side in kind.sides), "the texts say nothing of a side"
 
 
-def test_a_part_of_a_word_meets_both_sides_of_keywords():
-    # IFEval looks for keywords in any place, and for forbidden words as whole ones.
+def test_a_part_of_a_word_meets_one_side_of_keywords():
+    # IFEval looks for keywords in any place, and so does our opposite.
     one = next(pairs(kinds()["keywords"]))
     text = " and ".join(f"{word}s" for word in one.arguments["keywords"])
     assert follows(text, one.rule, one.arguments)
-    assert follows(text, one.opposite_rule, one.opposite_arguments)
+    assert not follows(text, one.opposite_rule, one.opposite_arguments)
 
 
 @pytest.mark.parametrize("held_out", [False, True])
