@@ -28,8 +28,8 @@ RECIPES = [
 REWARD = ["reward.min_accuracy=0", "reward.epochs=1", "reward.prompts_per_step=3"]
 PPO = [*REWARD, "train.rollout.prompts=3"]
 EXTRA = {"ppo": PPO, "ppo_group": PPO, "reward_model": REWARD}
-STEPS = {"iterative_dpo": 6, "distilbert_style": 0, "warmup_comparison": 0}
-"""Three rounds of two; and warm-ups alone."""
+STEPS = {"iterative_dpo": 6, "distilbert_style": 0, "warmup_comparison": 0, "ppo": 4}
+"""Three rounds of two; warm-ups alone; PPO has all twelve prompts, not only those that rank."""
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
