@@ -12,7 +12,7 @@ from conftest import build_model, build_tokenizer
 from omegaconf import OmegaConf
 from test_configs import composed
 from test_pipeline import refusal
-from tiny_run import TINY, run_here
+from tiny_run import SMALL, TINY, run_here
 
 from rankdistill import catalogue
 from rankdistill.accelerate import path_of
@@ -299,8 +299,9 @@ def test_rankings_of_two_lengths_share_their_samples(monkeypatch, tmp_path, teac
     found = []
     for length in (2, 5):
         folder = run_here(
-            monkeypatch, tmp_path, "recipe=pro_ranking_length", f"rank.top_k={length}", *TINY,
-            f"teacher.path={teacher}", "eval.quick.sharpening_control=false",
+            monkeypatch, tmp_path, "recipe=pro_ranking_length", f"rank.top_k={length}", *SMALL,
+            "prompts=starter", "score=likelihood", f"teacher.path={teacher}",
+            "eval.quick.sharpening_control=false",
         )  # fmt: skip
         found.append(json.loads((folder / "metrics.json").read_text()))
     for name in ("warmup", "sample", "score"):
