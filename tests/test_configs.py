@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from rankdistill import catalogue, settings
 from rankdistill.cli import register
 from rankdistill.errors import UserError
+from rankdistill.evaluate.stage import judged_by_own_teacher
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = [
@@ -56,6 +57,24 @@ def test_verified_answers_are_those_of_the_built_in_figures():
     assert built.verified is not None and built.verified.version >= 1
     with pytest.raises(UserError, match=r"give eval=\[quick,verified\]"):
         settings.build(composed("recipe=rrhf", "eval=[verified]"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "own"),
+    [
+        (["recipe=likelihood"], True),
+        (["recipe=likelihood", "rounds=0"], False),
+        (["recipe=likelihood", "score=reward_model", "score.model=TEACHER"], True),
+        (["recipe=likelihood", "score=judge", "score.endpoint=http://a/v1", "score.model=b"], True),
+        (["recipe=likelihood", "score@eval.judge=reward_model", "eval.judge.model=TEACHER"], False),
+        (["recipe=ranked_set", "rank.path=a.jsonl", "eval=[quick]"], False),
+        (["recipe=rrhf"], False),
+        (["recipe=evaluate", "base=a"], False),
+    ],
+)
+def test_its_own_teacher_is_a_model_that_ranked_and_judges(overrides, own, teacher):
+    given = [override.replace("TEACHER", str(teacher)) for override in overrides]
+    assert judged_by_own_teacher(settings.build(composed(*given))) is own
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)

@@ -28,6 +28,7 @@ from rankdistill.sample.stage import sample
 from rankdistill.score import Scorer
 from rankdistill.score.ensemble import absolute, members, merged
 from rankdistill.score.stage import Outputs, Scored, score
+from rankdistill.score.verifier import Verifier
 from rankdistill.settings import Settings
 from rankdistill.store import Partial
 
@@ -97,12 +98,15 @@ def evaluation_judge(settings: Settings) -> Scorer:
 
 
 def judged_by_own_teacher(settings: Settings) -> bool:
-    """Whether a teacher judged the training responses, and judges the evaluation as well."""
+    """Whether a teacher judged the training responses, and judges the evaluation as well.
+
+    A teacher is any model that judges: by likelihood, as a judge, as a reward model; no rule is.
+    """
     ranked = settings.trains and settings.rounds > 0
     if not ranked or (settings.rank.path is not None and not settings.rank.rescore):
         return False
     judge = evaluation_judge(settings)
-    if not any(getattr(member, "uses_teacher", True) for member in members(judge).values()):
+    if all(isinstance(member, Verifier) for member in members(judge).values()):
         return False
     return judge.identity == absolute(settings.scorer).identity
 
