@@ -61,6 +61,7 @@ class InstructionsConfig:
     demands_per_prompt: list[int]
     kept_out_share: float
     plain_share: float
+    both_sides: bool
     seed: int
 
 
@@ -211,6 +212,7 @@ class SampleConfig:
     teacher_response: bool
     teacher_revision: bool
     rule_rewrite: bool
+    from_cluster: bool
     tensor_parallel: int
     data_parallel: int
     vllm: VLLMConfig

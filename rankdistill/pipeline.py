@@ -44,6 +44,7 @@ from rankdistill.run_folder import (
     write_run_folder,
 )
 from rankdistill.sample.base import response_seed
+from rankdistill.sample.cluster import with_cluster
 from rankdistill.sample.stage import sample
 from rankdistill.score.ensemble import is_relative, members
 from rankdistill.score.revision import revisions
@@ -231,6 +232,8 @@ def _ranked(
     if job.settings.sample.teacher_response and taught is not None:
         more = recoded(taught.rows(), job.teacher.path, warm.path)
         groups, key = _joined(groups, more), [sampled.key, taught.key]
+    if job.settings.sample.from_cluster:
+        groups, key = with_cluster(groups), [key, "cluster 1"]
     scored = score(job, groups, key, warm, f"{len(groups)} prompts")
     groups, key = scored.rows(), scored.key
     if job.settings.sample.teacher_revision:

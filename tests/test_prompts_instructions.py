@@ -253,3 +253,25 @@ def test_own_prompts_that_cannot_be_verified(
         f"prompts.path={write(tmp_path, rows)}", f"prompts.keep={keep}", *arguments,
     )  # fmt: skip
     assert sentence in said
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_both_sides_of_every_demand_stand_in_train(seed):
+    made = with_demands(everyday(), options(both_sides=True, seed=seed))
+    train = of_split(made, "train")
+    requests = [p for p in everyday() if p["split"] == "train"]
+    assert len(train) == 2 * len(requests)
+    for one, other in zip(train[::2], train[1::2], strict=True):
+        assert one["cluster"] == other["cluster"] and one["prompt_id"] != other["prompt_id"]
+        for demand, opposite in zip(demands(one), demands(other), strict=True):
+            assert demand.kind == opposite.kind and demand.side != opposite.side
+    sides = {side.name: side for kind in KINDS for side in kind.sides}
+    for prompt in train:
+        names = [demand.side for demand in demands(prompt)]
+        assert not any(set(names) & sides[name].excludes for name in names)
+    asked = Counter(demand.side for prompt in train for demand in demands(prompt))
+    assert max(asked.values()) - min(asked.values()) <= 1
+    # Validation and held-out prompts are those of a draw without it.
+    single = with_demands(everyday(), options(seed=seed))
+    for split in ("validation", "heldout"):
+        assert of_split(made, split) == of_split(single, split)

@@ -36,6 +36,7 @@ class InstructionOptions:
     demands_per_prompt: Sequence[int]
     kept_out_share: float
     plain_share: float
+    both_sides: bool
     seed: int
 
     def __post_init__(self) -> None:
@@ -73,7 +74,8 @@ class InstructionOptions:
 def with_demands(prompts: Sequence[Prompt], options: InstructionOptions) -> list[Prompt]:
     """The prompts with demands, split by split in the order of the base prompts.
 
-    Every base prompt gets one prompt with demands of the kinds that are trained on. Of held-out
+    Every base prompt gets one prompt with demands of the kinds that are trained on; with
+    `both_sides`, those of train get a second one, which demands the opposite of each. Of held-out
     base prompts, shares also get one with a demand of a kept-out kind, and one without any, to see
     what an answer is like where nothing was asked for.
 
@@ -86,13 +88,19 @@ def with_demands(prompts: Sequence[Prompt], options: InstructionOptions) -> list
         rows = [prompt for prompt in prompts if prompt["split"] == split]
         held_out = split == "heldout"
         rng = random.Random(f"{options.seed} {split}")
-        trained = _Draw([k for k in options.kinds if k not in options.kept_out], held_out, rng)
-        kept_out = _Draw(options.kept_out, held_out, rng) if options.kept_out else None
+        twice = options.both_sides and split == "train"
+        names = [k for k in options.kinds if k not in options.kept_out]
+        trained = _Draw(names, held_out, twice, rng)
+        kept_out = _Draw(options.kept_out, held_out, False, rng) if options.kept_out else None
         numbers = _cycled(options.demands_per_prompt, rng)
         for place, prompt in enumerate(rows):
-            result.append(_prompt(prompt, trained.take(next(numbers))))
+            drawn = trained.take(next(numbers))
+            result.append(_prompt(prompt, trained.worded(drawn)))
+            if twice:
+                opposites = [(kind, kind.opposite(side)) for kind, side in drawn]
+                result.append(_prompt(prompt, trained.worded(opposites)))
             if held_out and kept_out and _every(place, options.kept_out_share):
-                result.append(_prompt(prompt, kept_out.take(1)))
+                result.append(_prompt(prompt, kept_out.worded(kept_out.take(1))))
             if held_out and _every(place, options.plain_share):
                 result.append(_prompt(prompt, []))
     return result
@@ -131,34 +139,52 @@ def _cycled(numbers: Sequence[int], rng: random.Random) -> Iterator[int]:
 
 
 class _Draw:
-    """Draws sides of some kinds, the least asked for first."""
+    """Draws sides of some kinds, the least asked for first.
 
-    def __init__(self, names: Sequence[str], held_out: bool, rng: random.Random) -> None:
+    With `twice`, the opposites of the sides that are drawn together fit together as well.
+    """
+
+    def __init__(
+        self, names: Sequence[str], held_out: bool, twice: bool, rng: random.Random
+    ) -> None:
         self._kinds = [kinds()[name] for name in names]
-        self._held_out, self._rng = held_out, rng
+        self._held_out, self._twice, self._rng = held_out, twice, rng
         self._asked: Counter[str] = Counter()
 
-    def take(self, number: int) -> list[Demand]:
-        """Demands of as many kinds, none of which excludes another; fewer where no more fit."""
+    def take(self, number: int) -> list[tuple[Kind, Side]]:
+        """Sides of as many kinds, none of which excludes another; fewer where no more fit."""
         chosen: list[tuple[Kind, Side]] = []
         while len(chosen) < number:
             fitting = [
                 (self._asked[side.name], self._rng.random(), kind, side)
                 for kind in self._kinds
                 for side in kind.sides
-                if all(_fit(kind, side, *other) for other in chosen)
+                if all(self._fit((kind, side), other) for other in chosen)
             ]
             if not fitting:
                 break
             *_, kind, side = min(fitting, key=lambda one: one[:2])
             chosen.append((kind, side))
             self._asked[side.name] += 1
+            if self._twice:
+                self._asked[kind.opposite(side).name] += 1
+        return chosen
+
+    def worded(self, sides: Sequence[tuple[Kind, Side]]) -> list[Demand]:
+        """The sides as demands, each in a wording and with an argument drawn for it."""
         return [
             demand(kind, side, self._held_out, self._rng.randrange(64), self._rng.randrange(64))
-            for kind, side in chosen
+            for kind, side in sides
         ]
 
+    def _fit(self, one: tuple[Kind, Side], other: tuple[Kind, Side]) -> bool:
+        (kind, side), (other_kind, other_side) = one, other
+        if kind is other_kind or _excluded(side, other_side):
+            return False
+        return not self._twice or not _excluded(
+            kind.opposite(side), other_kind.opposite(other_side)
+        )
 
-def _fit(kind: Kind, side: Side, other_kind: Kind, other: Side) -> bool:
-    excluded = other.name in side.excludes or side.name in other.excludes
-    return kind is not other_kind and not excluded
+
+def _excluded(side: Side, other: Side) -> bool:
+    return other.name in side.excludes or side.name in other.excludes
