@@ -187,6 +187,21 @@ def test_recipe_likelihood_takes_what_it_took(capsys, monkeypatch, tmp_path):
     assert not (tmp_path / "home").exists()  # nothing was converted
 
 
+def test_opposite_demands_double_the_prompts_and_the_candidates_but_not_the_samples(capsys):
+    once = plan(capsys, "recipe=rrhf", "prompts.limit.train=100", "rank.select=all")
+    twice = plan(
+        capsys, "recipe=rrhf", "prompts.limit.train=100", "rank.select=all",
+        "prompts.instructions.both_sides=true", "sample.from_cluster=true",
+    )  # fmt: skip
+    assert (once["counts"]["train"], twice["counts"]["train"]) == (100, 200)
+    assert (once["counts"]["responses"], twice["counts"]["responses"]) == (8, 16)
+    sampled = [
+        next(s["what"] for s in found["stages"] if s["what"].startswith("student: "))
+        for found in (once, twice)
+    ]
+    assert [what.split(": ")[1] for what in sampled] == ["132 prompts x 8", "232 prompts x 8"]
+
+
 def test_rrhf_with_four_responses_fits_a_7b_model_in_24_gb_by_qlora(capsys):
     found = plan(capsys, *RANKED, *QLORA, "objective=rrhf", "hardware=rtx4090")
     assert found["fits"] and found["counts"]["responses"] == 4

@@ -76,6 +76,7 @@ def count(settings: Settings, plan: PlanConfig) -> Counts:
     if (instructions := prompts.instructions) is not None and sampled:
         each = instructions.demands_per_prompt
         demanded = DEMAND * sum(each) / max(1, len(each))
+        split["train"] *= 1 + instructions.both_sides
         split["heldout"] = round(split["heldout"] * (1 + instructions.kept_out_share))
     longest = sample.max_response_tokens if sampled else rank.max_response_tokens
     if longest is None:
@@ -99,7 +100,9 @@ def _responses(settings: Settings, plan: PlanConfig, source: _Source) -> int:
     sample, rank = settings.sample, settings.rank
     if rank.path is None:
         more = sample.teacher_response + sample.teacher_revision
-        return sample.responses_per_prompt + more
+        sides = settings.prompts.instructions
+        opposite = sample.from_cluster and sides is not None and sides.both_sides
+        return sample.responses_per_prompt * (1 + opposite) + more
     given = plan.responses or source.responses or rank.responses_per_prompt or 2
     return min(given, rank.responses_per_prompt or given)
 

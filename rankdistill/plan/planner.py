@@ -293,7 +293,8 @@ class Planner:
     def epoch_group(self) -> int:
         """Responses of a group that is trained on, after `rank.select`."""
         rank = self.settings.rank
-        most = {"best_worst": 2, "best_random": 2, "top_k": rank.top_k}
+        fewer = dict.fromkeys(("top_k", "random_k", "spread"), rank.top_k)
+        most = {"best_worst": 2, "best_random": 2, **fewer}
         return min(self.counts.responses, most.get(rank.select.name, self.counts.responses))
 
     @property
