@@ -76,6 +76,8 @@ class PromptsConfig:
     augment: AugmentConfig
     keep: list[str] = field(default_factory=list)
     split_by: str | None = None
+    split_column: str | None = "split"
+    strict: bool = False
     instructions: InstructionsConfig | None = None
 
 
@@ -283,6 +285,8 @@ class EnsembleConfig:
 class RankConfig:
     path: str | None
     score_column: str | None
+    columns: Any
+    """None, or names of columns, see `rankdistill.rank.preferences.PairColumns`."""
     responses_per_prompt: int | None
     max_response_tokens: int | None
     tie_margin: float

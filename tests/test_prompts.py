@@ -187,7 +187,7 @@ def test_ids_are_made_of_roles_and_contents() -> None:
         ("{}\n", r"no prompt in line 1 of .*\(none at all\)"),
         ('{"prompt": 3}\n', "`prompt` in line 1 of .* is neither text nor a list of messages"),
         ('{"messages": "Hi"}\n', "`messages` in line 1 of .* is text but no JSON list"),
-        ('{"messages": ["Hi"]}\n', "message of `messages` in line 1 of .* is no object"),
+        ('{"messages": [3]}\n', "message of `messages` in line 1 of .* is no object"),
         ('{"messages": [{"role": "user"}]}\n', r"line 1 of .* lacks a role .*\(it has 'role'\)"),
         ('{"messages": [{"content": "Hi"}]}\n', r"line 1 of .* lacks a role"),
         ('{"messages": [{"role": "user", "content": ["a"]}]}\n', "line 1 of .* lacks a role"),

@@ -109,8 +109,10 @@ def existing(run: Run) -> Output:
     """
     settings, prompts = run.settings.rank, run.settings.prompts
     identity = {
-        "code": 1,
+        "code": 2,
         "source": _identity(settings.path or ""),
+        **({"columns": dict(settings.columns)} if settings.columns else {}),
+        **({"split_column": prompts.split_column} if prompts.split_column != "split" else {}),
         "column": prompts.column,
         **({"keep": list(prompts.keep)} if prompts.keep else {}),
         "score_column": settings.score_column,

@@ -16,7 +16,7 @@ from rankdistill.errors import UserError
 from rankdistill.forward import ResponseLogps, TokenGroup
 from rankdistill.models import encode_prompt, encode_response
 from rankdistill.objectives import Candidates
-from rankdistill.rank.preferences import as_group
+from rankdistill.rank.formats import as_group
 from rankdistill.rank.ranking import ranks
 
 

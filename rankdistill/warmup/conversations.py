@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rankdistill.models import encode_prompt, encode_response
 from rankdistill.prompts import prompt_id
-from rankdistill.prompts.formats import conversation, response_in
+from rankdistill.prompts.formats import conversation, response_in, unread_columns
+from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows
 from rankdistill.records import Group, Message, Response, Split
 
@@ -49,7 +50,7 @@ class Conversations:
             held_out: Ids of prompts that no conversation may answer.
 
         Raises:
-            UserError: no such file or data set, or a row that is no conversation.
+            UserError: no such file or data set.
         """
         drawn, counts = self._drawn(held_out)
         groups: list[Group] = []
@@ -80,9 +81,15 @@ class Conversations:
         )
         counts: Counter[str] = Counter(dict.fromkeys(names, 0))
         drawn: dict[str, list[Message]] = {}
+        odd = OddRows(self.path)
         for where, row in read_rows(self.path):
             counts["read"] += 1
-            messages = _whole(row, where)
+            odd.add_unread(unread_columns(row), where)
+            try:
+                messages = _whole(row, where)
+            except OddRow as error:
+                odd.add(error)
+                continue
             answered = {prompt_id(messages[:turn]) for turn in _turns(messages)}
             identifier = prompt_id(messages)
             if not answered:
@@ -93,6 +100,8 @@ class Conversations:
                 counts["duplicates"] += 1
             else:
                 drawn[identifier] = messages
+        odd.tell()
+        counts.update(odd.counts)
         return drawn, counts
 
 
