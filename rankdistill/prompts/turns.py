@@ -187,7 +187,7 @@ def _transcript(text: str) -> list[Turn] | None:
     preamble = parts[0].strip()
     if preamble and "Assistant" not in parts[1::2]:
         return None  # a text that mentions a human is no transcript
-    system = [{"role": "system", "content": preamble}] if preamble else []
+    system: list[Turn] = [{"role": "system", "content": preamble}] if preamble else []
     return system + [
         {"role": _SPEAKERS[speaker], "content": said.strip()}
         for speaker, said in zip(parts[1::2], parts[2::2], strict=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rankdistill.config import PromptsConfig, RankConfig
 from rankdistill.errors import UserError
-from rankdistill.models import decode_response, encode_response
+from rankdistill.models import decode_response, encode_answers, encode_prompt, encode_response
 from rankdistill.prompts import encoded_length, kept_columns, prompt_id, read_rows
 from rankdistill.prompts.formats import unread_columns
 from rankdistill.prompts.odd_rows import REASONS, OddRow, OddRows
@@ -75,11 +75,9 @@ def read_ranked(
         seen[name] += 1
         if seen[name] > 1:  # pairs of the same prompt are rankings of their own
             name = f"{name}-{seen[name]}"
-        if (group := read.group(name, tokenizer, rank, counts)) is not None:
-            groups.append(group)
+        groups += _grouped(read, name, tokenizer, rank, counts, odd)
     for name, read in unpaired.items():
-        if (group := read.group(name, tokenizer, rank, counts)) is not None:
-            groups.append(group)
+        groups += _grouped(read, name, tokenizer, rank, counts, odd)
     odd.tell()
     kept: list[Group] = splitter.ordered(groups)  # type: ignore[arg-type,assignment]
     if not kept:
@@ -106,12 +104,59 @@ class _Row:
         self, name: str, tokenizer: Any, rank: RankConfig, counts: Counter[str]
     ) -> Group | None:
         """The row as a group called `name`; None where it teaches nothing, which is counted."""
-        responses = [_response(r, tokenizer, rank.max_response_tokens) for r in self.responses]
+        prompt, ids = self._token_ids(tokenizer, counts)
+        responses = [
+            _response(r, i, tokenizer, rank.max_response_tokens)
+            for r, i in zip(self.responses, ids, strict=True)
+        ]
         responses = _drawn(distinct(responses), rank.responses_per_prompt, name)
         group = Group(prompt_id=name, split=self.split, messages=self.messages, responses=responses)
+        if prompt is not None:
+            group["prompt_tokens"] = prompt
         if self.columns is not None:
             group["columns"] = self.columns
         return group if rank_group(group, 0.0, counts) is not None else None
+
+    def _token_ids(
+        self, tokenizer: Any, counts: Counter[str]
+    ) -> tuple[int | None, list[list[int]]]:
+        """How many of the prompt's tokens the responses stand behind (None: all), and their ids.
+
+        Ids that the row brings are kept where this tokenizer wrote them, that is where they decode
+        to the text; others are counted as `retokenised`.
+        """
+        own = [_own_ids(response, tokenizer) for response in self.responses]
+        texts = [r["text"] for r, ids in zip(self.responses, own, strict=True) if ids is None]
+        brought = sum(bool(response.get("token_ids")) for response in self.responses)
+        counts["retokenised"] += brought - sum(ids is not None for ids in own)
+        whole = len(encode_prompt(tokenizer, self.messages))
+        prompt, answers = encode_answers(tokenizer, self.messages, texts)
+        if len(prompt) < whole and len(texts) < len(own):
+            # Some stand behind the whole prompt, so all have to.
+            prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
+        written = iter(answers)
+        ids = [ids if ids is not None else next(written) for ids in own]
+        return None if len(prompt) == whole else len(prompt), ids
+
+
+def _grouped(
+    row: _Row, name: str, tokenizer: Any, rank: RankConfig, counts: Counter[str], odd: OddRows
+) -> list[Group]:
+    """The row as a group; none where it teaches nothing, or the chat template refuses an answer."""
+    try:
+        group = row.group(name, tokenizer, rank, counts)
+    except UserError as error:
+        odd.add(OddRow("refused_by_template", str(error)))
+        return []
+    return [] if group is None else [group]
+
+
+def _own_ids(response: Mapping[str, Any], tokenizer: Any) -> list[int] | None:
+    """The ids that a response brings, where this tokenizer wrote them."""
+    ids = response.get("token_ids")
+    if not ids or min(ids) < 0 or max(ids) >= len(tokenizer):
+        return None
+    return list(ids) if decode_response(tokenizer, ids) == response["text"] else None
 
 
 def _rows(path: str) -> Iterator[Row]:
@@ -131,10 +176,11 @@ def parts(folder: Path) -> list[Path]:
     return found
 
 
-def _response(given: dict[str, Any], tokenizer: Any, most: int | None) -> Response:
+def _response(
+    given: Mapping[str, Any], token_ids: list[int], tokenizer: Any, most: int | None
+) -> Response:
     """A response in tokens, cut to `most` of them; one that is cut has no EOS."""
     score = given["score"]
-    token_ids = list(given.get("token_ids") or encode_response(tokenizer, given["text"]))
     whole = given.get("whole_tokens") or len(token_ids)
     response = Response(
         text=given["text"],

@@ -139,7 +139,7 @@ def _responses(row: Mapping[str, Any], where: str) -> Sequence[Any]:
     )
 
 
-def _with_values(texts: Sequence[str], row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+def _with_values(texts: Sequence[Any], row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """Responses that are texts, with their scores or ranks in a list beside them."""
     for name, key in VALUES:
         values = row.get(name)
