@@ -25,7 +25,8 @@ from omegaconf import DictConfig
 from rankdistill import console, settings
 from rankdistill.config import RoundReference
 from rankdistill.evaluate.ranked_stage import order_held_out
-from rankdistill.evaluate.stage import Comparison, Evaluation, label_of
+from rankdistill.evaluate.report import RunReport
+from rankdistill.evaluate.stage import Evaluation, label_of
 from rankdistill.evaluate.suites.stage import check_suites, measure_suites
 from rankdistill.evaluate.validation import Validation
 from rankdistill.evaluate.verified_stage import Verification, is_plain, verifier_of
@@ -34,15 +35,11 @@ from rankdistill.launch import remarks
 from rankdistill.models import recoded
 from rankdistill.models.stage import check_models, student
 from rankdistill.prompts.stage import check_prompts, load
-from rankdistill.rank.stage import existing, rank
+from rankdistill.rank.stage import diagnostics, existing, rank
 from rankdistill.records import Group, Prompt
 from rankdistill.retrieval.reranker import check_retrieval, train_reranker
 from rankdistill.run import Model, Run
-from rankdistill.run_folder import (
-    write_evaluation_folder,
-    write_reward_folder,
-    write_run_folder,
-)
+from rankdistill.run_folder import begin_report, write_run_folder
 from rankdistill.sample.base import response_seed
 from rankdistill.sample.cluster import with_cluster
 from rankdistill.sample.stage import sample
@@ -87,18 +84,19 @@ def run(config: DictConfig) -> float | None:
         check_retrieval(job)
     check_reward(job)
     check_ppo(job)
+    report = begin_report(job, config)
     try:
         if chosen.retrieval is not None:
-            train_reranker(job, config)
+            train_reranker(job, report)
         elif chosen.trains:
-            return _run(job, config)
+            return _run(job, report)
         else:
-            write_evaluation_folder(job, config, evaluate(job))
+            evaluate(job, report)
     finally:
         job.close_sampler()
 
 
-def _run(job: Run, config: DictConfig) -> float | None:
+def _run(job: Run, report: RunReport) -> float | None:
     given = existing(job) if job.settings.rank.path is not None else None
     prompts = given or load(job)
     by_split = _by_split(prompts.rows())
@@ -106,10 +104,10 @@ def _run(job: Run, config: DictConfig) -> float | None:
     shown = _teacher_response(job, by_split["train"], prompts.key)
     taught = teach(job, prompts, by_split)
     _answer_held_out(job, by_split["heldout"], prompts.key)
-    warm, warmup_history = warm_up(job, start, prompts, taught)
+    warm, report.warmup_history = warm_up(job, start, prompts, taught)
     verification = _verification(job, by_split, prompts.key)
     validation = Validation(job, by_split["validation"], prompts.key, warm, given)
-    trained, history, ranked, rewarding = warm, [], None, None
+    trained, ranked, rewarding = warm, None, None
     for number in range(job.settings.rounds):
         if given is not None:
             ranked = _ranked_again(job, given)
@@ -124,9 +122,19 @@ def _run(job: Run, config: DictConfig) -> float | None:
             break
         once = partial(_trained, job, trained, warm, ranked, rewarding, by_split, prompts.key)
         trained, rows = trained_at_best_rate(job, validation, once)
-        history = joined(history, rows, number)
-    if rewarding is not None and ranked is not None and job.settings.reward.only:
-        write_reward_folder(job, config, ranked, rewarding, warmup_history)
+        report.training_history = joined(report.training_history, rows, number)
+    report.learning_rates = job.learning_rates
+    folders = {"model": Path(trained.path)}
+    if ranked is not None:
+        report.ranking = diagnostics(ranked)
+        folders["ranked"] = ranked.path / "ranked"
+    if rewarding is not None:
+        report.reward_model = rewarding.figures(job.settings.reward.min_accuracy)
+        folders["reward_model"] = Path(rewarding.model.path)
+    if rewarding is not None and job.settings.reward.only:
+        report.training_history = rewarding.history
+        names = ("reward_model", "ranked")
+        write_run_folder(job, report, {name: folders[name] for name in names})
         return None
 
     models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
@@ -134,30 +142,28 @@ def _run(job: Run, config: DictConfig) -> float | None:
         models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]
-    comparison = Comparison([], {})
     if (quick := job.settings.quick) is not None:
         if ranked is None:  # a warm-up is no ranking that sharpening could pass for
             quick = replace(quick, sharpening_control=False)
         if verification is not None:
             verification.sample(models)
         evaluation = Evaluation(job, quick, by_split["heldout"], prompts.key, warm)
-        comparison = evaluation.compare(models)
+        report.models, report.groups = evaluation.compare(models)
         if verification is not None:
             headings = {name: label_of(name, models) for name in models}
-            sharpened = comparison.temperature("sharpened")
-            verified = verification.measure(models, headings, sharpened)
-            comparison = replace(comparison, verified=verified)
+            sharpened = report.temperature("sharpened")
+            report.verified = verification.measure(models, headings, sharpened)
     job.close_sampler()
     if given is not None:
-        comparison = replace(comparison, ranked_set=order_held_out(job, given, models))
+        report.ranked_set = order_held_out(job, given, models)
     labels = {name: label_of(name, models) for name in models}
-    comparison = replace(comparison, suites=measure_suites(job, models, labels))
+    report.suites = measure_suites(job, models, labels)
     job.close_sampler()
-    if rewarding is not None and comparison.groups:
-        writers = {name: models.get(name, warm).path for name in comparison.groups}
-        rewards = reward_answers(job, rewarding, comparison.groups, writers, "warmed_up")
-        rewarding = replace(rewarding, answers=rewards)
-    write_run_folder(job, config, comparison, ranked, trained, warmup_history, history, rewarding)
+    if rewarding is not None and report.groups:
+        writers = {name: models.get(name, warm).path for name in report.groups}
+        answers = reward_answers(job, rewarding, report.groups, writers, "warmed_up")
+        report.reward_model = rewarding.figures(job.settings.reward.min_accuracy, answers)
+    write_run_folder(job, report, folders)
     return validation.asked(trained)
 
 

@@ -15,10 +15,8 @@ import torch
 
 from rankdistill.config import QuickConfig
 from rankdistill.evaluate.model_figures import ModelFigures
-from rankdistill.evaluate.ranked import RankedSet
 from rankdistill.evaluate.sharpening import control_temperature
 from rankdistill.evaluate.students import HeldOut, evaluate_model
-from rankdistill.evaluate.verified import Verified
 from rankdistill.models import load_model, load_tokenizer, place, tokenizers_agree
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
@@ -67,31 +65,6 @@ def label_of(name: str, models: Mapping[str, Any]) -> str:
     return "before training" if name == "warmed_up" and "start" not in models else LABELS[name]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What the report compares: figures and scored answers of every model, in its order."""
-
-    models: list[ModelFigures]
-    groups: dict[str, list[Group]]
-    ranked_set: RankedSet | None = None
-    """What the students make of an existing set's held-out groups."""
-    verified: Verified | None = None
-    """Which demands the answers follow, where a verifier judges them."""
-    suites: dict[str, Any] | None = None
-    """The block of `metrics.json`; see `rankdistill.evaluate.suites`."""
-
-    def temperature(self, name: str) -> float | None:
-        """At which a model was sampled; None: it was not."""
-        return next((model.temperature for model in self.models if model.name == name), None)
-
-    @property
-    def names(self) -> set[str]:
-        """Of the models that anything was measured of."""
-        measured = {model.name for model in self.models}
-        measured |= self.ranked_set.labels.keys() if self.ranked_set else set()
-        return measured.union(*(suite["models"] for suite in (self.suites or {}).values()))
-
-
 def evaluation_judge(settings: Settings) -> Scorer:
     """The held-out judge, else the one that ranks the training set; judges of orders rate here."""
     return absolute(settings.judge or settings.scorer)
@@ -123,11 +96,16 @@ class Evaluation:
     baseline: Model
     scale: Scale | None = None
 
-    def compare(self, models: Mapping[str, Model]) -> Comparison:
-        """The figures of all models of a run, in the report's order.
+    def compare(
+        self, models: Mapping[str, Model]
+    ) -> tuple[list[ModelFigures], dict[str, list[Group]]]:
+        """The figures and the scored answers of all models of a run, in the report's order.
 
         Args:
             models: By the name in the report; `warmed_up`, `trained` and `teacher` are among them.
+
+        Returns:
+            One ModelFigures per model, and by the model's name its groups, one per prompt.
         """
         # The baseline first: it sets the scale of an ensemble.
         ordered = sorted(models.items(), key=lambda item: item[0] != "warmed_up")
@@ -145,9 +123,8 @@ class Evaluation:
             label = f"{label_of('warmed_up', models)}, T={temperature:.2f}"
             figures["sharpened"] = self.figures("sharpened", label, answers["sharpened"], reference)
         order = [name for name in LABELS if name in figures]
-        return Comparison(
-            [figures[name] for name in order], {name: answers[name].groups for name in order}
-        )
+        groups = {name: answers[name].groups for name in order}
+        return [figures[name] for name in order], groups
 
     def answers(self, model: Model, name: str, temperature: float | None = None) -> Answers:
         """What `model` writes to the held-out prompts, and the teacher's scores of it."""
