@@ -49,7 +49,7 @@ from rankdistill.score.rewrite import rewrites
 from rankdistill.score.stage import check_scorers, score
 from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained
-from rankdistill.train.grid import trained_at_best_rate
+from rankdistill.train.grid import train_at_best_rate
 from rankdistill.train.ppo.stage import check_ppo, ppo
 from rankdistill.train.reward.stage import (
     Rewarding,
@@ -108,6 +108,7 @@ def _run(job: Run, report: RunReport) -> float | None:
     verification = _verification(job, by_split, prompts.key)
     validation = Validation(job, by_split["validation"], prompts.key, warm, given)
     trained, ranked, rewarding = warm, None, None
+    grid, learning_rate = job.settings.train.learning_rate_grid, None
     for number in range(job.settings.rounds):
         if given is not None:
             ranked = _ranked_again(job, given)
@@ -120,10 +121,14 @@ def _run(job: Run, report: RunReport) -> float | None:
             rewarding = reward_model(job, trained, ranked)
         if job.settings.reward.only:
             break
-        once = partial(_trained, job, trained, warm, ranked, rewarding, by_split, prompts.key)
-        trained, rows = trained_at_best_rate(job, validation, once)
+        train_at = partial(_trained, job, trained, warm, ranked, rewarding, by_split, prompts.key)
+        if grid and number == 0:  # later rounds train at the rate that the first one chose
+            search = train_at_best_rate(grid, validation, train_at)
+            learning_rate, report.learning_rates = search.learning_rate, search.figures
+            trained, rows = search.trained
+        else:
+            trained, rows = train_at(learning_rate)
         report.training_history = joined(report.training_history, rows, number)
-    report.learning_rates = job.learning_rates
     folders = {"model": Path(trained.path)}
     if ranked is not None:
         report.ranking = diagnostics(ranked)
@@ -175,12 +180,15 @@ def _trained(
     rewarding: Rewarding | None,
     by_split: dict[str, list[Prompt]],
     prompts_key: str,
+    learning_rate: float | None,
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The student after one round of training, and its history."""
     if rewarding is not None:
-        return ppo(job, student, by_split["train"], prompts_key, rewarding)
+        train_prompts = by_split["train"]
+        return ppo(job, student, train_prompts, prompts_key, rewarding, learning_rate=learning_rate)
     moved = job.settings.round_reference is RoundReference.moved
-    return train(job, student, ranked, reference=student if moved else warm)
+    reference = student if moved else warm
+    return train(job, student, ranked, reference=reference, learning_rate=learning_rate)
 
 
 def _by_split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Prompt]]:
