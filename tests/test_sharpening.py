@@ -28,20 +28,20 @@ def asked(
     """
     written: list[float] = []
 
-    def of_own(evaluation, temperature, reference):
+    def entropy_of_own(run, reference, prompts, prompts_key, temperature):
         written.append(temperature)
         return entropy_at(temperature)
 
-    def on_given(evaluation, entropy, reference):
+    def for_own(run, reference, entropy):
         assert entropy == wanted
         return first
 
-    monkeypatch.setattr(sharpening, "_on_given_responses", on_given)
-    monkeypatch.setattr(sharpening, "_of_own_responses", of_own)
-    warmed_up = SimpleNamespace(entropy=entropy_at(own), temperature=own)
-    trained = SimpleNamespace(entropy=wanted, temperature=own)
-    found = control_temperature(None, warmed_up, trained, None)  # type: ignore[arg-type]
-    return found, written
+    monkeypatch.setattr(sharpening, "_for_own_responses", for_own)
+    monkeypatch.setattr(sharpening, "_entropy_at", entropy_of_own)
+    run: Any = None
+    reference: Any = SimpleNamespace(baseline=SimpleNamespace(temperature=own))
+    control = control_temperature(run, reference, [], "", own=entropy_at(own), wanted=wanted)
+    return control, written
 
 
 def line(temperature: float) -> float:

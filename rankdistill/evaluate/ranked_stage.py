@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from rankdistill.evaluate.ranked import RankedSet, Ranking, by_prompt
-from rankdistill.evaluate.stage import label_of, load_for_evaluation
+from rankdistill.evaluate.reference import load_for_evaluation
+from rankdistill.evaluate.stage import label_of
 from rankdistill.evaluate.tokens import batches_of, policy_values
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import encode_prompt, load_tokenizer

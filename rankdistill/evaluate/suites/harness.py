@@ -175,7 +175,7 @@ class HarnessSuite:
 
         loaded: Any = huggingface.HFLM
 
-        from rankdistill.evaluate.stage import load_for_evaluation
+        from rankdistill.evaluate.reference import load_for_evaluation
 
         role = run.settings.teacher if model == run.teacher else run.settings.student
         return loaded(

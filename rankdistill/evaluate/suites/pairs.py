@@ -64,7 +64,7 @@ class Pairs:
 
     def measure(self, run: Run, model: Model, role: str) -> Measured:
         """The figures of a policy, from the store where they are known; see `Suite`."""
-        from rankdistill.evaluate.stage import load_for_evaluation
+        from rankdistill.evaluate.reference import load_for_evaluation
         from rankdistill.evaluate.tokens import batches_of, policy_values
         from rankdistill.forward import TokenGroup, bind
 
