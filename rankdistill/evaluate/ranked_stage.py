@@ -65,7 +65,7 @@ def _ranking(group: Group) -> Ranking:
 def _values(
     run: Run, model: Model, name: str, groups: list[Group], groups_key: str, split: str = "heldout"
 ) -> list[list[float]]:
-    """[group][response] mean log-probability, nats a token."""
+    """[group][response] mean log-probability, nats per token."""
     settings = run.settings
     identity = {
         "code": 1,

@@ -59,7 +59,7 @@ class Reference:
         return tokenizers_agree(ours, load_tokenizer(model.path))
 
     def held_out(self, run: Run) -> HeldOut:
-        """The models and rows; loaded once a run, and only where a figure is missing."""
+        """The models and rows; loaded once per run, and only where a figure is missing."""
         if self._held_out is None:
             comparable = self.same_tokenizer(self.teacher.model)
             self._held_out = HeldOut(

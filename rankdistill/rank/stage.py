@@ -41,7 +41,8 @@ def rank(
     weights = settings.weights
     if weights is not None and not isinstance(weights, dict):
         raise UserError(
-            f"rank.weights is {weights}: give a number a scorer, as in 'rank.weights={{judge: 2}}'."
+            f"rank.weights is {weights}: give a number per scorer, as in "
+            "'rank.weights={judge: 2}'."
         )
     if scorers is not None:
         weights = dict.fromkeys(scorers, 1.0) | dict(settings.weights or {})

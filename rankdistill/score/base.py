@@ -33,14 +33,14 @@ class Judge:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a scorer says of one group, where that is more than a value a response."""
+    """What a scorer says of one group, where that is more than a value per response."""
 
     values: list[float]
-    """One a response, in their order; NaN where none could be had: nothing is guessed."""
+    """One per response, in their order; NaN where none could be had: nothing is guessed."""
     ballots: list[Ballot] = field(default_factory=list)
     """The orders that the values are made of."""
     aspects: dict[str, list[float]] = field(default_factory=dict)
-    """The values that were averaged, one list like `values` an aspect."""
+    """The values that were averaged, one list like `values` per aspect."""
     counts: Mapping[str, float] = field(default_factory=dict)
     """What it took, and what went wrong: calls, tokens, answers that were set aside. Added up."""
 

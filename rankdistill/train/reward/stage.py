@@ -1,4 +1,4 @@
-"""The reward stage: a model learns the ranking as one number a response, and passes its gate."""
+"""The reward stage: a model learns the ranking as one number per response, and passes its gate."""
 
 from __future__ import annotations
 
