@@ -143,7 +143,7 @@ def _run(job: Run, report: RunReport) -> float | None:
         return None
 
     models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
-    if ranked is None:  # what is called warmed up is what the ranking starts from
+    if ranked is None:  # nothing is ranked: the baseline is the student before the warm-up
         models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]

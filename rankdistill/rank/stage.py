@@ -32,7 +32,7 @@ def rank(
 
     Args:
         groups_key: What determines `groups`.
-        scorers: Names of those that scored them now; None where the groups bring their score.
+        scorers: Names of the scorers that this run asked; None if the scores come with the data.
 
     Raises:
         UserError: no group is left, or the scorers agree less than `rank.min_agreement`.

@@ -49,9 +49,9 @@ class Scorer(Protocol):
     """Gives every response of a group one value; higher is better.
 
     Implementations are frozen dataclasses, named by `_target_` in `conf/score/`. Beyond this a
-    scorer may have `check(judge)`, which refuses at start-up what can be known there; `relative`,
-    True where its values compare the responses of one group only, and then `absolute`, the scorer
-    to take where groups are compared; and `members`, the scorers of an ensemble.
+    scorer may have `check(judge)`, which refuses at start-up what can be known there; `relative`:
+    values are comparable only within a group, and `absolute` is then the scorer to use across
+    groups; and `members`, the scorers of an ensemble.
     """
 
     @property
