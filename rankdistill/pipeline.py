@@ -97,23 +97,23 @@ def run(config: DictConfig) -> float | None:
 
 
 def _run(job: Run, report: RunReport) -> float | None:
-    given = existing(job) if job.settings.rank.path is not None else None
-    prompts = given or load(job)
+    ranked_set = existing(job) if job.settings.rank.path is not None else None
+    prompts = ranked_set or load(job)
     by_split = _by_split(prompts.rows())
     start = student(job, prompts)
-    shown = _teacher_response(job, by_split["train"], prompts.key)
+    teacher_response = _teacher_response(job, by_split["train"], prompts.key)
     taught = teach(job, prompts, by_split)
     _answer_held_out(job, by_split["heldout"], prompts.key)
     warm, report.warmup_history = warm_up(job, start, prompts, taught)
     verification = _verification(job, by_split, prompts.key)
-    validation = Validation(job, by_split["validation"], prompts.key, warm, given)
+    validation = Validation(job, by_split["validation"], prompts.key, warm, ranked_set)
     trained, ranked, rewarding = warm, None, None
     grid, learning_rate = job.settings.train.learning_rate_grid, None
     for number in range(job.settings.rounds):
-        if given is not None:
-            ranked = _ranked_again(job, given)
+        if ranked_set is not None:
+            ranked = _ranked_again(job, ranked_set)
         else:
-            ranked = _ranked(job, trained, by_split, prompts.key, shown, number)
+            ranked = _ranked(job, trained, by_split, prompts.key, teacher_response, number)
         if verification is not None and number == 0:
             students = {"warmed_up": warm} if start == warm else {"warmed_up": warm, "start": start}
             verification.before_training(students)
@@ -159,8 +159,8 @@ def _run(job: Run, report: RunReport) -> float | None:
             sharpened = report.temperature("sharpened")
             report.verified = verification.measure(models, headings, sharpened)
     job.close_sampler()
-    if given is not None:
-        report.ranked_set = order_held_out(job, given, models)
+    if ranked_set is not None:
+        report.ranked_set = order_held_out(job, ranked_set, models)
     labels = {name: label_of(name, models) for name in models}
     report.suites = measure_suites(job, models, labels)
     job.close_sampler()
@@ -169,7 +169,7 @@ def _run(job: Run, report: RunReport) -> float | None:
         answers = reward_answers(job, rewarding, report.groups, writers, "warmed_up")
         report.reward_model = rewarding.figures(job.settings.reward.min_accuracy, answers)
     write_run_folder(job, report, folders)
-    return validation.asked(trained)
+    return validation.for_sweeper(trained)
 
 
 def _trained(
@@ -233,7 +233,7 @@ def _ranked(
     warm: Model,
     by_split: dict[str, list[Prompt]],
     prompts_key: str,
-    taught: Output | None,
+    teacher_response: Output | None,
     number: int,
 ) -> Output:
     """The student's responses in round `number`, scored by the teacher and ranked."""
@@ -243,9 +243,9 @@ def _ranked(
     sampled = sample(job, warm, prompts, prompts_key, "student", count, seed=seed)
     groups: list[Any] = sampled.rows()
     key: Any = sampled.key
-    if job.settings.sample.teacher_response and taught is not None:
-        more = recoded(taught.rows(), job.teacher.path, warm.path)
-        groups, key = _joined(groups, more), [sampled.key, taught.key]
+    if job.settings.sample.teacher_response and teacher_response is not None:
+        more = recoded(teacher_response.rows(), job.teacher.path, warm.path)
+        groups, key = _joined(groups, more), [sampled.key, teacher_response.key]
     if job.settings.sample.from_cluster:
         groups, key = with_cluster(groups), [key, "cluster 1"]
     scored = score(job, groups, key, warm, f"{len(groups)} prompts")
@@ -257,12 +257,12 @@ def _ranked(
     return rank(job, groups, key, list(members(job.settings.scorer)))
 
 
-def _ranked_again(job: Run, given: Output) -> Output:
+def _ranked_again(job: Run, ranked_set: Output) -> Output:
     """An existing set, ranked by the scores that it brings, or by ours beside them."""
-    groups: list[Any] = given.rows()
+    groups: list[Any] = ranked_set.rows()
     if not job.settings.rank.rescore:
-        return rank(job, groups, given.key)
-    scored = score(job, groups, given.key, job.start, f"{len(groups)} groups of the set")
+        return rank(job, groups, ranked_set.key)
+    scored = score(job, groups, ranked_set.key, job.start, f"{len(groups)} groups of the set")
     return rank(job, scored.rows(), scored.key, list(members(job.settings.scorer)))  # type: ignore[arg-type]
 
 
@@ -287,9 +287,9 @@ def _rewritten(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list
     return _joined(groups, scored.rows()), [key, scored.key]
 
 
-def _joined(groups: Sequence[Group], taught: Sequence[Any]) -> list[Group]:
+def _joined(groups: Sequence[Group], additions: Sequence[Any]) -> list[Group]:
     """The groups with the teacher's response to the same prompt added."""
-    more = {group["prompt_id"]: group["responses"] for group in taught}
+    more = {group["prompt_id"]: group["responses"] for group in additions}
     return [
         {**group, "responses": group["responses"] + more.get(group["prompt_id"], [])}
         for group in groups

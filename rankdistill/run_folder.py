@@ -69,20 +69,20 @@ def write_run_folder(run: Run, report: RunReport, folders: Mapping[str, Path]) -
     metrics = write_report(report, run.folder)
     console.print()
     print_tables(metrics, console)
-    shown = _shown(run.folder)
-    say(f"\n[bold]report[/]  {shown}/report.html")
+    folder = _shown(run.folder)
+    say(f"\n[bold]report[/]  {folder}/report.html")
     for name in folders:
-        say(f"[bold]{name.replace('_', ' '):<7}[/] {shown}/{name}")
+        say(f"[bold]{name.replace('_', ' '):<7}[/] {folder}/{name}")
 
 
 def _judge(settings: Settings) -> str:
     """What the scores of the evaluation are: ``likelihood under <teacher>``."""
-    told = []
+    judges = []
     for name, scorer in members(evaluation_judge(settings)).items():
         own = getattr(scorer, "uses_teacher", True)
         path = settings.teacher.path if own else getattr(scorer, "model", None)
-        told.append(f"{name} under {path}" if path else name)
-    return " and ".join(told)
+        judges.append(f"{name} under {path}" if path else name)
+    return " and ".join(judges)
 
 
 def _replace(source: Path, to: Path) -> None:

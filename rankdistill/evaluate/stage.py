@@ -90,8 +90,8 @@ class Evaluation:
         answers = {name: self.answers(model, name) for name, model in ordered}
         reference = Reference(answers["warmed_up"], answers["teacher"], self.suite)
         figures = {
-            name: self.figures(name, label_of(name, models), given, reference)
-            for name, given in answers.items()
+            name: self.figures(name, label_of(name, models), of_model, reference)
+            for name, of_model in answers.items()
         }
         if self.suite.sharpening_control:
             temperature = control_temperature(

@@ -86,9 +86,9 @@ def train(
 
 def peak_learning_rate(run: Run) -> float:
     """`train.learning_rate`, or what suits the objective times `train.learning_rate_scale`."""
-    given = run.settings.train.learning_rate
-    if given is not None:
-        return given
+    learning_rate = run.settings.train.learning_rate
+    if learning_rate is not None:
+        return learning_rate
     suited = getattr(run.settings.objective, "learning_rate", FALLBACK_LEARNING_RATE)
     return suited * run.settings.train.learning_rate_scale
 
@@ -172,8 +172,8 @@ def _reference(run: Run, model: Model, rows: Sequence[Any], ranked_key: str) -> 
         )
         tokenizer = load_tokenizer(model.path)
         with_reference = add_reference_logps(rows, load_policy(run, model), tokenizer, config)
-        kept = ("prompt_id", "reference_logps")
-        partial.shards().put([{key: row[key] for key in kept} for row in with_reference])
+        columns = ("prompt_id", "reference_logps")
+        partial.shards().put([{key: row[key] for key in columns} for row in with_reference])
         return {"groups": len(rows)}
 
     output = run.stage(
