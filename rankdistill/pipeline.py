@@ -147,17 +147,7 @@ def _run(job: Run, report: RunReport) -> float | None:
         models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]
-    if (quick := job.settings.quick) is not None:
-        if ranked is None:  # a warm-up is no ranking that sharpening could pass for
-            quick = replace(quick, sharpening_control=False)
-        if verification is not None:
-            verification.sample(models)
-        evaluation = Evaluation(job, quick, by_split["heldout"], prompts.key, warm)
-        report.models, report.groups = evaluation.compare(models)
-        if verification is not None:
-            headings = {name: label_of(name, models) for name in models}
-            sharpened = report.temperature("sharpened")
-            report.verified = verification.measure(models, headings, sharpened)
+    _judge(job, report, models, by_split["heldout"], prompts.key, verification)
     job.close_sampler()
     if ranked_set is not None:
         report.ranked_set = order_held_out(job, ranked_set, models)
@@ -170,6 +160,30 @@ def _run(job: Run, report: RunReport) -> float | None:
         report.reward_model = rewarding.figures(job.settings.reward.min_accuracy, answers)
     write_run_folder(job, report, folders)
     return validation.for_sweeper(trained)
+
+
+def _judge(
+    job: Run,
+    report: RunReport,
+    models: Mapping[str, Model],
+    held_out: Sequence[Prompt],
+    prompts_key: str,
+    verification: Verification | None,
+) -> None:
+    """Fill the report with what the judge, and a verifier, say of the models' answers."""
+    quick = job.settings.quick
+    if quick is None:
+        return
+    if report.ranking is None:  # a warm-up is no ranking that sharpening could pass for
+        quick = replace(quick, sharpening_control=False)
+    if verification is not None:
+        verification.sample(models)
+    evaluation = Evaluation(job, quick, held_out, prompts_key, models["warmed_up"])
+    report.models, report.groups = evaluation.compare(models)
+    if verification is not None:
+        headings = {name: label_of(name, models) for name in models}
+        sharpened = report.temperature("sharpened")
+        report.verified = verification.measure(models, headings, sharpened)
 
 
 def _trained(
