@@ -294,7 +294,7 @@ class RankConfig:
     top_k: int
     aggregate: Aggregate = Aggregate.mean
     weights: Any = None
-    """None, or a number a scorer; a typed dict can't be overridden as a whole."""
+    """None, or a number per scorer; a typed dict can't be overridden as a whole."""
     length_debias: bool = False
     min_agreement: float | None = None
     rescore: bool = False

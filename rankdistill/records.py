@@ -54,7 +54,7 @@ class Response(TypedDict):
     whole_tokens: NotRequired[int]
     """Tokens before `rank.max_response_tokens` cut it, of a response of an imported set."""
     scores: NotRequired[dict[str, float]]
-    """One value a scorer, higher is better, each in its scorer's own scale."""
+    """One value per scorer, higher is better, each in its scorer's own scale."""
     aspects: NotRequired[dict[str, float]]
     """A judge's value for every aspect that it was asked about, by `scorer/aspect`."""
     score: NotRequired[float]

@@ -79,7 +79,7 @@ def test_what_is_written_is_read_again(folder, tmp_path, how):
     to = tmp_path / "set.jsonl"
     export(load_groups(folder), to, how)
     found = [ranked_row(row, "a row") for row in rows(to)]
-    given = sorted(GROUPS, key=lambda g: g["split"])  # a file a split
+    given = sorted(GROUPS, key=lambda g: g["split"])  # a file per split
     assert [messages for messages, _ in found] == [g["messages"] for g in given]
     for (_, responses), g in zip(found, given, strict=True):
         assert {(r["text"], r["score"], r["source"]) for r in responses} == {

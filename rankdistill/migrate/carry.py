@@ -119,7 +119,7 @@ def _optimisation(carried: Carried, group: str, kind: str, devices: int) -> int:
     values[f"{group}.{'responses' if kind == 'sft' else 'prompts'}_per_step"] = step
     if devices == 1:
         carried.remarks.append(
-            f"{step} rows a step are of one device: --devices N for a file that was meant for N."
+            f"{step} rows per step are of one device: --devices N for a file that was meant for N."
         )
     values[f"{group}.lr_scheduler_type"] = _schedule(carried)
     values[f"{group}.warmup_ratio"] = _warmup_ratio(carried)

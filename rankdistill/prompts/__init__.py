@@ -154,7 +154,7 @@ def _nothing_left(
     path: str, counts: Mapping[str, int], max_prompt_tokens: int, shortest: int | None
 ) -> str:
     if not counts["read"]:
-        return f"The prompts '{path}' are empty: write one prompt a line."
+        return f"The prompts '{path}' are empty: write one prompt per line."
     if shortest is None:
         return f"The prompts '{path}' hold {counts['read']} rows, and no text in any of them."
     return (

@@ -82,7 +82,7 @@ def check_source(path: str) -> None:
     """
     source_identity(path)
     if not _is_hub(path) and next(read_rows(path), None) is None:
-        raise UserError(f"The file '{path}' is empty: write one row a line.")
+        raise UserError(f"The file '{path}' is empty: write one row per line.")
 
 
 def _json_lines(file: Path, path: str) -> Iterator[Row]:
@@ -112,7 +112,7 @@ def _json_list(file: Path, path: str) -> Iterator[Row]:
             rows = lists[0]
     if not isinstance(rows, list):
         raise UserError(
-            f"'{path}' holds no list of rows: one object a line goes into a .jsonl file."
+            f"'{path}' holds no list of rows: one object per line goes into a .jsonl file."
         )
     for number, row in enumerate(rows, start=1):
         where = f"row {number} of '{path}'"

@@ -212,7 +212,7 @@ def _drawn(responses: list[Response], most: int | None, identifier: str) -> list
 
 def _nothing_left(rank: RankConfig, prompts: PromptsConfig, counts: Counter[str]) -> str:
     if not counts["read"]:
-        return f"The ranked set '{rank.path}' is empty: write one ranked prompt a line."
+        return f"The ranked set '{rank.path}' is empty: write one ranked prompt per line."
     why = {
         "too_long": f"with a prompt of more than {prompts.max_prompt_tokens} tokens "
         "(prompts.max_prompt_tokens)",

@@ -77,7 +77,7 @@ def ranked_group(
     0, -1, ...; scores without ranks give the ranks, where only equal scores tie.
 
     Args:
-        row: `Group` of records.py, optionally with `reference_logps`, a value a response; or a
+        row: `Group` of records.py, optionally with `reference_logps`, a value per response; or a
             preference row, see `as_group`.
         index: Position of the row, by which it is named where it has no `prompt_id`.
 
@@ -96,7 +96,7 @@ def ranked_group(
     scores, order = _scores_and_ranks(group["responses"], prompt_id)
     return RankedGroup(
         prompt_id,
-        # Four bytes a token, where a list takes some thirty: the whole data set is in memory.
+        # Four bytes per token, where a list takes some thirty: the whole data set is in memory.
         TokenGroup(
             array("i", prompt),
             [array("i", ids) for ids in responses],

@@ -41,7 +41,7 @@ def check_ppo(run: Run) -> None:
     """Refuse, before anything runs, what PPO cannot do."""
     if not isinstance(run.settings.train, PPOTrainConfig):
         return
-    _config(run, run.settings.train, "")
+    _config(run, run.settings.train, None, "")
 
 
 def ppo(
@@ -50,16 +50,19 @@ def ppo(
     prompts: Sequence[Prompt],
     prompts_key: str,
     rewarding: Rewarding,
+    *,
+    learning_rate: float | None = None,
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The student trained on the reward, and the figures of every iteration.
 
     Args:
         prompts: Of the train split.
         prompts_key: What determines them.
+        learning_rate: Peak; None: `train.learning_rate`, else LEARNING_RATE times its scale.
     """
     train = run.settings.train
     assert isinstance(train, PPOTrainConfig)
-    config = _config(run, train, "")
+    config = _config(run, train, learning_rate, "")
     dtype = run.settings.sample.vllm.dtype if run.sampler_name == "vllm" else None
     identity = {
         "code": 1,
@@ -82,7 +85,7 @@ def ppo(
 
     def make(partial: Partial) -> Mapping[str, Any]:
         with peak_memory() as memory:
-            figures = _train(run, train, student, prompts, rewarding, partial)
+            figures = _train(run, train, student, prompts, rewarding, learning_rate, partial)
         return {**figures, **memory}
 
     what = f"PPO ({config.advantage}) on {len(prompts)} prompts, {config.learning_rate:g}"
@@ -96,13 +99,14 @@ def _train(
     student: Model,
     prompts: Sequence[Prompt],
     rewarding: Rewarding,
+    learning_rate: float | None,
     partial: Partial,
 ) -> Mapping[str, Any]:
     tokenizer = load_tokenizer(student.path)
     critic = _critic(run, settings, student, rewarding)
     trainer = PPOTrainer(
         load_policy(run, student),
-        _config(run, settings, str(partial.scratch / "checkpoints")),
+        _config(run, settings, learning_rate, str(partial.scratch / "checkpoints")),
         prompts,
         tokenizer,
         ModelReward(run, rewarding.model.path, student.path),
@@ -147,9 +151,14 @@ def _critic(run: Run, settings: PPOTrainConfig, student: Model, rewarding: Rewar
     )
 
 
-def _config(run: Run, settings: PPOTrainConfig, output_dir: str) -> PPOConfig:
+def _config(
+    run: Run, settings: PPOTrainConfig, learning_rate: float | None, output_dir: str
+) -> PPOConfig:
     rollout, sample = settings.rollout, run.settings.sample
-    given = settings.learning_rate
+    if learning_rate is None:
+        learning_rate = settings.learning_rate
+    if learning_rate is None:
+        learning_rate = LEARNING_RATE * settings.learning_rate_scale
     same = (
         "epochs", "ppo_epochs", "prompts_per_step", "max_batch_tokens", "warmup_ratio",
         "weight_decay", "max_grad_norm", "gradient_checkpointing", "gamma", "lam",
@@ -169,7 +178,7 @@ def _config(run: Run, settings: PPOTrainConfig, output_dir: str) -> PPOConfig:
         ),
         prompts_per_rollout=rollout.prompts,
         layout=settings.layout.name,
-        learning_rate=given if given is not None else LEARNING_RATE * settings.learning_rate_scale,
+        learning_rate=learning_rate,
         lr_scheduler_type=settings.lr_scheduler_type.name,
         mixed_precision=MIXED.get(run.settings.student.precision.name, "no"),
         advantage=settings.advantage.name,
