@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import build_model, build_tokenizer
 from omegaconf import OmegaConf
-from test_configs import composed
-from test_pipeline import refusal
-from tiny_run import SMALL, TINY, run_here
+from tiny_run import SMALL, TINY, composed, refusal, run_here
 
 from rankdistill import catalogue
 from rankdistill.accelerate import path_of

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
-from rankdistill.cli import main
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from rankdistill.cli import main, register
 
 SMALL = [
     "sample=transformers",
@@ -40,3 +47,38 @@ def run_here(monkeypatch, folder: Path, *arguments: str) -> Path:
     monkeypatch.setattr(sys, "argv", ["rankdistill", *arguments, "hydra.run.dir=run"])
     main()
     return folder / "run"
+
+
+def refusal(monkeypatch, capsys, folder: Path, *arguments: str) -> str:
+    """The one sentence of a refused command."""
+    with pytest.raises(SystemExit) as ended:
+        run_here(monkeypatch, folder, *arguments)
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The configuration that a command line with these overrides would have."""
+    searched = any("searchpath" in override for override in overrides)
+    # A folder of one's own may hold other files the next time, so its composition is not kept.
+    return _compose(overrides) if searched else deepcopy(_composed_once(overrides))
+
+
+@cache
+def _composed_once(overrides: tuple[str, ...]) -> DictConfig:
+    return _compose(overrides)
+
+
+def _compose(overrides: tuple[str, ...]) -> DictConfig:
+    _register_once()
+    GlobalHydra.instance().clear()
+    with initialize_config_module("rankdistill.conf", version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+@cache
+def _register_once() -> None:
+    """Reading all recipes takes as long as composing one of them."""
+    register()
