@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +141,16 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test has a store of its own."""
     monkeypatch.setenv("RANKDISTILL_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for whole runs, whose stages before training are often the same.
+
+    The processes of pytest-xdist share it too: each output is made by whichever asks first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-home"
 
 
 @pytest.fixture(scope="session")
