@@ -6,6 +6,7 @@ import json
 from itertools import permutations
 from math import log2
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt, encode_response, load_model, load_tokenizer
+from rankdistill.retrieval.data import read_collection
 from rankdistill.retrieval.docstrings import known_items
 from rankdistill.retrieval.measures import graded, ndcg, reciprocal_rank, reordered
 from rankdistill.retrieval.retrievers import BM25, BiEncoder
@@ -170,6 +172,17 @@ def test_the_teachers_score_is_the_query_given_the_passage(monkeypatch, tmp_path
             logits = model(torch.tensor([prompt + query])).logits[0, len(prompt) - 1 : -1]
         logps = logits.log_softmax(-1).gather(1, torch.tensor(query)[:, None])
         assert passage["score"] == pytest.approx(logps.mean().item(), abs=1e-4)
+
+
+def test_a_moved_file_is_the_same_collection(tmp_path):
+    collections = []
+    for place in (tmp_path / "here", tmp_path / "there"):
+        place.mkdir()
+        named = dict(override.split("=") for override in search(place))
+        files = {key.removeprefix("retrieval."): path for key, path in named.items()}
+        collections.append(read_collection(SimpleNamespace(**files)))
+    here, there = collections
+    assert here.queries != there.queries and here.digest == there.digest
 
 
 def test_without_known_relevance_the_gains_are_the_teachers(monkeypatch, tmp_path, teacher, files):
