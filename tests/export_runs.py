@@ -9,7 +9,7 @@ from conftest import build_model, build_tokenizer
 from datasets import Dataset
 from omegaconf import OmegaConf
 from report_rows import run_report
-from test_configs import composed
+from tiny_run import composed
 
 from rankdistill.evaluate.report import write_report
 from rankdistill.models import keep_layers, save_model

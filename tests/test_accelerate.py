@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from conftest import build_model
 from hydra.errors import HydraException
-from test_configs import composed
+from tiny_run import composed
 from transformers.integrations import deepspeed
 
 from rankdistill import catalogue

@@ -82,6 +82,24 @@ def test_ignoring_the_seeds_would_not_cover():
     assert missed / 60 > 0.3
 
 
+def test_seeds_that_differ_by_nothing_widen_nothing():
+    """20 seeds of 8 prompts, all of whose difference is the noise of single answers.
+
+    That noise is in the spread of the prompts' means already, so the interval is that of Student's
+    t over 8 prompts; counted once more as a spread of the seeds, it would be a quarter wider.
+    """
+    draw = np.random.default_rng(5)
+    widths, covered = [], []
+    for time in range(60):
+        tables = [draw.normal(0, 0.3, (20, 8)) for _ in range(OBJECTIVES)]
+        for told in of_differences(pairs(tables), OBJECTIVES, seed=time):
+            widths.append((told.high or 0) - (told.low or 0))
+            covered.append(covers(told, 0.0))
+    textbook = 2 * 2.3646 * 0.3 * np.sqrt(2 / (20 * 8))
+    assert np.mean(widths) == pytest.approx(textbook, rel=0.12)
+    assert 0.92 < np.mean(covered) < 0.985
+
+
 def test_a_planted_difference_is_found():
     draw = np.random.default_rng(1)
     found = {1: 0, 2: 0, 3: 0}

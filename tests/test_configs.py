@@ -6,13 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from tiny_run import composed
 
 from rankdistill import catalogue, settings
-from rankdistill.cli import register
 from rankdistill.errors import UserError
 from rankdistill.evaluate.stage import judged_by_own_teacher
 
@@ -23,13 +21,6 @@ OPTIONS = [
     if group not in ("recipe", "eval")
     for name in names
 ]
-
-
-def composed(*overrides: str):
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_module("rankdistill.conf", version_base="1.3"):
-        return compose("config", list(overrides))
 
 
 @pytest.mark.parametrize("recipe", list(catalogue.recipe_files()))

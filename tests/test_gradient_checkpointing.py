@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from test_pipeline import refusal
-from tiny_run import TINY, run_here
+from tiny_run import TINY, refusal, run_here
 from transformers import PreTrainedModel
 
 PPO = ["recipe=ppo", "reward.min_accuracy=0", "train.rollout.prompts=3", "train.epochs=1"]

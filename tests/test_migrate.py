@@ -5,10 +5,8 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
+from tiny_run import composed
 
-from rankdistill.cli import register
 from rankdistill.migrate.__main__ import main
 
 DPO = """
@@ -73,13 +71,6 @@ beta: 0.05
 warmup_steps: 100
 max_length: 2048
 """
-
-
-def composed(*overrides: str):
-    register()
-    GlobalHydra.instance().clear()
-    with initialize_config_module("rankdistill.conf", version_base="1.3"):
-        return compose("config", list(overrides))
 
 
 def carried(tmp_path, capsys, name: str, text: str, *more: str):

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import build_model, build_tokenizer
-from test_configs import composed
-from tiny_run import TINY
+from tiny_run import TINY, composed
 
 from rankdistill import cli
 from rankdistill import settings as built

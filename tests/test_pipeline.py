@@ -14,10 +14,9 @@ import pytest
 from conftest import build_model, build_tokenizer
 from datasets import load_dataset
 from tiny_run import TINY as SHRUNK
-from tiny_run import run_here
+from tiny_run import refusal, run_here
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rankdistill.cli import main
 from rankdistill.store import Store
 
 TINY = ["recipe=rrhf", *SHRUNK]
@@ -127,18 +126,6 @@ def test_kill_9_while_sampling_and_training_changes_nothing(tmp_path, teacher):
     whole = Store(tmp_path / "a")
     for stage in ("sample", "score", "rank", "train"):
         assert _content(whole, stage) == _content(broken, stage), stage
-
-
-def refusal(monkeypatch, capsys, folder: Path, *arguments: str) -> str:
-    """The one sentence of a refused command."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["rankdistill", *arguments, "hydra.run.dir=run"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import load_dataset
 from safetensors.torch import load_file
-from tiny_run import TINY, run_here
+from tiny_run import TINY, refusal, run_here
 from transformers import AutoModelForSequenceClassification
 
-from rankdistill.cli import main
 from rankdistill.train.reward.model import SHIFT
 
 PPO = [
@@ -34,19 +32,6 @@ def metrics_in(folder: Path) -> dict:
 
 def stages(folder: Path, name: str) -> list[dict]:
     return [stage for stage in metrics_in(folder)["stages"] if stage["stage"] == name]
-
-
-def refusal(monkeypatch, capsys, folder: Path, *arguments: str) -> str:
-    """The one sentence of a refused command."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["rankdistill", *arguments, "hydra.run.dir=run"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    out, err = capsys.readouterr()
-    lines = err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0] + out
 
 
 def test_ppo_from_prompts_to_report(monkeypatch, tmp_path, teacher, shared_home):
@@ -184,7 +169,7 @@ def test_rounds_sample_anew_with_the_newest_student(monkeypatch, tmp_path, teach
 )
 def test_refused_before_anything_runs(monkeypatch, capsys, tmp_path, teacher, arguments, sentence):
     said = refusal(monkeypatch, capsys, tmp_path, *PPO, f"teacher.path={teacher}", *arguments)
-    assert sentence in said and "prompts-" not in said  # no stage has made its output
+    assert sentence in said and not list((tmp_path / "home").rglob("manifest.json"))
 
 
 def test_the_reward_model_of_another_tokenizer_reads_the_text(monkeypatch, tmp_path, teacher):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import run_here
+from tiny_run import refusal, run_here
 
 from rankdistill.cli import main
 from rankdistill.objectives import DPO, PRO, RRHF
@@ -36,18 +36,6 @@ def ranked_file(tmp_path: Path) -> Path:
 
 def metrics_in(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
-
-
-def refusal(monkeypatch, capsys, folder: Path, *arguments: str) -> str:
-    """The one sentence of a refused command."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["rankdistill", *arguments, "hydra.run.dir=run"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
 
 
 def test_a_ranked_set_is_trained_on_and_reported_without_sampling(

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 from demand_prompts import KINDS, SHARES, SHIPPED, demands, drawn, everyday, of_split, options
-from test_pipeline import refusal
 from test_prompts import load, write
-from tiny_run import TINY
+from tiny_run import TINY, refusal
 
 from rankdistill.errors import UserError
 from rankdistill.prompts import prompt_id

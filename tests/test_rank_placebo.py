@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from scipy.stats import kendalltau
-from test_configs import composed
 from test_rank import config, group
+from tiny_run import composed
 
 from rankdistill import settings
 from rankdistill.config import Select

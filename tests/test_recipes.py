@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_run import TINY, VERIFIED, run_here
+import torch
+from safetensors.torch import load_file
+from tiny_run import run_here, shrunk
 
 from rankdistill import catalogue
-
-
-@pytest.fixture(scope="module")
-def shared_home(tmp_path_factory):
-    """One store for all recipes: the stages before training are computed once."""
-    return tmp_path_factory.mktemp("home")
-
+from rankdistill.store import Output, Store
 
 # Recipes that take a file of one's own run in test_pipeline_ranked.py, test_warmup_recipes.py and
 # test_retrieval.py.
@@ -25,24 +23,43 @@ RECIPES = [
 ]
 
 
-REWARD = ["reward.min_accuracy=0", "reward.epochs=1", "reward.prompts_per_step=3"]
-PPO = [*REWARD, "train.rollout.prompts=3"]
-EXTRA = {"ppo": PPO, "ppo_group": PPO, "reward_model": REWARD}
 STEPS = {"iterative_dpo": 6, "distilbert_style": 0, "warmup_comparison": 0, "ppo": 4}
 """Three rounds of two; warm-ups alone; PPO has all twelve prompts, not only those that rank."""
+TRAININGS = {"warmup": "student", "reward": "backbone", "train": "student"}
+"""Stages that train, and what their identities call the model that they start from."""
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_two_steps_of_every_recipe(recipe, monkeypatch, tmp_path, teacher, shared_home):
     monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
-    text = catalogue.recipe_files()[recipe].read_text()
-    shrunk = VERIFIED if "/prompts: instructions" in text or "- rrhf\n" in text else TINY
     folder = run_here(
-        monkeypatch, tmp_path, f"recipe={recipe}", *shrunk, f"teacher.path={teacher}",
-        "eval.quick.sharpening_control=false", *EXTRA.get(recipe, []),
-    )  # fmt: skip
+        monkeypatch, tmp_path, f"recipe={recipe}", *shrunk(recipe), f"teacher.path={teacher}"
+    )
     metrics = json.loads((folder / "metrics.json").read_text())
     losses = [row["loss"] for row in metrics["training_history"] if "loss" in row]
     assert len(losses) == STEPS.get(recipe, 2) and metrics["recipe"] == recipe
-    made = "reward_model" if recipe == "reward_model" else "model"
-    assert (folder / made / "model.safetensors").exists()
+    name = "reward_model" if recipe == "reward_model" else "model"
+    assert (folder / name / "model.safetensors").exists()
+    trained = trainings(metrics, Store(shared_home))
+    assert trained
+    for made, start in trained:
+        assert unchanged(made.path / "model", start.path / "model") == [], made.key
+
+
+def trainings(metrics: dict[str, Any], store: Store) -> list[tuple[Output, Output]]:
+    """The outputs that hold a trained model, each with the one that it was trained from."""
+    found = []
+    for key in dict.fromkeys(s["key"] for s in metrics["stages"] if s["stage"] in TRAININGS):
+        made = store.find(key)
+        start = made.manifest["identity"].get(TRAININGS[made.stage])
+        if start is not None:  # a stage of that name also reads with a reward model
+            found.append((made, store.find(start["output"])))
+    return found
+
+
+def unchanged(made: Path, start: Path) -> list[str]:
+    """Names of the matrices that the training left as they were."""
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, made))
+    matrices = [name for name in before.keys() & after.keys() if before[name].dim() > 1]
+    assert matrices
+    return sorted(name for name in matrices if torch.equal(before[name], after[name]))

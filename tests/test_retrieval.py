@@ -6,55 +6,36 @@ import json
 from itertools import permutations
 from math import log2
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_run import TINY, run_here
+from recipe_files import search, write_rows
+from tiny_run import run_here, shrunk
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt, encode_response, load_model, load_tokenizer
+from rankdistill.retrieval.data import read_collection
 from rankdistill.retrieval.docstrings import known_items
 from rankdistill.retrieval.measures import graded, ndcg, reciprocal_rank, reordered
 from rankdistill.retrieval.retrievers import BM25, BiEncoder
 
-# The recipe has no warm-up.
-SMALL = [override for override in TINY if not override.startswith("warmup")]
-FAST = [
-    "reward.epochs=1", "reward.prompts_per_step=3", "retrieval.encoder=null",
-    "retrieval.passages=4", "retrieval.train_passages=3", "retrieval.timed_queries=2",
-    "retrieval.max_passage_tokens=60",
-]  # fmt: skip
-
-
-def write(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    """A corpus of 12 fruits, a query for each, its passage relevant."""
-    fruits = ["apple", "pear", "plum", "fig", "date", "lime"]
-    fruits += ["kiwi", "peach", "grape", "melon", "lemon", "mango"]
-    corpus = [
-        {"id": f"p-{f}", "text": f"The {f} is a fruit, and {f} jam is sweet."} for f in fruits
-    ]
-    split = ["train", "train", "heldout"] * 4
-    queries = [
-        {"text": f"what is {f} jam", "relevant": [f"p-{f}"], "split": s}
-        for f, s in zip(fruits, split, strict=True)
-    ]
-    return [
-        f"retrieval.corpus={write(tmp_path / 'corpus.jsonl', corpus)}",
-        f"retrieval.queries={write(tmp_path / 'queries.jsonl', queries)}",
-    ]
+    return search(tmp_path)
 
 
 def run(monkeypatch, folder: Path, teacher, *arguments: str) -> tuple[Path, dict]:
     made = run_here(
-        monkeypatch, folder, "recipe=reranker", *SMALL, *FAST, f"teacher.path={teacher}", *arguments
-    )
+        monkeypatch,
+        folder,
+        "recipe=reranker",
+        *shrunk("reranker"),
+        f"teacher.path={teacher}",
+        *arguments,
+    )  # fmt: skip
     return made, json.loads((made / "metrics.json").read_text())
 
 
@@ -193,10 +174,21 @@ def test_the_teachers_score_is_the_query_given_the_passage(monkeypatch, tmp_path
         assert passage["score"] == pytest.approx(logps.mean().item(), abs=1e-4)
 
 
+def test_a_moved_file_is_the_same_collection(tmp_path):
+    collections = []
+    for place in (tmp_path / "here", tmp_path / "there"):
+        place.mkdir()
+        named = dict(override.split("=") for override in search(place))
+        files = {key.removeprefix("retrieval."): path for key, path in named.items()}
+        collections.append(read_collection(SimpleNamespace(**files)))
+    here, there = collections
+    assert here.queries != there.queries and here.digest == there.digest
+
+
 def test_without_known_relevance_the_gains_are_the_teachers(monkeypatch, tmp_path, teacher, files):
     queries = Path(files[1].partition("=")[2])
     rows = [json.loads(line) for line in queries.read_text().splitlines()]
-    write(queries, [{key: row[key] for key in ("text", "split")} for row in rows])
+    write_rows(queries, [{key: row[key] for key in ("text", "split")} for row in rows])
     _, metrics = run(monkeypatch, tmp_path, teacher, *files)
     suite = metrics["suites"]["reranking"]
     assert "the gains are the teacher's own ranks" in suite["about"]
@@ -226,9 +218,9 @@ def test_without_known_relevance_the_gains_are_the_teachers(monkeypatch, tmp_pat
 def test_what_is_wrong_is_told_in_a_sentence(
     monkeypatch, tmp_path, teacher, files, arguments, sentence, capfd
 ):
-    write(tmp_path / "twice.jsonl", [{"id": "a", "text": "b"}, {"id": "a", "text": "c"}])
-    write(tmp_path / "unknown.jsonl", [{"text": "b", "relevant": ["x"]}])
-    write(tmp_path / "bare.jsonl", [{"id": "a"}])
+    write_rows(tmp_path / "twice.jsonl", [{"id": "a", "text": "b"}, {"id": "a", "text": "c"}])
+    write_rows(tmp_path / "unknown.jsonl", [{"text": "b", "relevant": ["x"]}])
+    write_rows(tmp_path / "bare.jsonl", [{"id": "a"}])
     given = [*files, *arguments]
     if "corpus.jsonl" in arguments[0]:
         given.append("prompts.limit.train=0")

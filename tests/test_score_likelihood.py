@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import build_model, build_tokenizer
-from test_configs import composed
+from tiny_run import composed
 
 from rankdistill import settings
 from rankdistill.errors import UserError

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 from suite_rows import EVAL, IFEVAL, QUESTIONS, gsm8k, suite, write
+from tiny_run import refusal
 
-from rankdistill.cli import main
 from rankdistill.errors import UserError
 from rankdistill.evaluate.suites import harness
 
@@ -20,17 +19,6 @@ def refused(name: str, **changes) -> str:
     with pytest.raises(UserError) as raised:
         suite(name, **changes).check(None)
     return str(raised.value)
-
-
-def refusal(monkeypatch, capsys, folder, *arguments: str) -> str:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["rankdistill", *arguments, "hydra.run.dir=run"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
 
 
 def test_a_suite_without_its_extra_says_how_to_install_it(monkeypatch):

@@ -6,9 +6,8 @@ import json
 
 import pytest
 from conftest import build_model, build_tokenizer
-from test_pipeline import refusal
 from test_warmup_cross_tokenizer import merging_tokenizer
-from tiny_run import TINY, run_here
+from tiny_run import TINY, refusal, run_here
 
 RUN = [*TINY, "rounds=0"]
 

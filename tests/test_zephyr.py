@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import build_model, build_tokenizer
 from omegaconf import OmegaConf
-from test_configs import composed
-from test_pipeline import refusal
-from tiny_run import SMALL, TINY, run_here
+from recipe_files import conversations, ranked_set
+from tiny_run import SMALL, TINY, composed, refusal, run_here
 
 from rankdistill import catalogue
 from rankdistill.accelerate import path_of
@@ -167,29 +166,7 @@ def shared_home(tmp_path_factory):
 def files(tmp_path_factory) -> list[str]:
     """Graded lists, and conversations that answer some of their prompts too."""
     folder = tmp_path_factory.mktemp("data")
-    said = ("no", "well, no", "well, yes", "well, it is yes")
-    lists = [
-        {"instruction": f"Question {i}?", "responses": [
-            {"output": text, "generator": f"m{n}", "grade": str(n / 4)}
-            for n, text in enumerate(said)]}
-        for i in range(40)
-    ]  # fmt: skip
-    talks = [
-        {"messages": [
-            {"role": "user", "content": f"Question {i}?"},
-            {"role": "assistant", "content": "Yes."},
-            {"role": "user", "content": "Why?"},
-            {"role": "assistant", "content": f"Because of {i}."}]}
-        for i in range(60)
-    ]  # fmt: skip
-    for name, rows in (("lists", lists), ("talks", talks)):
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(text)
-    return [
-        f"rank.path={folder / 'lists.jsonl'}", "rank.score_column=grade",
-        f"warmup.conversations={folder / 'talks.jsonl'}", "warmup.train_conversations=6",
-        "warmup.validation_conversations=2",
-    ]  # fmt: skip
+    return [*ranked_set(folder), *conversations(folder)]
 
 
 @pytest.fixture

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import sys
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
-from rankdistill.cli import main
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from rankdistill import catalogue
+from rankdistill.cli import main, register
 
 SMALL = [
     "sample=transformers",
@@ -32,6 +40,28 @@ VERIFIED = [
     "eval.verified.guard_prompts=2",
 ]  # fmt: skip
 """Prompts with demands, of which bytes drawn at random follow some."""
+REWARD = ["reward.min_accuracy=0", "reward.epochs=1", "reward.prompts_per_step=3"]
+PPO = [*REWARD, "train.rollout.prompts=3"]
+RERANKER = [
+    "reward.epochs=1", "reward.prompts_per_step=3", "retrieval.encoder=null",
+    "retrieval.passages=4", "retrieval.train_passages=3", "retrieval.timed_queries=2",
+    "retrieval.max_passage_tokens=60",
+]  # fmt: skip
+OF_RECIPE = {"ppo": PPO, "ppo_group": PPO, "reward_model": REWARD, "reranker": RERANKER}
+
+
+def shrunk(recipe: str) -> list[str]:
+    """What makes a recipe two training steps long; a file of one's own is not among it."""
+    text = catalogue.recipe_files()[recipe].read_text()
+    verified = "/prompts: instructions" in text or "- rrhf\n" in text
+    small = [*(VERIFIED if verified else TINY), *OF_RECIPE.get(recipe, [])]
+    if "/warmup: none" in text:
+        small.remove("warmup.epochs=1")
+    else:  # of one step the learning rate is 0, so it would train nothing
+        small.append("warmup.responses_per_step=3")
+    if "/eval: [ranked]" not in text and "/retrieval:" not in text:
+        small.append("eval.quick.sharpening_control=false")
+    return small
 
 
 def run_here(monkeypatch, folder: Path, *arguments: str) -> Path:
@@ -40,3 +70,38 @@ def run_here(monkeypatch, folder: Path, *arguments: str) -> Path:
     monkeypatch.setattr(sys, "argv", ["rankdistill", *arguments, "hydra.run.dir=run"])
     main()
     return folder / "run"
+
+
+def refusal(monkeypatch, capsys, folder: Path, *arguments: str) -> str:
+    """The one sentence of a refused command."""
+    with pytest.raises(SystemExit) as ended:
+        run_here(monkeypatch, folder, *arguments)
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    return lines[0]
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The configuration that a command line with these overrides would have."""
+    searched = any("searchpath" in override for override in overrides)
+    # A folder of one's own may hold other files the next time, so its composition is not kept.
+    return _compose(overrides) if searched else deepcopy(_composed_once(overrides))
+
+
+@cache
+def _composed_once(overrides: tuple[str, ...]) -> DictConfig:
+    return _compose(overrides)
+
+
+def _compose(overrides: tuple[str, ...]) -> DictConfig:
+    _register_once()
+    GlobalHydra.instance().clear()
+    with initialize_config_module("rankdistill.conf", version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+@cache
+def _register_once() -> None:
+    """Reading all recipes takes as long as composing one of them."""
+    register()

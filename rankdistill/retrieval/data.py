@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from rankdistill.config import RetrievalConfig
 from rankdistill.errors import UserError
@@ -37,8 +37,8 @@ class Collection:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it."""
-        content = [self.passages, [asdict(query) for query in self.queries]]
+        """SHA-256 of all of it but where it was read, which is there for messages."""
+        content = [self.passages, [asdict(replace(query, where="")) for query in self.queries]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
