@@ -154,7 +154,7 @@ def _run(job: Run, config: DictConfig) -> float | None:
     comparison = replace(comparison, suites=measure_suites(job, models, labels))
     job.close_sampler()
     if rewarding is not None and comparison.groups:
-        writers = {name: models.get(name, warm).path for name in comparison.groups}
+        writers = {name: models.get(name, warm) for name in comparison.groups}
         rewards = reward_answers(job, rewarding, comparison.groups, writers, "warmed_up")
         rewarding = replace(rewarding, answers=rewards)
     write_run_folder(job, config, comparison, ranked, trained, warmup_history, history, rewarding)
@@ -230,7 +230,7 @@ def _ranked(
     groups: list[Any] = sampled.rows()
     key: Any = sampled.key
     if job.settings.sample.teacher_response and taught is not None:
-        more = recoded(taught.rows(), job.teacher.path, warm.path)
+        more = recoded(taught.rows(), job.teacher, warm)
         groups, key = _joined(groups, more), [sampled.key, taught.key]
     if job.settings.sample.from_cluster:
         groups, key = with_cluster(groups), [key, "cluster 1"]
@@ -266,7 +266,7 @@ def _revised(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list[A
 
 def _rewritten(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list[Any], Any]:
     """The scored groups with a rule's rewrite where no response met a demand, scored as well."""
-    more = rewrites(groups, warm.path, job.settings.sample.max_response_tokens)
+    more = rewrites(groups, warm, job.settings.sample.max_response_tokens)
     if not more:
         return groups, key
     scored = score(job, more, [key, "rewritten 1"], warm, f"{len(more)} rewrites")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rankdistill.models.model import Model
 from rankdistill.records import Ballot, Group
 
 if TYPE_CHECKING:
@@ -13,20 +14,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judge:
+class TeacherAccess:
     """The teacher that a scorer may ask, and the student whose token ids the responses carry."""
 
-    path: str
-    """What `from_pretrained` takes."""
-    precision: str
-    attn_implementation: str
-    trust_remote_code: bool
-    layout: str
-    """Layout of the grouped forward."""
-    writer: str
+    teacher: Model
+    writer: Model
     """The model whose tokenizer wrote `token_ids`; another tokenizer scores the text."""
-    quantization: str | None = None
-    """See `rankdistill.models.load_model`."""
+    layout: str = "shared"
+    """Layout of the grouped forward."""
     engine: Callable[[], VLLMSampler] | None = None
     """vLLM for the teacher, started when it is asked for."""
 
@@ -49,7 +44,7 @@ class Scorer(Protocol):
     """Gives every response of a group one value; higher is better.
 
     Implementations are frozen dataclasses, named by `_target_` in `conf/score/`. Beyond this a
-    scorer may have `check(judge)`, which refuses at start-up what can be known there; `relative`,
+    scorer may have `check(access)`, which refuses at start-up what can be known there; `relative`,
     True where its values compare the responses of one group only, and then `absolute`, the scorer
     to take where groups are compared; and `members`, the scorers of an ensemble.
     """
@@ -61,11 +56,11 @@ class Scorer(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its values depend on besides the groups and the judge; hashed."""
+        """What its values depend on besides the groups and the teacher; hashed."""
         ...
 
     def __call__(
-        self, groups: Sequence[Group], judge: Judge, done: int
+        self, groups: Sequence[Group], access: TeacherAccess, done: int
     ) -> Iterator[Sequence[list[float] | Verdict]]:
         """The values of each group's responses, some groups at a time, in the given order.
 

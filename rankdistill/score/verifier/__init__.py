@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.records import Group
-from rankdistill.score.base import Judge
+from rankdistill.score.base import TeacherAccess
 from rankdistill.score.verifier import answers, instructions
 from rankdistill.score.verifier.function import load_function, source_digest
 
@@ -50,7 +50,7 @@ class Verifier:
         }
 
     def __call__(
-        self, groups: Sequence[Group], judge: Judge, done: int = 0
+        self, groups: Sequence[Group], access: TeacherAccess, done: int = 0
     ) -> Iterator[list[list[float]]]:
         """The values of one group after the other; see `Scorer`."""
         check = self._check()
