@@ -19,6 +19,7 @@ from rankdistill.sample import (
     open_sampler,
     resolve_sampler,
     sampler_options,
+    served_sampler,
 )
 from rankdistill.score.base import TeacherAccess
 from rankdistill.settings import Settings
@@ -68,6 +69,11 @@ class Run:
         self.start = _with_template(_located("student", start, student), student.chat_template)
         base = self.settings.base
         self.base = None if base is None else _located("student", base, student)
+        asked, name = self.settings.sample.sampler.name, self.sampler_name
+        models = [self.start, self.teacher, *filter(None, [self.base])]
+        self.sampler_name = served_sampler(asked, name, models)
+        if self.sampler_name != name:
+            check_parallel(self.settings.sample, self.sampler_name)
 
     @property
     def trained_in(self) -> dict[str, Any]:
@@ -192,7 +198,7 @@ def _loading(role: str, settings: TeacherConfig | StudentConfig) -> Loading:
         quantization=quantization and quantization.name,
         attn_implementation=settings.attn_implementation,
         trust_remote_code=settings.trust_remote_code,
-        trust_key=f"{role}.trust_remote_code",
+        trust_key=f"{role}.trust_remote_code=true",
     )
 
 

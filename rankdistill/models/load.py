@@ -37,13 +37,13 @@ class OwnCodeError(UserError):
 
     Args:
         path: What `from_pretrained` would take.
-        key: Of the configuration, the one that allows it.
+        remedy: What is to be set to allow it.
     """
 
-    def __init__(self, path: str, key: str = "trust_remote_code") -> None:
+    def __init__(self, path: str, remedy: str = "trust_remote_code=true") -> None:
         super().__init__(
-            f"The model '{path}' comes with code of its own: read it, and set {key}=true to have "
-            "it run here."
+            f"The model '{path}' comes with code of its own: read it, and set {remedy} to have it "
+            "run here."
         )
         self.path = path
 

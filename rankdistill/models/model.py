@@ -36,8 +36,8 @@ class Loading:
     """transformers' name of the attention function."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run: its own, its tokenizer's."""
-    trust_key: str = "trust_remote_code"
-    """What the configuration calls the last one, for a message."""
+    trust_key: str = "trust_remote_code=true"
+    """What is to be set to allow that, for a message."""
 
     @property
     def options(self) -> dict[str, Any]:

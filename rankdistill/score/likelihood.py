@@ -14,7 +14,7 @@ from rankdistill.errors import UserError, suggest
 from rankdistill.forward import TokenGroup, bind, collate, micro_batches, response_logps
 from rankdistill.models import Model, encode_prompt, identity, recoded
 from rankdistill.records import Group
-from rankdistill.sample import require_vllm
+from rankdistill.sample import require_backend, require_vllm
 from rankdistill.score.base import TeacherAccess
 from rankdistill.score.remote import RemoteTeacher
 from rankdistill.score.served import served_logps
@@ -89,6 +89,7 @@ class Likelihood:
             RemoteTeacher(self.through).check()
         else:
             require_vllm("score.through")
+            require_backend("score.through", access.teacher)
         quantization = access.teacher.loading.quantization
         if quantization is not None:
             raise UserError(

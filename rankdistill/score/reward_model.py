@@ -130,7 +130,7 @@ class RewardModel:
             precision=self.precision,
             attn_implementation=self.attn_implementation,
             trust_remote_code=self.trust_remote_code,
-            trust_key="score.trust_remote_code",
+            trust_key="score.trust_remote_code=true",
         )
         return Model(self.model, {}, loading)
 

@@ -137,9 +137,12 @@ class LLMJudge:
     def check(self, access: TeacherAccess) -> None:
         """See that vLLM is there, or ask the endpoint a question. UserError: it can't work."""
         if self.endpoint is None:
-            from rankdistill.sample import resolve_sampler
+            from rankdistill.sample import no_backend, resolve_sampler
 
             resolve_sampler("vllm")
+            reason = no_backend(access.teacher) if self.model is None else None
+            if reason is not None:
+                raise UserError(f"{reason}: let another one judge, as score.model.")
             return
         endpoint = Endpoint(self._endpoint_options())
         try:
