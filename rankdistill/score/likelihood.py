@@ -15,7 +15,7 @@ from rankdistill.forward import TokenGroup, bind, collate, micro_batches, respon
 from rankdistill.models import Model, encode_prompt, identity, recoded
 from rankdistill.records import Group
 from rankdistill.sample import require_backend, require_vllm
-from rankdistill.score.base import TeacherAccess
+from rankdistill.score.base import Scorer, TeacherAccess
 from rankdistill.score.remote import RemoteTeacher
 from rankdistill.score.served import served_logps
 
@@ -26,7 +26,7 @@ NO_PROMPT = [{"role": "user", "content": ""}]
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class Likelihood(Scorer):
     """log P(response | prompt) under the teacher, in nats.
 
     Args:
@@ -50,6 +50,7 @@ class Likelihood:
     through: str = "transformers"
 
     name: ClassVar[str] = "likelihood"
+    uses_teacher: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.max_batch_tokens < 1:

@@ -20,12 +20,12 @@ from rankdistill.models import Loading, Model, device, encode_prompt, encode_res
 from rankdistill.models.load import PRECISIONS
 from rankdistill.models.locate import first_line
 from rankdistill.records import Group
-from rankdistill.score.base import TeacherAccess, Verdict
+from rankdistill.score.base import Scorer, TeacherAccess, Verdict
 from rankdistill.train.reward.model import SHIFT, shift_of
 
 
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(Scorer):
     """Its logit for the conversation with the response, by its own chat template.
 
     A model that was trained here has its shift added, and reads the response up to EOS, as it was
@@ -44,7 +44,6 @@ class RewardModel:
     max_batch_tokens: int
 
     name: ClassVar[str] = "reward_model"
-    uses_teacher: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for key in ("max_tokens", "max_batch_tokens"):
@@ -60,6 +59,9 @@ class RewardModel:
             "precision": self.precision,
             "max_tokens": self.max_tokens,
         }
+
+    def about(self, teacher: str) -> str:
+        return f"{self.name} under {self.model}"
 
     def check(self, access: TeacherAccess) -> None:
         """Refuse a model with more than one label, or without a chat template."""

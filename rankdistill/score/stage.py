@@ -80,8 +80,7 @@ def check_scorers(run: Run) -> None:
     access = run.teacher_access(run.start)
     for scorer in filter(None, (run.settings.scorer, run.settings.judge)):
         for member in members(scorer).values():
-            if check := getattr(member, "check", None):
-                check(access)
+            member.check(access)
 
 
 def _score(
@@ -94,7 +93,7 @@ def _score(
     scorer: Scorer,
 ) -> Output:
     access = run.teacher_access(writer)
-    uses_teacher = getattr(scorer, "uses_teacher", True)
+    uses_teacher = scorer.uses_teacher
     identity = {
         "code": 1,
         "groups": groups_key,
@@ -105,7 +104,7 @@ def _score(
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        if getattr(scorer, "on_this_machine", False):
+        if scorer.on_this_machine:
             run.close_sampler()
         shards, taken = partial.shards(), partial.shards("counts")
         done, counts = len(shards.rows()), Counter[str]()

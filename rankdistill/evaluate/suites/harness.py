@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
-from rankdistill.evaluate.suites.base import Figure, Measured, mean_figure
+from rankdistill.evaluate.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.evaluate.suites.local import files_identity, split_files, task_rows, write_rows
 from rankdistill.models.device import device
 from rankdistill.models.locate import first_line
@@ -33,7 +33,7 @@ BATCHES_KEPT = 8
 
 
 @dataclass(frozen=True)
-class HarnessSuite:
+class HarnessSuite(Suite):
     """One task of lm-eval; the keys are explained in `eval/gsm8k.yaml`.
 
     Raises:

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
-from rankdistill.evaluate.suites.base import Figure, Measured, mean_figure
+from rankdistill.evaluate.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.models import encode_prompt, encode_response
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.rank.formats import ranked_row
@@ -29,7 +29,7 @@ WHOLE = "all"
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Suite):
     """Pair accuracies; the keys are explained in `eval/pairs.yaml`.
 
     Raises:

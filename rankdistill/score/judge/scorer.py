@@ -12,7 +12,7 @@ from rankdistill import models
 from rankdistill.errors import UserError, suggest
 from rankdistill.models.model import Model
 from rankdistill.records import Group
-from rankdistill.score.base import TeacherAccess, Verdict
+from rankdistill.score.base import Scorer, TeacherAccess, Verdict
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import MODES, Brief
 from rankdistill.score.judge.prompts import load_criterion, load_frame
@@ -24,7 +24,7 @@ _LEAST = {
 
 
 @dataclass(frozen=True)
-class LLMJudge:
+class LLMJudge(Scorer):
     """What a language model says of responses; the keys are explained in `conf/score/judge.yaml`.
 
     `pointwise` values are ratings in [1, 10]; those of the other modes are the share of the other
@@ -133,6 +133,9 @@ class LLMJudge:
     def absolute(self) -> LLMJudge:
         """The same judge, rating each response by itself."""
         return replace(self, mode="pointwise", prompt=None) if self.relative else self
+
+    def about(self, teacher: str) -> str:
+        return f"{self.name} under {self.model or teacher}"
 
     def check(self, access: TeacherAccess) -> None:
         """See that vLLM is there, or ask the endpoint a question. UserError: it can't work."""
