@@ -155,7 +155,7 @@ def _run(job: Run, report: RunReport) -> float | None:
     report.suites = measure_suites(job, models, labels)
     job.close_sampler()
     if rewarding is not None and report.groups:
-        writers = {name: models.get(name, warm).path for name in report.groups}
+        writers = {name: models.get(name, warm) for name in report.groups}
         answers = reward_answers(job, rewarding, report.groups, writers, "warmed_up")
         report.reward_model = rewarding.figures(job.settings.reward.min_accuracy, answers)
     write_run_folder(job, report, folders)
@@ -258,7 +258,7 @@ def _ranked(
     groups: list[Any] = sampled.rows()
     key: Any = sampled.key
     if job.settings.sample.teacher_response and teacher_response is not None:
-        more = recoded(teacher_response.rows(), job.teacher.path, warm.path)
+        more = recoded(teacher_response.rows(), job.teacher, warm)
         groups, key = _joined(groups, more), [sampled.key, teacher_response.key]
     if job.settings.sample.from_cluster:
         groups, key = with_cluster(groups), [key, "cluster 1"]
@@ -294,7 +294,7 @@ def _revised(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list[A
 
 def _rewritten(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list[Any], Any]:
     """The scored groups with a rule's rewrite where no response met a demand, scored as well."""
-    more = rewrites(groups, warm.path, job.settings.sample.max_response_tokens)
+    more = rewrites(groups, warm, job.settings.sample.max_response_tokens)
     if not more:
         return groups, key
     scored = score(job, more, [key, "rewritten 1"], warm, f"{len(more)} rewrites")

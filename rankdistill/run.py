@@ -12,26 +12,19 @@ from typing import Any
 from rankdistill import models
 from rankdistill.config import Precision, StudentConfig, TeacherConfig
 from rankdistill.console import heading, result
+from rankdistill.models.model import Loading, Model
 from rankdistill.sample import (
     Sampler,
     check_parallel,
     open_sampler,
     resolve_sampler,
     sampler_options,
+    served_sampler,
 )
+from rankdistill.score.base import TeacherAccess
 from rankdistill.settings import Settings
 from rankdistill.store import Output, Partial, Store
 from rankdistill.trackers import tracked
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model between stages."""
-
-    path: str
-    """What `from_pretrained` takes."""
-    identity: Mapping[str, Any]
-    """What determines its content; goes into the keys of what is made from it."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +59,19 @@ class Run:
         self.sampler_name = resolve_sampler(self.settings.sample.sampler.name)
         check_parallel(self.settings.sample, self.sampler_name)
         start = student.path or teacher.path
-        teacher, student = _as_stored(teacher, teacher.path), _as_stored(student, start)
+        teacher = _as_stored("teacher", teacher, teacher.path)
+        student = _as_stored("student", student, start)
         self.settings = replace(self.settings, teacher=teacher, student=student)
         self.lora = _lora(student)
-        self.teacher = _located(teacher.path, teacher)
-        self.start = _with_template(_located(start, student), student.chat_template)
+        self.teacher = _located("teacher", teacher.path, teacher)
+        self.start = _with_template(_located("student", start, student), student.chat_template)
         base = self.settings.base
-        self.base = None if base is None else _located(base, student)
+        self.base = None if base is None else _located("student", base, student)
+        asked, name = self.settings.sample.sampler.name, self.sampler_name
+        models = [self.start, self.teacher, *filter(None, [self.base])]
+        self.sampler_name = served_sampler(asked, name, models)
+        if self.sampler_name != name:
+            check_parallel(self.settings.sample, self.sampler_name)
 
     @property
     def trained_in(self) -> dict[str, Any]:
@@ -130,6 +129,11 @@ class Run:
         """The sampler, started when it is first needed; it serves consecutive stages."""
         return self._open(self.sampler_name)
 
+    def teacher_access(self, writer: Model) -> TeacherAccess:
+        """What a scorer may ask of the teacher about responses in the tokens of `writer`."""
+        layout = self.settings.train.layout.name
+        return TeacherAccess(self.teacher, writer, layout, self.teacher_engine)
+
     def teacher_engine(self) -> Any:
         """A `VLLMSampler` for the teacher, in its precision; the sampler itself if it fits."""
         return self._open("vllm", dtype=self.settings.teacher.precision.name)
@@ -150,16 +154,21 @@ class Run:
             self._sampler = None
 
 
-def model_of(output: Output) -> Model:
-    """The model that a stage's output holds."""
-    return Model(str(output.path / "model"), {"output": output.key})
+def model_of(output: Output, loading: Loading) -> Model:
+    """The model that a stage's output holds.
+
+    Args:
+        loading: Of the model that it was made of.
+    """
+    return Model(str(output.path / "model"), {"output": output.key}, loading)
 
 
-def _as_stored(settings: Any, path: str) -> Any:
+def _as_stored(role: str, settings: Any, path: str) -> Any:
     """The group of a model with the precision `auto` resolved, for all that is made of it."""
     if settings.precision is not Precision.auto:
         return settings
-    return replace(settings, precision=Precision[models.stored_precision(path)])
+    stored = Model(path, {}, _loading(role, settings)).stored_precision()
+    return replace(settings, precision=Precision[stored])
 
 
 def _lora(student: StudentConfig) -> models.LoRA | None:
@@ -176,11 +185,26 @@ def _lora(student: StudentConfig) -> models.LoRA | None:
     )
 
 
-def _located(path: str, settings: TeacherConfig | StudentConfig) -> Model:
+def _loading(role: str, settings: TeacherConfig | StudentConfig) -> Loading:
+    """How models of a role (`teacher`, `student`) are loaded.
+
+    `student.quantization` is of the weights under adapters while those are trained, see `_lora`.
+    """
+    quantization = settings.quantization if isinstance(settings, TeacherConfig) else None
+    return Loading(
+        precision=settings.precision.name,
+        quantization=quantization and quantization.name,
+        attn_implementation=settings.attn_implementation,
+        trust_remote_code=settings.trust_remote_code,
+        trust_key=f"{role}.trust_remote_code=true",
+    )
+
+
+def _located(role: str, path: str, settings: TeacherConfig | StudentConfig) -> Model:
     identity = {**models.identity(path), "precision": settings.precision.name}
     if settings.quantization is not None:
         identity["quantization"] = settings.quantization.name
-    return Model(models.locate(path), identity)
+    return Model(models.locate(path), identity, _loading(role, settings))
 
 
 def _with_template(model: Model, name: str | None) -> Model:
@@ -189,7 +213,7 @@ def _with_template(model: Model, name: str | None) -> Model:
     template = models.chat_template(name)
     digest = hashlib.sha256(template.encode()).hexdigest()
     folder = models.with_chat_template(model.path, template)
-    return Model(folder, {**model.identity, "chat_template": digest})
+    return replace(model, path=folder, identity={**model.identity, "chat_template": digest})
 
 
 def _short(value: float) -> str:

@@ -79,9 +79,8 @@ def _judge(settings: Settings) -> str:
     """What the scores of the evaluation are: ``likelihood under <teacher>``."""
     judges = []
     for name, scorer in members(evaluation_judge(settings)).items():
-        own = getattr(scorer, "uses_teacher", True)
-        path = settings.teacher.path if own else getattr(scorer, "model", None)
-        judges.append(f"{name} under {path}" if path else name)
+        about = scorer.about(settings.teacher.path)
+        judges.append(name + about.removeprefix(scorer.name))
     return " and ".join(judges)
 
 

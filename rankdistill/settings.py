@@ -107,7 +107,7 @@ def build(config: DictConfig) -> Settings:
         verified=_typed(config, "eval.verified"),
         suites=_suites(config),
         warmup=_plug_in("warmup", options["warmup"]),
-        scorer=_plug_in("score", options["score"]),
+        scorer=_scorer("score", options["score"]),
         judge=_judge(config),
         objective=_plug_in("objective", options["objective"]),
         options=options,  # type: ignore[arg-type]
@@ -146,7 +146,20 @@ def _judge(config: DictConfig) -> Any:
     node = OmegaConf.select(config, "eval.judge")
     if node is None:
         return None
-    return _plug_in("eval.judge", OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+    return _scorer("eval.judge", OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+
+
+def _scorer(group: str, options: Any) -> Any:
+    """UserError: what is named is none, which would fail only when it is asked."""
+    scorer = _plug_in(group, options)
+    parts = scorer.members.values() if isinstance(scorer, Ensemble) else [scorer]
+    for member in parts:
+        if not isinstance(member, Scorer):
+            raise UserError(
+                f"{type(member).__name__}, which '{group}' names, is no scorer: let the class "
+                "inherit from rankdistill.score.Scorer."
+            )
+    return scorer
 
 
 def _refuse_added(node: Any, path: str) -> None:

@@ -12,6 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from rankdistill.models import Loading, Model
+
 # What several test files share asserts too, and should say as much as they do when it fails.
 pytest.register_assert_rewrite("tiny_run")
 
@@ -38,6 +40,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def model_in(folder: Path | str, precision: str = "float32") -> Model:
+    """The model in a folder, as a stage hands it to another one."""
+    return Model(str(folder), {}, Loading(precision=precision))
 
 
 @pytest.fixture(autouse=True)

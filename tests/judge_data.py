@@ -7,10 +7,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rankdistill.score import Judge, score_groups
+from rankdistill.models import Model
+from rankdistill.score import TeacherAccess, score_groups
 from rankdistill.settings import _plug_in
 
-NOBODY = Judge("", "float32", "sdpa", False, "shared", "")
+NOBODY = TeacherAccess(Model("", {}), Model("", {}))
 
 
 def group(prompt_id: str, *texts: str) -> dict[str, Any]:

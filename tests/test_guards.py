@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model
+from conftest import build_model, model_in
 from demand_prompts import KINDS, pairs
 
 from rankdistill.evaluate import readings
@@ -209,7 +209,7 @@ def test_a_request_that_is_likely_anyway_has_no_advantage(monkeypatch, tiny_dir)
     monkeypatch.setattr(readings, "_sums", known)
     groups = [group({"base": "a"}, "of a"), group({"base": "b"}, "of b")]
     model = build_model()
-    found = belongs(groups, ["a", "b"], model, str(tiny_dir), "shared", 512, seed=0)
+    found = belongs(groups, ["a", "b"], model_in(tiny_dir), model, "shared", 512, seed=0)
     assert found == 1.0
 
 
@@ -247,10 +247,13 @@ def test_the_teachers_log_probability_of_answers(tokenizer, tiny_dir, layout, bu
         if r["token_ids"]
     )
     path = str(tiny_dir)
-    found = teacher_logp(groups, path, teacher_of(3), path, layout, budget)
+    found = teacher_logp(groups, model_in(path), model_in(path), teacher_of(3), layout, budget)
     assert found == pytest.approx(expected, abs=1e-4)
     assert expected < -1.0
-    assert teacher_logp(groups[2:], path, teacher_of(3), path, layout, budget) is None
+    assert (
+        teacher_logp(groups[2:], model_in(path), model_in(path), teacher_of(3), layout, budget)
+        is None
+    )
 
 
 @pytest.mark.parametrize("budget", [4096, 300])
@@ -273,11 +276,11 @@ def test_whose_an_answer_is_to_a_tiny_teacher(tokenizer, tiny_dir, budget):
     for base, answer in zip(bases, answers, strict=False):
         values = {other: pointwise(answer, other) for other in bases}
         first.append(float(max(values, key=values.__getitem__) == base))
-    found = belongs(groups, bases, teacher_of(5), path, "shared", budget, seed=0)
+    found = belongs(groups, bases, model_in(path), teacher_of(5), "shared", budget, seed=0)
     assert found == pytest.approx(fmean(first))
     # Each answer under the request that the teacher gives it to.
     told = []
     for answer in answers:
         values = {base: pointwise(answer, base) for base in bases}
         told.append(group({"base": max(values, key=values.__getitem__)}, answer))
-    assert belongs(told, bases, teacher_of(5), path, "shared", budget, seed=0) == 1.0
+    assert belongs(told, bases, model_in(path), teacher_of(5), "shared", budget, seed=0) == 1.0

@@ -9,6 +9,7 @@ import pytest
 from peft import PeftModel
 from ranking_trainer_data import config, ragged_groups, strictly_ranked, trained
 from torch import nn
+from warmup_runs import warm_up
 
 from rankdistill import RankingConfig
 from rankdistill.errors import UserError
@@ -48,9 +49,9 @@ def test_a_ranking_takes_its_layers_and_keeps_its_own_head(asked, lora, tmp_path
 def test_a_warm_up_takes_them_too(asked, warmup, tmp_path, tiny_dir):
     groups = [{**row, "responses": row["responses"][:1]} for row in ragged_groups(3)]
     for use, calls in ((False, 0), (True, 1)):
-        warmup(
-            tiny_dir, str(tiny_dir), groups, tmp_path / f"{use}", seed=0, report_to=[],
-            precision="float32", checkpoints=tmp_path / f"checkpoints-{use}", use_liger_kernel=use,
+        warm_up(
+            warmup, tiny_dir, tiny_dir, groups, tmp_path / f"{use}",
+            checkpoints=tmp_path / f"checkpoints-{use}", use_liger_kernel=use,
         )  # fmt: skip
         assert len(asked) == calls
     assert asked[0][1] == {"fused_linear_cross_entropy": False}

@@ -23,6 +23,7 @@ from ranking_trainer_data import (
 from tiny_run import TINY, run_here
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import AutoConfig, AutoModelForCausalLM
+from warmup_runs import warm_up
 
 from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
@@ -127,10 +128,9 @@ TAUGHT = [
 
 def warmed_up(warmup, student, folder, **options):
     """The folder that a warm-up leaves."""
-    defaults = {"teacher": str(student), "groups": TAUGHT, "out": folder / "model", "seed": 0,
-                "report_to": [], "precision": "float32", "checkpoints": folder / "checkpoints",
+    defaults = {"teacher": student, "groups": TAUGHT, "out": folder / "model",
                 "lora": LoRA(4, dropout=0.5)}  # fmt: skip
-    warmup(student, **{**defaults, **options})
+    warm_up(warmup, student, **{**defaults, **options})
     return folder / "model"
 
 

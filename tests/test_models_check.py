@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
+from conftest import build_model, build_tokenizer, model_in
 from tiny_run import TINY, composed
 
 from rankdistill import cli
@@ -49,31 +49,31 @@ def gptq(tmp_path) -> str:
 
 
 def test_what_can_be_done_is_let_through(tiny_dir, teacher):
-    check_loading("teacher", str(teacher), settings())
-    check_loading("teacher", str(teacher), settings(precision=Precision["bfloat16"]))
-    check_trainable(str(tiny_dir), settings(), None)
-    check_trainable(str(tiny_dir), settings(), LoRA(4))
-    check_trainable(str(tiny_dir), settings(), LoRA(4, target_modules=["q_proj"]))
-    check_trainable(str(tiny_dir), settings(), LoRA(4, target_modules=r".*mlp\.\w+_proj"))
+    check_loading("teacher", model_in(teacher), settings())
+    check_loading("teacher", model_in(teacher), settings(precision=Precision["bfloat16"]))
+    check_trainable(model_in(tiny_dir), settings(), None)
+    check_trainable(model_in(tiny_dir), settings(), LoRA(4))
+    check_trainable(model_in(tiny_dir), settings(), LoRA(4, target_modules=["q_proj"]))
+    check_trainable(model_in(tiny_dir), settings(), LoRA(4, target_modules=r".*mlp\.\w+_proj"))
 
 
 @pytest.mark.parametrize("quantization", list(Quantization))
 def test_quantising_needs_a_gpu_and_bitsandbytes(quantization, tiny_dir, request, monkeypatch):
     asked = settings(quantization=quantization)
     with pytest.raises(UserError, match=f"teacher.quantization={quantization.name} needs .* GPU"):
-        check_loading("teacher", str(tiny_dir), asked)
+        check_loading("teacher", model_in(tiny_dir), asked)
     request.getfixturevalue("on_a_gpu")
     monkeypatch.setattr("rankdistill.models.check.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"`pip install 'rankdistill\[bitsandbytes\]'`"):
-        check_loading("teacher", str(tiny_dir), asked)
+        check_loading("teacher", model_in(tiny_dir), asked)
     monkeypatch.setattr("rankdistill.models.check.find_spec", lambda name: name)
-    check_loading("teacher", str(tiny_dir), asked)
+    check_loading("teacher", model_in(tiny_dir), asked)
 
 
 def test_a_model_saved_quantised_is_named_where_it_cannot_run(gptq):
     message = r"The teacher was saved quantised \(gptq\), .*no GPU.*: .*(optimum|gptqmodel|GPU)"
     with pytest.raises(UserError, match=message):
-        check_loading("teacher", gptq, settings())
+        check_loading("teacher", model_in(gptq), settings())
     with pytest.raises(UserError, match="cannot be loaded"):
         load_model(gptq)
 
@@ -81,46 +81,46 @@ def test_a_model_saved_quantised_is_named_where_it_cannot_run(gptq):
 def test_a_model_saved_quantised_is_no_start_of_a_student(gptq):
     for lora in (None, LoRA(4)):
         with pytest.raises(UserError, match=r"cannot be trained: set student.path to the model"):
-            check_trainable(gptq, settings(), lora)
+            check_trainable(model_in(gptq), settings(), lora)
 
 
 def test_quantised_weights_are_trained_by_adapters_only(tiny_dir):
     with pytest.raises(UserError, match=r"nothing to train: give student.lora.r as well"):
-        check_trainable(str(tiny_dir), settings(quantization=Quantization["nf4"]), None)
+        check_trainable(model_in(tiny_dir), settings(quantization=Quantization["nf4"]), None)
 
 
 def test_flash_attention_needs_a_gpu_and_16_bits(tiny_dir, request):
     flash = settings(attn_implementation="flash_attention_2")
     with pytest.raises(UserError, match=r"student.attn_implementation=flash_attention_2 runs on a"):
-        check_loading("student", str(tiny_dir), flash)
+        check_loading("student", model_in(tiny_dir), flash)
     request.getfixturevalue("on_a_gpu")
     with pytest.raises(UserError, match=r"set student.precision to one of them"):
-        check_loading("student", str(tiny_dir), flash)
+        check_loading("student", model_in(tiny_dir), flash)
     flash.precision = Precision["bfloat16"]
-    check_loading("student", str(tiny_dir), flash)
+    check_loading("student", model_in(tiny_dir), flash)
 
 
 def test_liger_needs_a_gpu_and_its_package(tiny_dir, request, monkeypatch):
     with pytest.raises(UserError, match="use_liger_kernel needs Triton on a GPU"):
-        check_trainable(str(tiny_dir), settings(use_liger_kernel=True), None)
+        check_trainable(model_in(tiny_dir), settings(use_liger_kernel=True), None)
     request.getfixturevalue("on_a_gpu")
     monkeypatch.setattr("rankdistill.models.check.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"`pip install 'rankdistill\[liger\]'`"):
-        check_trainable(str(tiny_dir), settings(use_liger_kernel=True), None)
+        check_trainable(model_in(tiny_dir), settings(use_liger_kernel=True), None)
 
 
 def test_precisions_that_do_not_go_together(tiny_dir, monkeypatch):
     with pytest.raises(UserError, match="float16 trains on a GPU only"):
-        check_trainable(str(tiny_dir), settings(precision=Precision["float16"]), None)
+        check_trainable(model_in(tiny_dir), settings(precision=Precision["float16"]), None)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    check_trainable(str(tiny_dir), settings(precision=Precision["bfloat16"]), None)
+    check_trainable(model_in(tiny_dir), settings(precision=Precision["bfloat16"]), None)
     with pytest.raises(UserError, match=r"launched with mixed_precision=bf16, .* is float32"):
-        check_trainable(str(tiny_dir), settings(), None)
+        check_trainable(model_in(tiny_dir), settings(), None)
 
 
 def test_adapters_on_layers_that_are_not_there(tiny_dir):
     with pytest.raises(UserError, match="target_modules does not fit LlamaForCausalLM"):
-        check_trainable(str(tiny_dir), settings(), LoRA(4, target_modules=["query"]))
+        check_trainable(model_in(tiny_dir), settings(), LoRA(4, target_modules=["query"]))
 
 
 def test_the_stored_precision(tmp_path, tiny_dir):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
+from conftest import build_model, build_tokenizer, model_in
 from scipy import stats
 
 from rankdistill.errors import UserError
@@ -67,7 +67,9 @@ def sampled(
     folder: Path, requests=PROMPTS, *, batch_size: int = 64, done=(), **changed
 ) -> dict[str, list[list[int]]]:
     with TransformersSampler(batch_size=batch_size) as sampler:
-        rows = list(sampler.sample(folder, requests, options(**changed), "student", done=done))
+        rows = list(
+            sampler.sample(model_in(folder), requests, options(**changed), "student", done=done)
+        )
     return {name: [response["token_ids"] for response in group] for name, group in rows}
 
 
@@ -113,11 +115,13 @@ def test_responses_prompts_and_seeds_differ(llama: Path) -> None:
 def test_one_sampler_serves_changed_weights(llama: Path, tmp_path: Path) -> None:
     folder = folder_of(sharpened("llama"), tmp_path / "model")
     with TransformersSampler() as sampler:
-        before = list(sampler.sample(folder, PROMPTS, options(temperature=0.0), "student"))
+        before = list(
+            sampler.sample(model_in(folder), PROMPTS, options(temperature=0.0), "student")
+        )
         folder_of(build_model("llama", seed=3), folder)
-        after = list(sampler.sample(folder, PROMPTS, options(temperature=0.0), "student"))
+        after = list(sampler.sample(model_in(folder), PROMPTS, options(temperature=0.0), "student"))
     assert before == list(
-        TransformersSampler().sample(llama, PROMPTS, options(temperature=0.0), "student")
+        TransformersSampler().sample(model_in(llama), PROMPTS, options(temperature=0.0), "student")
     )
     assert before != after
 
@@ -145,18 +149,20 @@ def test_what_is_done_is_left_out_and_batches_stay(llama: Path, monkeypatch) -> 
 
 def test_a_caller_can_stop_between_batches(llama: Path) -> None:
     with TransformersSampler(batch_size=3) as sampler:
-        rows = sampler.sample(llama, PROMPTS, options(), "student")
+        rows = sampler.sample(model_in(llama), PROMPTS, options(), "student")
         first = [next(rows), next(rows)]
         rows.close()
         assert [name for name, _ in first] == ["a", "b"]
-        assert [name for name, _ in sampler.sample(llama, PROMPTS, options(), "student")] == list(
-            "abcde"
-        )
+        assert [
+            name for name, _ in sampler.sample(model_in(llama), PROMPTS, options(), "student")
+        ] == list("abcde")
 
 
 def test_rows(llama: Path, tokenizer) -> None:
     with TransformersSampler() as sampler:
-        groups = dict(sampler.sample(llama, PROMPTS, options(responses_per_prompt=40), "teacher"))
+        groups = dict(
+            sampler.sample(model_in(llama), PROMPTS, options(responses_per_prompt=40), "teacher")
+        )
     responses: list[Response] = [response for group in groups.values() for response in group]
     assert {response["finish_reason"] for response in responses} == {"stop", "length"}
     for response in responses:
@@ -204,7 +210,9 @@ def test_longer_than_the_positions_is_refused(llama: Path) -> None:
     with pytest.raises(
         UserError, match=r"A prompt of 510 tokens and .*=12 exceed the 512 positions"
     ):
-        list(TransformersSampler().sample(llama, [("a", [5] * 510)], options(), "student"))
+        list(
+            TransformersSampler().sample(model_in(llama), [("a", [5] * 510)], options(), "student")
+        )
 
 
 # The draw --------------------------------------------------------------------------------------

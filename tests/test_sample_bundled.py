@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import model_in
 
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt, load_model, load_tokenizer, locate, save_model
 from rankdistill.sample import SamplingOptions
 from rankdistill.sample.transformers import TransformersSampler
 from rankdistill.sample.vllm import VLLMSampler
-from rankdistill.score import Judge
+from rankdistill.score import TeacherAccess
 from rankdistill.score.likelihood import Likelihood
 
 pytestmark = [pytest.mark.vllm, pytest.mark.bundled]
@@ -83,25 +84,25 @@ def test_right_after_a_reload_it_agrees_with_transformers(
     sampler: VLLMSampler, models: tuple[Path, Path], requests
 ) -> None:
     first, changed = models
-    before = list(sampler.sample(first, requests, OPTIONS, "student"))
+    before = list(sampler.sample(model_in(first), requests, OPTIONS, "student"))
     pid = sampler._processes[0].pid
-    rows = list(sampler.sample(changed, requests, OPTIONS, "student"))
+    rows = list(sampler.sample(model_in(changed), requests, OPTIONS, "student"))
     pairs = [
         (ids, response["token_ids"])
         for (_, ids), (_, group) in zip(requests, rows, strict=True)
         for response in group
     ]
-    logps = list(sampler.response_logps(changed, pairs))
+    logps = list(sampler.response_logps(model_in(changed), pairs))
     assert difference(logps, transformers_logps(changed, pairs)) < 1e-4
     assert difference(logps, transformers_logps(first, pairs)) > 1.0
     assert before != rows
-    assert list(sampler.sample(changed, requests, OPTIONS, "student")) == rows
-    assert list(sampler.sample(changed, requests[2:], OPTIONS, "student")) == rows[2:]
+    assert list(sampler.sample(model_in(changed), requests, OPTIONS, "student")) == rows
+    assert list(sampler.sample(model_in(changed), requests[2:], OPTIONS, "student")) == rows[2:]
     assert sampler._processes[0].pid == pid
     assert peak_gib(pid) < 4
 
     # Both draw by the same race from the same seeds: one response may part on a near tie.
-    other = list(TransformersSampler().sample(changed, requests, OPTIONS, "student"))
+    other = list(TransformersSampler().sample(model_in(changed), requests, OPTIONS, "student"))
     parted = [a for a, b in zip(_responses(rows), _responses(other), strict=True) if a != b]
     assert len(parted) <= 1
     for response in _responses(rows):
@@ -119,11 +120,9 @@ def test_likelihood_is_what_transformers_computes(
             "messages": [{"role": "user", "content": question}],
             "responses": responses,
         }
-        for question, responses in sampler.sample(student, requests, OPTIONS, "student")
+        for question, responses in sampler.sample(model_in(student), requests, OPTIONS, "student")
     ]
-    judge = Judge(
-        str(teacher), "float32", "sdpa", False, "shared", str(student), engine=lambda: sampler
-    )
+    judge = TeacherAccess(model_in(teacher), model_in(student), engine=lambda: sampler)
     for contrast in (None, "unconditional"):
         values = []
         for through in ("vllm", "transformers"):
@@ -137,9 +136,9 @@ def test_likelihood_is_what_transformers_computes(
 def test_two_engines_write_what_one_writes(
     sampler: VLLMSampler, models: tuple[Path, Path], requests
 ) -> None:
-    rows = list(sampler.sample(models[0], requests, OPTIONS, "student"))
+    rows = list(sampler.sample(model_in(models[0]), requests, OPTIONS, "student"))
     with VLLMSampler(data_parallel=2) as two:
-        assert list(two.sample(models[0], requests, OPTIONS, "student")) == rows
+        assert list(two.sample(model_in(models[0]), requests, OPTIONS, "student")) == rows
         assert len({process.pid for process in two._processes}) == 2
 
 
@@ -153,9 +152,9 @@ def test_exported_tied_it_would_not(models: tuple[Path, Path], requests, monkeyp
     first, changed = models
     pairs = [(ids, [504, 3575, 282, 2]) for _, ids in requests]
     with VLLMSampler() as sampler:
-        started = sampler.response_logps(first, pairs)
+        started = sampler.response_logps(model_in(first), pairs)
         assert difference(started, transformers_logps(first, pairs)) < 1e-4
-        reloaded = list(sampler.response_logps(changed, pairs))
+        reloaded = list(sampler.response_logps(model_in(changed), pairs))
     assert difference(reloaded, transformers_logps(changed, pairs)) > 0.1
 
 
@@ -163,10 +162,10 @@ def test_a_child_that_dies_is_told_and_is_gone(
     sampler: VLLMSampler, models: tuple[Path, Path], requests, monkeypatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    list(sampler.sample(models[1], requests[:1], OPTIONS, "student"))
+    list(sampler.sample(model_in(models[1]), requests[:1], OPTIONS, "student"))
     pid = sampler._processes[0].pid
     many = [(f"{i}", requests[0][1]) for i in range(40)]
-    rows = sampler.sample(models[1], many, OPTIONS, "student")
+    rows = sampler.sample(model_in(models[1]), many, OPTIONS, "student")
     next(rows)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(UserError, match="The vLLM process was killed"):
@@ -179,7 +178,7 @@ def test_a_child_that_dies_is_told_and_is_gone(
 def test_the_likeliest_tokens_are_those_of_transformers(sampler, models, requests):
     first, _ = models
     prompt, response = requests[0][1], requests[1][1][:5]
-    [(ids, values)] = sampler.top_logps(first, [(prompt, response)], 50)
+    [(ids, values)] = sampler.top_logps(model_in(first), [(prompt, response)], 50)
     with torch.no_grad():
         logits = load_model(str(first))(torch.tensor([prompt + response])).logits
     top = logits[0, len(prompt) - 1 : -1].log_softmax(-1).topk(50)

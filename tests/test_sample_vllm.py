@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import build_model, build_tokenizer
+from conftest import build_model, build_tokenizer, model_in
 
 from rankdistill.errors import UserError
 from rankdistill.sample import SamplingOptions, check_parallel, open_sampler
@@ -71,7 +71,7 @@ def events(log: Path, *names: str) -> list[dict]:
 
 
 def sampled(sampler: VLLMSampler, model: Path, requests=PROMPTS, done=(), **changed) -> list:
-    return list(sampler.sample(model, requests, options(**changed), "student", done=done))
+    return list(sampler.sample(model_in(model), requests, options(**changed), "student", done=done))
 
 
 def gone(pid: int, seconds: float = 20.0) -> bool:
@@ -166,7 +166,7 @@ def test_two_engines_share_the_prompts(model: Path, log: Path) -> None:
     log.write_text("")
     with VLLMSampler(max_num_seqs=3, data_parallel=2) as sampler:
         assert sampled(sampler, model) == alone
-        rows = sampler.sample(model, PROMPTS, options(), "student")
+        rows = sampler.sample(model_in(model), PROMPTS, options(), "student")
         next(rows)
         rows.close()
         assert sampled(sampler, model) == alone
@@ -206,19 +206,19 @@ def test_what_cannot_be_parallel_is_refused_at_start_up() -> None:
 
 def test_the_likeliest_tokens_without_the_one_that_stands_there(model: Path, log: Path) -> None:
     with VLLMSampler() as sampler:
-        found = list(sampler.top_logps(model, [([1, 3], [20, 1]), ([4], [50])], 2))
+        found = list(sampler.top_logps(model_in(model), [([1, 3], [20, 1]), ([4], [50])], 2))
         assert found == [
             ([[0, 1], [0, 1]], [[-1.0, -2.0], [-1.0, -2.0]]),
             ([[0, 1]], [[-1.0, -2.0]]),
         ]
-        assert list(sampler.top_logps(model, [], 2)) == []
+        assert list(sampler.top_logps(model_in(model), [], 2)) == []
 
 
 def test_response_logps(model: Path, log: Path) -> None:
     with VLLMSampler() as sampler:
-        found = sampler.response_logps(model, [([1, 3], [20, 30]), ([4], [50])])
+        found = sampler.response_logps(model_in(model), [([1, 3], [20, 30]), ([4], [50])])
         assert list(found) == [[-0.2, -0.3], [-0.5]]
-        assert list(sampler.response_logps(model, [])) == []
+        assert list(sampler.response_logps(model_in(model), [])) == []
     params = events(log, "add")[0]["params"]
     assert params["prompt_logprobs"] == 0
 
@@ -236,7 +236,7 @@ def test_leaving_early_drops_the_rest(model: Path, log: Path, monkeypatch) -> No
     monkeypatch.setenv("FAKE_VLLM_STEP", "0.02")
     with VLLMSampler(max_num_seqs=2) as sampler:
         expected = sampled(sampler, model)
-        rows = sampler.sample(model, PROMPTS, options(), "student")
+        rows = sampler.sample(model_in(model), PROMPTS, options(), "student")
         assert next(rows) == expected[0]
         rows.close()
         assert len(events(log, "abort")) == 1
@@ -260,7 +260,7 @@ def test_a_killed_child_is_told(model: Path, log: Path, monkeypatch, tmp_path: P
     monkeypatch.setenv("FAKE_VLLM_STEP", "0.05")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with VLLMSampler(max_num_seqs=2) as sampler:
-        rows = sampler.sample(model, PROMPTS, options(), "student")
+        rows = sampler.sample(model_in(model), PROMPTS, options(), "student")
         first = next(rows)
         pid = events(log, "start")[0]["pid"]
         os.kill(pid, signal.SIGKILL)
@@ -300,10 +300,11 @@ def test_torchvision_for_another_torch_is_refused(tmp_path: Path, monkeypatch) -
 
 PARENT = """
 import sys, time
-from pathlib import Path
+from rankdistill.models import Model
 from rankdistill.sample import SamplingOptions, open_sampler
 sampler = open_sampler("vllm")
-rows = sampler.sample(Path(sys.argv[1]), [("a", [5])], SamplingOptions(1, 1.0, 1.0, 0, 5, 0), "x")
+options = SamplingOptions(1, 1.0, 1.0, 0, 5, 0)
+rows = sampler.sample(Model(sys.argv[1], {}), [("a", [5])], options, "x")
 print(next(rows), flush=True)
 time.sleep(60)
 """

@@ -8,10 +8,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import model_in
 from judge_data import group, scorer
 
 from rankdistill.models import load_tokenizer, locate
-from rankdistill.score import Judge, score_groups
+from rankdistill.score import TeacherAccess, score_groups
 from rankdistill.score.likelihood import Likelihood
 from rankdistill.serve.command import Serving
 from rankdistill.serve.process import Server, free_port
@@ -44,7 +45,7 @@ def endpoint(model):
 
 def judged(judge, model: str) -> tuple[list, Counter]:
     counts: Counter[str] = Counter()
-    teacher = Judge(model, "float32", "sdpa", False, "shared", model)
+    teacher = TeacherAccess(model_in(model), model_in(model))
     rows = [row for part in score_groups(judge, GROUPS, teacher, counts=counts) for row in part]
     kept = [
         {
@@ -60,7 +61,7 @@ def judged(judge, model: str) -> tuple[list, Counter]:
 def test_in_process_and_over_http_agree(model, endpoint, mode):
     options = {"mode": mode, "dtype": "float32", "concurrency": 8}
     served = scorer("judge", **options, endpoint=endpoint, model="bundled")
-    teacher = Judge(model, "float32", "sdpa", False, "shared", model)
+    teacher = TeacherAccess(model_in(model), model_in(model))
     served.check(teacher)
     over_http, http_counts = judged(served, model)
     local = scorer("judge", **options)
@@ -90,7 +91,7 @@ def test_the_likelihood_of_a_teacher_that_is_only_served(model, endpoint):
         }
         for row in GROUPS
     ]
-    teacher = Judge(model, "float32", "sdpa", False, "shared", model)
+    teacher = TeacherAccess(model_in(model), model_in(model))
     served = Likelihood(True, 1024, "unconditional", endpoint)
     served.check(teacher)
     over_http = [row for part in served(groups, teacher) for row in part]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +11,9 @@ from tiny_run import composed
 
 from rankdistill import settings
 from rankdistill.errors import UserError
-from rankdistill.models import encode_prompt, load_model
+from rankdistill.models import Loading, Model, encode_prompt
 from rankdistill.run import Run
-from rankdistill.score import Judge
+from rankdistill.score import TeacherAccess
 from rankdistill.score.likelihood import Likelihood
 from rankdistill.store import Store
 
@@ -26,11 +25,11 @@ class Engine:
         self.passes: list[tuple[str, int]] = []
         self._busy = False
 
-    def response_logps(self, model: Path, pairs):
+    def response_logps(self, model: Model, pairs):
         assert not self._busy
         self._busy = True
-        self.passes.append((model.name, len(pairs)))
-        network = load_model(str(model))
+        self.passes.append((model.folder.name, len(pairs)))
+        network = model.load()
         try:
             for prompt, response in pairs:
                 with torch.no_grad():
@@ -40,8 +39,9 @@ class Engine:
             self._busy = False
 
 
-def judge(path, **more) -> Judge:
-    return Judge(str(path), "float32", "sdpa", False, "shared", str(path), **more)
+def judge(path, quantization=None, **more) -> TeacherAccess:
+    model = Model(str(path), {}, Loading(quantization=quantization))
+    return TeacherAccess(model, model, **more)
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from conftest import model_in
+
 from rankdistill.score.rewrite import REWRITES, SOURCE, rewrites
 from rankdistill.score.verifier.instructions import follows
 
@@ -32,7 +34,7 @@ def group(rule: str, texts=TEXTS, scores=(0.0, 0.5)):
 
 def test_the_best_response_is_rewritten_so_that_it_follows(teacher):
     for rule in REWRITES:
-        (made,) = rewrites([group(rule)], str(teacher), 64)
+        (made,) = rewrites([group(rule)], model_in(teacher), 64)
         (response,) = made["responses"]
         assert response["source"] == SOURCE and response["finish_reason"] == "stop"
         assert follows(response["text"], rule, {})
@@ -41,13 +43,13 @@ def test_the_best_response_is_rewritten_so_that_it_follows(teacher):
 
 def test_nothing_is_written_where_a_response_follows_or_no_rule_can(teacher):
     quoted = group("startend:quotation", ['"The moon."', "The moon."])
-    assert rewrites([quoted], str(teacher), 64) == []
-    assert rewrites([group("punctuation:no_comma")], str(teacher), 64) == []
-    assert rewrites([{**group("startend:quotation"), "columns": "{}"}], str(teacher), 64) == []
+    assert rewrites([quoted], model_in(teacher), 64) == []
+    assert rewrites([group("punctuation:no_comma")], model_in(teacher), 64) == []
+    assert rewrites([{**group("startend:quotation"), "columns": "{}"}], model_in(teacher), 64) == []
 
 
 def test_a_rewrite_that_would_be_cut_is_left_out(teacher):
     # One token per byte, the quotation marks, and EOS.
     length = len(TEXTS[1]) + 2 + 1
-    assert len(rewrites([group("startend:quotation")], str(teacher), length)) == 1
-    assert rewrites([group("startend:quotation")], str(teacher), length - 1) == []
+    assert len(rewrites([group("startend:quotation")], model_in(teacher), length)) == 1
+    assert rewrites([group("startend:quotation")], model_in(teacher), length - 1) == []

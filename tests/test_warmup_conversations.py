@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import build_tokenizer
+from warmup_runs import warm_up
 
 from rankdistill.errors import UserError
 from rankdistill.models import load_model, load_tokenizer
@@ -123,10 +124,7 @@ def test_the_loss_is_over_the_assistants_tokens(file, tiny_dir, tmp_path):
     tokenizer, model = load_tokenizer(str(tiny_dir)), load_model(str(tiny_dir))
     groups, _ = read(file, tokenizer, train=4, validation=0)
     warmup = SFTWarmup(responses_per_step=4, epochs=1.0, warmup_ratio=0.0)
-    figures = warmup(
-        tiny_dir, "", groups, tmp_path / "model", seed=0, report_to=[], precision="float32",
-        checkpoints=tmp_path / "checkpoints",
-    )  # fmt: skip
+    figures = warm_up(warmup, tiny_dir, "", groups, tmp_path / "model")
     logps: list[float] = []
     for row in token_rows(groups, tokenizer):
         ids = torch.tensor([[*row.tokens.prompt, *row.response]])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import SPECIAL, build_model, build_tokenizer
 from tokenizers import pre_tokenizers
+from warmup_runs import warm_up
 
 from rankdistill.models import encode_response, load_model, load_tokenizer
 from rankdistill.warmup.alignment import (
@@ -161,11 +162,10 @@ def groups(folder, count, first=0, words="abc d ef üx"):
 
 
 def run(warmup, folders, teacher, out, **words):
-    return warmup(
-        folders / "student", str(folders / teacher), groups(folders / "student", 12, **words),
-        out / "model", seed=0, report_to=[], precision="float32", checkpoints=out / "checkpoints",
-        validation=groups(folders / "student", 4, 12),
-    )  # fmt: skip
+    rows = groups(folders / "student", 12, **words)
+    validation = groups(folders / "student", 4, 12)
+    models = folders / "student", folders / teacher
+    return warm_up(warmup, *models, rows, out / "model", validation=validation)
 
 
 def test_one_tokenizer_gives_the_model_of_logits(folders, tmp_path):

@@ -11,6 +11,7 @@ from conftest import build_model, build_tokenizer
 from safetensors import safe_open
 from torch.nn.functional import cosine_similarity
 from transformers import LlamaConfig, LlamaForCausalLM
+from warmup_runs import warm_up
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind
@@ -160,10 +161,7 @@ def folders(tmp_path):
 
 def run(folders, warmup, name):
     root, groups = folders
-    return warmup(
-        root / "student", str(root / "teacher"), groups, root / name / "model", seed=0,
-        report_to=[], precision="float32", checkpoints=root / name / "checkpoints",
-    )  # fmt: skip
+    return warm_up(warmup, root / "student", root / "teacher", groups, root / name / "model")
 
 
 QUICK = {"learning_rate": 3e-3, "epochs": 4.0, "responses_per_step": 4}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+import warmup_runs
 from conftest import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -17,16 +18,9 @@ from rankdistill.warmup.logits import LogitsWarmup
 
 def warm_up(root: Path, out: Path) -> None:
     options = {"learning_rate": 1e-3, "epochs": 1.0, "responses_per_step": 4}
-    LogitsWarmup(**options, max_batch_tokens=40)(
-        root / "student",
-        str(root / "teacher"),
-        json.loads((root / "rows.json").read_text()),
-        out / "model",
-        seed=0,
-        report_to=[],
-        precision="float32",
-        checkpoints=out / "checkpoints",
-    )
+    warmup = LogitsWarmup(**options, max_batch_tokens=40)
+    rows = json.loads((root / "rows.json").read_text())
+    warmup_runs.warm_up(warmup, root / "student", root / "teacher", rows, out / "model")
 
 
 def test_two_processes_end_where_one_does(tmp_path):

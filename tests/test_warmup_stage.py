@@ -64,7 +64,7 @@ def job(tmp_path):
         }
         for i in range(8)
     ]
-    taught = Taught(rows[:6], rows[6:], "rows", str(tmp_path / "teacher"), [], "prompts")
+    taught = Taught(rows[:6], rows[6:], "rows", run.teacher, [], "prompts")
     return run, Model(str(tmp_path / "student"), {"folder": "s"}), taught
 
 

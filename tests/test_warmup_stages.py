@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import build_model, build_tokenizer
+from conftest import build_model, build_tokenizer, model_in
 from transformers import AutoModelForCausalLM
+from warmup_runs import warm_up
 
 from rankdistill.errors import UserError
 from rankdistill.forward import bind
@@ -92,10 +93,7 @@ def taught(folders):
 
 
 def run(warmup, folders, rows, out: Path, *, seed=0, **options):
-    options = {"precision": "float32", "checkpoints": out / "checkpoints", **options}
-    return warmup(
-        folders[0], str(folders[1]), rows, out / "model", seed=seed, report_to=[], **options
-    )
+    return warm_up(warmup, folders[0], folders[1], rows, out / "model", seed=seed, **options)
 
 
 def weights(folder: Path):
@@ -104,7 +102,7 @@ def weights(folder: Path):
 
 def held_out_kl(folder: Path, folders):
     tokenizer = load_tokenizer(str(folders[1]))
-    teacher = LiveTeacher(TeacherModel(str(folders[1])).load(), Divergence("forward_kl", 1.0))
+    teacher = LiveTeacher(TeacherModel(model_in(folders[1])).load(), Divergence("forward_kl", 1.0))
     rows = token_rows(groups(folders[1], HELD_OUT), tokenizer)
     return mean_divergence(bind(load_model(str(folder))), teacher, rows)
 
@@ -308,7 +306,7 @@ def test_mixed_precision_trains_float32_weights(folders, taught, tmp_path):
 
 
 def test_none_is_the_student_itself(folders, tmp_path):
-    figures = NoWarmup()(folders[0], "", [], tmp_path / "model", seed=0, report_to=[])
+    figures = warm_up(NoWarmup(), folders[0], "", [], tmp_path / "model")
     assert figures == {}
     before, after = weights(folders[0]), weights(tmp_path / "model")
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
+from conftest import build_model, build_tokenizer, model_in
+from warmup_runs import warm_up
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind, collate
@@ -48,9 +49,9 @@ def token_rows(count=12, seed=0):
 def open_cache(
     folders, folder, rows, kind="top_k", k=8, temperatures=(1.0, 2.0), teacher="teacher"
 ):
-    source = TeacherModel(str(folders / teacher))
+    source = TeacherModel(model_in(folders / teacher))
     tokenizer = load_tokenizer(str(folders / "student"))
-    student = str(folders / "student")
+    student = model_in(folders / "student")
     return source.cache(folder, rows, tokenizer, student, kind, k, temperatures), source
 
 
@@ -88,7 +89,9 @@ def test_top_k_bounds_the_live_divergence_from_below_and_meets_it_at_k_v(folders
     for temperature in (1.0, 2.0):
         divergence = Divergence("forward_kl", temperature)
         live = mean_divergence(
-            student, LiveTeacher(TeacherModel(str(folders / "teacher")).load(), divergence), rows
+            student,
+            LiveTeacher(TeacherModel(model_in(folders / "teacher")).load(), divergence),
+            rows,
         )
         found = []
         for k in (1, 8, 100, 259):
@@ -230,15 +233,12 @@ def test_warmups_from_stored_outputs_end_where_the_live_teacher_leads(folders, t
         "few": {"teacher_outputs": "top_k", "top_k": 16, "stored_temperatures": [2.0]},
     }.items():
         out = tmp_path / name
-        figures = LogitsWarmup(**options, **own)(
+        figures = warm_up(
+            LogitsWarmup(**options, **own),
             folders / "student",
-            str(folders / "teacher"),
+            folders / "teacher",
             groups(folders),
             out / "model",
-            seed=0,
-            report_to=[],
-            precision="float32",
-            checkpoints=out / "checkpoints",
             cache=None if name == "live" else out / "cache",
         )
         results[name] = load_model(str(out / "model")).state_dict()
@@ -253,11 +253,11 @@ def test_warmups_from_stored_outputs_end_where_the_live_teacher_leads(folders, t
 class Engine:
     """Answers as vLLM does, with a model of transformers."""
 
-    def top_logps(self, folder, pairs, k):
-        model = load_model(str(folder))
+    def top_logps(self, teacher, pairs, k):
+        network = teacher.load()
         for prompt, response in pairs:
             with torch.no_grad():
-                logits = model(torch.tensor([[*prompt, *response]])).logits
+                logits = network(torch.tensor([[*prompt, *response]])).logits
             top = logits[0, len(prompt) - 1 : -1].log_softmax(-1).topk(k)
             yield top.indices.tolist(), top.values.tolist()
 
@@ -266,10 +266,10 @@ class Engine:
 def test_what_vllm_says_makes_the_same_cache(k, folders, tmp_path):
     rows = token_rows()
     ours, source = filled(folders, tmp_path / "a", rows, k=k, temperatures=(1.0,))
-    tokenizer, student = load_tokenizer(str(folders / "student")), str(folders / "student")
+    tokenizer, student = load_tokenizer(str(folders / "student")), model_in(folders / "student")
     theirs = source.cache(tmp_path / "b", rows, tokenizer, student, "top_k", k, (1.0,), "vllm")
     assert theirs.spec.teacher != ours.spec.teacher  # rounding differs, so it is another output
-    theirs.complete(lambda: from_vllm(Engine(), source.path, theirs.spec))
+    theirs.complete(lambda: from_vllm(Engine(), source.model, theirs.spec))
     a, b = ours.read(rows), theirs.read(rows)
     if k == 8:
         assert torch.equal(a["ids"], b["ids"])
@@ -282,7 +282,7 @@ def test_what_vllm_says_makes_the_same_cache(k, folders, tmp_path):
 def test_a_token_that_the_student_has_not_is_refused(folders, tmp_path):
     spec = replace(open_cache(folders, tmp_path, token_rows())[0].spec, vocabulary=50)
     with pytest.raises(UserError, match=r"beyond the 50 .*top_k_from=transformers"):
-        from_vllm(Engine(), str(folders / "teacher"), spec)(token_rows())
+        from_vllm(Engine(), model_in(folders / "teacher"), spec)(token_rows())
 
 
 def test_the_space_is_said_before_the_teacher_runs(folders, tmp_path, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import warmup_runs
 
 from rankdistill.warmup import teacher_cache
 from rankdistill.warmup.logits import LogitsWarmup
@@ -43,13 +44,12 @@ def warm_up(models: Path, out: Path, pause: float = 0.0) -> dict[str, Any]:
     teacher_cache._plan = lambda rows, tokens: plan(rows, SHARD_TOKENS)
     teacher_cache.TeacherCache._write = slowly  # type: ignore[method-assign]
     try:
-        return LogitsWarmup(
+        warmup = LogitsWarmup(
             teacher_outputs="top_k", top_k=8, epochs=2.0, responses_per_step=8, save_steps=1,
             learning_rate=1e-3,
-        )(
-            models / "student", str(models / "teacher"), groups(), out / "model", seed=0,
-            report_to=[], precision="float32", checkpoints=out / "checkpoints", cache=out / "cache",
         )  # fmt: skip
+        folders = models / "student", models / "teacher"
+        return warmup_runs.warm_up(warmup, *folders, groups(), out / "model", cache=out / "cache")
     finally:
         teacher_cache._plan, teacher_cache.TeacherCache._write = plan, write  # type: ignore[method-assign]
 

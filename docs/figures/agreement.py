@@ -17,11 +17,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rankdistill.models import encode_prompt, encode_response, load_tokenizer, locate
+from rankdistill.models import Model, encode_prompt, encode_response, load_tokenizer, locate
 from rankdistill.prompts.sources import read_rows
 from rankdistill.rank.diagnostics import diagnose
 from rankdistill.rank.formats import ranked_row
-from rankdistill.score import Judge, score_groups
+from rankdistill.score import TeacherAccess, score_groups
 from rankdistill.settings import _plug_in
 
 MODEL = "bundled/smollm2-135m-instruct"
@@ -45,7 +45,7 @@ def main() -> None:
     given = parser.parse_args()
     groups = _groups(given)
     folder = locate(MODEL)
-    teacher = Judge(folder, "float32", "sdpa", False, "shared", folder)
+    teacher = TeacherAccess(Model(folder, {}), Model(folder, {}))
     for name in given.scorers:
         option, changes = SCORERS[name]
         node: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{option}.yaml"))

@@ -8,11 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from rankdistill.evaluate.ranked import RankedSet, Ranking, by_prompt
-from rankdistill.evaluate.reference import load_for_evaluation
 from rankdistill.evaluate.stage import label_of
 from rankdistill.evaluate.tokens import batches_of, policy_values
 from rankdistill.forward import TokenGroup, bind
-from rankdistill.models import encode_prompt, load_tokenizer
+from rankdistill.models import encode_prompt
 from rankdistill.rank import rank_group
 from rankdistill.records import Group
 from rankdistill.run import Model, Run
@@ -79,7 +78,7 @@ def _values(
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        tokenizer, layout = load_tokenizer(model.path), settings.train.layout.name
+        tokenizer, layout = model.tokenizer(), settings.train.layout.name
         tokens = [
             TokenGroup(
                 encode_prompt(tokenizer, g["messages"]), [r["token_ids"] for r in g["responses"]]
@@ -88,7 +87,7 @@ def _values(
         ]
         most = settings.ranked.max_batch_tokens if settings.ranked else 4096
         batches = batches_of(tokens, max_batch_tokens=most, layout=layout)
-        values = policy_values(bind(load_for_evaluation(run, model), layout), batches)
+        values = policy_values(bind(model.load_on_device(), layout), batches)
         rows = zip(groups, values, strict=True)
         partial.shards().put([{"prompt_id": g["prompt_id"], "values": v} for g, v in rows])
         return {"groups": len(groups)}

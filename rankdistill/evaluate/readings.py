@@ -17,7 +17,7 @@ from rankdistill.evaluate.guards import base_of, other_bases, top_1
 from rankdistill.evaluate.students import token_groups
 from rankdistill.evaluate.tokens import batches_of, policy_values
 from rankdistill.forward import TokenGroup, bind, response_logps
-from rankdistill.models import encode_prompt, encode_response, load_tokenizer, recoded
+from rankdistill.models import Model, encode_prompt, encode_response, recoded
 from rankdistill.records import Group, Message
 
 QUESTION = "Here is an answer:\n\n{answer}\n\nWhich request is it an answer to?"
@@ -26,9 +26,9 @@ NO_ANSWER = "..."
 
 def teacher_logp(
     groups: Sequence[Group],
-    writer: str,
-    teacher: PreTrainedModel,
-    path: str,
+    writer: Model,
+    teacher: Model,
+    loaded: PreTrainedModel,
     layout: str,
     max_batch_tokens: int,
 ) -> float | None:
@@ -37,23 +37,22 @@ def teacher_logp(
     Args:
         groups: Answers with their prompts.
         writer: The model whose tokenizer wrote them.
-        teacher: The model, where it runs.
-        path: Of its tokenizer.
+        loaded: The teacher, where it runs.
         layout: Of the grouped forward.
         max_batch_tokens: Tokens that go through it at once.
     """
-    rows = token_groups(recoded(groups, writer, path), load_tokenizer(path))
+    rows = token_groups(recoded(groups, writer, teacher), teacher.tokenizer())
     if not rows:
         return None
     batches = batches_of(rows, max_batch_tokens=max_batch_tokens, layout=layout)
-    return fmean(value for row in policy_values(bind(teacher, layout), batches) for value in row)
+    return fmean(value for row in policy_values(bind(loaded, layout), batches) for value in row)
 
 
 def belongs(
     groups: Sequence[Group],
     bases: Sequence[str],
-    teacher: PreTrainedModel,
-    path: str,
+    teacher: Model,
+    loaded: PreTrainedModel,
     layout: str,
     max_batch_tokens: int,
     *,
@@ -66,7 +65,7 @@ def belongs(
         bases: All base prompts, from which ten others are drawn for each.
         seed: Of that draw; the others as in `teacher_logp`.
     """
-    tokenizer = load_tokenizer(path)
+    tokenizer = teacher.tokenizer()
     owns = [base_of(group) or "" for group in groups]
     asked = [[own, *other_bases(bases, own, seed)] for own in owns]
     every = sorted({base for choices in asked for base in choices})
@@ -80,7 +79,7 @@ def belongs(
         group_of(group["responses"][0]["text"], choices)
         for group, choices in zip(groups, asked, strict=True)
     ]
-    model = bind(teacher, layout)
+    model = bind(loaded, layout)
     values = _sums(model, given, layout, max_batch_tokens)
     (prior,) = _sums(model, [group_of(NO_ANSWER, every)], layout, max_batch_tokens)
     before = dict(zip(every, prior, strict=True))

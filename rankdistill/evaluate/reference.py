@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from rankdistill.config import QuickConfig
 from rankdistill.evaluate.students import HeldOut
-from rankdistill.models import load_model, load_tokenizer, place, tokenizers_agree
+from rankdistill.models import tokenizers_agree
 from rankdistill.rank.combine import Scale
 from rankdistill.records import Group
 from rankdistill.run import Model, Run
@@ -55,18 +53,17 @@ class Reference:
         """Whether `model` shares the students' token ids."""
         if model.path == self.baseline.model.path:
             return True
-        ours = load_tokenizer(self.baseline.model.path)
-        return tokenizers_agree(ours, load_tokenizer(model.path))
+        return tokenizers_agree(self.baseline.model.tokenizer(), model.tokenizer())
 
     def held_out(self, run: Run) -> HeldOut:
         """The models and rows; loaded once per run, and only where a figure is missing."""
         if self._held_out is None:
             comparable = self.same_tokenizer(self.teacher.model)
             self._held_out = HeldOut(
-                tokenizer=load_tokenizer(self.baseline.model.path),
+                tokenizer=self.baseline.model.tokenizer(),
                 ranked=self.baseline.groups,
-                baseline=load_for_evaluation(run, self.baseline.model),
-                teacher=load_for_evaluation(run, self.teacher.model) if comparable else None,
+                baseline=self.baseline.model.load_on_device(),
+                teacher=self.teacher.model.load_on_device() if comparable else None,
                 teacher_groups=self.teacher.groups if comparable else [],
                 temperature=self.baseline.temperature,
                 max_batch_tokens=self.suite.max_batch_tokens,
@@ -74,17 +71,3 @@ class Reference:
                 layout=run.settings.train.layout.name,
             )
         return self._held_out
-
-
-def load_for_evaluation(run: Run, model: Model) -> Any:
-    """The model where it is to be run, in the precision of its role."""
-    settings = run.settings.teacher if model == run.teacher else run.settings.student
-    quantization = run.settings.teacher.quantization if model == run.teacher else None
-    loaded = load_model(
-        model.path,
-        precision=settings.precision.name,
-        quantization=quantization and quantization.name,
-        attn_implementation=settings.attn_implementation,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    return place(loaded, "cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -12,10 +12,9 @@ from typing import Any
 
 from rankdistill.config import QuickConfig
 from rankdistill.evaluate.model_figures import ModelFigures
-from rankdistill.evaluate.reference import Answers, Reference, load_for_evaluation
+from rankdistill.evaluate.reference import Answers, Reference
 from rankdistill.evaluate.sharpening import control_temperature
 from rankdistill.evaluate.students import evaluate_model
-from rankdistill.models import load_tokenizer
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
 from rankdistill.records import Group, Prompt
@@ -153,7 +152,7 @@ class Evaluation:
             model = (
                 held_out.baseline
                 if answers.model == self.baseline
-                else load_for_evaluation(self.run, answers.model)
+                else answers.model.load_on_device()
             )
             if answers.model == self.run.teacher and held_out.teacher is not None:
                 model = held_out.teacher
@@ -166,7 +165,7 @@ class Evaluation:
                 temperature=answers.temperature,
                 tokenizer=None
                 if reference.same_tokenizer(answers.model)
-                else load_tokenizer(answers.model.path),
+                else answers.model.tokenizer(),
             ).row()
             partial.shards().put([row])
             return {"prompts": len(answers.groups)}

@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from rankdistill.evaluate.guards import (
 )
 from rankdistill.evaluate.prompting import PROMPTINGS, prompted
 from rankdistill.evaluate.readings import belongs, teacher_logp
-from rankdistill.evaluate.reference import load_for_evaluation
 from rankdistill.evaluate.stage import LABELS, evaluation_judge
 from rankdistill.evaluate.verified import (
     Verified,
@@ -37,7 +35,7 @@ from rankdistill.evaluate.verified import (
     subset,
     tally,
 )
-from rankdistill.models import encode_prompt, load_tokenizer
+from rankdistill.models import encode_prompt
 from rankdistill.records import Group, Prompt
 from rankdistill.run import Model, Run
 from rankdistill.sample.model_folder import max_positions
@@ -208,8 +206,8 @@ class Verification:
 
     def _fits(self, model: Model, way: str) -> bool:
         """Whether every prompt, asked so, is one that the template takes and has room for."""
-        tokenizer = load_tokenizer(model.path)
-        most = max_positions(Path(model.path)) or math.inf
+        tokenizer = model.tokenizer()
+        most = max_positions(model.folder) or math.inf
         room = most - self.run.settings.sample.max_response_tokens
         prompts = [*self.by_split["validation"], *self.by_split["heldout"]]
         try:
@@ -265,11 +263,10 @@ class Verification:
         }
 
         def make(partial: Partial) -> Mapping[str, Any]:
-            teacher = self._teacher
             layout, budget = run.settings.train.layout.name, self.suite.max_batch_tokens
-            reading = (teacher, run.teacher.path, layout, budget)
+            reading = (run.teacher, self._teacher, layout, budget)
             row = {
-                "teacher_logp": teacher_logp(groups, model.path, *reading),
+                "teacher_logp": teacher_logp(groups, model, *reading),
                 "belongs": belongs(few, bases, *reading, seed=0) if few else None,
                 "belongs_of": len(few),
             }
@@ -280,4 +277,4 @@ class Verification:
 
     @cached_property
     def _teacher(self) -> Any:
-        return load_for_evaluation(self.run, self.run.teacher)
+        return self.run.teacher.load_on_device()

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     quiet()
     try:
-        source = open_source(given.run)
+        source = open_source(given.run, trust_remote_code=given.trust_remote_code)
         if given.push is not None:
             check_push(given.push)
         to = given.to or source.folder / EXPORT
@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         "--quantize",
         default="none",
         help="none; int8: torchao; awq-ready: a script and texts that make AWQ weights",
+    )
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that comes with a folder's model; a run has said so with its student",
     )
     parser.add_argument(
         "--push", metavar="user/name", help="upload it to the hub, with the token in HF_TOKEN"

@@ -96,7 +96,7 @@ def _fill(partial: Path, source: Source, license: License, options: Options) -> 
         plain = partial / "plain"
         plain.mkdir()
         write_model(source, plain, options.precision)
-        write_int8(plain, partial)
+        write_int8(source, plain, partial)
         shutil.rmtree(plain)
     else:
         write_model(source, partial, options.precision)

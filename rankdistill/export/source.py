@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.evaluate.report import read_metrics
+from rankdistill.models.model import Loading
 
 EXPORT = "export"
 """Folder of a run that its export is written to."""
@@ -29,6 +30,8 @@ class Source:
     """The run's `metrics.json`; None for a folder that no run has made."""
     config: Mapping[str, Any] | None = None
     """The run's configuration, composed."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run, also where no run has allowed it."""
 
     @property
     def name(self) -> str:
@@ -36,14 +39,23 @@ class Source:
         clean = re.sub(r"[^a-z0-9]+", "-", self.folder.resolve().name.lower())
         return clean.strip("-")[:50].strip("-") or "student"
 
+    def loading(self, precision: str) -> Loading:
+        """How the model is loaded, in a precision: a run has said whether its own code may run."""
+        student = (self.config or {}).get("student") or {}
+        trusted = self.trust_remote_code or bool(student.get("trust_remote_code"))
+        return Loading(precision, trust_remote_code=trusted, trust_key="--trust-remote-code")
+
     @property
     def is_adapter(self) -> bool:
         """Whether the folder holds adapters alone, as peft saves them."""
         return (self.model / "adapter_config.json").is_file()
 
 
-def open_source(folder: Path) -> Source:
+def open_source(folder: Path, *, trust_remote_code: bool = False) -> Source:
     """A run's folder, or that of a model or of adapters that a trainer saved in a notebook.
+
+    Args:
+        trust_remote_code: See `Source`.
 
     Raises:
         UserError: no such folder, an unfinished run, a run that left no student.
@@ -54,7 +66,7 @@ def open_source(folder: Path) -> Source:
         nearest = suggest(folder.name, others) if others else "give the folder of a finished run."
         raise UserError(f"There is no run folder '{folder}': {nearest}")
     if _is_model(folder):
-        return Source(folder, folder)
+        return Source(folder, folder, trust_remote_code=trust_remote_code)
     if not (folder / "metrics.json").is_file():
         raise UserError(
             f"The run in '{folder}' is not finished (no metrics.json): run its command again, it "
@@ -66,7 +78,8 @@ def open_source(folder: Path) -> Source:
             f"There is no student in '{folder}', whose run {why}: give a run that trains one."
         )
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    return Source(folder, folder / "model", read_metrics(folder), config)  # type: ignore[arg-type]
+    metrics: Any = read_metrics(folder)
+    return Source(folder, folder / "model", metrics, config, trust_remote_code)  # type: ignore[arg-type]
 
 
 def _is_model(folder: Path) -> bool:

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from rankdistill.errors import UserError
 from rankdistill.export.source import Source
-from rankdistill.models import load_model, load_tokenizer, merged, save_model
+from rankdistill.models import Model, merged, save_model
 from rankdistill.models.files import link
+from rankdistill.models.load import OwnCodeError
 from rankdistill.models.locate import first_line
 
 
@@ -45,17 +46,21 @@ def write_model(source: Source, to: Path, precision: str = "auto") -> None:
             take(file, to / file.name)
         return
     if not source.is_adapter:
-        model, tokens = load_model(str(source.model), precision=precision), str(source.model)
+        own = Model(str(source.model), {}, source.loading(precision))
+        model, tokenizer = own.load(), own.tokenizer()
     else:
-        model, tokens = _merged(source, precision)
-    save_model(model, load_tokenizer(tokens), to)
+        model, tokenizer = _merged(source, precision)
+    save_model(model, tokenizer, to)
 
 
-def write_int8(folder: Path, to: Path) -> None:
+def write_int8(source: Source, folder: Path, to: Path) -> None:
     """Writes the model in `folder` with its linear layers' weights in 8 bits, by torchao.
 
     One scale per row of the weight, activations as they were; neither embedding nor head.
     transformers and vLLM read it where torchao is installed.
+
+    Args:
+        source: What the model in `folder` was made of.
 
     Raises:
         UserError: the model cannot be quantised.
@@ -69,21 +74,25 @@ def write_int8(folder: Path, to: Path) -> None:
             dtype="auto",
             use_safetensors=True,
             device_map={"": "cpu"},
+            trust_remote_code=source.loading("auto").trust_remote_code,
             quantization_config=TorchAoConfig(Int8WeightOnlyConfig()),
         )
     except (ValueError, ImportError, RuntimeError) as error:
         raise UserError(f"torchao cannot quantise this model: {first_line(error)}") from error
-    save_model(model, load_tokenizer(str(folder)), to)
+    save_model(model, Model(str(folder), {}, source.loading("auto")).tokenizer(), to)
 
 
-def _merged(source: Source, precision: str) -> tuple[Any, str]:
-    """The model of adapters and their base, and where its tokenizer is: with the base."""
+def _merged(source: Source, precision: str) -> tuple[Any, Any]:
+    """The model of adapters and their base, and the base's tokenizer."""
     base = str(PeftConfig.from_pretrained(str(source.model)).base_model_name_or_path)
+    whole = Model(base, {}, source.loading(precision))
     try:
-        model = load_model(base, precision=precision)
+        model = whole.load()
+    except OwnCodeError:
+        raise
     except UserError as error:
         raise UserError(
             f"The adapters in '{source.folder}' were trained on '{base}', which is gone: put the "
             "model back there, or write its place into adapter_config.json."
         ) from error
-    return merged(PeftModel.from_pretrained(model, str(source.model))), base
+    return merged(PeftModel.from_pretrained(model, str(source.model))), whole.tokenizer()

@@ -8,6 +8,7 @@ from rankdistill.models.adapters import (
     merged,
     merged_copy,
 )
+from rankdistill.models.device import device
 from rankdistill.models.export import export_untied
 from rankdistill.models.layers import (
     evenly_spaced_layers,
@@ -18,6 +19,7 @@ from rankdistill.models.layers import (
 )
 from rankdistill.models.load import load_model, place, stored_precision
 from rankdistill.models.locate import identity, locate
+from rankdistill.models.model import Loading, Model, recoded
 from rankdistill.models.saving import save_model
 from rankdistill.models.template import chat_template, with_chat_template
 from rankdistill.models.tokenizer import (
@@ -26,7 +28,6 @@ from rankdistill.models.tokenizer import (
     encode_prompt,
     encode_response,
     load_tokenizer,
-    recoded,
     tokenizer_difference,
     tokenizers_agree,
 )
@@ -34,10 +35,13 @@ from rankdistill.store import home
 
 __all__ = [
     "LoRA",
+    "Loading",
+    "Model",
     "WithoutAdapters",
     "adapted",
     "chat_template",
     "decode_response",
+    "device",
     "encode_answers",
     "encode_prompt",
     "encode_response",

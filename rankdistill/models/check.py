@@ -12,29 +12,29 @@ from transformers.quantizers.auto import AutoHfQuantizer
 
 from rankdistill.errors import UserError
 from rankdistill.models.adapters import ALL_LINEAR, LoRA
-from rankdistill.models.load import load_config, stored_quantization
 from rankdistill.models.locate import first_line
+from rankdistill.models.model import Model
 
 
-def check_loading(role: str, path: str, settings: Any) -> None:
+def check_loading(role: str, model: Model, settings: Any) -> None:
     """Refuse a model that could not be loaded as its group (`role`) of the configuration says.
 
     Args:
         role: `teacher` or `student`.
-        path: What `from_pretrained` takes.
         settings: The group: its precision is resolved, not `auto`.
 
     Raises:
-        UserError: quantised weights or an attention that needs a GPU or a package that isn't there.
+        UserError: quantised weights or an attention that needs a GPU or a package that isn't
+            there, or code of the model's own that may not run.
     """
     _check_attention(role, settings.attn_implementation, settings.precision.name)
     if settings.quantization is not None:
         _check_bitsandbytes(f"{role}.quantization={settings.quantization.name}")
-    if stored_quantization(path) is not None:
-        _check_stored(role, path)
+    if model.stored_quantization() is not None:
+        _check_stored(role, model)
 
 
-def check_trainable(path: str, settings: Any, lora: LoRA | None) -> None:
+def check_trainable(model: Model, settings: Any, lora: LoRA | None) -> None:
     """Refuse a student that could not be trained as `student` says.
 
     Raises:
@@ -42,7 +42,7 @@ def check_trainable(path: str, settings: Any, lora: LoRA | None) -> None:
             float16 without a GPU; adapters on layers that the model doesn't have; Liger's kernels
             where they cannot run; another precision than accelerate was launched with.
     """
-    method = stored_quantization(path)
+    method = model.stored_quantization()
     if method is not None:
         raise UserError(
             f"The student would start from weights that were saved quantised ({method}), which "
@@ -67,13 +67,9 @@ def check_trainable(path: str, settings: Any, lora: LoRA | None) -> None:
     if settings.use_liger_kernel:
         _check_liger()
     if lora is not None and lora.target_modules != ALL_LINEAR:
-        config = load_config(path, trust_remote_code=settings.trust_remote_code)
+        trusted = model.loading.trust_remote_code
         with torch.device("meta"):
-            lora.on(
-                AutoModelForCausalLM.from_config(
-                    config, trust_remote_code=settings.trust_remote_code
-                )
-            )
+            lora.on(AutoModelForCausalLM.from_config(model.config(), trust_remote_code=trusted))
 
 
 def _check_attention(role: str, name: str, precision: str) -> None:
@@ -102,13 +98,13 @@ def _check_bitsandbytes(asked: str) -> None:
         )
 
 
-def _check_stored(role: str, path: str) -> None:
-    config = load_config(path)
+def _check_stored(role: str, model: Model) -> None:
+    config = model.config()
     try:
         quantizer = AutoHfQuantizer.from_config(config.quantization_config, pre_quantized=True)
         quantizer.validate_environment(device_map=None)
     except (ImportError, RuntimeError, ValueError) as error:
-        method = stored_quantization(path)
+        method = model.stored_quantization()
         remedy = "" if torch.accelerator.is_available() else " (this machine has no GPU)"
         raise UserError(
             f"The {role} was saved quantised ({method}), and cannot be loaded here{remedy}: "

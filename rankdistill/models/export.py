@@ -12,18 +12,19 @@ from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rankdistill.errors import UserError
 from rankdistill.models.files import link, new_folder
+from rankdistill.models.load import load_config
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _BODY, _HEAD = "model-body.safetensors", "model-head.safetensors"
 
 
-def export_untied(folder: Path, to: Path) -> None:
+def export_untied(folder: Path, to: Path, *, trust_remote_code: bool = False) -> None:
     """Writes `folder`'s model to the new folder `to` so that its output head is not tied.
 
     Only the head is written, as one more shard; all other files are hard links (copies on another
@@ -33,7 +34,7 @@ def export_untied(folder: Path, to: Path) -> None:
     Raises:
         UserError: the folder holds no safetensors weights, or not those of a causal model.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = load_config(str(folder), trust_remote_code=trust_remote_code)
     with new_folder(to) as partial:
         if not config.tie_word_embeddings:
             _link_others(folder, partial, ())

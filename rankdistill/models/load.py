@@ -18,6 +18,7 @@ from transformers import (
 from transformers.integrations import deepspeed
 
 from rankdistill.errors import UserError, suggest
+from rankdistill.models.device import device
 from rankdistill.models.locate import first_line, locate
 
 PRECISIONS: dict[str, torch.dtype | str] = {
@@ -30,6 +31,29 @@ PRECISIONS: dict[str, torch.dtype | str] = {
 
 QUANTIZATIONS = ("int8", "nf4")
 """Names of what bitsandbytes makes of the linear layers' weights while they are loaded."""
+
+
+class OwnCodeError(UserError):
+    """A model comes with code of its own, and nobody has said that it may run.
+
+    Args:
+        path: What `from_pretrained` would take.
+        remedy: What is to be set to allow it.
+    """
+
+    def __init__(self, path: str, remedy: str = "trust_remote_code=true") -> None:
+        super().__init__(
+            f"The model '{path}' comes with code of its own: read it, and set {remedy} to have it "
+            "run here."
+        )
+        self.path = path
+
+
+def refusal(path: str, what: str, error: Exception) -> UserError:
+    """What transformers says of a model, as a sentence of ours: ``<what>: <its first line>``."""
+    if "trust_remote_code=True" in str(error):
+        return OwnCodeError(path)
+    return UserError(f"{what}: {first_line(error)}")
 
 
 def load_model(
@@ -52,17 +76,20 @@ def load_model(
 
     Raises:
         UserError: no such model, precision or quantization, no safetensors weights (nothing is
-            unpickled), or transformers cannot build it as asked.
+            unpickled), code that may not run, or transformers cannot build it as asked.
     """
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision '{precision}': {suggest(precision, PRECISIONS)}")
     folder = locate(path)
     more: dict[str, Any] = {}
     if quantization is not None:
-        named = stored_precision(folder) if precision == "auto" else precision
+        named = precision
+        if precision == "auto":
+            named = stored_precision(folder, trust_remote_code=trust_remote_code)
         more["quantization_config"] = _bitsandbytes(quantization, PRECISIONS[named])
-    if quantization is not None or stored_quantization(folder) is not None:
-        more["device_map"] = {"": torch.accelerator.current_accelerator() or "cpu"}
+    stored = stored_quantization(folder, trust_remote_code=trust_remote_code)
+    if quantization is not None or stored is not None:
+        more["device_map"] = {"": device()}
     try:
         with _whole():
             model = AutoModelForCausalLM.from_pretrained(
@@ -74,7 +101,7 @@ def load_model(
                 **more,
             )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise UserError(f"The model '{path}' cannot be loaded: {first_line(error)}") from error
+        raise refusal(path, f"The model '{path}' cannot be loaded", error) from error
     _mend_generation_config(model)
     return model
 
@@ -103,15 +130,16 @@ def place(model: Any, device: torch.device | str) -> Any:
     return model if getattr(model, "is_quantized", False) else model.to(device)
 
 
-def stored_precision(path: str) -> str:
+def stored_precision(path: str, *, trust_remote_code: bool = False) -> str:
     """The precision that a model was saved in; float32 where its configuration names none."""
-    dtype = load_config(path).dtype
+    dtype = load_config(path, trust_remote_code=trust_remote_code).dtype
     return next((name for name, value in PRECISIONS.items() if value == dtype), "float32")
 
 
-def stored_quantization(path: str) -> str | None:
+def stored_quantization(path: str, *, trust_remote_code: bool = False) -> str | None:
     """The method that a model was quantised with before it was saved: gptq, awq, ..; None: none."""
-    stored: Any = getattr(load_config(path), "quantization_config", None)
+    config = load_config(path, trust_remote_code=trust_remote_code)
+    stored: Any = getattr(config, "quantization_config", None)
     return None if stored is None else str(stored["quant_method"])
 
 
@@ -119,15 +147,14 @@ def load_config(path: str, *, trust_remote_code: bool = False) -> PretrainedConf
     """A model's configuration; no weights are read, or downloaded.
 
     Raises:
-        UserError: no such model, or an architecture that transformers doesn't know.
+        UserError: no such model, an architecture that transformers doesn't know, or code that may
+            not run.
     """
     folder = locate(path, weights=False)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(
-            f"The configuration of '{path}' cannot be read: {first_line(error)}"
-        ) from error
+        raise refusal(path, f"The configuration of '{path}' cannot be read", error) from error
 
 
 @contextmanager

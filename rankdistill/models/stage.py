@@ -14,12 +14,9 @@ from rankdistill.models import (
     influential_layers,
     keep_layers,
     layer_influence,
-    load_model,
-    load_tokenizer,
     save_model,
 )
 from rankdistill.models.check import check_loading, check_trainable
-from rankdistill.models.load import load_config
 from rankdistill.records import Prompt
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
@@ -31,14 +28,13 @@ INFLUENCE_PROMPTS = 64
 def check_models(run: Run) -> None:
     """Refuse, before anything runs, models that cannot be loaded or trained here as they should."""
     if run.settings.trains:
-        check_trainable(run.start.path, run.settings.student, run.lora)
-    check_loading("student", run.start.path, run.settings.student)
-    check_loading("teacher", run.teacher.path, run.settings.teacher)
+        check_trainable(run.start, run.settings.student, run.lora)
+    check_loading("student", run.start, run.settings.student)
+    check_loading("teacher", run.teacher, run.settings.teacher)
     keep = run.settings.student.keep_layers
     if keep is None:
         return
-    config = load_config(run.start.path, trust_remote_code=run.settings.student.trust_remote_code)
-    layers = config.get_text_config().num_hidden_layers
+    layers = run.start.config().get_text_config().num_hidden_layers
     if not 1 <= keep <= layers:
         name = run.settings.student.path or run.settings.teacher.path
         raise UserError(
@@ -65,13 +61,7 @@ def fewer_layers(run: Run, whole: Model, keep: int, prompts: Output) -> Model:
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        model = load_model(
-            whole.path,
-            precision=settings.precision.name,
-            attn_implementation=settings.attn_implementation,
-            trust_remote_code=settings.trust_remote_code,
-        )
-        tokenizer = load_tokenizer(whole.path)
+        model, tokenizer = whole.load(), whole.tokenizer()
         layers = model.config.get_text_config().num_hidden_layers
         record: dict[str, Any] = {"layers_before": layers, "layers": keep}
         if by_influence:
@@ -87,9 +77,8 @@ def fewer_layers(run: Run, whole: Model, keep: int, prompts: Output) -> Model:
 
     name = run.settings.student.path or run.settings.teacher.path
     what = f"{keep} layers of {name if whole == run.start else 'an assistant'}"
-    return model_of(
-        run.stage("student", f"{what}, chosen by {settings.layer_choice.name}", identity, make)
-    )
+    what = f"{what}, chosen by {settings.layer_choice.name}"
+    return model_of(run.stage("student", what, identity, make), whole.loading)
 
 
 def _train_ids(rows: Sequence[Any], tokenizer: Any) -> list[list[int]]:

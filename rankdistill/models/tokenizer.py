@@ -17,6 +17,7 @@ from jinja2.exceptions import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError
+from rankdistill.models.load import refusal
 from rankdistill.models.locate import first_line, locate
 
 _ASKED = "A question to find in the text."
@@ -34,7 +35,8 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
-        UserError: the model isn't there, has no tokenizer, no chat template or no EOS.
+        UserError: the model isn't there, has no tokenizer, no chat template or no EOS, or comes
+            with code that may not run.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -43,9 +45,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
             clean_up_tokenization_spaces=False,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(
-            f"The tokenizer of '{path}' cannot be loaded: {first_line(error)}"
-        ) from error
+        raise refusal(path, f"The tokenizer of '{path}' cannot be loaded", error) from error
     if not tokenizer.chat_template:
         raise UserError(
             f"The tokenizer of '{path}' has no chat template, so a conversation cannot be written "
@@ -160,30 +160,6 @@ def tokenizer_difference(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase)
 def tokenizers_agree(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
     """Whether every token has the same id in both; `tokenizer_difference` says what differs."""
     return tokenizer_difference(a, b) is None
-
-
-def recoded(groups: Sequence[Any], writer: str, reader: str) -> list[Any]:
-    """The groups with their responses' `token_ids` in the tokens of another model.
-
-    Unchanged where the two tokenizers agree. EOS is added where the response ended.
-
-    Args:
-        groups: `Group` rows.
-        writer: Model whose tokens the responses have.
-        reader: Model whose tokens they get.
-    """
-    if writer == reader:
-        return list(groups)
-    tokenizer = load_tokenizer(reader)
-    if tokenizers_agree(tokenizer, load_tokenizer(writer)):
-        return list(groups)
-
-    def code(response: Mapping[str, Any]) -> dict[str, Any]:
-        ids = encode_response(tokenizer, response["text"])
-        ids = ids if response["finish_reason"] == "stop" else ids[:-1]
-        return {**response, "token_ids": ids}
-
-    return [{**group, "responses": [code(r) for r in group["responses"]]} for group in groups]
 
 
 def _render(

@@ -80,7 +80,8 @@ def shape_of(
         UserError: neither known nor at hand.
     """
     config = _config(path, like or {}, trust_remote_code)
-    return _shape(config.to_json_string(), keep_layers, type(config))
+    code = config.name_or_path if getattr(config, "auto_map", None) and trust_remote_code else None
+    return _shape(config.to_json_string(), keep_layers, type(config), code)
 
 
 def _known() -> dict[str, Any]:
@@ -104,17 +105,21 @@ def _config(path: str, like: Mapping[str, str], trust_remote_code: bool) -> Pret
 
 
 @cache
-def _shape(config_json: str, keep_layers: int | None, kind: type[PretrainedConfig]) -> Shape:
+def _shape(
+    config_json: str, keep_layers: int | None, kind: type[PretrainedConfig], code: str | None = None
+) -> Shape:
+    """Of a configuration; `code` is the folder of a network that comes with it."""
     import json
 
     whole = kind.from_dict(json.loads(config_json))
+    whole.name_or_path = code or ""
     config: Any = whole.get_text_config()
     if keep_layers is not None:
         config.num_hidden_layers = min(keep_layers, config.num_hidden_layers)
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[: config.num_hidden_layers]
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(whole)
+        model: Any = AutoModelForCausalLM.from_config(whole, trust_remote_code=code is not None)
     head = model.get_output_embeddings()
     linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rankdistill.config import AugmentConfig
-from rankdistill.models import encode_prompt, load_tokenizer
+from rankdistill.models import encode_prompt
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.augment import REASONS, Filter, requests, written
 from rankdistill.records import Group, Message, Prompt
@@ -42,7 +42,7 @@ def augmented(run: Run, prompts: Output) -> Output:
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        tokenizer = load_tokenizer(run.start.path)
+        tokenizer = run.start.tokenizer()
 
         def fits(prompt: Prompt) -> bool:
             return len(encode_prompt(tokenizer, prompt["messages"])) <= settings.max_prompt_tokens

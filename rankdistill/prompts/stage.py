@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.models import encode_prompt, load_tokenizer
+from rankdistill.models import encode_prompt
 from rankdistill.prompts import load_prompts, source_identity
 from rankdistill.prompts.augment_stage import augmented
 from rankdistill.prompts.demands import demands_digest
@@ -60,9 +60,7 @@ def load(run: Run) -> Output:
         identity["instructions"] = {"code": 1, **drawn}
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        tokenizer = load_tokenizer(
-            run.start.path, trust_remote_code=run.settings.student.trust_remote_code
-        )
+        tokenizer = run.start.tokenizer()
         rows, counts = load_prompts(
             settings.path,
             tokenizer,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.models import load_tokenizer
 from rankdistill.prompts import source_identity
 from rankdistill.rank import rank_groups
 from rankdistill.rank.combine import combine, debiased
@@ -126,7 +125,7 @@ def existing(run: Run) -> Output:
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        groups, counts = read_ranked(settings, prompts, load_tokenizer(run.start.path))
+        groups, counts = read_ranked(settings, prompts, run.start.tokenizer())
         partial.shards().put(groups)
         return counts
 

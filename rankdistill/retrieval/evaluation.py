@@ -12,7 +12,6 @@ from rankdistill.console import progress
 from rankdistill.evaluate.statistics import paired_difference
 from rankdistill.evaluate.suites.base import Figure, Measured, mean_figure
 from rankdistill.evaluate.suites.stage import block
-from rankdistill.models import load_tokenizer
 from rankdistill.records import Group
 from rankdistill.retrieval.data import Collection
 from rankdistill.retrieval.measures import graded, ndcg, reciprocal_rank, reordered
@@ -20,7 +19,6 @@ from rankdistill.retrieval.retrievers import Retriever, open_retriever
 from rankdistill.retrieval.stage import Graded, by_passage, by_query_likelihood
 from rankdistill.run import Model, Run
 from rankdistill.score.likelihood import Reader
-from rankdistill.score.stage import judge_of
 from rankdistill.store import Partial
 from rankdistill.train.reward.stage import ModelReward, Rewarding, backbone_of
 
@@ -54,10 +52,9 @@ def measure_reranking(
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        backbone = backbone_of(run, warm).path
         rerankers = {
-            "warmed_up": ModelReward(run, backbone, warm.path, new_head=True),
-            "trained": ModelReward(run, rewarding.model.path, warm.path),
+            "warmed_up": ModelReward(run, backbone_of(run, warm), warm, new_head=True),
+            "trained": ModelReward(run, rewarding.model, warm),
         }
         rows = []
         with progress(len(groups), "prompts") as bar:
@@ -165,11 +162,10 @@ def _teacher_timed(run: Run, groups: Sequence[Group]) -> Callable[[int], Any] | 
     if not by_query_likelihood(run) or scorer.through != "transformers":
         return None
     assert run.settings.retrieval is not None
-    request, tokenizer = run.settings.retrieval.request, load_tokenizer(run.start.path)
+    request, tokenizer = run.settings.retrieval.request, run.start.tokenizer()
     asked = [by_passage([group], request, tokenizer) for group in groups]
-    reader = Reader.load(
-        run.teacher.path, [g for part in asked for g in part], judge_of(run, run.start.path)
-    )
+    groups = [group for part in asked for group in part]
+    reader = Reader.load(run.teacher, groups, run.teacher_access(run.start))
     starts = [0]
     for part in asked:
         starts.append(starts[-1] + len(part))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.errors import UserError
-from rankdistill.models import identity, locate
+from rankdistill.models import device, identity, locate
 from rankdistill.models.locate import first_line
 
 BATCH = 32
@@ -54,7 +54,7 @@ class BiEncoder:
             raise UserError(
                 f"retrieval.encoder '{path}' cannot be loaded: {first_line(error)}"
             ) from error
-        self._model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._model.to(device())
         self._longest = int(getattr(self._model.config, "max_position_embeddings", 512))
         by_length = sorted(range(len(passages)), key=lambda i: len(passages[i]))
         rows: dict[int, Tensor] = {}

@@ -14,7 +14,7 @@ from typing import Any
 
 from rankdistill.console import progress
 from rankdistill.errors import UserError
-from rankdistill.models import decode_response, encode_prompt, encode_response, load_tokenizer
+from rankdistill.models import decode_response, encode_prompt, encode_response
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.splits import SPLITS, Splitter
 from rankdistill.records import Group, Message, Response
@@ -61,7 +61,7 @@ def retrieve(run: Run, collection: Collection) -> Output:
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        tokenizer = load_tokenizer(run.start.path)
+        tokenizer = run.start.tokenizer()
         chosen, counts = _queries(run, collection, tokenizer)
         names, texts = list(collection.passages), list(collection.passages.values())
         retriever = open_retriever(settings.encoder, texts)
@@ -112,7 +112,7 @@ def graded_by_teacher(run: Run, candidates: Output) -> Graded:
         scored = score(run, groups, candidates.key, run.start, f"{len(groups)} queries")
         return Graded(scored.rows(), scored.key)  # type: ignore[arg-type]
     request = run.settings.retrieval.request
-    asked = by_passage(groups, request, load_tokenizer(run.start.path))
+    asked = by_passage(groups, request, run.start.tokenizer())
     key = [candidates.key, request]
     scored = score(run, asked, key, run.start, f"queries under {len(asked)} passages")
     return Graded(_back(groups, scored.rows()), scored.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
@@ -11,19 +12,24 @@ from rich.markup import escape
 from rankdistill.config import SampleConfig
 from rankdistill.console import say
 from rankdistill.errors import UserError, suggest
+from rankdistill.models.model import Model
 from rankdistill.sample.base import Request, Sampler, SamplingOptions, response_seed
 from rankdistill.sample.companions import check_torchvision
+from rankdistill.sample.vllm_models import no_backend, require_backend
 
 __all__ = [
     "Request",
     "Sampler",
     "SamplingOptions",
     "check_parallel",
+    "no_backend",
     "open_sampler",
+    "require_backend",
     "require_vllm",
     "resolve_sampler",
     "response_seed",
     "sampler_options",
+    "served_sampler",
 ]
 
 NAMES = ("auto", "vllm", "transformers")
@@ -51,6 +57,25 @@ def resolve_sampler(name: str) -> str:
     if name == "vllm":
         require_vllm("sample.sampler")
     say(escape(f"sampling with transformers, since vLLM is not installed ({INSTALL_VLLM})"))
+    return "transformers"
+
+
+def served_sampler(asked: str, name: str, models: Iterable[Model]) -> str:
+    """The sampler for a run's models: `name`, or transformers where vLLM has no back end for one.
+
+    Args:
+        asked: As configured.
+        name: What `resolve_sampler` made of it.
+
+    Raises:
+        UserError: `asked` is vllm, which cannot run one of them.
+    """
+    reason = next(filter(None, map(no_backend, models)), None) if name == "vllm" else None
+    if reason is None:
+        return name
+    if asked == "vllm":
+        raise UserError(f"{reason}: set sample.sampler=transformers.")
+    say(escape(f"sampling with transformers, since {reason}"))
     return "transformers"
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 from rankdistill.errors import UserError
+from rankdistill.models.model import Model
 from rankdistill.records import Response
 
 Request = tuple[str, list[int]]
@@ -55,7 +55,7 @@ class Sampler(Protocol):
     name: str
     """Part of the identity of what it samples."""
 
-    def prepare(self, model: Path, requests: Sequence[Request], options: SamplingOptions) -> None:
+    def prepare(self, model: Model, requests: Sequence[Request], options: SamplingOptions) -> None:
         """Load what `sample` needs for these arguments, so that its first response need not wait.
 
         Raises:
@@ -65,7 +65,7 @@ class Sampler(Protocol):
 
     def sample(
         self,
-        model: Path,
+        model: Model,
         requests: Sequence[Request],
         options: SamplingOptions,
         source: str,
@@ -75,7 +75,7 @@ class Sampler(Protocol):
         """(prompt id, its K responses) in the given order, as they are finished.
 
         Args:
-            model: Folder with weights and tokenizer.
+            model: Weights and tokenizer in a folder.
             requests: (prompt id, token ids).
             source: Written into the responses.
             done: Ids of prompts that need no responses any more, since an interrupted call has

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rankdistill.console import progress
-from rankdistill.models import encode_prompt, load_tokenizer
+from rankdistill.models import encode_prompt
 from rankdistill.records import Prompt
 from rankdistill.run import Model, Run
 from rankdistill.sample import SamplingOptions
@@ -75,16 +74,16 @@ def _sample_rows(
 ) -> Mapping[str, Any]:
     shards = partial.shards()
     done = {row["prompt_id"] for row in shards.rows()}
-    tokenizer = load_tokenizer(model.path)
+    tokenizer = model.tokenizer()
     by_id = {prompt["prompt_id"]: prompt for prompt in prompts}
     requests = [(key, encode_prompt(tokenizer, p["messages"])) for key, p in by_id.items()]
     seconds, new_tokens = 0.0, 0
     if len(done) < len(requests):
         sampler = run.sampler()
-        sampler.prepare(Path(model.path), requests, options)
+        sampler.prepare(model, requests, options)
         started = time.monotonic()
         with progress(len(requests), "prompts", done=len(done)) as bar:
-            answered = sampler.sample(Path(model.path), requests, options, source, done=done)
+            answered = sampler.sample(model, requests, options, source, done=done)
             for prompt_id, responses in answered:
                 shards.append([{**by_id[prompt_id], "responses": responses}])
                 new_tokens += sum(len(response["token_ids"]) for response in responses)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from rankdistill.errors import UserError
-from rankdistill.models import load_model, load_tokenizer
+from rankdistill.models.model import Model
 from rankdistill.records import Response
 from rankdistill.sample.base import Request, SamplingOptions, response_seed
 from rankdistill.sample.choose import choose
@@ -25,7 +24,7 @@ from rankdistill.sample.model_folder import check_positions, contents, stop_ids,
 
 
 class TransformersSampler(AbstractContextManager["TransformersSampler"]):
-    """Samples in this process, in float32, on the GPU where there is one.
+    """Samples in this process, in float32, on the accelerator where there is one.
 
     Batches are cut from the requests in their order and sampled one after the other, so a caller
     that is interrupted loses at most a batch. What else is in a batch, its size and the number of
@@ -48,14 +47,14 @@ class TransformersSampler(AbstractContextManager["TransformersSampler"]):
         self.batch_size = batch_size
         self._loaded: tuple[Any, PreTrainedModel] | None = None
 
-    def prepare(self, model: Path, requests: Sequence[Request], options: SamplingOptions) -> None:
+    def prepare(self, model: Model, requests: Sequence[Request], options: SamplingOptions) -> None:
         """Load the model; see `Sampler.prepare`."""
-        check_positions(model, (ids for _, ids in requests), options.max_response_tokens)
+        check_positions(model.folder, (ids for _, ids in requests), options.max_response_tokens)
         self._load(model)
 
     def sample(
         self,
-        model: Path,
+        model: Model,
         requests: Sequence[Request],
         options: SamplingOptions,
         source: str,
@@ -65,15 +64,15 @@ class TransformersSampler(AbstractContextManager["TransformersSampler"]):
         """(prompt id, its responses) batch by batch, in the given order; see `Sampler.sample`."""
         if not requests:
             return
-        check_positions(model, (ids for _, ids in requests), options.max_response_tokens)
+        check_positions(model.folder, (ids for _, ids in requests), options.max_response_tokens)
         done = set(done)
         size = max(1, self.batch_size // options.responses_per_prompt)
         batches = [requests[start : start + size] for start in range(0, len(requests), size)]
         left = [batch for batch in batches if any(name not in done for name, _ in batch)]
         if not left:
             return
-        tokenizer = load_tokenizer(str(model))
-        ends = stop_ids(model, tokenizer)
+        tokenizer = model.tokenizer()
+        ends = stop_ids(model.folder, tokenizer)
         network = self._load(model)
         for batch in left:
             groups = decode(network, batch, options, ends)
@@ -83,12 +82,12 @@ class TransformersSampler(AbstractContextManager["TransformersSampler"]):
 
     @torch.inference_mode()
     def response_logps(
-        self, model: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+        self, model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> list[list[float]]:
         """The log-probability of every token of the responses, nats, at temperature 1, unfiltered.
 
         Args:
-            model: Folder with weights and tokenizer.
+            model: Weights and tokenizer in a folder.
             pairs: (prompt ids, response ids).
         """
         network = self._load(model)
@@ -107,13 +106,11 @@ class TransformersSampler(AbstractContextManager["TransformersSampler"]):
     def __exit__(self, *exception: Any) -> None:
         self.close()
 
-    def _load(self, model: Path) -> PreTrainedModel:
-        key = (model, contents(model))
+    def _load(self, model: Model) -> PreTrainedModel:
+        key = (model.folder, contents(model.folder))
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # before the next is loaded, so that only one is in memory
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            network = load_model(str(model))
-            self._loaded = (key, network.to(device))  # type: ignore[arg-type]
+            self._loaded = (key, model.in_float32.load_on_device())
         return self._loaded[1]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from rankdistill.errors import UserError
-from rankdistill.models import export_untied, home, load_tokenizer
+from rankdistill.models import Model, export_untied, home
 from rankdistill.records import Response
 from rankdistill.sample.base import Request, SamplingOptions, response_seed
 from rankdistill.sample.model_folder import (
@@ -80,14 +80,14 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
         self._shape: dict[str, Any] = {}
         self._length = 0
 
-    def prepare(self, model: Path, requests: Sequence[Request], options: SamplingOptions) -> None:
+    def prepare(self, model: Model, requests: Sequence[Request], options: SamplingOptions) -> None:
         """Start the engines, or swap the weights; see `Sampler.prepare`."""
         prompts = [ids for _, ids in requests]
-        self._serve(model, check_positions(model, prompts, options.max_response_tokens))
+        self._serve(model, check_positions(model.folder, prompts, options.max_response_tokens))
 
     def sample(
         self,
-        model: Path,
+        model: Model,
         requests: Sequence[Request],
         options: SamplingOptions,
         source: str,
@@ -98,10 +98,10 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
         left = [request for request in requests if request[0] not in set(done)]
         if not left:
             return
-        tokenizer = load_tokenizer(str(model))
-        ends = stop_ids(model, tokenizer)
+        tokenizer = model.tokenizer()
+        ends = stop_ids(model.folder, tokenizer)
         prompts = [ids for _, ids in left]
-        self._serve(model, check_positions(model, prompts, options.max_response_tokens))
+        self._serve(model, check_positions(model.folder, prompts, options.max_response_tokens))
         # At temperature 0 the responses are the same: one is computed.
         drawn = options.responses_per_prompt if options.temperature > 0 else 1
         params = {
@@ -121,20 +121,21 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
             yield prompt_id, [to_response(tokenizer, list(ids), ends, source) for ids in rows]
 
     def response_logps(
-        self, model: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+        self, model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> Generator[list[float]]:
         """The log-probability of every token of the responses, nats, at temperature 1, unfiltered.
 
         Of every pair in its order, as they are finished.
 
         Args:
-            model: Folder with weights and tokenizer.
+            model: Weights and tokenizer in a folder.
             pairs: (prompt ids, response ids).
         """
         if not pairs:
             return
         texts = [[*prompt, *response] for prompt, response in pairs]
-        self._serve(model, check_positions(model, texts, 1))  # the engine writes one more token
+        # The engine writes one more token.
+        self._serve(model, check_positions(model.folder, texts, 1))
         jobs = [
             {"do": "logps", "prompt": list(prompt), "response": list(response)}
             for prompt, response in pairs
@@ -143,7 +144,7 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
             yield answer["logps"]
 
     def top_logps(
-        self, model: Path, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], k: int
+        self, model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], k: int
     ) -> Iterator[tuple[list[list[int]], list[list[float]]]]:
         """The k likeliest tokens at every token of the responses, and their log-probabilities.
 
@@ -151,14 +152,15 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
         temperature 1, unfiltered, nats.
 
         Args:
-            model: Folder with weights and tokenizer.
+            model: Weights and tokenizer in a folder.
             pairs: (prompt ids, response ids).
             k: At most the vocabulary.
         """
         if not pairs:
             return
         texts = [[*prompt, *response] for prompt, response in pairs]
-        self._serve(model, check_positions(model, texts, 1))  # the engine writes one more token
+        # The engine writes one more token.
+        self._serve(model, check_positions(model.folder, texts, 1))
         jobs = [
             {"do": "logps", "prompt": list(prompt), "response": list(response), "k": k}
             for prompt, response in pairs
@@ -178,10 +180,11 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
     def __exit__(self, *exception: Any) -> None:
         self.close()
 
-    def _serve(self, model: Path, length: int) -> None:
+    def _serve(self, model: Model, length: int) -> None:
         """Have the engines hold `model`, with a context of at least `length` tokens."""
-        key = (model, contents(model))
-        model_shape = shape(model)
+        trusted = model.loading.trust_remote_code
+        key = (model.folder, contents(model.folder), trusted)
+        model_shape = {**shape(model.folder), "trust_remote_code": trusted}
         if self._processes and (model_shape != self._shape or length > self._length):
             self.close()
         if self._processes and self._model == key:
@@ -190,26 +193,27 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
             self._folder = _new_folder()
         weights = self._folder / "weights"
         # Untied: on a CPU, reloading tied weights silently leaves the LM head as it was.
-        export_untied(model, weights)
+        export_untied(model.folder, weights, trust_remote_code=trusted)
         try:
             if self._processes:
                 self._model = None
                 self._ask_all({"do": "reload", "weights_path": str(weights)})
             else:
                 self._length = -(-length // LENGTH_STEP) * LENGTH_STEP
-                self._length = min(self._length, max_positions(model) or self._length)
-                self._start(weights)
+                self._length = min(self._length, max_positions(model.folder) or self._length)
+                self._start(weights, trusted)
         finally:
             shutil.rmtree(weights, ignore_errors=True)
         self._model, self._shape = key, model_shape
 
-    def _start(self, weights: Path) -> None:
+    def _start(self, weights: Path, trusted: bool) -> None:
         assert self._folder is not None
         arguments = {
             **self._arguments,
             "model": str(weights),
             "max_model_len": self._length,
             "skip_tokenizer_init": True,
+            "trust_remote_code": trusted,
             "generation_config": "vllm",
             "seed": 0,
             "max_logprobs": -1,  # as many as are asked for; 20 otherwise

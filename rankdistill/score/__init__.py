@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rankdistill.records import Group
-from rankdistill.score.base import Judge, Scorer, Verdict
+from rankdistill.score.base import Scorer, TeacherAccess, Verdict
 
-__all__ = ["Judge", "Scorer", "Verdict", "score_groups"]
+__all__ = ["Scorer", "TeacherAccess", "Verdict", "score_groups"]
 
 
 def score_groups(
     scorer: Scorer,
     groups: Sequence[Group],
-    judge: Judge,
+    access: TeacherAccess,
     done: int = 0,
     *,
     name: str | None = None,
@@ -26,7 +26,7 @@ def score_groups(
         name: Of its values; None is the scorer's own.
         counts: What the verdicts count is added here, before the groups are delivered.
     """
-    for values in scorer(groups, judge, done):
+    for values in scorer(groups, access, done):
         part = groups[done : done + len(values)]
         done += len(values)
         verdicts = [row if isinstance(row, Verdict) else Verdict(row) for row in values]

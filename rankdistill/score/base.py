@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from rankdistill.models.model import Model
 from rankdistill.records import Ballot, Group
 
 if TYPE_CHECKING:
@@ -13,20 +15,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judge:
+class TeacherAccess:
     """The teacher that a scorer may ask, and the student whose token ids the responses carry."""
 
-    path: str
-    """What `from_pretrained` takes."""
-    precision: str
-    attn_implementation: str
-    trust_remote_code: bool
-    layout: str
-    """Layout of the grouped forward."""
-    writer: str
+    teacher: Model
+    writer: Model
     """The model whose tokenizer wrote `token_ids`; another tokenizer scores the text."""
-    quantization: str | None = None
-    """See `rankdistill.models.load_model`."""
+    layout: str = "shared"
+    """Layout of the grouped forward."""
     engine: Callable[[], VLLMSampler] | None = None
     """vLLM for the teacher, started when it is asked for."""
 
@@ -45,27 +41,25 @@ class Verdict:
     """What it took, and what went wrong: calls, tokens, answers that were set aside. Added up."""
 
 
-class Scorer(Protocol):
+class Scorer(ABC):
     """Gives every response of a group one value; higher is better.
 
-    Implementations are frozen dataclasses, named by `_target_` in `conf/score/`. Beyond this a
-    scorer may have `check(judge)`, which refuses at start-up what can be known there; `relative`:
-    values are comparable only within a group, and `absolute` is then the scorer to use across
-    groups; and `members`, the scorers of an ensemble.
+    Implementations are frozen dataclasses, named by `_target_` in `conf/score/`.
     """
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Key of its values in `Response.scores`."""
-        ...
 
     @property
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What its values depend on besides the groups and the judge; hashed."""
-        ...
+        """What its values depend on besides the groups and the teacher; hashed."""
 
+    @abstractmethod
     def __call__(
-        self, groups: Sequence[Group], judge: Judge, done: int
+        self, groups: Sequence[Group], access: TeacherAccess, done: int
     ) -> Iterator[Sequence[list[float] | Verdict]]:
         """The values of each group's responses, some groups at a time, in the given order.
 
@@ -73,4 +67,39 @@ class Scorer(Protocol):
             done: Groups at the front that an interrupted call has delivered. With all `groups` and
                 what is done, the rest is scored in the same batches as without the interruption.
         """
-        ...
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether its values are the run's teacher's: they are then made again for another one."""
+        return False
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether it needs the memory that a sampler's engine takes."""
+        return False
+
+    @property
+    def relative(self) -> bool:
+        """Whether its values compare the responses of one group only; see `absolute`."""
+        return False
+
+    @property
+    def absolute(self) -> Scorer:
+        """The scorer to take where the responses of different groups are compared."""
+        return self
+
+    @property
+    def members(self) -> dict[str, Scorer]:
+        """The scorers that it consists of, by name; each is a stage output of its own."""
+        return {self.name: self}
+
+    def about(self, teacher: str) -> str:
+        """What its values are, in the report: ``likelihood under <teacher>``.
+
+        Args:
+            teacher: The run's, as the person calls it.
+        """
+        return f"{self.name} under {teacher}" if self.uses_teacher else self.name
+
+    def check(self, access: TeacherAccess) -> None:  # noqa: B027  (most have nothing to refuse)
+        """Refuse at start-up what can be known there. UserError: it cannot work."""

@@ -51,17 +51,17 @@ class Ensemble:
 
 def members(scorer: Scorer | Ensemble) -> dict[str, Scorer]:
     """The scorers that a scorer consists of, by name: itself, but for an ensemble."""
-    return getattr(scorer, "members", {scorer.name: scorer})
+    return scorer.members
 
 
 def absolute(scorer: Scorer | Ensemble) -> Any:
     """The scorer to take where the responses of different groups are compared."""
-    return getattr(scorer, "absolute", scorer)
+    return scorer.absolute
 
 
 def is_relative(scorer: Scorer | Ensemble) -> bool:
     """Whether a value tells nothing about responses to other prompts, or beside other ones."""
-    return any(getattr(member, "relative", False) for member in members(scorer).values())
+    return any(member.relative for member in members(scorer).values())
 
 
 def merged(groups: Sequence[Sequence[Group]]) -> list[Group]:

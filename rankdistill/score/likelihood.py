@@ -12,17 +12,10 @@ from torch import Tensor
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.forward import TokenGroup, bind, collate, micro_batches, response_logps
-from rankdistill.models import (
-    encode_prompt,
-    identity,
-    load_model,
-    load_tokenizer,
-    place,
-    recoded,
-)
+from rankdistill.models import Model, encode_prompt, identity, recoded
 from rankdistill.records import Group
-from rankdistill.sample import require_vllm
-from rankdistill.score.base import Judge
+from rankdistill.sample import require_backend, require_vllm
+from rankdistill.score.base import Scorer, TeacherAccess
 from rankdistill.score.remote import RemoteTeacher
 from rankdistill.score.served import served_logps
 
@@ -33,7 +26,7 @@ NO_PROMPT = [{"role": "user", "content": ""}]
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class Likelihood(Scorer):
     """log P(response | prompt) under the teacher, in nats.
 
     Args:
@@ -57,6 +50,7 @@ class Likelihood:
     through: str = "transformers"
 
     name: ClassVar[str] = "likelihood"
+    uses_teacher: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.max_batch_tokens < 1:
@@ -88,7 +82,7 @@ class Likelihood:
         """Whether it needs the memory that a sampler's engine takes."""
         return self.through == "transformers" and torch.cuda.is_available()
 
-    def check(self, judge: Judge) -> None:
+    def check(self, access: TeacherAccess) -> None:
         """Refuse at start-up an engine that isn't there, or that would not quantise."""
         if self.through == "transformers":
             return
@@ -96,31 +90,33 @@ class Likelihood:
             RemoteTeacher(self.through).check()
         else:
             require_vllm("score.through")
-        if judge.quantization is not None:
+            require_backend("score.through", access.teacher)
+        quantization = access.teacher.loading.quantization
+        if quantization is not None:
             raise UserError(
                 "vLLM (score.through) serves the teacher as it is stored, but teacher.quantization "
-                f"is {judge.quantization}: set it to null, or score.through to transformers."
+                f"is {quantization}: set it to null, or score.through to transformers."
             )
 
     def __call__(
-        self, groups: Sequence[Group], judge: Judge, done: int = 0
+        self, groups: Sequence[Group], access: TeacherAccess, done: int = 0
     ) -> Iterator[list[list[float]]]:
         """The scores `[group][response]` of some groups after the other; see `Scorer`."""
         if self.through != "transformers":
-            return self._served(groups, judge, done)
-        return self._computed(groups, judge, done)
+            return self._served(groups, access, done)
+        return self._computed(groups, access, done)
 
     def _computed(
-        self, groups: Sequence[Group], judge: Judge, done: int
+        self, groups: Sequence[Group], access: TeacherAccess, done: int
     ) -> Iterator[list[list[float]]]:
         """Through transformers, one micro-batch after the other."""
-        teacher = Reader.load(judge.path, groups, judge)
+        teacher = Reader.load(access.teacher, groups, access)
         contrast: Reader | None = None
         if self.contrast == "unconditional":
-            contrast = replace(teacher, tokens=_bare(teacher.tokens, judge.path))
+            contrast = replace(teacher, tokens=_bare(teacher.tokens, access.teacher))
         elif self.contrast:
-            contrast = Reader.load(self.contrast, groups, judge)
-        for indices in micro_batches(teacher.tokens, self.max_batch_tokens, judge.layout):
+            contrast = Reader.load(self._contrasted(access), groups, access)
+        for indices in micro_batches(teacher.tokens, self.max_batch_tokens, access.layout):
             indices = [i for i in indices if i >= done]
             if not indices:
                 continue
@@ -134,45 +130,52 @@ class Likelihood:
             ]
 
     def _served(
-        self, groups: Sequence[Group], judge: Judge, done: int
+        self, groups: Sequence[Group], access: TeacherAccess, done: int
     ) -> Iterator[list[list[float]]]:
         """Through vLLM: a pass for what is subtracted, then the teacher's, group by group."""
-        logps, left = self._asker(judge), groups[done:]
-        tokens = _tokens(judge.path, left, judge)
+        logps, left, teacher = self._asker(access), groups[done:], access.teacher
+        tokens = _tokens(teacher, left, access)
         subtracted = [[0.0] * len(group.responses) for group in tokens]
         if self.contrast == "unconditional":
-            subtracted = list(logps(judge.path, _bare(tokens, judge.path)))
+            subtracted = list(logps(teacher, _bare(tokens, teacher)))
         elif self.contrast:
-            subtracted = list(logps(self.contrast, _tokens(self.contrast, left, judge)))
-        of_teacher = logps(judge.path, tokens)
+            contrast = self._contrasted(access)
+            subtracted = list(logps(contrast, _tokens(contrast, left, access)))
+        of_teacher = logps(teacher, tokens)
         for group, sums, less in zip(tokens, of_teacher, subtracted, strict=True):
             lengths = [len(r) if self.per_token else 1 for r in group.responses]
             yield [[(a - b) / n for a, b, n in zip(sums, less, lengths, strict=True)]]
 
-    def _asker(self, judge: Judge) -> Callable[[str, Sequence[TokenGroup]], Iterator[list[float]]]:
+    def _contrasted(self, access: TeacherAccess) -> Model:
+        """The model that is subtracted, loaded as the teacher is."""
+        return Model.named(self.contrast or "", access.teacher.loading)
+
+    def _asker(
+        self, access: TeacherAccess
+    ) -> Callable[[Model, Sequence[TokenGroup]], Iterator[list[float]]]:
         """What gives the log-probabilities of groups under a model."""
         if self._remote:
             remote = RemoteTeacher(self.through)
             return lambda _, groups: remote.logps(groups)
-        assert judge.engine is not None
-        return partial(served_logps, judge.engine())
+        assert access.engine is not None
+        return partial(served_logps, access.engine())
 
 
-def _tokens(path: str, groups: Sequence[Group], judge: Judge) -> list[TokenGroup]:
+def _tokens(model: Model, groups: Sequence[Group], access: TeacherAccess) -> list[TokenGroup]:
     """The groups in a model's tokens."""
-    tokenizer = load_tokenizer(path)
+    tokenizer = model.tokenizer()
     return [
         TokenGroup(
             encode_prompt(tokenizer, group["messages"]),
             [response["token_ids"] for response in group["responses"]],
         )
-        for group in recoded(groups, judge.writer, path)
+        for group in recoded(groups, access.writer, model)
     ]
 
 
-def _bare(tokens: Sequence[TokenGroup], path: str) -> list[TokenGroup]:
+def _bare(tokens: Sequence[TokenGroup], model: Model) -> list[TokenGroup]:
     """The same responses to an empty message."""
-    prompt = encode_prompt(load_tokenizer(path), NO_PROMPT)
+    prompt = encode_prompt(model.tokenizer(), NO_PROMPT)
     return [TokenGroup(prompt, group.responses) for group in tokens]
 
 
@@ -185,17 +188,10 @@ class Reader:
     tokens: list[TokenGroup]
 
     @classmethod
-    def load(cls, path: str, groups: Sequence[Group], judge: Judge) -> Reader:
-        model: Any = load_model(
-            path,
-            precision=judge.precision,
-            quantization=judge.quantization,
-            attn_implementation=judge.attn_implementation,
-            trust_remote_code=judge.trust_remote_code,
-        )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        bind(place(model, device).eval(), judge.layout)
-        return cls(model, judge.layout, _tokens(path, groups, judge))
+    def load(cls, model: Model, groups: Sequence[Group], access: TeacherAccess) -> Reader:
+        """The model, and the groups, which `access.writer` wrote, in its tokens."""
+        bound = bind(model.load_on_device(), access.layout)
+        return cls(bound, access.layout, _tokens(model, groups, access))
 
     def logps(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Log-probabilities and lengths [groups, responses] of the groups `indices`."""

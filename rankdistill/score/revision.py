@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from rankdistill.console import result
-from rankdistill.models import encode_prompt, load_tokenizer, recoded
+from rankdistill.models import encode_prompt, recoded
 from rankdistill.records import Group, Prompt, Response
 from rankdistill.run import Model, Run
 from rankdistill.sample.model_folder import max_positions
@@ -62,7 +61,7 @@ def revisions(
         for key, group in known.items()
         if key in written
     ]
-    return recoded(rows, run.teacher.path, writer.path), second.key
+    return recoded(rows, run.teacher, writer), second.key
 
 
 def best_response(group: Group) -> Response | None:
@@ -77,8 +76,8 @@ def _prompt(group: Group) -> Any:
 
 def _fitting(run: Run, prompts: list[Any]) -> list[Prompt]:
     """The prompts that leave the teacher room for its answer."""
-    tokenizer = load_tokenizer(run.teacher.path)
-    room = max_positions(Path(run.teacher.path)) or math.inf
+    tokenizer = run.teacher.tokenizer()
+    room = max_positions(run.teacher.folder) or math.inf
     most = room - run.settings.sample.max_response_tokens
     fitting = [p for p in prompts if len(encode_prompt(tokenizer, p["messages"])) <= most]
     if len(fitting) < len(prompts):

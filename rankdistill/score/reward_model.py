@@ -16,16 +16,16 @@ import torch
 
 from rankdistill import models
 from rankdistill.errors import UserError
-from rankdistill.models import encode_prompt, encode_response, load_tokenizer, locate
+from rankdistill.models import Loading, Model, device, encode_prompt, encode_response, locate
 from rankdistill.models.load import PRECISIONS
 from rankdistill.models.locate import first_line
 from rankdistill.records import Group
-from rankdistill.score.base import Judge, Verdict
+from rankdistill.score.base import Scorer, TeacherAccess, Verdict
 from rankdistill.train.reward.model import SHIFT, shift_of
 
 
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(Scorer):
     """Its logit for the conversation with the response, by its own chat template.
 
     A model that was trained here has its shift added, and reads the response up to EOS, as it was
@@ -44,7 +44,6 @@ class RewardModel:
     max_batch_tokens: int
 
     name: ClassVar[str] = "reward_model"
-    uses_teacher: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for key in ("max_tokens", "max_batch_tokens"):
@@ -61,31 +60,25 @@ class RewardModel:
             "max_tokens": self.max_tokens,
         }
 
-    def check(self, judge: Judge) -> None:
-        """Refuse a model with more than one label, or without a chat template."""
-        from transformers import AutoConfig
+    def about(self, teacher: str) -> str:
+        return f"{self.name} under {self.model}"
 
-        try:
-            config = AutoConfig.from_pretrained(
-                locate(self.model, weights=False), trust_remote_code=self.trust_remote_code
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"The reward model '{self.model}' cannot be loaded: {first_line(error)}"
-            ) from error
+    def check(self, access: TeacherAccess) -> None:
+        """Refuse a model with more than one label, or without a chat template."""
+        config = self._named.config()
         if config.num_labels != 1:
             raise UserError(
                 f"The model '{self.model}' (score.model) has {config.num_labels} labels, and a "
                 "reward is one number: take a reward model with a single label."
             )
-        load_tokenizer(self.model, trust_remote_code=self.trust_remote_code)
+        self._named.tokenizer()
 
     def __call__(
-        self, groups: Sequence[Group], judge: Judge, done: int = 0
+        self, groups: Sequence[Group], access: TeacherAccess, done: int = 0
     ) -> Iterator[list[Verdict]]:
         """The verdicts of one group after the other; see `Scorer`."""
-        self.check(judge)
-        model, tokenizer = self._load(), load_tokenizer(self.model)
+        self.check(access)
+        model, tokenizer = self._load(), self._named.tokenizer()
         with _EveryPosition(model) as logits_of:
             for group in groups[done:]:
                 ids = [self._encode(model, tokenizer, group, r["text"]) for r in group["responses"]]
@@ -123,15 +116,25 @@ class RewardModel:
             model: Any = AutoModelForSequenceClassification.from_pretrained(
                 locate(self.model),
                 dtype=PRECISIONS[self.precision],
-                attn_implementation=self.attn_implementation,
-                trust_remote_code=self.trust_remote_code,
                 use_safetensors=True,
+                **self._named.loading.options,
             )
         except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise UserError(
                 f"The reward model '{self.model}' cannot be loaded: {first_line(error)}"
             ) from error
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return model.to(device()).eval()
+
+    @property
+    def _named(self) -> Model:
+        """The model by its name, before its weights are here."""
+        loading = Loading(
+            precision=self.precision,
+            attn_implementation=self.attn_implementation,
+            trust_remote_code=self.trust_remote_code,
+            trust_key="score.trust_remote_code=true",
+        )
+        return Model(self.model, {}, loading)
 
 
 class _EveryPosition:
@@ -165,12 +168,12 @@ class _EveryPosition:
         filler = self._model.config.get_text_config().pad_token_id or 0
         tokens = torch.tensor([row + [filler] * (longest - len(row)) for row in ids])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
-        device = self._model.device
+        where = self._model.device
         if self._hook is not None and self._model.config.pad_token_id is None:
             self._model.config.pad_token_id = filler
-        output = self._model(tokens.to(device), attention_mask=mask.to(device))
+        output = self._model(tokens.to(where), attention_mask=mask.to(where))
         if self._logits is None or self._logits.ndim != 3:
             return output.logits.float().squeeze(-1).tolist()
-        rows = torch.arange(len(ids), device=device)
-        last = mask.sum(1).to(device) - 1
+        rows = torch.arange(len(ids), device=where)
+        last = mask.sum(1).to(where) - 1
         return self._logits[rows, last].float().squeeze(-1).tolist()

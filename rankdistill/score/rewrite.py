@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from rankdistill.models import encode_response, load_tokenizer
+from rankdistill.models import Model, encode_response
 from rankdistill.records import Group, Response
 from rankdistill.score.revision import best_response
 from rankdistill.score.verifier.instructions import follows
@@ -24,7 +24,7 @@ REWRITES: Mapping[str, Callable[[str], str]] = {
 """By the demand's rule."""
 
 
-def rewrites(groups: Sequence[Group], writer: str, max_response_tokens: int) -> list[Group]:
+def rewrites(groups: Sequence[Group], writer: Model, max_response_tokens: int) -> list[Group]:
     """The groups that have a demand which none of their responses follows and a rule can meet.
 
     Each with one response, unscored: the best one, rewritten. One that would be longer than
@@ -35,7 +35,7 @@ def rewrites(groups: Sequence[Group], writer: str, max_response_tokens: int) -> 
         writer: The model whose tokenizer the responses' token ids belong to.
         max_response_tokens: As in sampling.
     """
-    tokenizer = load_tokenizer(writer)
+    tokenizer = writer.tokenizer()
     result = []
     for group in groups:
         best = best_response(group)

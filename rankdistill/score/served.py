@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 
 from rankdistill.forward import TokenGroup
-from rankdistill.models import locate
+from rankdistill.models import Model
 from rankdistill.sample.vllm import VLLMSampler
 
 
 def served_logps(
-    engine: VLLMSampler, path: str, groups: Sequence[TokenGroup]
+    engine: VLLMSampler, model: Model, groups: Sequence[TokenGroup]
 ) -> Iterator[list[float]]:
     """One group after the other, the log-probability of each of its responses, nats.
 
@@ -21,10 +20,10 @@ def served_logps(
     them. The engine has one such pass at a time.
 
     Args:
-        path: What the engine serves, see `rankdistill.models.locate`.
+        model: What the engine serves.
         groups: In the tokens of that model.
     """
     pairs = [(group.prompt, response) for group in groups for response in group.responses]
-    with closing(engine.response_logps(Path(locate(path)), pairs)) as found:
+    with closing(engine.response_logps(model, pairs)) as found:
         for group in groups:
             yield [sum(logps) for logps in islice(found, len(group.responses))]

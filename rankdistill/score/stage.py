@@ -12,7 +12,7 @@ from rankdistill.console import progress
 from rankdistill.rank.combine import Scale, scale_of, standardised
 from rankdistill.records import Group
 from rankdistill.run import Model, Run
-from rankdistill.score import Judge, Scorer, score_groups
+from rankdistill.score import Scorer, score_groups
 from rankdistill.score.ensemble import members, merged
 from rankdistill.store import Output, Partial
 
@@ -77,11 +77,10 @@ def score(
 
 def check_scorers(run: Run) -> None:
     """Refuse at start-up what can be known there: no endpoint, no log-probabilities, no vLLM."""
-    judge = judge_of(run, run.start.path)
+    access = run.teacher_access(run.start)
     for scorer in filter(None, (run.settings.scorer, run.settings.judge)):
         for member in members(scorer).values():
-            if check := getattr(member, "check", None):
-                check(judge)
+            member.check(access)
 
 
 def _score(
@@ -93,24 +92,24 @@ def _score(
     name: str,
     scorer: Scorer,
 ) -> Output:
-    judge = judge_of(run, writer.path)
-    uses_teacher = getattr(scorer, "uses_teacher", True)
+    access = run.teacher_access(writer)
+    uses_teacher = scorer.uses_teacher
     identity = {
         "code": 1,
         "groups": groups_key,
         "scorer": scorer.identity,
         "teacher": run.teacher.identity if uses_teacher else None,
-        "layout": judge.layout if uses_teacher else None,
+        "layout": access.layout if uses_teacher else None,
         **({} if name == scorer.name else {"name": name}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        if getattr(scorer, "on_this_machine", False):
+        if scorer.on_this_machine:
             run.close_sampler()
         shards, taken = partial.shards(), partial.shards("counts")
         done, counts = len(shards.rows()), Counter[str]()
         with progress(len(groups), "groups", done=done) as bar:
-            for part in score_groups(scorer, groups, judge, done, name=name, counts=counts):
+            for part in score_groups(scorer, groups, access, done, name=name, counts=counts):
                 shards.append(part)
                 if counts:
                     taken.append([dict(counts)])
@@ -133,18 +132,3 @@ def _counts(rows: Sequence[Any], taken: Sequence[Any], name: str) -> dict[str, A
         "without_score": sum(not math.isfinite(value) for value in values),
         **counts,
     }
-
-
-def judge_of(run: Run, writer: str) -> Judge:
-    """The teacher as the settings have it, beside what wrote the token ids (`Judge.writer`)."""
-    teacher = run.settings.teacher
-    return Judge(
-        path=run.teacher.path,
-        precision=teacher.precision.name,
-        attn_implementation=teacher.attn_implementation,
-        trust_remote_code=teacher.trust_remote_code,
-        layout=run.settings.train.layout.name,
-        writer=writer,
-        quantization=teacher.quantization and teacher.quantization.name,
-        engine=run.teacher_engine,
-    )

@@ -6,16 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-from rankdistill.models import load_tokenizer
+from rankdistill.models.device import device
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
 from rankdistill.train.checkpoints import owes_evaluation
 from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.memory import peak_memory
 from rankdistill.train.output import save_trained
-from rankdistill.train.policy import load_policy
 from rankdistill.train.progress import show_progress
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
 from rankdistill.train.reference import ReferenceConfig, add_reference_logps
@@ -81,7 +78,7 @@ def train(
     name = type(objective).__name__
     what = f"{name} on {len(training)} ranked groups, learning rate {learning_rate:g}"
     output = run.stage("train", what, identity, make, every_rank=True)
-    return model_of(output), json.loads((output.path / "history.json").read_text())
+    return model_of(output, student.loading), json.loads((output.path / "history.json").read_text())
 
 
 def peak_learning_rate(run: Run) -> float:
@@ -102,8 +99,12 @@ def _train(
     learning_rate: float,
     partial: Partial,
 ) -> Mapping[str, Any]:
-    tokenizer = load_tokenizer(student.path)
-    policy = load_policy(run, student)
+    tokenizer = student.tokenizer()
+
+    def load() -> Any:
+        return student.trainable(run.lora, run.settings.seed)
+
+    policy = load()
     enable_gradient_checkpointing(policy, run.settings.train.gradient_checkpointing)
     trainer = RankingTrainer(
         policy,
@@ -115,7 +116,7 @@ def _train(
     )
     show_progress(trainer)
     trainer.train(resume_from_checkpoint=True)
-    save_trained(trainer, tokenizer, partial.path / "model", lambda: load_policy(run, student))
+    save_trained(trainer, tokenizer, partial.path / "model", load)
     if trainer.is_world_process_zero():
         (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))
     return {"groups": len(training), "steps": trainer.state.global_step}
@@ -168,10 +169,10 @@ def _reference(run: Run, model: Model, rows: Sequence[Any], ranked_key: str) -> 
             max_batch_tokens=run.settings.train.max_batch_tokens,
             bf16=run.settings.student.precision.name == "bfloat16",
             fp16=run.settings.student.precision.name == "float16",
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=device(),
         )
-        tokenizer = load_tokenizer(model.path)
-        with_reference = add_reference_logps(rows, load_policy(run, model), tokenizer, config)
+        policy = model.trainable(run.lora, run.settings.seed)
+        with_reference = add_reference_logps(rows, policy, model.tokenizer(), config)
         columns = ("prompt_id", "reference_logps")
         partial.shards().put([{key: row[key] for key in columns} for row in with_reference])
         return {"groups": len(rows)}

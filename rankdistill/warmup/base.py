@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rankdistill.models import LoRA
+from rankdistill.models import LoRA, Model
 from rankdistill.records import Group
 from rankdistill.warmup.lessons import Lessons
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a warm-up trains, beside its own options."""
+
+    seed: int
+    """Of the data order, and of what is drawn anew, such as adapters."""
+    checkpoints: Path
+    """Folder of checkpoints; a killed warm-up continues from the last one."""
+    validation: Sequence[Group] = ()
+    """Prompts with responses that it is measured on while it trains."""
+    report_to: Sequence[str] = ()
+    """Trackers, as in transformers."""
+    lora: LoRA | None = None
+    """Adapters to train instead of all weights; the model that is written has them merged."""
+    use_liger_kernel: bool = False
+    """Whether Liger's kernels compute the student's layers."""
+    layout: str = "shared"
+    """Of the grouped forward."""
+    cache: Path | None = None
+    """Folder of what is kept of the teacher; made or completed where it isn't. None: beside the
+    checkpoints."""
 
 
 class Warmup(Protocol):
@@ -28,45 +52,16 @@ class Warmup(Protocol):
         ...
 
     def __call__(
-        self,
-        student: Path,
-        teacher: str,
-        groups: Sequence[Group],
-        out: Path,
-        *,
-        seed: int,
-        report_to: Sequence[str],
-        precision: str,
-        checkpoints: Path,
-        validation: Sequence[Group] = (),
-        lora: LoRA | None = None,
-        use_liger_kernel: bool = False,
-        teacher_precision: str = "float32",
-        teacher_quantization: str | None = None,
-        attn_implementation: str = "sdpa",
-        trust_remote_code: bool = False,
-        layout: str = "shared",
+        self, student: Model, teacher: Model, groups: Sequence[Group], out: Path, how: Training
     ) -> dict[str, Any]:
         """Write the warmed-up model and its tokenizer to the new folder `out`.
 
         Args:
-            student: Folder of the model to start from.
-            teacher: What `from_pretrained` takes.
+            student: The model to start from. Where its `loading.precision` is bfloat16 or float16,
+                its weights are trained in float32 (mixed precision), see `Model.trainable`.
+            teacher: The model to learn from.
             groups: Prompts of the train split, each with responses to learn from.
             out: Folder to create.
-            seed: Of the data order.
-            report_to: Trackers, as in transformers.
-            precision: Of the student's forward and backward; bfloat16 and float16 keep float32
-                master weights (mixed precision), see `rankdistill.models.load_trainable`.
-            checkpoints: Folder of checkpoints; a killed warm-up continues from the last one.
-            validation: Prompts with responses that it is measured on while it trains.
-            lora: Adapters to train instead of all weights; `out` has them merged.
-            use_liger_kernel: Whether Liger's kernels compute the student's layers.
-            teacher_precision: Of the teacher's weights.
-            teacher_quantization: Of the teacher's weights, see `load_model`.
-            attn_implementation: Of both models.
-            trust_remote_code: Whether code that comes with a model may run.
-            layout: Layout of the grouped forward.
 
         Returns:
             Figures for the run's record; `history` is the Trainer's log history, a list of rows.

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from rankdistill.errors import UserError
-from rankdistill.models import load_tokenizer, tokenizer_difference
-from rankdistill.models.load import load_config
+from rankdistill.models import tokenizer_difference
 from rankdistill.run import Run
 from rankdistill.score.verifier import Verifier
 from rankdistill.warmup.distillation import Distillation, other_tokenizer
@@ -38,7 +37,7 @@ def check_warmup(run: Run) -> None:
         )
     if not getattr(warmup, "needs_same_tokenizer", False) or run.start.path == run.teacher.path:
         return
-    ours, theirs = load_tokenizer(run.start.path), load_tokenizer(run.teacher.path)
+    ours, theirs = run.start.tokenizer(), run.teacher.tokenizer()
     difference = tokenizer_difference(ours, theirs)
     if difference is not None:
         raise UserError(other_tokenizer("the teacher", difference))
@@ -62,7 +61,7 @@ def _check_assistants(run: Run, assistants: Sequence[int]) -> None:
             "warmup.assistants are students between the whole model and one with fewer layers: set "
             "student.keep_layers, or warmup.assistants=[]."
         )
-    whole = load_config(run.start.path).get_text_config().num_hidden_layers
+    whole = run.start.config().get_text_config().num_hidden_layers
     ladder = [whole, *assistants, keep]
     if any(a <= b for a, b in pairwise(ladder)):
         raise UserError(
@@ -72,9 +71,7 @@ def _check_assistants(run: Run, assistants: Sequence[int]) -> None:
 
 
 def _check_projections(run: Run) -> None:
-    sizes = [
-        load_config(model.path).get_text_config().hidden_size for model in (run.start, run.teacher)
-    ]
+    sizes = [model.config().get_text_config().hidden_size for model in (run.start, run.teacher)]
     if sizes[0] != sizes[1]:
         raise UserError(
             f"warmup=hidden would train projections between the student's {sizes[0]} and the "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rankdistill.forward import TokenGroup
-from rankdistill.models import encode_prompt, load_tokenizer
+from rankdistill.models import encode_prompt
 from rankdistill.warmup.alignment import ends_in_text, following_the_same_text, shared_tokens
 from rankdistill.warmup.cross_rows import CrossTeacher
 from rankdistill.warmup.distillation import Distillation, Lesson
@@ -49,9 +49,7 @@ class CrossTokenizerWarmup(Distillation):
 
     def teaches(self, lesson: Lesson, folder: Path, process: int) -> Callable[[Any], Teacher]:
         ours = lesson.tokenizer
-        theirs = load_tokenizer(
-            lesson.source.path, trust_remote_code=lesson.source.trust_remote_code
-        )
+        theirs = lesson.source.model.tokenizer()
         their_rows, alignment = [], []
         for group in lesson.groups:
             prompt = encode_prompt(theirs, group["messages"])

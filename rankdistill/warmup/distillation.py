@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError
-from rankdistill.models import LoRA, load_tokenizer, load_trainable, tokenizer_difference
+from rankdistill.models import Model, tokenizer_difference
 from rankdistill.records import Group
 from rankdistill.train.config import RankingConfig
 from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
+from rankdistill.warmup.base import Training
 from rankdistill.warmup.divergences import divergence_named
 from rankdistill.warmup.matching import MODULE
 from rankdistill.warmup.options import (
@@ -38,7 +39,7 @@ class Lesson:
     """The teacher, and the rows that the student is held against it on."""
 
     source: TeacherModel
-    student: Path
+    student: Model
     tokenizer: PreTrainedTokenizerBase
     """The student's."""
     groups: Sequence[Group]
@@ -98,71 +99,30 @@ class Distillation(Optimisation, ABC):
         return {"code": 1, **own, **self.optimisation}
 
     def __call__(
-        self,
-        student: Path,
-        teacher: str,
-        groups: Sequence[Group],
-        out: Path,
-        *,
-        seed: int,
-        report_to: Sequence[str],
-        precision: str,
-        checkpoints: Path,
-        validation: Sequence[Group] = (),
-        lora: LoRA | None = None,
-        use_liger_kernel: bool = False,
-        teacher_precision: str = "float32",
-        teacher_quantization: str | None = None,
-        attn_implementation: str = "sdpa",
-        trust_remote_code: bool = False,
-        layout: str = "shared",
-        cache: Path | None = None,
+        self, student: Model, teacher: Model, groups: Sequence[Group], out: Path, how: Training
     ) -> dict[str, Any]:
         """See `Warmup`.
-
-        Args:
-            cache: Folder of what is kept of the teacher; made or completed where it isn't. None
-                keeps it beside the checkpoints.
 
         Raises:
             UserError: Teacher and student have different tokenizers; no response; a cache of
                 something else, or no space for it; a loss that is no number (the message names the
                 prompts and the last good checkpoint).
         """
-        source = TeacherModel(
-            teacher,
-            teacher_precision,
-            attn_implementation,
-            trust_remote_code,
-            layout,
-            teacher_quantization,
-        )
-        lesson = self.lesson(source, student, groups, validation)
+        lesson = self.lesson(TeacherModel(teacher, how.layout), student, groups, how.validation)
         rows, measured = _parts(lesson, groups)
         arguments = training_arguments(
             RankingConfig,
             self,
-            checkpoints=checkpoints,
-            seed=seed,
-            report_to=report_to,
-            precision=precision,
-            use_liger_kernel=use_liger_kernel,
+            how,
+            student.loading.precision,
             measured=bool(measured),
-            layout=layout,
+            layout=how.layout,
             max_batch_tokens=self.max_batch_tokens,
             prompts_per_step=self.responses_per_step,
         )
-        folder = cache or checkpoints.parent / "teacher"
+        folder = how.cache or how.checkpoints.parent / "teacher"
         for_student = self.teaches(lesson, folder, arguments.process_index)
-        load = partial(
-            load_trainable,
-            str(student),
-            precision=precision,
-            lora=lora,
-            seed=seed,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-        )
+        load = partial(student.trainable, how.lora, how.seed)
         model = load()
         enable_gradient_checkpointing(model, self.gradient_checkpointing)
         told = for_student(model)
@@ -184,7 +144,7 @@ class Distillation(Optimisation, ABC):
     def lesson(
         self,
         source: TeacherModel,
-        student: Path,
+        student: Model,
         groups: Sequence[Group],
         validation: Sequence[Group],
     ) -> Lesson:
@@ -193,9 +153,9 @@ class Distillation(Optimisation, ABC):
         Raises:
             UserError: Teacher and student have different tokenizers; no response.
         """
-        tokenizer = load_tokenizer(str(student), trust_remote_code=source.trust_remote_code)
+        tokenizer = student.tokenizer()
         if self.needs_same_tokenizer:
-            require_one_tokenizer(tokenizer, source)
+            require_one_tokenizer(tokenizer, source.model)
         everything = [*groups, *validation]
         return Lesson(source, student, tokenizer, everything, token_rows(everything, tokenizer))
 
@@ -210,10 +170,9 @@ def _parts(
     return lesson.rows[:count], lesson.rows[count:]
 
 
-def require_one_tokenizer(student: PreTrainedTokenizerBase, teacher: TeacherModel) -> None:
+def require_one_tokenizer(student: PreTrainedTokenizerBase, teacher: Model) -> None:
     """UserError where the teacher's token ids mean other tokens than the student's."""
-    theirs = load_tokenizer(teacher.path, trust_remote_code=teacher.trust_remote_code)
-    difference = tokenizer_difference(student, theirs)
+    difference = tokenizer_difference(student, teacher.tokenizer())
     if difference is not None:
         raise UserError(other_tokenizer(f"the teacher '{teacher.path}'", difference))
 

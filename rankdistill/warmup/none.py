@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rankdistill.models import Model
 from rankdistill.records import Group
+from rankdistill.warmup.base import Training
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,10 @@ class NoWarmup:
     identity: ClassVar[dict[str, Any]] = {"warmup": "none"}
 
     def __call__(
-        self, student: Path, teacher: str, groups: Sequence[Group], out: Path, **options: Any
+        self, student: Model, teacher: Model, groups: Sequence[Group], out: Path, how: Training
     ) -> dict[str, Any]:
         """`out` becomes a copy of the student's folder, by hard links where that is possible."""
-        shutil.copytree(student, out, copy_function=_link)
+        shutil.copytree(student.path, out, copy_function=_link)
         return {}
 
 

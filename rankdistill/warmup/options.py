@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +18,7 @@ from rankdistill.models import encode_prompt
 from rankdistill.records import Group
 from rankdistill.train.checkpoints import last_checkpoint
 from rankdistill.train.gradient_checkpointing import check_gradient_checkpointing
+from rankdistill.warmup.base import Training
 from rankdistill.warmup.lessons import SOURCES, Lessons
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -177,23 +177,22 @@ def figures(trainer: Trainer, result: TrainOutput, rows: Sequence[TokenRow]) -> 
 def training_arguments(
     kind: type[Arguments],
     options: Optimisation,
-    *,
-    checkpoints: Path,
-    seed: int,
-    report_to: Sequence[str],
+    how: Training,
     precision: str,
-    use_liger_kernel: bool = False,
+    *,
     measured: bool = False,
     **more: Any,
 ) -> Arguments:
     """The Trainer's arguments for `options`; `more` are further ones of `kind`.
 
-    measured: whether there are rows to measure on.
+    Args:
+        precision: Of the student's forward and backward pass.
+        measured: Whether there are rows to measure on.
     """
     on_cpu = not torch.accelerator.is_available()
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     return kind(
-        output_dir=str(checkpoints),
+        output_dir=str(how.checkpoints),
         learning_rate=options.learning_rate,
         num_train_epochs=options.epochs,
         lr_scheduler_type=options.lr_scheduler_type,
@@ -208,13 +207,13 @@ def training_arguments(
         eval_strategy="steps" if measured else "no",
         eval_steps=options.eval_steps,
         # What is measured before the first step; a run that continues has measured it.
-        eval_on_start=measured and last_checkpoint(checkpoints) is None,
+        eval_on_start=measured and last_checkpoint(how.checkpoints) is None,
         optim="adamw_torch_fused",
-        seed=seed,
-        report_to=list(report_to) or "none",
+        seed=how.seed,
+        report_to=list(how.report_to) or "none",
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
-        use_liger_kernel=use_liger_kernel,
+        use_liger_kernel=how.use_liger_kernel,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and several else None,
         dataloader_pin_memory=not on_cpu,

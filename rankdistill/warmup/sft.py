@@ -13,12 +13,13 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.models import LoRA, load_tokenizer, load_trainable
+from rankdistill.models import Model
 from rankdistill.records import Group
 from rankdistill.train.checkpoints import last_checkpoint
 from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
+from rankdistill.warmup.base import Training
 from rankdistill.warmup.conversations import Conversations
 from rankdistill.warmup.lessons import KEEP, Lessons
 from rankdistill.warmup.options import (
@@ -119,35 +120,17 @@ class SFTWarmup(Optimisation):
         return {"warmup": "sft", "code": 2, **self.optimisation}
 
     def __call__(
-        self,
-        student: Path,
-        teacher: str,
-        groups: Sequence[Group],
-        out: Path,
-        *,
-        seed: int,
-        report_to: Sequence[str],
-        precision: str,
-        checkpoints: Path,
-        validation: Sequence[Group] = (),
-        lora: LoRA | None = None,
-        use_liger_kernel: bool = False,
-        attn_implementation: str = "sdpa",
-        trust_remote_code: bool = False,
-        **_: Any,
+        self, student: Model, teacher: Model, groups: Sequence[Group], out: Path, how: Training
     ) -> dict[str, Any]:
         """See `Warmup`. The teacher itself is not loaded."""
-        tokenizer = load_tokenizer(str(student), trust_remote_code=trust_remote_code)
+        tokenizer = student.tokenizer()
         rows = token_rows(groups, tokenizer)
-        measured = token_rows(validation, tokenizer) if validation else []
+        measured = token_rows(how.validation, tokenizer) if how.validation else []
         arguments = training_arguments(
             SFTConfig,
             self,
-            checkpoints=checkpoints,
-            seed=seed,
-            report_to=report_to,
-            precision=precision,
-            use_liger_kernel=use_liger_kernel,
+            how,
+            student.loading.precision,
             measured=bool(measured),
             max_length=None,
             packing=False,
@@ -161,15 +144,7 @@ class SFTWarmup(Optimisation):
         arguments.gradient_accumulation_steps = self.responses_per_step // (
             size * arguments.world_size
         )
-        load = partial(
-            load_trainable,
-            str(student),
-            precision=precision,
-            lora=lora,
-            seed=seed,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-        )
+        load = partial(student.trainable, how.lora, how.seed)
         model = load()
         enable_gradient_checkpointing(model, self.gradient_checkpointing)
         trainer = SFTTrainer(
@@ -180,7 +155,7 @@ class SFTWarmup(Optimisation):
             processing_class=tokenizer,
         )
         show_progress(trainer)
-        result = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+        result = trainer.train(resume_from_checkpoint=last_checkpoint(how.checkpoints))
         save_trained(trainer, tokenizer, out, load)
         return figures(trainer, result, rows)
 

@@ -15,6 +15,7 @@ from rankdistill.records import Group
 from rankdistill.run import Model, Run, model_of
 from rankdistill.sample.stage import sample
 from rankdistill.store import Output, Partial
+from rankdistill.warmup.base import Training
 from rankdistill.warmup.on_policy import OnPolicyWarmup
 from rankdistill.warmup.teachers import TeacherModel, table_size
 from rankdistill.warmup.teaching import Taught
@@ -52,8 +53,8 @@ def warm_up(
 def _warmed(run: Run, student: Model, teacher: Model, taught: Taught) -> tuple[Model, History]:
     """One student taught by one teacher, in as many rounds as the warm-up has."""
     warmup = run.settings.warmup
-    groups = recoded(taught.train, taught.writer, student.path)
-    validation = recoded(taught.validation, taught.writer, student.path)
+    groups = recoded(taught.train, taught.writer, student)
+    validation = recoded(taught.validation, taught.writer, student)
     if not isinstance(warmup, OnPolicyWarmup):
         return _trained(run, student, teacher, Rows(groups, validation, taught.key))
     history: History = []
@@ -90,29 +91,19 @@ def _trained(run: Run, student: Model, teacher: Model, rows: Rows) -> tuple[Mode
         "seed": settings.seed,
         **run.trained_in,
     }
-    source = _source(run, teacher)
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        stored = _stored_outputs(run, student, teacher, source, rows)
-        figures = warmup(
-            Path(student.path),
-            teacher.path,
-            rows.groups,
-            partial.path / "model",
+        how = Training(
             seed=settings.seed,
-            report_to=settings.report_to,
-            precision=settings.student.precision.name,
             checkpoints=partial.scratch / "checkpoints",
             validation=rows.validation,
+            report_to=settings.report_to,
             lora=run.lora,
             use_liger_kernel=settings.student.use_liger_kernel,
-            teacher_precision=source.precision,
-            teacher_quantization=source.quantization,
-            attn_implementation=source.attn_implementation,
-            trust_remote_code=source.trust_remote_code,
-            layout=source.layout,
-            **stored,
+            layout=settings.train.layout.name,
+            cache=_stored_outputs(run, student, teacher, rows),
         )
+        figures = warmup(student, teacher, rows.groups, partial.path / "model", how)
         history = figures.pop("history", [])
         if is_main_process():
             (partial.path / "history.json").write_text(json.dumps(history))
@@ -122,47 +113,30 @@ def _trained(run: Run, student: Model, teacher: Model, rows: Rows) -> tuple[Mode
     if teacher != run.teacher:
         what += ", taught by an assistant"
     output = run.stage("warmup", what, identity, make, every_rank=True)
-    return model_of(output), json.loads((output.path / "history.json").read_text())
+    return model_of(output, student.loading), json.loads((output.path / "history.json").read_text())
 
 
-def _source(run: Run, teacher: Model) -> TeacherModel:
-    """How a teacher is loaded; an assistant as the students are."""
-    settings = run.settings.teacher if teacher == run.teacher else run.settings.student
-    quantization = run.settings.teacher.quantization if teacher == run.teacher else None
-    return TeacherModel(
-        teacher.path,
-        settings.precision.name,
-        run.settings.student.attn_implementation,
-        run.settings.student.trust_remote_code,
-        run.settings.train.layout.name,
-        quantization and quantization.name,
-    )
-
-
-def _stored_outputs(
-    run: Run, student: Model, teacher: Model, source: TeacherModel, rows: Rows
-) -> dict[str, Any]:
-    """Where the teacher's outputs are on disk, as an argument of the warm-up; {} without any.
+def _stored_outputs(run: Run, student: Model, teacher: Model, rows: Rows) -> Path | None:
+    """Where the teacher's outputs are on disk; None where it runs along.
 
     They are an output of their own, so that warm-ups which differ in other things share them.
     """
     warmup: Any = run.settings.warmup
     what = getattr(warmup, "stored", None)
     if what is None:
-        return {}
+        return None
+    source = TeacherModel(teacher, run.settings.train.layout.name)
     identity = {
         "code": 2,
         "teacher": teacher.identity,
         "responses": rows.key,
         "outputs": what,
-        "tables": sorted({table_size(teacher.path), table_size(student.path)}),
-        "layout": run.settings.train.layout.name,
+        "tables": sorted({table_size(teacher), table_size(student)}),
+        "layout": source.layout,
     }
 
     def store(folder: Path) -> Mapping[str, Any]:
-        found = warmup.store(
-            Path(student.path), source, rows.groups, rows.validation, folder, run.sampler
-        )
+        found = warmup.store(student, source, rows.groups, rows.validation, folder, run.sampler)
         run.close_sampler()
         return found
 
@@ -170,4 +144,4 @@ def _stored_outputs(
     output = run.stage("teacher", what, identity, lambda partial: store(partial.path / "outputs"))
     if is_main_process():
         store(output.path / "outputs")  # a shard that was damaged since is made again
-    return {"cache": output.path / "outputs"}
+    return output.path / "outputs"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rankdistill.errors import UserError, suggest
+from rankdistill.models import Model
 from rankdistill.records import Group
 from rankdistill.sample import Sampler
 from rankdistill.warmup.distillation import Distillation, Lesson
@@ -56,7 +57,7 @@ class StoredDistillation(Distillation):
 
     def store(
         self,
-        student: Path,
+        student: Model,
         teacher: TeacherModel,
         groups: Sequence[Group],
         validation: Sequence[Group],
@@ -71,7 +72,7 @@ class StoredDistillation(Distillation):
         lesson = self.lesson(teacher, student, groups, validation)
         cache = self._cache(lesson, folder)
         if (self.stored or {}).get("engine") == "vllm":
-            cache.complete(lambda: from_vllm(sampler(), teacher.path, cache.spec))  # type: ignore[arg-type]
+            cache.complete(lambda: from_vllm(sampler(), teacher.model, cache.spec))  # type: ignore[arg-type]
         else:
             fill(cache, teacher, self.max_batch_tokens, process=0)
         tokens = sum(len(row.response) for row in lesson.rows)
@@ -101,5 +102,5 @@ class StoredDistillation(Distillation):
         """The teacher's outputs on disk, complete or not."""
         assert self.stored is not None
         return lesson.source.cache(
-            folder, lesson.rows, lesson.tokenizer, str(lesson.student), **self.stored
+            folder, lesson.rows, lesson.tokenizer, lesson.student, **self.stored
         )

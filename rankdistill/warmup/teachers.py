@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError
 from rankdistill.forward import GroupBatch, LMHead, bind
 from rankdistill.forward.head import only_linear
-from rankdistill.models import identity, load_model, locate, place
+from rankdistill.models import Model, device, identity, place
 from rankdistill.models.layers import decoder_layers
-from rankdistill.models.load import PRECISIONS, load_config, stored_precision
+from rankdistill.models.load import PRECISIONS
 from rankdistill.sample.vllm import VLLMSampler
 from rankdistill.warmup.head import HiddenRows, Target, TeacherRows
 from rankdistill.warmup.options import TokenRow
@@ -58,21 +58,17 @@ class Teacher(Protocol):
 class TeacherModel:
     """A teacher that is still to be loaded, and how it runs."""
 
-    path: str
-    """What `load_model` takes."""
-    precision: str = "float32"
-    attn_implementation: str = "sdpa"
-    trust_remote_code: bool = False
+    model: Model
     layout: str = "shared"
-    quantization: str | None = None
+    """Of the grouped forward."""
 
     def load(self) -> Any:
-        """The teacher as `load_model` leaves it, frozen and bound."""
-        return bind(self._model(), self.layout)
+        """The teacher as `Model.load` leaves it, and bound."""
+        return bind(self.model.load(), self.layout)
 
     def output_layer(self) -> Any:
         """The teacher without its decoder layers: enough to make logits of hidden states."""
-        model = self._model()
+        model = self.model.load()
         del decoder_layers(model)[:]
         return model
 
@@ -81,7 +77,7 @@ class TeacherModel:
         folder: Path,
         rows: Sequence[TokenRow],
         tokenizer: PreTrainedTokenizerBase,
-        student: str,
+        student: Model,
         kind: str,
         k: int = 0,
         temperatures: Sequence[float] = (),
@@ -93,7 +89,7 @@ class TeacherModel:
             folder: Of the cache.
             rows: The responses.
             tokenizer: Of teacher and student.
-            student: The student's model; ids beyond its embedding table are not stored.
+            student: Ids beyond its embedding table are not stored.
             kind: `top_k` or `hidden`.
             k: Tokens to store of each distribution, `top_k` only.
             temperatures: Those to store the mass of the rest at, `top_k` only.
@@ -102,45 +98,35 @@ class TeacherModel:
         Raises:
             UserError: `k` is larger than the vocabulary; the folder holds another cache.
         """
-        of_teacher = {**identity(self.path), "precision": self.precision, "layout": self.layout}
-        if self.quantization is not None:
-            of_teacher["quantization"] = self.quantization
+        model, loading = self.model, self.model.loading
+        of_teacher = {
+            **identity(model.path), "precision": loading.precision, "layout": self.layout,
+        }  # fmt: skip
+        if loading.quantization is not None:
+            of_teacher["quantization"] = loading.quantization
         if engine != "transformers":
             of_teacher["engine"] = engine
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
         spec = CacheSpec(kind, of_teacher, hashlib.sha256(vocabulary.encode()).hexdigest())
         if kind == "top_k":
-            shared = min(table_size(path, self.trust_remote_code) for path in (self.path, student))
+            shared = min(table_size(model), table_size(student))
             chosen = tuple(sorted(set(temperatures)))
             spec = replace(spec, vocabulary=shared, k=k, temperatures=chosen)
         else:
-            config = load_config(self.path, trust_remote_code=self.trust_remote_code)
-            precision = PRECISIONS[self.precision]
-            if not isinstance(precision, torch.dtype):
-                precision = PRECISIONS[stored_precision(self.path)]
+            named = loading.precision
+            precision = PRECISIONS[model.stored_precision() if named == "auto" else named]
             assert isinstance(precision, torch.dtype)
-            size = config.get_text_config().hidden_size
+            size = model.config().get_text_config().hidden_size
             spec = replace(spec, hidden_size=size, hidden_bytes=precision.itemsize)
         return TeacherCache(folder, spec, rows)
 
-    def _model(self) -> Any:
-        model = load_model(
-            self.path,
-            precision=self.precision,
-            quantization=self.quantization,
-            attn_implementation=self.attn_implementation,
-            trust_remote_code=self.trust_remote_code,
-        )
-        return model.eval().requires_grad_(False)
 
-
-def table_size(path: str, trust_remote_code: bool = False) -> int:
+def table_size(model: Model) -> int:
     """Rows of a model's embedding table: its vocabulary, padding included."""
-    config = AutoConfig.from_pretrained(locate(path), trust_remote_code=trust_remote_code)
-    return config.get_text_config().vocab_size
+    return model.config().get_text_config().vocab_size
 
 
-def from_vllm(sampler: VLLMSampler, path: str, spec: CacheSpec) -> Maker:
+def from_vllm(sampler: VLLMSampler, teacher: Model, spec: CacheSpec) -> Maker:
     """What makes `top_k` shards with a teacher that vLLM runs.
 
     Raises:
@@ -150,7 +136,7 @@ def from_vllm(sampler: VLLMSampler, path: str, spec: CacheSpec) -> Maker:
     def make(rows: Sequence[TokenRow]) -> Tensors:
         parts = []
         pairs = [(row.tokens.prompt, row.response) for row in rows]
-        for ids, values in sampler.top_logps(Path(path), pairs, spec.k):
+        for ids, values in sampler.top_logps(teacher, pairs, spec.k):
             found = torch.tensor(ids)
             if int(found.max()) >= spec.vocabulary:
                 raise UserError(
@@ -253,5 +239,4 @@ def fill(cache: TeacherCache, teacher: TeacherModel, max_batch_tokens: int, proc
         while cache.missing():
             time.sleep(POLL_SECONDS)
         return
-    device = torch.accelerator.current_accelerator() or "cpu"
-    cache.fill(lambda: place(teacher.load(), device), max_batch_tokens)
+    cache.fill(lambda: place(teacher.load(), device()), max_batch_tokens)

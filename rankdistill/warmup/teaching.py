@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.models import load_tokenizer
 from rankdistill.prompts import prompt_id, source_identity
 from rankdistill.records import Group, Prompt
-from rankdistill.run import Run
+from rankdistill.run import Model, Run
 from rankdistill.sample.stage import sample
 from rankdistill.score.stage import score
 from rankdistill.store import Output, Partial
@@ -35,7 +34,7 @@ class Taught:
     """What the warm-up is measured on while it runs."""
     key: Any
     """What determines them."""
-    writer: str
+    writer: Model
     """The model whose tokens they have."""
     prompts: list[Prompt]
     """Of the train split, with or without a response."""
@@ -71,7 +70,7 @@ def teach(run: Run, prompts: Output, by_split: Mapping[str, list[Prompt]]) -> Ta
     return Taught(
         **of_split,
         key=[output.key for output in outputs],
-        writer=(run.teacher if lessons.source == "teacher" else run.start).path,
+        writer=run.teacher if lessons.source == "teacher" else run.start,
         prompts=by_split["train"],
         prompts_key=prompts.key,
     )
@@ -103,7 +102,7 @@ def _of_data(run: Run, prompts: Output) -> Output:
     def make(partial: Partial) -> Mapping[str, Any]:
         groups = from_data(
             [row for row in prompts.rows() if row["split"] != "heldout"],
-            load_tokenizer(run.start.path),
+            run.start.tokenizer(),
         )
         partial.shards().put(groups)
         return {"prompts": len(groups)}
@@ -128,7 +127,7 @@ def _of_conversations(run: Run, by_split: Mapping[str, list[Prompt]]) -> Output:
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        groups, counts = own.read(load_tokenizer(run.start.path), held_out)
+        groups, counts = own.read(run.start.tokenizer(), held_out)
         partial.shards().put(groups)
         return counts
 
@@ -151,7 +150,7 @@ def _written(
         return sampled
     messages = {prompt["prompt_id"]: prompt["messages"] for prompt in prompts}
     whole: list[Any] = [{**r, "messages": messages[r["prompt_id"]]} for r in sampled.rows()]
-    tokenizer = load_tokenizer(run.teacher.path)
+    tokenizer = run.teacher.tokenizer()
     answers = [without_thoughts(group, tokenizer) for group in whole]
     if prompts[0]["split"] != "train":
         lessons = replace(lessons, keep="all", minimum_score=None)

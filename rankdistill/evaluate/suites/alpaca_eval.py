@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rankdistill.errors import UserError
 from rankdistill.evaluate.statistics import mean_interval
 from rankdistill.evaluate.suites.answers import Request, sampled_by, write_answers
-from rankdistill.evaluate.suites.base import Figure, Measured, mean_figure
+from rankdistill.evaluate.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.evaluate.suites.judging import (
     check_judge,
     endpoint_options,
@@ -37,7 +37,7 @@ FORM = duel_form(explain=False)
 
 
 @dataclass(frozen=True)
-class AlpacaEval:
+class AlpacaEval(Suite):
     """Win rates against the outputs of a reference; the keys are in `eval/alpaca_eval.yaml`.
 
     Raises:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rankdistill.console import progress
-from rankdistill.models import encode_prompt, load_tokenizer
+from rankdistill.models import encode_prompt
 from rankdistill.sample import SamplingOptions
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.store import Shards
@@ -37,8 +36,8 @@ def write_answers(
     Sampled without top-p and top-k. Rows of `id` and `text` that are in the shards are not written
     again.
     """
-    tokenizer = load_tokenizer(model.path)
-    positions = max_positions(Path(model.path)) or 2**31
+    tokenizer = model.tokenizer()
+    positions = max_positions(model.folder) or 2**31
     grouped: dict[tuple[float, int], list[tuple[str, list[int]]]] = {}
     for request in requests:
         ids = encode_prompt(tokenizer, request.messages)
@@ -52,9 +51,9 @@ def write_answers(
             if all(name in done for name, _ in asked):
                 continue
             options = SamplingOptions(1, temperature, 1.0, 0, most, run.settings.seed)
-            folder, sampler = Path(model.path), run.sampler()
-            sampler.prepare(folder, asked, options)
-            for name, responses in sampler.sample(folder, asked, options, "student", done=done):
+            sampler = run.sampler()
+            sampler.prepare(model, asked, options)
+            for name, responses in sampler.sample(model, asked, options, "student", done=done):
                 shards.append([{"id": name, "text": responses[0]["text"]}])
                 bar.advance()
     return {row["id"]: row["text"] for row in shards.rows()}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rankdistill.evaluate.statistics import LEVEL, Interval, mean_interval
 
@@ -44,38 +45,35 @@ class Measured:
     """What it took, and what was set aside."""
 
 
-class Suite(Protocol):
-    """Measures one model. Implementations are frozen dataclasses that `_target_` in `eval/` names.
+class Suite(ABC):
+    """Measures one model. Frozen dataclasses implement it, named by `_target_` in `eval/`."""
 
-    Where a suite also measures something that is no model of the run, as a reward model, it has
-    `others(run)`, which returns a `Measured` by the heading of each.
-    """
+    version: int
+    """Figures of different versions do not compare."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What `eval=[...]` calls it."""
-        ...
 
-    @property
-    def version(self) -> int:
-        """Figures of different versions do not compare."""
-        ...
-
+    @abstractmethod
     def about(self) -> str:
         """How it was measured, in a few words."""
-        ...
 
-    def check(self, run: Run) -> None:
+    def check(self, run: Run) -> None:  # noqa: B027  (most have nothing to refuse)
         """Refuse at start-up what can be known there. UserError: it cannot work."""
-        ...
 
+    @abstractmethod
     def measure(self, run: Run, model: Model, role: str) -> Measured:
         """The figures of a model, from the store where they are known.
 
         Args:
             role: Its name in the report, for the person.
         """
-        ...
+
+    def others(self, run: Run) -> dict[str, Measured]:
+        """What it measures that is no model of the run, as a reward model, by its heading."""
+        return {}
 
 
 def mean_figure(

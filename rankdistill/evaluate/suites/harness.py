@@ -17,11 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from rankdistill.errors import UserError
-from rankdistill.evaluate.suites.base import Figure, Measured, mean_figure
+from rankdistill.evaluate.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.evaluate.suites.local import files_identity, split_files, task_rows, write_rows
+from rankdistill.models.device import device
 from rankdistill.models.locate import first_line
 from rankdistill.prompts.sources import source_identity
 
@@ -34,7 +33,7 @@ BATCHES_KEPT = 8
 
 
 @dataclass(frozen=True)
-class HarnessSuite:
+class HarnessSuite(Suite):
     """One task of lm-eval; the keys are explained in `eval/gsm8k.yaml`.
 
     Raises:
@@ -174,16 +173,12 @@ class HarnessSuite:
         from lm_eval.models import huggingface
 
         loaded: Any = huggingface.HFLM
-
-        from rankdistill.evaluate.reference import load_for_evaluation
-
-        role = run.settings.teacher if model == run.teacher else run.settings.student
         return loaded(
-            pretrained=load_for_evaluation(run, model),
+            pretrained=model.load_on_device(),
             tokenizer=model.path,
             batch_size=self.batch_size,
-            trust_remote_code=role.trust_remote_code,
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            trust_remote_code=model.loading.trust_remote_code,
+            device=str(device()),
         )
 
     def _files(self) -> dict[str, Path]:

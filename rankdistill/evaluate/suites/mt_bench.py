@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
 from rankdistill.evaluate.suites.answers import Request, sampled_by, write_answers
-from rankdistill.evaluate.suites.base import Figure, Measured, mean_figure
+from rankdistill.evaluate.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.evaluate.suites.judging import (
     check_judge,
     endpoint_options,
@@ -45,7 +45,7 @@ _RATING_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
 
 
 @dataclass(frozen=True)
-class MTBench:
+class MTBench(Suite):
     """The ratings of a model's answers; the keys are explained in `eval/mt_bench.yaml`.
 
     Raises:

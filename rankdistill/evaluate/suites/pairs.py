@@ -15,8 +15,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
-from rankdistill.evaluate.suites.base import Figure, Measured, mean_figure
-from rankdistill.models import encode_prompt, encode_response, load_tokenizer
+from rankdistill.evaluate.suites.base import Figure, Measured, Suite, mean_figure
+from rankdistill.models import encode_prompt, encode_response
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.rank.formats import ranked_row
 
@@ -29,7 +29,7 @@ WHOLE = "all"
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Suite):
     """Pair accuracies; the keys are explained in `eval/pairs.yaml`.
 
     Raises:
@@ -64,7 +64,6 @@ class Pairs:
 
     def measure(self, run: Run, model: Model, role: str) -> Measured:
         """The figures of a policy, from the store where they are known; see `Suite`."""
-        from rankdistill.evaluate.reference import load_for_evaluation
         from rankdistill.evaluate.tokens import batches_of, policy_values
         from rankdistill.forward import TokenGroup, bind
 
@@ -73,7 +72,7 @@ class Pairs:
 
         def make(partial: Partial) -> Mapping[str, Any]:
             run.close_sampler()
-            tokenizer = load_tokenizer(model.path)
+            tokenizer = model.tokenizer()
             ids, groups = [], []
             for row in self._rows:
                 prompt = encode_prompt(tokenizer, row["messages"])
@@ -81,7 +80,7 @@ class Pairs:
                 if len(prompt) + max(map(len, sides)) <= self.max_tokens:
                     ids.append(row["id"])
                     groups.append(TokenGroup(prompt, sides))
-            bound = bind(load_for_evaluation(run, model), layout)
+            bound = bind(model.load_on_device(), layout)
             batches = batches_of(groups, max_batch_tokens=self.max_batch_tokens, layout=layout)
             rows = [
                 {"id": name, "mean": means, "sum": _sums(means, group.responses)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rankdistill.evaluate.suites.base import Measured
+from rankdistill.evaluate.suites.base import Measured, Suite
 from rankdistill.run import Model, Run
 
 
@@ -41,11 +41,10 @@ def measure_suites(
     }
 
 
-def _others(suite: Any, run: Run) -> dict[str, Any]:
+def _others(suite: Suite, run: Run) -> dict[str, Any]:
     """What a suite measures that is no model of the run."""
-    others = getattr(suite, "others", None)
-    found: Mapping[str, Measured] = others(run) if others is not None else {}
-    return {name: block(name.replace("_", " "), measured) for name, measured in found.items()}
+    found = suite.others(run).items()
+    return {name: block(name.replace("_", " "), measured) for name, measured in found}
 
 
 def block(label: str, measured: Measured) -> dict[str, Any]:

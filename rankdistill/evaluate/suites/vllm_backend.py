@@ -22,6 +22,7 @@ def vllm_model(run: Run, model: Model, batch_size: int | str) -> Any:
         pretrained=model.path,
         dtype=options.dtype,
         batch_size=batch_size,
+        trust_remote_code=model.loading.trust_remote_code,
         **device_arguments(options.gpu_memory_utilization),
     )
 

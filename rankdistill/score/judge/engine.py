@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rankdistill.errors import UserError
-from rankdistill.models import encode_prompt, load_tokenizer, locate
+from rankdistill.models import Model, encode_prompt
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.sample.vllm_process import Answers, VLLMProcess
 from rankdistill.score.judge.endpoint import TOP_LOGPROBS
@@ -31,7 +31,7 @@ LONGEST = 8192
 class EngineOptions:
     """The model, and how it is run."""
 
-    path: str
+    model: Model
     dtype: str
     gpu_memory_utilization: float
     tensor_parallel_size: int
@@ -46,8 +46,8 @@ class Engine:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        folder = Path(locate(options.path))
-        self._tokenizer: Any = load_tokenizer(str(folder))
+        folder = options.model.folder
+        self._tokenizer: Any = options.model.tokenizer()
         self._length = min(max_positions(folder) or LONGEST, LONGEST)
         self._pending: dict[int, tuple[Question, int, Future[Answer]]] = {}
         self._number, self._closed = 0, False
@@ -65,6 +65,7 @@ class Engine:
             "max_model_len": self._length,
             "generation_config": "vllm",
             "seed": 0,
+            "trust_remote_code": options.model.loading.trust_remote_code,
             **_device_arguments(options.gpu_memory_utilization, self._length),
         }
         self._process.send({"do": "start", "engine": arguments})

@@ -10,8 +10,9 @@ import httpx
 
 from rankdistill import models
 from rankdistill.errors import UserError, suggest
+from rankdistill.models.model import Model
 from rankdistill.records import Group
-from rankdistill.score.base import Judge, Verdict
+from rankdistill.score.base import Scorer, TeacherAccess, Verdict
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import MODES, Brief
 from rankdistill.score.judge.prompts import load_criterion, load_frame
@@ -23,7 +24,7 @@ _LEAST = {
 
 
 @dataclass(frozen=True)
-class LLMJudge:
+class LLMJudge(Scorer):
     """What a language model says of responses; the keys are explained in `conf/score/judge.yaml`.
 
     `pointwise` values are ratings in [1, 10]; those of the other modes are the share of the other
@@ -133,12 +134,18 @@ class LLMJudge:
         """The same judge, rating each response by itself."""
         return replace(self, mode="pointwise", prompt=None) if self.relative else self
 
-    def check(self, judge: Judge) -> None:
+    def about(self, teacher: str) -> str:
+        return f"{self.name} under {self.model or teacher}"
+
+    def check(self, access: TeacherAccess) -> None:
         """See that vLLM is there, or ask the endpoint a question. UserError: it can't work."""
         if self.endpoint is None:
-            from rankdistill.sample import resolve_sampler
+            from rankdistill.sample import no_backend, resolve_sampler
 
             resolve_sampler("vllm")
+            reason = no_backend(access.teacher) if self.model is None else None
+            if reason is not None:
+                raise UserError(f"{reason}: let another one judge, as score.model.")
             return
         endpoint = Endpoint(self._endpoint_options())
         try:
@@ -147,26 +154,28 @@ class LLMJudge:
             endpoint.close()
 
     def __call__(
-        self, groups: Sequence[Group], judge: Judge, done: int = 0
+        self, groups: Sequence[Group], access: TeacherAccess, done: int = 0
     ) -> Iterator[list[Verdict]]:
         """The verdicts on the groups after the first `done`; see `Scorer`."""
         if done == len(groups):
             return
-        brief, respondent = self._brief(), self._open(judge)
+        brief, respondent = self._brief(), self._open(access)
         try:
             for verdicts in run((MODES[self.mode](g, brief) for g in groups[done:]), respondent):
                 yield [self._priced(verdict) for verdict in verdicts]
         finally:
             respondent.close()
 
-    def _open(self, judge: Judge) -> Respondent:
+    def _open(self, access: TeacherAccess) -> Respondent:
         if self.endpoint is not None:
             return Endpoint(self._endpoint_options())
         from rankdistill.score.judge.engine import Engine, EngineOptions
 
+        # Whoever lets the teacher's own code run lets that of a judge in its place.
+        of_teacher = access.teacher.loading
         return Engine(
             EngineOptions(
-                path=self.model or judge.path,
+                model=Model.named(self.model, of_teacher) if self.model else access.teacher,
                 dtype=self.dtype,
                 gpu_memory_utilization=self.gpu_memory_utilization,
                 tensor_parallel_size=self.tensor_parallel_size,

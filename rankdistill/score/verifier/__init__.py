@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.records import Group
-from rankdistill.score.base import Judge
+from rankdistill.score.base import Scorer, TeacherAccess
 from rankdistill.score.verifier import answers, instructions
 from rankdistill.score.verifier.function import load_function, source_digest
 
@@ -19,7 +19,7 @@ Check = Callable[[str, Mapping[str, Any]], float]
 
 
 @dataclass(frozen=True)
-class Verifier:
+class Verifier(Scorer):
     """What a rule says of each response, mostly 1 or 0; the keys are in `conf/score/verifier.yaml`.
 
     Raises:
@@ -32,7 +32,6 @@ class Verifier:
     pattern: str | None
 
     name: ClassVar[str] = "verifier"
-    uses_teacher: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self._check()
@@ -50,7 +49,7 @@ class Verifier:
         }
 
     def __call__(
-        self, groups: Sequence[Group], judge: Judge, done: int = 0
+        self, groups: Sequence[Group], access: TeacherAccess, done: int = 0
     ) -> Iterator[list[list[float]]]:
         """The values of one group after the other; see `Scorer`."""
         check = self._check()

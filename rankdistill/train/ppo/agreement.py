@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bound_layout, collate, response_logps
+from rankdistill.models.model import Model
 
 COMPARED = 4
 """Responses that are compared in an iteration."""
 
 
 def disagreement(
-    sampler: Any, folder: Path, policy: Any, groups: Sequence[TokenGroup]
+    sampler: Any, exported: Model, policy: Any, groups: Sequence[TokenGroup]
 ) -> float | None:
     """Nats per token by which sampler and trainer differ on average about the same responses.
 
@@ -24,14 +24,14 @@ def disagreement(
     the sampler cannot tell log-probabilities.
 
     Args:
-        folder: The policy's weights, as the sampler got them.
+        exported: The policy's weights, as the sampler got them.
         policy: Bound.
     """
     ask = getattr(sampler, "response_logps", None)
     if ask is None:
         return None
     some = [TokenGroup(g.prompt, g.responses[:1]) for g in groups[:COMPARED]]
-    theirs = ask(folder, [(list(g.prompt), list(g.responses[0])) for g in some])
+    theirs = ask(exported, [(list(g.prompt), list(g.responses[0])) for g in some])
     batch = collate(some, bound_layout(policy)).to(policy.device)
     with torch.no_grad():
         ours = response_logps(policy, batch).token_logps

@@ -23,7 +23,7 @@ from rankdistill.forward import (
     collate,
     micro_batches,
 )
-from rankdistill.models import encode_prompt, merged_copy, save_model
+from rankdistill.models import Loading, Model, encode_prompt, merged_copy, save_model
 from rankdistill.records import Group
 from rankdistill.sample.base import Sampler, response_seed
 from rankdistill.store.removal import folders_named, refuse_link
@@ -52,6 +52,7 @@ class Rollouts:
         tokenizer: The policy's.
         reward: See `Reward`; every process calls it with its share.
         sampler: Used on the first process only.
+        loading: How it loads the policy.
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class Rollouts:
         tokenizer: PreTrainedTokenizerBase,
         reward: Reward,
         sampler: Sampler,
+        loading: Loading,
     ) -> None:
         self._accelerator, self._model, self._reference = accelerator, model, reference
         self._config, self._tokenizer = config, tokenizer
         self._prompts = list(prompts)
         self._ids = [encode_prompt(tokenizer, prompt["messages"]) for prompt in prompts]
-        self._reward, self._sampler = reward, sampler
+        self._reward, self._sampler, self._loading = reward, sampler, loading
         self._folder = Path(config.output_dir) / "policy"
         self.sampler_gap: float | None = None
         """Nats per token between sampler and trainer in the last rollout, see `disagreement`."""
@@ -113,12 +115,12 @@ class Rollouts:
             requests = [(self._prompts[i]["prompt_id"], self._ids[i]) for i in chosen]
             seed = response_seed(self._config.seed, "rollout", iteration)
             options = replace(self._config.sampling, seed=seed)
-            folder = self._exported(iteration)
-            answers = self._sampler.sample(folder, requests, options, "policy")
+            exported = Model(str(self._exported(iteration)), {}, self._loading)
+            answers = self._sampler.sample(exported, requests, options, "policy")
             rows = [responses for _, responses in answers]
             groups = [_tokens(self._ids[i], row) for i, row in zip(chosen, rows, strict=True)]
             policy = self._accelerator.unwrap_model(self._model).policy
-            told = [rows, disagreement(self._sampler, folder, policy, groups)]
+            told = [rows, disagreement(self._sampler, exported, policy, groups)]
         broadcast_object_list(told)
         self.sampler_gap = told[1]
         check_agreement(told[1], self._config.sampler_tolerance, self._sampler.name, iteration)

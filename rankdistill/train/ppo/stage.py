@@ -10,13 +10,12 @@ from typing import Any
 from rankdistill.config import Critic, PPOTrainConfig
 from rankdistill.console import is_main_process, progress
 from rankdistill.errors import UserError
-from rankdistill.models import load_tokenizer, merged, save_model
+from rankdistill.models import merged, save_model
 from rankdistill.records import Prompt
 from rankdistill.run import Model, Run, model_of
 from rankdistill.sample import SamplingOptions
 from rankdistill.store import Partial
 from rankdistill.train.memory import peak_memory
-from rankdistill.train.policy import load_policy
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.trainer import PPOTrainer
 from rankdistill.train.reward.model import load_reward_model
@@ -90,7 +89,7 @@ def ppo(
 
     what = f"PPO ({config.advantage}) on {len(prompts)} prompts, {config.learning_rate:g}"
     output = run.stage("train", what, identity, make, every_rank=True)
-    return model_of(output), json.loads((output.path / "history.json").read_text())
+    return model_of(output, student.loading), json.loads((output.path / "history.json").read_text())
 
 
 def _train(
@@ -102,17 +101,18 @@ def _train(
     learning_rate: float | None,
     partial: Partial,
 ) -> Mapping[str, Any]:
-    tokenizer = load_tokenizer(student.path)
+    tokenizer = student.tokenizer()
     critic = _critic(run, settings, student, rewarding)
     trainer = PPOTrainer(
-        load_policy(run, student),
+        student.trainable(run.lora, run.settings.seed),
         _config(run, settings, learning_rate, str(partial.scratch / "checkpoints")),
         prompts,
         tokenizer,
-        ModelReward(run, rewarding.model.path, student.path),
+        ModelReward(run, rewarding.model, student),
         run.sampler(),
         critic=critic,
         report_to=run.settings.report_to,
+        loading=student.loading,
     )
     done = trainer.resume()
     with progress(len(trainer.rollouts), "iterations", done=done) as bar:
@@ -137,18 +137,13 @@ def _critic(run: Run, settings: PPOTrainConfig, student: Model, rewarding: Rewar
     """A separate critic begins as the reward model, as in InstructGPT; it reads the same tokens."""
     if settings.advantage.name == "group" or settings.critic is Critic.head:
         return None
-    ours, theirs = load_tokenizer(student.path), load_tokenizer(rewarding.model.path)
+    ours, theirs = student.tokenizer(), rewarding.model.tokenizer()
     if not reads(theirs, ours):
         raise UserError(
             "train.critic=separate begins as the reward model, whose tokenizer is not the "
             "student's: take train.critic=head, or reward.backbone=warmed_up."
         )
-    student_settings = run.settings.student
-    return load_reward_model(
-        rewarding.model.path,
-        attn_implementation=student_settings.attn_implementation,
-        trust_remote_code=student_settings.trust_remote_code,
-    )
+    return load_reward_model(rewarding.model.path, **rewarding.model.loading.options)
 
 
 def _config(

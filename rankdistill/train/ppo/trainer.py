@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 from rankdistill.console import say
 from rankdistill.errors import UserError
 from rankdistill.forward import bind
-from rankdistill.models import WithoutAdapters
+from rankdistill.models import Loading, WithoutAdapters
 from rankdistill.sample.base import Sampler
 from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
@@ -54,6 +54,7 @@ class PPOTrainer:
             model without them.
         critic: A reward model that becomes the critic; None: a head on the policy's backbone.
         report_to: accelerate's trackers.
+        loading: How the sampler loads the policy, whose folder it is given.
 
     Raises:
         UserError: no prompt.
@@ -71,6 +72,7 @@ class PPOTrainer:
         reference: Any = None,
         critic: Any = None,
         report_to: Sequence[str] = (),
+        loading: Loading | None = None,
     ) -> None:
         if not prompts:
             raise UserError("PPO needs at least one prompt to write responses to.")
@@ -105,7 +107,15 @@ class PPOTrainer:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)
         self.rollouts = Rollouts(
-            self.accelerator, self.model, reference, config, prompts, tokenizer, reward, sampler
+            self.accelerator,
+            self.model,
+            reference,
+            config,
+            prompts,
+            tokenizer,
+            reward,
+            sampler,
+            loading or Loading(),
         )
         self._updates = Updates(self.accelerator, self.model, self.optimizer, config)
         self.progress = Progress()

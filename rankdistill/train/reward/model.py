@@ -25,8 +25,7 @@ from rankdistill.forward import (
 )
 from rankdistill.forward.batch import PADDING_ID
 from rankdistill.models import locate
-from rankdistill.models.load import PRECISIONS
-from rankdistill.models.locate import first_line
+from rankdistill.models.load import PRECISIONS, refusal
 
 SHIFT = "rankdistill_shift"
 """Name in a reward model's configuration of what is added to its logit."""
@@ -59,9 +58,8 @@ def load_reward_model(
             use_safetensors=True,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise UserError(
-            f"The model '{path}' cannot be loaded as a reward model: {first_line(error)}"
-        ) from error
+        what = f"The model '{path}' cannot be loaded as a reward model"
+        raise refusal(path, what, error) from error
     layer = score_layer(model)
     if new_head:
         nn.init.normal_(layer.weight, std=(layer.in_features + 1) ** -0.5)

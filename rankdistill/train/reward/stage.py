@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from rankdistill import models
 from rankdistill.console import result
 from rankdistill.errors import UserError
 from rankdistill.evaluate.statistics import mean_interval, paired_difference
 from rankdistill.forward import TokenGroup, bind
-from rankdistill.models import encode_prompt, load_tokenizer, recoded
+from rankdistill.models import device, encode_prompt, recoded
 from rankdistill.records import Group
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
@@ -67,7 +66,7 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
     run.close_sampler()
     settings, options = run.settings.reward, asdict(run.settings.reward)
     backbone = backbone_of(run, warm)
-    rows = recoded(ranked.rows(), warm.path, backbone.path)
+    rows = recoded(ranked.rows(), warm, backbone)
     training = [row for row in rows if row["split"] == "train"]
     # A gate is a choice, and choices are made on validation; one that is only reported may use all.
     judging = ("validation", "heldout") if settings.only else ("validation",)
@@ -110,32 +109,31 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
     )
     check_gate(gate, settings.min_accuracy)
     history = json.loads((output.path / "history.json").read_text())
-    return Rewarding(model_of(output), gate, history)
+    return Rewarding(model_of(output, backbone.loading), gate, history)
 
 
 class ModelReward:
     """The rewards of responses that a model's tokenizer wrote.
 
     Args:
-        path: Of the reward model.
-        writer: Of the model whose tokenizer the token ids belong to.
-        new_head: `path` is a backbone, which gets the head that its training begins with.
+        model: The reward model.
+        writer: The model whose tokenizer the token ids belong to.
+        new_head: `model` is a backbone, which gets the head that its training begins with.
     """
 
-    def __init__(self, run: Run, path: str, writer: str, *, new_head: bool = False) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    def __init__(self, run: Run, model: Model, writer: Model, *, new_head: bool = False) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(run.settings.seed)  # of a new head, as `_train` draws it
-            model: Any = load_reward_model(path, **_loading(run), new_head=new_head)
-        self._model = bind(model.to(device), run.settings.train.layout.name)
-        self._tokenizer = load_tokenizer(path)
-        self._path, self._writer = path, writer
-        self._same = reads(self._tokenizer, load_tokenizer(writer))
+            loaded: Any = load_reward_model(model.path, **model.loading.options, new_head=new_head)
+        self._loaded = bind(loaded.to(device()), run.settings.train.layout.name)
+        self._tokenizer = model.tokenizer()
+        self._model, self._writer = model, writer
+        self._same = reads(self._tokenizer, writer.tokenizer())
         self._max_batch_tokens = run.settings.reward.max_batch_tokens
 
     def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
         """`[group][response]`: mean 0 and standard deviation 1 on the model's own scale."""
-        rows = groups if self._same else recoded(groups, self._writer, self._path)
+        rows = groups if self._same else recoded(groups, self._writer, self._model)
         tokens = [
             TokenGroup(
                 encode_prompt(self._tokenizer, row["messages"]),
@@ -143,7 +141,7 @@ class ModelReward:
             )
             for row in rows
         ]
-        return rewards(self._model, tokens, self._max_batch_tokens)
+        return rewards(self._loaded, tokens, self._max_batch_tokens)
 
 
 def reads(reader: Any, writer: Any) -> bool:
@@ -156,14 +154,14 @@ def reward_answers(
     run: Run,
     rewarding: Rewarding,
     groups: Mapping[str, Sequence[Group]],
-    writers: Mapping[str, str],
+    writers: Mapping[str, Model],
     baseline: str,
 ) -> dict[str, Any]:
     """What the reward model says of every model's answers to the held-out prompts.
 
     Args:
         groups: By the name of the model.
-        writers: By the name of the model, what loads the tokenizer of its token ids.
+        writers: By the name of the model, the one whose tokenizer its token ids belong to.
         baseline: Name of the model that differences are taken to.
 
     Returns:
@@ -180,7 +178,7 @@ def reward_answers(
     def make(partial: Partial) -> Mapping[str, Any]:
         rows = []
         for name, answers in groups.items():
-            values = ModelReward(run, rewarding.model.path, writers[name])(answers)
+            values = ModelReward(run, rewarding.model, writers[name])(answers)
             for group, of_group in zip(answers, values, strict=True):
                 mean = sum(of_group) / len(of_group)
                 rows.append({"model": name, "prompt_id": group["prompt_id"], "reward": mean})
@@ -215,7 +213,7 @@ def backbone_of(run: Run, warm: Model) -> Model:
         return warm
     if name == "teacher":
         return run.teacher
-    return Model(models.locate(name), dict(models.identity(name)))
+    return Model.named(name, warm.loading)
 
 
 def _train(
@@ -226,9 +224,9 @@ def _train(
     partial: Partial,
 ) -> Mapping[str, Any]:
     settings = run.settings.reward
-    tokenizer = load_tokenizer(backbone.path)
+    tokenizer = backbone.tokenizer()
     torch.manual_seed(run.settings.seed)
-    model = load_reward_model(backbone.path, **_loading(run), new_head=True)
+    model = load_reward_model(backbone.path, **backbone.loading.options, new_head=True)
     enable_gradient_checkpointing(model, settings.gradient_checkpointing)
     trainer = RewardTrainer(
         model,
@@ -284,14 +282,6 @@ def _gate(run: Run, model: Any, rows: Sequence[Any], tokenizer: Any) -> dict[str
     values = rewards(model, [g.tokens for g in groups], run.settings.reward.max_batch_tokens)
     lengths = [[len(response) for response in g.tokens.responses] for g in groups]
     return gate_figures(values, [g.ranks for g in groups], lengths, seed=run.settings.seed).row()
-
-
-def _loading(run: Run) -> dict[str, Any]:
-    student = run.settings.student
-    return {
-        "attn_implementation": student.attn_implementation,
-        "trust_remote_code": student.trust_remote_code,
-    }
 
 
 def _arguments(run: Run, checkpoints: str) -> RankingConfig:

@@ -1,0 +1,174 @@
+"""A model between stages: where it is, what it is, and how it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from rankdistill.models.adapters import LoRA, load_trainable
+from rankdistill.models.device import device
+from rankdistill.models.load import (
+    OwnCodeError,
+    load_config,
+    load_model,
+    place,
+    stored_precision,
+    stored_quantization,
+)
+from rankdistill.models.locate import identity, locate
+from rankdistill.models.tokenizer import encode_response, load_tokenizer, tokenizers_agree
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded. A model keeps it over all stages that make another one of it."""
+
+    precision: str = "float32"
+    """float32, bfloat16, float16, or auto for the one that it was saved in."""
+    quantization: str | None = None
+    """int8 or nf4, of a model that is not trained; adapters have their own, see `LoRA`."""
+    attn_implementation: str = "sdpa"
+    """transformers' name of the attention function."""
+    trust_remote_code: bool = False
+    """Whether code that comes with the model may run: its own, its tokenizer's."""
+    trust_key: str = "trust_remote_code=true"
+    """What is to be set to allow that, for a message."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What says how the code is loaded, whatever the weights are in: arguments of functions."""
+        return {
+            "attn_implementation": self.attn_implementation,
+            "trust_remote_code": self.trust_remote_code,
+        }
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model between stages; two with the same weights in the same place are equal."""
+
+    path: str
+    """What `from_pretrained` takes."""
+    identity: Mapping[str, Any]
+    """What determines its content; goes into the keys of what is made from it."""
+    loading: Loading = field(default_factory=Loading, compare=False)
+
+    @classmethod
+    def named(cls, path: str, loading: Loading | None = None) -> Model:
+        """The model that a person calls `path`, see `locate`; it is brought here.
+
+        Raises:
+            UserError: there is no such model.
+        """
+        return cls(locate(path), identity(path), loading or Loading())
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return Path(self.path)
+
+    @property
+    def in_float32(self) -> Model:
+        """The same, loaded whole and exact, as samplers of this process and critics are."""
+        attention = self.loading.attn_implementation
+        if attention.startswith("flash_attention"):  # computes in 16 bits only
+            attention = "sdpa"
+        exact = replace(
+            self.loading, precision="float32", quantization=None, attn_implementation=attention
+        )
+        return replace(self, loading=exact)
+
+    def load(self) -> PreTrainedModel:
+        """The model as it is, frozen and in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: as `load_model`.
+        """
+        how = self.loading
+        with self._key_named():
+            model = load_model(
+                self.path,
+                precision=how.precision,
+                quantization=how.quantization,
+                **how.options,
+            )
+        return model.eval().requires_grad_(False)
+
+    def load_on_device(self) -> PreTrainedModel:
+        """As `load`, on this process's `device()`."""
+        return place(self.load(), device())
+
+    def trainable(self, lora: LoRA | None = None, seed: int = 0) -> Any:
+        """The model whose weights, or whose new adapters, are about to be trained, on the CPU.
+
+        Args:
+            lora: The adapters; None trains all weights.
+            seed: Of the adapters' start.
+
+        Raises:
+            UserError: as `load_trainable`.
+        """
+        precision = self.loading.precision
+        with self._key_named():
+            return load_trainable(
+                self.path, precision=precision, lora=lora, seed=seed, **self.loading.options
+            )
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer, see `load_tokenizer` for what is set in it and what is refused."""
+        with self._key_named():
+            return load_tokenizer(self.path, trust_remote_code=self.loading.trust_remote_code)
+
+    def config(self) -> PretrainedConfig:
+        """Its configuration. UserError: as `load_config`."""
+        with self._key_named():
+            return load_config(self.path, trust_remote_code=self.loading.trust_remote_code)
+
+    def stored_precision(self) -> str:
+        """As `rankdistill.models.stored_precision`."""
+        with self._key_named():
+            trusted = self.loading.trust_remote_code
+            return stored_precision(self.path, trust_remote_code=trusted)
+
+    def stored_quantization(self) -> str | None:
+        """As `rankdistill.models.load.stored_quantization`."""
+        with self._key_named():
+            trusted = self.loading.trust_remote_code
+            return stored_quantization(self.path, trust_remote_code=trusted)
+
+    @contextmanager
+    def _key_named(self) -> Iterator[None]:
+        """A refusal of the model's own code names the key that would allow it."""
+        try:
+            yield
+        except OwnCodeError as error:
+            raise OwnCodeError(error.path, self.loading.trust_key) from error
+
+
+def recoded(groups: Sequence[Any], writer: Model, reader: Model) -> list[Any]:
+    """The groups with their responses' `token_ids` in the tokens of another model.
+
+    Unchanged where the two tokenizers agree. EOS is added where the response ended.
+
+    Args:
+        groups: `Group` rows.
+        writer: The model whose tokens the responses have.
+        reader: The model whose tokens they get.
+    """
+    if writer.path == reader.path:
+        return list(groups)
+    tokenizer = reader.tokenizer()
+    if tokenizers_agree(tokenizer, writer.tokenizer()):
+        return list(groups)
+
+    def code(response: Mapping[str, Any]) -> dict[str, Any]:
+        ids = encode_response(tokenizer, response["text"])
+        ids = ids if response["finish_reason"] == "stop" else ids[:-1]
+        return {**response, "token_ids": ids}
+
+    return [{**group, "responses": [code(r) for r in group["responses"]]} for group in groups]

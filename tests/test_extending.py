@@ -1,0 +1,49 @@
+"""What docs/extending.md shows, from a folder of one's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_run import TINY, run_here
+
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+
+
+@pytest.fixture
+def user_folder(tmp_path, monkeypatch) -> Path:
+    """The page's files whose first line is their name; what has the same name is joined."""
+    for name, text in re.findall(r"```(?:python|yaml)\n# ([\w/]+\.\w+)\n(.*?)```", PAGE, re.DOTALL):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as open_file:
+            open_file.write(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("mine", None)
+
+
+def test_a_scorer_of_ones_own_is_not_said_to_be_the_teachers(
+    user_folder, teacher, monkeypatch, capsys
+):
+    folder = run_here(
+        monkeypatch, user_folder, "--config-dir=my_conf", "recipe=likelihood", *TINY,
+        "score=few_commas", f"teacher.path={teacher}", "eval.quick.sharpening_control=false",
+    )  # fmt: skip
+    assert "few_commas under" not in capsys.readouterr().out
+    assert json.loads((folder / "metrics.json").read_text())["judge"]["name"] == "few_commas"
+
+
+def test_one_that_is_no_scorer_is_refused(user_folder, teacher, monkeypatch, capsys):
+    file = user_folder / "mine.py"
+    file.write_text(file.read_text().replace("(Scorer)", ""))
+    with pytest.raises(SystemExit):
+        run_here(
+            monkeypatch, user_folder, "--config-dir=my_conf", "recipe=likelihood", *TINY,
+            "score=few_commas", f"teacher.path={teacher}",
+        )  # fmt: skip
+    told = " ".join(capsys.readouterr().err.split())
+    assert "FewCommas, which 'score' names, is no scorer: let the class inherit from" in told
