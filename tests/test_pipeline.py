@@ -133,7 +133,7 @@ def test_kill_9_while_sampling_and_training_changes_nothing(tmp_path, teacher):
     [
         ("", "empty"),
         ('{"prompt": "a"}\n{"prompt": \n', "line 2"),
-        ('{"question": "a"}\n', "question"),
+        ('{"text": "a"}\n', "'text'"),
         ('{"prompt": "' + "long " * 300 + '"}\n', "max_prompt_tokens"),
     ],
 )
