@@ -47,3 +47,45 @@ def test_one_that_is_no_scorer_is_refused(user_folder, teacher, monkeypatch, cap
         )  # fmt: skip
     told = " ".join(capsys.readouterr().err.split())
     assert "FewCommas, which 'score' names, is no scorer: let the class inherit from" in told
+
+
+KEPT = """
+
+from rankdistill.warmup.none import NoWarmup
+from rankdistill.warmup.lessons import Lessons
+
+
+@dataclass(frozen=True)
+class Keeping(NoWarmup):
+    epochs: float
+    lessons = Lessons(source="teacher")
+    identity = {"warmup": "keeping"}
+    stored = {"kind": "a note"}
+
+    def store(self, student, teacher, groups, folder, how, sampler):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "note").write_text(teacher.path)
+        return {"notes": 1}
+
+    def __call__(self, student, teacher, groups, out, how):
+        assert (how.cache / "note").read_text() == teacher.path
+        return super().__call__(student, teacher, groups, out, how)
+"""
+
+
+def stages(folder: Path) -> list[str]:
+    return [row["stage"] for row in json.loads((folder / "metrics.json").read_text())["stages"]]
+
+
+def test_a_warm_up_of_ones_own_has_rounds_and_a_store(user_folder, teacher, monkeypatch):
+    with (user_folder / "mine.py").open("a") as file:
+        file.write(KEPT)
+    (user_folder / "my_conf/warmup/keeping.yaml").write_text("_target_: mine.Keeping\nepochs: 1\n")
+    run = [
+        "--config-dir=my_conf", "recipe=likelihood", *TINY, f"teacher.path={teacher}",
+        "eval.quick.sharpening_control=false",
+    ]  # fmt: skip
+    in_rounds = run_here(monkeypatch, user_folder, *run, "warmup=self_taught")
+    assert stages(in_rounds).count("warmup") == 2
+    kept = run_here(monkeypatch, user_folder, *run, "warmup=keeping", "student.keep_layers=null")
+    assert stages(kept).count("teacher") == stages(kept).count("warmup") == 1

@@ -48,16 +48,16 @@ def _warmup(planner: Planner) -> Iterator[Stage]:
     if lessons.source == "teacher" and each:
         prompts = counts.train + counts.validation
         yield planner.sampling("teacher", planner.teacher, prompts, each)
-    rounds = getattr(warmup, "rounds", 1)
-    if rounds > 1 or hasattr(warmup, "student_share"):
+    rounds = warmup.rounds or 1
+    if warmup.rounds is not None:
         asked = round(rounds * warmup.student_share * counts.train)
         yield planner.sampling("student, in rounds", planner.student, asked, 1)
     rows = counts.train * (1 if lessons.keep == "best" or not each else each)
-    stored = getattr(warmup, "stored", None)
+    stored = warmup.stored
     if stored is not None:
         yield _teacher_outputs(planner, stored, rows)
-    sft = not hasattr(warmup, "divergence")
-    yield _lessons(planner, rows, rounds, head="whole" if sft else "distilled", live=not stored)
+    head = "distilled" if warmup.distils else "whole"
+    yield _lessons(planner, rows, rounds, head=head, live=not stored)
 
 
 def _teacher_outputs(planner: Planner, stored: Any, rows: int) -> Stage:

@@ -47,6 +47,13 @@ class Scorer(ABC):
     Implementations are frozen dataclasses, named by `_target_` in `conf/score/`.
     """
 
+    uses_teacher: bool = False
+    """Whether its values are the run's teacher's: they are then made again for another one."""
+    on_this_machine: bool = False
+    """Whether it needs the memory that a sampler's engine takes."""
+    relative: bool = False
+    """Whether its values compare the responses of one group only; see `absolute`."""
+
     @property
     @abstractmethod
     def name(self) -> str:
@@ -67,21 +74,6 @@ class Scorer(ABC):
             done: Groups at the front that an interrupted call has delivered. With all `groups` and
                 what is done, the rest is scored in the same batches as without the interruption.
         """
-
-    @property
-    def uses_teacher(self) -> bool:
-        """Whether its values are the run's teacher's: they are then made again for another one."""
-        return False
-
-    @property
-    def on_this_machine(self) -> bool:
-        """Whether it needs the memory that a sampler's engine takes."""
-        return False
-
-    @property
-    def relative(self) -> bool:
-        """Whether its values compare the responses of one group only; see `absolute`."""
-        return False
 
     @property
     def absolute(self) -> Scorer:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rankdistill.models import LoRA, Model
 from rankdistill.records import Group
+from rankdistill.sample.base import Sampler
 from rankdistill.warmup.lessons import Lessons
 
 
@@ -35,22 +37,34 @@ class Training:
     checkpoints."""
 
 
-class Warmup(Protocol):
+class Warmup(ABC):
     """Prepares the student before it writes the responses that are ranked.
 
     Implementations are frozen dataclasses, named by `_target_` in `conf/warmup/`.
     """
 
+    distils: bool = False
+    """Whether the teacher's distributions are learned, beside the responses."""
+    needs_same_tokenizer: bool = False
+    """Whether the teacher's token ids have to be the student's."""
+    assistants: Sequence[int] = ()
+    """Layers of the students in between, from many to few."""
+    rounds: int | None = None
+    """Times that the student answers and learns (see `mixed`); None: it learns given responses."""
+    student_share: float = 1.0
+    """Share of the prompts, in [0, 1], that the student answers itself in a round."""
+
     @property
+    @abstractmethod
     def lessons(self) -> Lessons | None:
         """Which responses are learned; None: the student stays as it is."""
-        ...
 
     @property
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What the weights depend on besides the models, the rows and the seed; hashed."""
-        ...
 
+    @abstractmethod
     def __call__(
         self, student: Model, teacher: Model, groups: Sequence[Group], out: Path, how: Training
     ) -> dict[str, Any]:
@@ -66,4 +80,39 @@ class Warmup(Protocol):
         Returns:
             Figures for the run's record; `history` is the Trainer's log history, a list of rows.
         """
-        ...
+
+    def mixed(self, own: Sequence[Group], others: Sequence[Group], seed: int) -> list[Group]:
+        """What a round learns from.
+
+        Args:
+            own: The student's responses to all prompts.
+            others: The given responses, of the prompts that have one.
+            seed: Of the round.
+        """
+        return list(own)
+
+    @property
+    def stored(self) -> dict[str, Any] | None:
+        """What of the teacher is kept on disk, for the key of its output; None: it runs along."""
+        return None
+
+    def store(
+        self,
+        student: Model,
+        teacher: Model,
+        groups: Sequence[Group],
+        folder: Path,
+        how: Training,
+        sampler: Callable[[], Sampler],
+    ) -> Mapping[str, float]:
+        """Run the teacher once and leave in `folder` what `stored` names: later `Training.cache`.
+
+        Called where `stored` is not None. What is complete there already stays.
+
+        Args:
+            sampler: Gives the run's sampler, for an engine that runs the teacher.
+
+        Returns:
+            Counts for the manifest.
+        """
+        raise NotImplementedError(f"{type(self).__name__} says `stored` and cannot `store`.")

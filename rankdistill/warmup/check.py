@@ -9,10 +9,9 @@ from rankdistill.errors import UserError
 from rankdistill.models import tokenizer_difference
 from rankdistill.run import Run
 from rankdistill.score.verifier import Verifier
-from rankdistill.warmup.distillation import Distillation, other_tokenizer
+from rankdistill.warmup.distillation import other_tokenizer
 from rankdistill.warmup.hidden import HiddenWarmup
 from rankdistill.warmup.sft import SFTWarmup
-from rankdistill.warmup.stored import StoredDistillation
 
 
 def check_warmup(run: Run) -> None:
@@ -25,17 +24,16 @@ def check_warmup(run: Run) -> None:
     warmup = run.settings.warmup
     if isinstance(warmup, HiddenWarmup) and run.lora is not None:
         _check_projections(run)
-    if isinstance(warmup, Distillation):
+    if warmup.assistants:
         _check_assistants(run, warmup.assistants)
     if isinstance(warmup, SFTWarmup) and warmup.rationale:
         _check_verifier(run)
-    stored = warmup.stored if isinstance(warmup, StoredDistillation) else None
-    if stored and stored.get("engine") == "vllm" and run.sampler_name != "vllm":
+    if (stored := warmup.stored) and stored.get("engine") == "vllm" and run.sampler_name != "vllm":
         raise UserError(
             "warmup.top_k_from is vllm, which sample.sampler does not use here: install it and set "
             "sample.sampler=vllm, or warmup.top_k_from=transformers."
         )
-    if not getattr(warmup, "needs_same_tokenizer", False) or run.start.path == run.teacher.path:
+    if not warmup.needs_same_tokenizer or run.start.path == run.teacher.path:
         return
     ours, theirs = run.start.tokenizer(), run.teacher.tokenizer()
     difference = tokenizer_difference(ours, theirs)
@@ -53,8 +51,6 @@ def _check_verifier(run: Run) -> None:
 
 
 def _check_assistants(run: Run, assistants: Sequence[int]) -> None:
-    if not assistants:
-        return
     keep = run.settings.student.keep_layers
     if keep is None:
         raise UserError(

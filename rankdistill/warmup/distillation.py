@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,7 +49,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation(Optimisation, ABC):
+class Distillation(Optimisation):
     """A student on given responses, token by token against the teacher's distributions.
 
     The loss is a mean over the response tokens of a step, over the ids that both models have.
@@ -65,6 +65,7 @@ class Distillation(Optimisation, ABC):
     divergence: str = "forward_kl"
     assistants: Sequence[int] = field(default_factory=tuple)
 
+    distils: ClassVar[bool] = True
     needs_same_tokenizer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

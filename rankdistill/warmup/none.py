@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from rankdistill.models import Model
 from rankdistill.records import Group
-from rankdistill.warmup.base import Training
+from rankdistill.warmup.base import Training, Warmup
 
 
 @dataclass(frozen=True)
-class NoWarmup:
+class NoWarmup(Warmup):
     """The student as it is."""
 
     lessons: ClassVar[None] = None

@@ -18,7 +18,7 @@ from rankdistill.models import encode_prompt
 from rankdistill.records import Group
 from rankdistill.train.checkpoints import last_checkpoint
 from rankdistill.train.gradient_checkpointing import check_gradient_checkpointing
-from rankdistill.warmup.base import Training
+from rankdistill.warmup.base import Training, Warmup
 from rankdistill.warmup.lessons import SOURCES, Lessons
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -27,7 +27,7 @@ Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimisation:
+class Optimisation(Warmup):
     """How a warm-up is optimised.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from rankdistill.run import Model, Run, model_of
 from rankdistill.sample.stage import sample
 from rankdistill.store import Output, Partial
 from rankdistill.warmup.base import Training
-from rankdistill.warmup.on_policy import OnPolicyWarmup
-from rankdistill.warmup.teachers import TeacherModel, table_size
+from rankdistill.warmup.teachers import table_size
 from rankdistill.warmup.teaching import Taught
 
 SEEDS_APART = 1_000_003
@@ -38,7 +37,7 @@ def warm_up(
     """
     if taught is None:
         return student, []
-    assistants = getattr(run.settings.warmup, "assistants", ())
+    assistants = run.settings.warmup.assistants
     teacher, last = run.teacher, run.start
     for layers in assistants:
         rung = fewer_layers(run, last, layers, prompts)
@@ -55,7 +54,7 @@ def _warmed(run: Run, student: Model, teacher: Model, taught: Taught) -> tuple[M
     warmup = run.settings.warmup
     groups = recoded(taught.train, taught.writer, student)
     validation = recoded(taught.validation, taught.writer, student)
-    if not isinstance(warmup, OnPolicyWarmup):
+    if warmup.rounds is None:
         return _trained(run, student, teacher, Rows(groups, validation, taught.key))
     history: History = []
     for number in range(warmup.rounds):
@@ -101,8 +100,8 @@ def _trained(run: Run, student: Model, teacher: Model, rows: Rows) -> tuple[Mode
             lora=run.lora,
             use_liger_kernel=settings.student.use_liger_kernel,
             layout=settings.train.layout.name,
-            cache=_stored_outputs(run, student, teacher, rows),
         )
+        how = replace(how, cache=_stored_outputs(run, student, teacher, rows, how))
         figures = warmup(student, teacher, rows.groups, partial.path / "model", how)
         history = figures.pop("history", [])
         if is_main_process():
@@ -116,27 +115,28 @@ def _trained(run: Run, student: Model, teacher: Model, rows: Rows) -> tuple[Mode
     return model_of(output, student.loading), json.loads((output.path / "history.json").read_text())
 
 
-def _stored_outputs(run: Run, student: Model, teacher: Model, rows: Rows) -> Path | None:
+def _stored_outputs(
+    run: Run, student: Model, teacher: Model, rows: Rows, how: Training
+) -> Path | None:
     """Where the teacher's outputs are on disk; None where it runs along.
 
     They are an output of their own, so that warm-ups which differ in other things share them.
     """
-    warmup: Any = run.settings.warmup
-    what = getattr(warmup, "stored", None)
+    warmup = run.settings.warmup
+    what = warmup.stored
     if what is None:
         return None
-    source = TeacherModel(teacher, run.settings.train.layout.name)
     identity = {
         "code": 2,
         "teacher": teacher.identity,
         "responses": rows.key,
         "outputs": what,
         "tables": sorted({table_size(teacher), table_size(student)}),
-        "layout": source.layout,
+        "layout": how.layout,
     }
 
     def store(folder: Path) -> Mapping[str, Any]:
-        found = warmup.store(student, source, rows.groups, rows.validation, folder, run.sampler)
+        found = warmup.store(student, teacher, rows.groups, folder, how, run.sampler)
         run.close_sampler()
         return found
 

@@ -11,6 +11,7 @@ from rankdistill.errors import UserError, suggest
 from rankdistill.models import Model
 from rankdistill.records import Group
 from rankdistill.sample import Sampler
+from rankdistill.warmup.base import Training
 from rankdistill.warmup.distillation import Distillation, Lesson
 from rankdistill.warmup.recorder import Recorder
 from rankdistill.warmup.teacher_cache import TeacherCache
@@ -58,23 +59,20 @@ class StoredDistillation(Distillation):
     def store(
         self,
         student: Model,
-        teacher: TeacherModel,
+        teacher: Model,
         groups: Sequence[Group],
-        validation: Sequence[Group],
         folder: Path,
+        how: Training,
         sampler: Callable[[], Sampler],
     ) -> dict[str, float]:
-        """Runs the teacher once and leaves its outputs in `folder`: the `cache` of later warm-ups.
-
-        Makes only what is missing or damaged. Arguments and errors as for a warm-up, with
-        `teacher_outputs` top_k or hidden; `sampler` gives the engine, where one runs the teacher.
-        """
-        lesson = self.lesson(teacher, student, groups, validation)
+        """See `Warmup`. Makes only what is missing or damaged; errors as for the warm-up."""
+        source = TeacherModel(teacher, how.layout)
+        lesson = self.lesson(source, student, groups, how.validation)
         cache = self._cache(lesson, folder)
         if (self.stored or {}).get("engine") == "vllm":
-            cache.complete(lambda: from_vllm(sampler(), teacher.model, cache.spec))  # type: ignore[arg-type]
+            cache.complete(lambda: from_vllm(sampler(), teacher, cache.spec))  # type: ignore[arg-type]
         else:
-            fill(cache, teacher, self.max_batch_tokens, process=0)
+            fill(cache, source, self.max_batch_tokens, process=0)
         tokens = sum(len(row.response) for row in lesson.rows)
         return {"tokens": tokens, "bytes_per_token": cache.bytes_per_token}
 
