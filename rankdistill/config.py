@@ -285,8 +285,6 @@ class EnsembleConfig:
 class RankConfig:
     path: str | None
     score_column: str | None
-    columns: Any
-    """None, or names of columns, see `rankdistill.rank.preferences.PairColumns`."""
     responses_per_prompt: int | None
     max_response_tokens: int | None
     tie_margin: float
@@ -299,6 +297,8 @@ class RankConfig:
     min_agreement: float | None = None
     rescore: bool = False
     placebo: bool = False
+    columns: Any = None
+    """None, or names of columns, see `rankdistill.rank.preferences.PairColumns`."""
 
 
 @dataclass
