@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+import forked
 import pytest
 from conftest import build_model, build_tokenizer
 from datasets import load_dataset
 from tiny_run import TINY as SHRUNK
-from tiny_run import refusal, run_here
+from tiny_run import refusal, run_here, shrunk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rankdistill.store import Store
@@ -63,6 +59,38 @@ def test_every_stage_runs_and_the_run_folder_is_complete(monkeypatch, tmp_path, 
     assert [reused for _, reused in keys_by_stage(other)["train"]] == [False]
 
 
+def test_a_response_of_the_teacher_joins_each_train_group(
+    monkeypatch, tmp_path, teacher, shared_home
+):
+    monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
+    folder = run_here(
+        monkeypatch, tmp_path, *shrunk("likelihood"), "recipe=likelihood", "rounds=2",
+        f"teacher.path={teacher}", "sample.teacher_response=true",
+    )  # fmt: skip
+    made = keys_by_stage(folder)
+    rows = {key: Store(shared_home).find(key).rows() for keys in made.values() for key, _ in keys}
+    # The teacher is asked before the first round, whose ranking and the second's have its answer.
+    of_teacher = {
+        key for key, _ in made["sample"]
+        if {(r["split"], r["responses"][0]["source"]) for r in rows[key]} == {("train", "teacher")}
+    }  # fmt: skip
+    assert len(of_teacher) == 1
+    written = {row["prompt_id"]: row["responses"][0]["text"] for row in rows[of_teacher.pop()]}
+    assert len(written) == 6
+    rounds = list(zip(made["score"][:2], made["rank"], strict=True))
+    for (scored, _), (ranked, _) in rounds:
+        for group in rows[scored]:
+            by_student = [r["text"] for r in group["responses"] if r["source"] == "student"]
+            by_teacher = [r["text"] for r in group["responses"] if r["source"] == "teacher"]
+            taught = [written[group["prompt_id"]]] if group["split"] == "train" else []
+            assert len(by_student) == 4 and by_teacher == taught
+            assert all(response["score"] < 0 for response in group["responses"])
+        # Where a student happened to write the same, one of the two is enough.
+        assert [{r["text"] for r in group["responses"]} for group in rows[scored]] == [
+            {r["text"] for r in group["responses"]} for group in rows[ranked]
+        ]
+
+
 def test_a_run_starts_from_an_existing_ranked_set(monkeypatch, tmp_path, teacher):
     texts = ["yes", "no", "maybe so"]
     responses = [{"text": text, "rank": rank} for rank, text in enumerate(texts)]
@@ -97,31 +125,21 @@ def _content(store: Store, stage: str) -> dict[str, object]:
 
 def test_kill_9_while_sampling_and_training_changes_nothing(tmp_path, teacher):
     """Three kills at different stages, then the run that ends: samples and weights as unbroken."""
-    command = [
-        sys.executable, "-m", "rankdistill", *TINY, f"teacher.path={teacher}",
-        "train.save_steps=1", "sample.transformers.batch_size=4", "hydra.run.dir=run",
+    arguments = [
+        *TINY, f"teacher.path={teacher}", "train.save_steps=1", "sample.transformers.batch_size=4",
+        "hydra.run.dir=run",
     ]  # fmt: skip
 
-    def environment(home: str) -> dict[str, str]:
-        return {**os.environ, "RANKDISTILL_HOME": str(tmp_path / home), "OMP_NUM_THREADS": "1"}
+    def started(home: str) -> forked.Forked:
+        place = {"RANKDISTILL_HOME": str(tmp_path / home)}
+        return forked.Forked("rankdistill", *arguments, cwd=tmp_path, **place)
 
-    unbroken = subprocess.run(
-        command, cwd=tmp_path, env=environment("a"), capture_output=True, text=True
-    )
+    unbroken = started("a").wait()
     assert unbroken.returncode == 0, unbroken.stderr
     broken = Store(tmp_path / "b")
     for pattern in ("sample-*/files/rows/*", "train-*/scratch/checkpoints/*/trainer_state.json"):
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment("b"), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        while process.poll() is None and not list((broken.root / "partial").glob(pattern)):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, f"nothing matched {pattern}"
-    resumed = subprocess.run(
-        command, cwd=tmp_path, env=environment("b"), capture_output=True, text=True
-    )
+        started("b").kill_at(broken.root / "partial", pattern)
+    resumed = started("b").wait()
     assert resumed.returncode == 0, resumed.stderr
     whole = Store(tmp_path / "a")
     for stage in ("sample", "score", "rank", "train"):

@@ -242,6 +242,18 @@ def test_remedies_are_tried_in_their_order():
     assert remedy(job, lambda changed: False, 1000, "train") is None
 
 
+@pytest.mark.bundled
+@pytest.mark.parametrize(("mode", "each"), [("tournament", 8), ("pairwise", 12)])
+def test_a_judge_is_asked_as_often_as_it_says(capsys, mode, each):
+    found = plan(
+        capsys, "recipe=likelihood", "score=judge", f"score.mode={mode}",
+        "sample.responses_per_prompt=4", "rank.select=all", "prompts.limit.train=90",
+        "prompts.limit.validation=10",
+    )  # fmt: skip
+    stage = next(stage for stage in found["stages"] if stage["stage"] == "score")
+    assert stage["what"] == f"{100 * each:,} questions to a judge"
+
+
 def test_the_table_keeps_to_100_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     assert main([*RANKED, "hardware=8xa100"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections import Counter
 from concurrent.futures import Future
 
@@ -16,7 +17,7 @@ from rankdistill.errors import UserError
 from rankdistill.score.judge.modes import MODES, Brief
 from rankdistill.score.judge.prompts import FRAMES, load_criterion, load_frame
 from rankdistill.score.judge.runner import Answer, run
-from rankdistill.score.judge.verdicts import Reply, duel_form, order_form, rating_form
+from rankdistill.score.judge.verdicts import ENUMERATED, Reply, duel_form, order_form, rating_form
 
 
 def brief(mode: str, **changes) -> Brief:
@@ -147,6 +148,29 @@ def test_a_tournament_needs_fewer_calls_than_all_pairs(count, calls):
     assert respondent.asked == calls <= count * (count - 1)
     best = max(range(count), key=lambda i: len(texts[i]))
     assert verdict.values[best] == 1.0 == max(verdict.values)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize("aspects", [("overall",), ("honesty", "helpfulness")])
+def test_a_judge_knows_how_many_questions_a_group_takes(mode, count, aspects):
+    """The planner goes by what the judge says."""
+    shown_at_once = set()
+
+    def brain(question: str):
+        shown_at_once.add(len(re.findall(r"<<<BEGIN [A-Z ]*RESPONSE", question)))
+        letters = re.findall(r"<<<BEGIN RESPONSE ([A-Z]) ", question)
+        order = " ".join(letters) if count <= ENUMERATED else letters
+        return {"pointwise": "six", "listwise": order}.get(mode) or by_length(question)
+
+    judge = scorer("judge", mode=mode, aspects=aspects, shuffles=3)
+    texts = ["x" * n for n in random.Random(count).sample(range(1, 99), count)]
+    criteria = [load_criterion(aspect) for aspect in aspects]
+    found, respondent = verdicts(
+        mode, [group("p", *texts), group("q", *texts)], brain, criteria=criteria, shuffles=3
+    )
+    assert len(found) == 2 and respondent.asked == 2 * judge.questions(count)
+    assert shown_at_once == {judge.shown(count)}
 
 
 def test_listwise_shows_every_pair_in_both_orders():

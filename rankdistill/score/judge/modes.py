@@ -89,7 +89,7 @@ def tournament(group: Group, brief: Brief) -> Plan:
     lots = draw.sample(range(count), count)
     met: set[tuple[int, int]] = set()
     ballots: list[Ballot] = []
-    for _ in range(math.ceil(math.log2(max(count, 2)))):
+    for _ in range(_rounds(count)):
         shares = borda([(ballot, 1.0) for ballot in ballots], count)
         standing = [0.5 if math.isnan(share) else share for share in shares]
         order = sorted(range(count), key=lambda i: (-standing[i], lots[i]))
@@ -131,11 +131,35 @@ def listwise(group: Group, brief: Brief) -> Plan:
     return _from_ballots(group, _ballots([shown for _, shown in asked], verdicts))
 
 
-MODES: dict[str, Callable[[Group, Brief], Plan]] = {
-    "pointwise": pointwise,
-    "pairwise": pairwise,
-    "listwise": listwise,
-    "tournament": tournament,
+def _rounds(count: int) -> int:
+    """Rounds of a tournament of `count` responses."""
+    return math.ceil(math.log2(max(count, 2)))
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to go about a group, and what it costs."""
+
+    plan: Callable[[Group, Brief], Plan]
+    questions: Callable[[int, int], int]
+    """Of the number of responses and of shuffles: how many questions an aspect takes. A tournament
+    asks fewer where somebody has met everybody."""
+    shown: Callable[[int], int]
+    """Of the number of responses: how many of them one question shows."""
+
+    def __call__(self, group: Group, brief: Brief) -> Plan:
+        return self.plan(group, brief)
+
+
+MODES = {
+    "pointwise": Mode(pointwise, lambda count, shuffles: count, lambda count: 1),
+    "pairwise": Mode(pairwise, lambda count, shuffles: count * (count - 1), lambda count: 2),
+    "listwise": Mode(listwise, lambda count, shuffles: shuffles, lambda count: count),
+    "tournament": Mode(
+        tournament,
+        lambda count, shuffles: 2 * (count // 2) * _rounds(count),
+        lambda count: 2,
+    ),
 }
 
 

@@ -18,10 +18,6 @@ from rankdistill.score.judge.modes import MODES, Brief
 from rankdistill.score.judge.prompts import load_criterion, load_frame
 from rankdistill.score.judge.runner import Respondent, run
 
-_LEAST = {
-    "shuffles": 1, "concurrency": 1, "max_answer_tokens": 8, "temperature": 0, "retries": 0,
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class LLMJudge(Scorer):
@@ -136,6 +132,14 @@ class LLMJudge(Scorer):
 
     def about(self, teacher: str) -> str:
         return f"{self.name} under {self.model or teacher}"
+
+    def questions(self, responses: int) -> int:
+        """How many questions a group of so many responses takes, at the most."""
+        return MODES[self.mode].questions(responses, self.shuffles) * len(self.aspects)
+
+    def shown(self, responses: int) -> int:
+        """How many of a group's responses one question shows."""
+        return MODES[self.mode].shown(responses)
 
     def check(self, access: TeacherAccess) -> None:
         """See that vLLM is there, or ask the endpoint a question. UserError: it can't work."""
