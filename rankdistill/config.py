@@ -7,11 +7,14 @@ Objectives have no schema here: the frozen dataclass that `_target_` names is on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+
+from rankdistill.warmup import schema as warmup
 
 Layout = Enum("Layout", ["shared", "packed", "padded"])
 Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
@@ -109,84 +112,6 @@ class StudentConfig:
     use_liger_kernel: bool
     trust_remote_code: bool
     chat_template: str | None = None
-
-
-@dataclass
-class NoWarmupConfig:
-    _target_: str
-
-
-@dataclass
-class OptimiserConfig:
-    """What all trained warm-ups share; see `conf/warmup/`."""
-
-    _target_: str
-    learning_rate: float
-    epochs: float
-    responses_per_step: int
-    max_batch_tokens: int
-    warmup_ratio: float
-    weight_decay: float
-    lr_scheduler_type: Schedule
-    max_grad_norm: float
-    gradient_checkpointing: bool | str
-    logging_steps: int
-    save_steps: int
-    eval_steps: float
-    learn_from: str
-
-
-@dataclass
-class SFTWarmupConfig(OptimiserConfig):
-    responses_per_prompt: int
-    keep: str
-    minimum_score: float | None
-    rationale: bool
-    request: str | None
-    conversations: str | None
-    max_conversation_tokens: int
-    train_conversations: int | None
-    validation_conversations: int
-
-
-@dataclass
-class LogitsWarmupConfig(OptimiserConfig):
-    temperature: float
-    alpha: float
-    divergence: str
-    teacher_outputs: str
-    top_k: int
-    top_k_from: str
-    stored_temperatures: list[float]
-    assistants: list[int]
-
-
-@dataclass
-class OnPolicyWarmupConfig(LogitsWarmupConfig):
-    rounds: int
-    student_share: float
-
-
-@dataclass
-class CrossTokenizerWarmupConfig(OptimiserConfig):
-    temperature: float
-    alpha: float
-    divergence: str
-    assistants: list[int]
-
-
-@dataclass
-class HiddenWarmupConfig(OptimiserConfig):
-    temperature: float
-    divergence: str
-    alpha: float
-    beta: float
-    gamma: float
-    layers: str
-    attention: bool
-    relational: float
-    teacher_outputs: str
-    assistants: list[int]
 
 
 @dataclass
@@ -508,12 +433,12 @@ SCHEMAS: dict[str, type] = {
     "prompts": PromptsConfig,
     "teacher": TeacherConfig,
     "student": StudentConfig,
-    "warmup/none": NoWarmupConfig,
-    "warmup/logits": LogitsWarmupConfig,
-    "warmup/sft": SFTWarmupConfig,
-    "warmup/hidden": HiddenWarmupConfig,
-    "warmup/on_policy": OnPolicyWarmupConfig,
-    "warmup/cross_tokenizer": CrossTokenizerWarmupConfig,
+    "warmup/none": warmup.NoWarmupOptions,
+    "warmup/logits": warmup.LogitsOptions,
+    "warmup/sft": warmup.SFTOptions,
+    "warmup/hidden": warmup.HiddenOptions,
+    "warmup/on_policy": warmup.OnPolicyOptions,
+    "warmup/cross_tokenizer": warmup.CrossTokenizerOptions,
     "sample": SampleConfig,
     "score/likelihood": LikelihoodConfig,
     "score/judge": JudgeConfig,
@@ -537,10 +462,36 @@ SCHEMAS: dict[str, type] = {
 }
 
 
+PLUG_INS = ("warmup", "score", "eval")
+"""Groups whose options name a class, `_target_`, beside its keys."""
+
+
 def register_schemas() -> None:
     """Offer the schemas to the defaults lists in `conf/` as `/schema/<name>@_here_`."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for path, node in SCHEMAS.items():
+    for path, kind in SCHEMAS.items():
         group, _, name = f"schema/{path}".rpartition("/")
-        store.store(group=group, name=name, node=node)
+        store.store(group=group, name=name, node=_schema(kind, path.split("/")[0] in PLUG_INS))
+
+
+def _schema(kind: type, plug_in: bool) -> DictConfig:
+    """The names and types of a dataclass for Hydra; the values are those of the YAML files.
+
+    OmegaConf makes a frozen dataclass read-only, and gives it no place for what Hydra builds it by:
+    `_target_`, and `_convert_` where a key holds other keys.
+    """
+    node = OmegaConf.structured(kind)
+    OmegaConf.set_readonly(node, False)
+    if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return node
+    types = get_type_hints(kind)
+    with open_dict(node):
+        for own in fields(kind):
+            nested = is_dataclass(types[own.name])
+            node[own.name] = _schema(types[own.name], plug_in) if nested else MISSING
+            if plug_in and (nested or get_origin(types[own.name]) is dict):
+                node["_convert_"] = MISSING
+        if plug_in:
+            node["_target_"] = MISSING
+    return node

@@ -29,10 +29,10 @@ from rankdistill.errors import UserError, suggest
 from rankdistill.evaluate.suites.base import Suite
 from rankdistill.objectives.base import Objective
 from rankdistill.objectives.trial import try_objective
+from rankdistill.optimiser import check_gradient_checkpointing
 from rankdistill.score.base import Scorer
 from rankdistill.score.ensemble import Ensemble, members
 from rankdistill.trackers import chosen_trackers
-from rankdistill.train.gradient_checkpointing import check_gradient_checkpointing
 from rankdistill.warmup.base import Warmup
 
 NO_SUITE = (
@@ -155,7 +155,8 @@ def _refuse_added(node: Any, path: str) -> None:
         return
     schema = OmegaConf.get_type(node)
     for key in node:
-        if is_dataclass(schema) and key not in schema.__dataclass_fields__:
+        own = str(key) in ("_target_", "_convert_")
+        if is_dataclass(schema) and not own and key not in schema.__dataclass_fields__:
             valid = schema.__dataclass_fields__
             raise UserError(f"'{path}' has no key '{key}': {suggest(str(key), valid)}")
         _refuse_added(node[key], f"{path}.{key}")

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rankdistill.records import Group
+from rankdistill.warmup.schema import NoWarmupOptions
 
 
 @dataclass(frozen=True)
-class NoWarmup:
+class NoWarmup(NoWarmupOptions):
     """The student as it is."""
 
     lessons: ClassVar[None] = None

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.forward import LAYOUTS
+from rankdistill.optimiser import check_gradient_checkpointing
 from rankdistill.sample.base import SamplingOptions
-from rankdistill.train.gradient_checkpointing import check_gradient_checkpointing
 
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 
