@@ -14,24 +14,19 @@ from typing import Any, get_origin, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
+from rankdistill.evaluate import schema as suites
+from rankdistill.score import schema as score
+from rankdistill.score.ensemble import Ensemble
+from rankdistill.train import schema as train
 from rankdistill.warmup import schema as warmup
 
-Layout = Enum("Layout", ["shared", "packed", "padded"])
 Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
 LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced", "first"])
 SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
 Aggregate = Enum("Aggregate", ["mean", "borda", "bradley_terry", "elo"])
-JudgeMode = Enum("JudgeMode", ["pointwise", "pairwise", "tournament", "listwise"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k", "random_k", "spread"])
-RewardLossName = Enum("RewardLossName", ["pairs", "plackett_luce"])
-Advantage = Enum("Advantage", ["gae", "group"])
-Critic = Enum("Critic", ["head", "separate"])
-Cut = Enum("Cut", ["terminal", "bootstrap"])
 RoundReference = Enum("RoundReference", ["fixed", "moved"])
-Backend = Enum("Backend", ["hf", "vllm"])
-Checker = Enum("Checker", ["lm_eval", "own"])
-Schedule = Enum("Schedule", ["linear", "cosine", "constant", "constant_with_warmup"])
 
 
 @dataclass
@@ -145,66 +140,6 @@ class SampleConfig:
 
 
 @dataclass
-class LikelihoodConfig:
-    _target_: str
-    through: str
-    per_token: bool
-    contrast: str | None
-    max_batch_tokens: int
-
-
-@dataclass
-class JudgeConfig:
-    _target_: str
-    mode: JudgeMode
-    aspects: list[str]
-    prompt: str | None
-    endpoint: str | None
-    model: str | None
-    key_variable: str
-    explain: bool
-    expected_score: bool
-    shuffles: int
-    temperature: float
-    max_answer_tokens: int
-    concurrency: int
-    requests_per_minute: float | None
-    timeout_s: float
-    retries: int
-    dollars_per_million_input_tokens: float
-    dollars_per_million_output_tokens: float
-    dtype: str
-    gpu_memory_utilization: float
-    tensor_parallel_size: int
-
-
-@dataclass
-class VerifierConfig:
-    _target_: str
-    rule: str
-    column: str
-    pattern: str | None
-
-
-@dataclass
-class RewardModelConfig:
-    _target_: str
-    model: str
-    precision: Precision
-    attn_implementation: str
-    trust_remote_code: bool
-    max_tokens: int
-    max_batch_tokens: int
-
-
-@dataclass
-class EnsembleConfig:
-    _target_: str
-    _convert_: str
-    scorers: dict[str, Any]
-
-
-@dataclass
 class RankConfig:
     path: str | None
     score_column: str | None
@@ -232,177 +167,6 @@ class RetrievalConfig:
     max_passage_tokens: int
     request: str
     timed_queries: int
-
-
-@dataclass
-class TrainConfig:
-    layout: Layout
-    max_batch_tokens: int
-    prompts_per_step: int
-    learning_rate: float | None
-    learning_rate_grid: list[float]
-    learning_rate_scale: float
-    epochs: float
-    lr_scheduler_type: Schedule
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    gradient_checkpointing: bool | str
-    logging_steps: int
-    save_steps: int
-
-
-@dataclass
-class RolloutConfig:
-    prompts: int
-    responses_per_prompt: int
-    temperature: float
-    top_p: float
-    top_k: int
-    max_response_tokens: int | None
-
-
-@dataclass
-class PPOTrainConfig(TrainConfig):
-    rollout: RolloutConfig
-    ppo_epochs: int
-    advantage: Advantage
-    critic: Critic
-    gamma: float
-    lam: float
-    whiten_advantages: bool
-    whiten_rewards: bool
-    clip: float
-    value_clip: float | None
-    value_weight: float
-    kl_coef: float
-    kl_target: float | None
-    kl_horizon: int
-    cut: Cut
-    missing_eos_penalty: float
-    stop_kl: float | None
-    max_kl: float | None
-    sampler_tolerance: float
-
-
-@dataclass
-class RewardConfig:
-    backbone: str
-    only: bool
-    min_accuracy: float
-    loss: RewardLossName
-    margin: float
-    centering: float
-    learning_rate: float
-    epochs: float
-    prompts_per_step: int
-    max_batch_tokens: int
-    lr_scheduler_type: Schedule
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    gradient_checkpointing: bool | str
-    logging_steps: int
-    save_steps: int
-
-
-@dataclass
-class QuickConfig:
-    version: int
-    responses_per_prompt: int
-    sharpening_control: bool
-    max_batch_tokens: int
-    read_prompts: int | None = None
-
-
-@dataclass
-class VerifiedConfig:
-    version: int
-    greedy: bool
-    prompted: bool
-    best_of: list[int]
-    best_of_prompts: int
-    guard_prompts: int
-    max_batch_tokens: int
-
-
-@dataclass
-class RankedConfig:
-    version: int
-    length_match: float
-    max_batch_tokens: int
-
-
-@dataclass
-class HarnessConfig:
-    """What the tasks of lm-eval share; see `eval/gsm8k.yaml`."""
-
-    _target_: str
-    version: int
-    path: str | None
-    shots: int
-    limit: int | None
-    chat_template: bool
-    max_response_tokens: int | None
-    backend: Backend
-    batch_size: int
-
-
-@dataclass
-class IFEvalConfig(HarnessConfig):
-    checker: Checker
-
-
-@dataclass
-class EndpointConfig:
-    """A judge behind an OpenAI-compatible endpoint."""
-
-    endpoint: str | None
-    model: str | None
-    key_variable: str
-    temperature: float
-    max_answer_tokens: int
-    concurrency: int
-    requests_per_minute: float | None
-    timeout_s: float
-    retries: int
-
-
-@dataclass
-class MTBenchConfig:
-    _target_: str
-    _convert_: str
-    version: int
-    questions: str | None
-    references: str | None
-    prompts: str | None
-    limit: int | None
-    max_response_tokens: int
-    judge: EndpointConfig
-
-
-@dataclass
-class AlpacaEvalConfig:
-    _target_: str
-    _convert_: str
-    version: int
-    reference: str | None
-    prompt: str | None
-    limit: int | None
-    temperature: float
-    max_response_tokens: int
-    judge: EndpointConfig
-
-
-@dataclass
-class PairsConfig:
-    _target_: str
-    version: int
-    path: str | None
-    limit: int | None
-    reward_model: str | None
-    max_tokens: int
-    max_batch_tokens: int
 
 
 @dataclass
@@ -440,30 +204,32 @@ SCHEMAS: dict[str, type] = {
     "warmup/on_policy": warmup.OnPolicyOptions,
     "warmup/cross_tokenizer": warmup.CrossTokenizerOptions,
     "sample": SampleConfig,
-    "score/likelihood": LikelihoodConfig,
-    "score/judge": JudgeConfig,
-    "score/ensemble": EnsembleConfig,
-    "score/verifier": VerifierConfig,
-    "score/reward_model": RewardModelConfig,
+    "score/likelihood": score.LikelihoodOptions,
+    "score/judge": score.JudgeOptions,
+    "score/ensemble": Ensemble,
+    "score/verifier": score.VerifierOptions,
+    "score/reward_model": score.RewardModelOptions,
     "rank": RankConfig,
     "retrieval": RetrievalConfig,
-    "reward": RewardConfig,
-    "train": TrainConfig,
-    "train/ppo": PPOTrainConfig,
-    "eval/quick": QuickConfig,
-    "eval/ranked": RankedConfig,
-    "eval/verified": VerifiedConfig,
-    "eval/gsm8k": HarnessConfig,
-    "eval/hellaswag": HarnessConfig,
-    "eval/ifeval": IFEvalConfig,
-    "eval/mt_bench": MTBenchConfig,
-    "eval/alpaca_eval": AlpacaEvalConfig,
-    "eval/pairs": PairsConfig,
+    "reward": train.RewardOptions,
+    "train": train.TrainOptions,
+    "train/ppo": train.PPOTrainOptions,
+    "eval/quick": suites.QuickOptions,
+    "eval/ranked": suites.RankedOptions,
+    "eval/verified": suites.VerifiedOptions,
+    "eval/gsm8k": suites.HarnessOptions,
+    "eval/hellaswag": suites.HarnessOptions,
+    "eval/ifeval": suites.IFEvalOptions,
+    "eval/mt_bench": suites.MTBenchOptions,
+    "eval/alpaca_eval": suites.AlpacaEvalOptions,
+    "eval/pairs": suites.PairsOptions,
 }
 
 
 PLUG_INS = ("warmup", "score", "eval")
-"""Groups whose options name a class, `_target_`, beside its keys."""
+"""Groups whose options name a class, `_target_`, beside its keys ..."""
+BUILT_IN = ("eval/quick", "eval/ranked", "eval/verified")
+"""... but for these, which the evaluate stage measures."""
 
 
 def register_schemas() -> None:
@@ -472,7 +238,8 @@ def register_schemas() -> None:
     store.store(name="schema", node=Config)
     for path, kind in SCHEMAS.items():
         group, _, name = f"schema/{path}".rpartition("/")
-        store.store(group=group, name=name, node=_schema(kind, path.split("/")[0] in PLUG_INS))
+        plug_in = path.split("/")[0] in PLUG_INS and path not in BUILT_IN
+        store.store(group=group, name=name, node=_schema(kind, plug_in))
 
 
 def _schema(kind: type, plug_in: bool) -> DictConfig:

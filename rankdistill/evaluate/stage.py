@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from rankdistill.config import QuickConfig
 from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.ranked import RankedSet
+from rankdistill.evaluate.schema import QuickOptions
 from rankdistill.evaluate.sharpening import control_temperature
 from rankdistill.evaluate.students import HeldOut, evaluate_model
 from rankdistill.evaluate.verified import Verified
@@ -116,7 +116,7 @@ class Evaluation:
     """The figures of a run's models against its warmed-up student and its teacher."""
 
     run: Run
-    suite: QuickConfig
+    suite: QuickOptions
     prompts: Sequence[Prompt]
     """Of the held-out split."""
     prompts_key: str
@@ -229,7 +229,7 @@ class Reference:
 
     baseline: Answers
     teacher: Answers
-    suite: QuickConfig
+    suite: QuickOptions
     _held_out: HeldOut | None = None
 
     def same_tokenizer(self, model: Model) -> bool:

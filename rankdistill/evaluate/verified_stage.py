@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from rankdistill.config import VerifiedConfig
 from rankdistill.console import result
 from rankdistill.errors import UserError
 from rankdistill.evaluate.guards import (
@@ -27,6 +26,7 @@ from rankdistill.evaluate.guards import (
 )
 from rankdistill.evaluate.prompting import PROMPTINGS, prompted
 from rankdistill.evaluate.readings import belongs, teacher_logp
+from rankdistill.evaluate.schema import VerifiedOptions
 from rankdistill.evaluate.stage import LABELS, evaluation_judge, load_for_evaluation
 from rankdistill.evaluate.verified import (
     Verified,
@@ -70,7 +70,7 @@ class Verification:
     """The arms of a run's models on its held-out prompts."""
 
     run: Run
-    suite: VerifiedConfig
+    suite: VerifiedOptions
     verifier: Verifier
     by_split: Mapping[str, Sequence[Prompt]]
     """With `plain`: the held-out prompts without demands."""

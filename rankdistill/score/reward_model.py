@@ -16,16 +16,18 @@ import torch
 
 from rankdistill import models
 from rankdistill.errors import UserError
+from rankdistill.fields import identity_of
 from rankdistill.models import encode_prompt, encode_response, load_tokenizer, locate
 from rankdistill.models.load import PRECISIONS
 from rankdistill.models.locate import first_line
 from rankdistill.records import Group
 from rankdistill.score.base import Judge, Verdict
+from rankdistill.score.schema import RewardModelOptions
 from rankdistill.train.reward.model import SHIFT, shift_of
 
 
 @dataclass(frozen=True)
-class RewardModel:
+class RewardModel(RewardModelOptions):
     """Its logit for the conversation with the response, by its own chat template.
 
     A model that was trained here has its shift added, and reads the response up to EOS, as it was
@@ -36,29 +38,16 @@ class RewardModel:
         UserError: no such model, more labels than one, or no chat template.
     """
 
-    model: str
-    precision: str
-    attn_implementation: str
-    trust_remote_code: bool
-    max_tokens: int
-    max_batch_tokens: int
-
     name: ClassVar[str] = "reward_model"
     uses_teacher: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        for key in ("max_tokens", "max_batch_tokens"):
-            if getattr(self, key) < 1:
-                raise UserError(f"score.{key} is {getattr(self, key)}; it must be at least 1.")
 
     @property
     def identity(self) -> dict[str, Any]:
         return {
             "scorer": self.name,
             "code": 1,
+            **identity_of(self, instead=("model",)),
             "model": models.identity(self.model),
-            "precision": self.precision,
-            "max_tokens": self.max_tokens,
         }
 
     def check(self, judge: Judge) -> None:

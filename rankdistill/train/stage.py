@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rankdistill.fields import identity_of
 from rankdistill.models import load_tokenizer
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
@@ -26,9 +27,6 @@ FALLBACK_LEARNING_RATE = 1e-5
 INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale")
 """Keys of `train` that the peak learning rate comes from, which is hashed itself."""
 
-BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save_steps")
-"""Keys of `train` that change memory, speed or what is logged, and not the result."""
-
 
 def train(
     run: Run, student: Model, ranked: Output, *, reference: Model | None = None
@@ -40,7 +38,7 @@ def train(
     """
     reference = reference or student
     run.close_sampler()
-    objective, options = run.settings.objective, run.settings.options
+    objective = run.settings.objective
     rows = ranked.rows()
     training = [row for row in rows if row["split"] == "train"]
     validation = [row for row in rows if row["split"] == "validation"]
@@ -49,12 +47,8 @@ def train(
         "code": 1,
         "student": student.identity,
         "ranked": ranked.key,
-        "objective": options["objective"],
-        "train": {
-            key: value
-            for key, value in options["train"].items()
-            if key not in (*BATCHING, *INDIRECT)
-        },
+        "objective": run.settings.options["objective"],
+        "train": identity_of(run.settings.train, instead=INDIRECT),
         "learning_rate": learning_rate,
         "seed": run.settings.seed,
         **run.trained_in,
@@ -123,7 +117,7 @@ def _arguments(run: Run, partial: Partial, validate: bool) -> RankingConfig:
         prompts_per_step=settings.prompts_per_step,
         learning_rate=peak_learning_rate(run),
         num_train_epochs=settings.epochs,
-        lr_scheduler_type=settings.lr_scheduler_type.name,
+        lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,

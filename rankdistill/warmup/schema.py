@@ -204,7 +204,6 @@ class StoredOptions(DistillationOptions):
             last hidden states from disk (see `teacher_cache.py`), which is exact.
     """
 
-    # Both of these are exact; where outputs are not, what they are cut to counts (`LogitsOptions`).
     teacher_outputs: str = irrelevant("live")
 
     outputs: ClassVar[tuple[str, ...]] = ("live", "hidden")
@@ -234,12 +233,15 @@ class LogitsOptions(StoredOptions):
             log-probabilities, at temperature 1 only).
     """
 
+    teacher_outputs: str = "live"
     alpha: float = 1.0
     top_k: int = 64
     stored_temperatures: tuple[float, ...] = irrelevant(())
     top_k_from: str = "transformers"
 
     outputs: ClassVar[tuple[str, ...]] = ("live", "top_k", "hidden")
+    # `live` and `hidden` are both exact; with `top_k`, the keys of what is left out count.
+    counted_elsewhere: ClassVar[tuple[str, ...]] = ("learn_from", "assistants", "teacher_outputs")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -287,7 +289,7 @@ class OnPolicyOptions(LogitsOptions):
     student_share: float = 1.0
 
     # A round is an output of its own, and the next one's student.
-    counted_elsewhere: ClassVar[tuple[str, ...]] = ("learn_from", "assistants", "rounds")
+    counted_elsewhere: ClassVar[tuple[str, ...]] = (*LogitsOptions.counted_elsewhere, "rounds")
 
     def __post_init__(self) -> None:
         super().__post_init__()
