@@ -14,7 +14,9 @@ from typing import Any, get_origin, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
+from rankdistill.errors import UserError
 from rankdistill.evaluate import schema as suites
+from rankdistill.fields import at_least, within
 from rankdistill.score import schema as score
 from rankdistill.score.ensemble import Ensemble
 from rankdistill.train import schema as train
@@ -51,6 +53,11 @@ class AugmentConfig:
     least_words: int
     most_words: int
 
+    def __post_init__(self) -> None:
+        at_least("prompts.augment", self, 0, "requests")
+        at_least("prompts.augment", self, self.least_words, "most_words")
+        within("prompts.augment", self, "[0, 1]", "evolved", "rouge_l")
+
 
 @dataclass
 class InstructionsConfig:
@@ -75,6 +82,9 @@ class PromptsConfig:
     keep: list[str] = field(default_factory=list)
     split_by: str | None = None
     instructions: InstructionsConfig | None = None
+
+    def __post_init__(self) -> None:
+        at_least("prompts", self, 1, "max_prompt_tokens")
 
 
 @dataclass
@@ -156,6 +166,11 @@ class RankConfig:
     rescore: bool = False
     placebo: bool = False
 
+    def __post_init__(self) -> None:
+        at_least("rank", self, 2, "top_k", "responses_per_prompt")
+        at_least("rank", self, 1, "max_response_tokens")
+        at_least("rank", self, 0, "tie_margin")
+
 
 @dataclass
 class RetrievalConfig:
@@ -167,6 +182,12 @@ class RetrievalConfig:
     max_passage_tokens: int
     request: str
     timed_queries: int
+
+    def __post_init__(self) -> None:
+        at_least("retrieval", self, 2, "passages", "train_passages", "max_passage_tokens")
+        at_least("retrieval", self, 1, "timed_queries")
+        if "{passage}" not in self.request:
+            raise UserError("retrieval.request has no {passage}: say where the passage is put.")
 
 
 @dataclass

@@ -194,14 +194,7 @@ def _check(settings: Settings) -> None:
     _check_demands(settings)
     _check_rounds(settings)
     _check_retrieval(settings)
-    _at_least("prompts.max_prompt_tokens", settings.prompts.max_prompt_tokens, 1)
     _check_augment(settings)
-    _at_least("rank.top_k", settings.rank.top_k, 2)
-    _at_least("rank.tie_margin", settings.rank.tie_margin, 0)
-    if settings.rank.responses_per_prompt is not None:
-        _at_least("rank.responses_per_prompt", settings.rank.responses_per_prompt, 2)
-    if settings.rank.max_response_tokens is not None:
-        _at_least("rank.max_response_tokens", settings.rank.max_response_tokens, 1)
     if settings.rank.path is None and sample.responses_per_prompt < 2:
         raise UserError(
             f"sample.responses_per_prompt is {sample.responses_per_prompt}; a ranking needs at "
@@ -218,12 +211,6 @@ def _check(settings: Settings) -> None:
 
 def _check_augment(settings: Settings) -> None:
     augment = settings.prompts.augment
-    _at_least("prompts.augment.requests", augment.requests, 0)
-    _at_least("prompts.augment.most_words", augment.most_words, augment.least_words)
-    for key in ("evolved", "rouge_l"):
-        value = getattr(augment, key)
-        if not 0 <= value <= 1:
-            raise UserError(f"prompts.augment.{key} is {value}; it must be in [0, 1].")
     if augment.requests and settings.rank.path is not None:
         raise UserError(
             "prompts.augment writes prompts that an existing ranked set (rank.path) has no "
@@ -279,12 +266,6 @@ def _check_retrieval(settings: Settings) -> None:
     retrieval = settings.retrieval
     if retrieval is None:
         return
-    _at_least("retrieval.passages", retrieval.passages, 2)
-    _at_least("retrieval.train_passages", retrieval.train_passages, 2)
-    _at_least("retrieval.max_passage_tokens", retrieval.max_passage_tokens, 2)
-    _at_least("retrieval.timed_queries", retrieval.timed_queries, 1)
-    if "{passage}" not in retrieval.request:
-        raise UserError("retrieval.request has no {passage}: say where the passage is put.")
     wrong = {
         "reward.only=true": not settings.reward.only,
         "warmup=none": settings.warmup.lessons is not None,
