@@ -21,7 +21,7 @@ from rankdistill.launch import say_mistake
 USAGE = """rankdistill - a student writes, a teacher ranks, the student learns the ranking.
 
 usage: python -m rankdistill recipe=NAME [group=OPTION] [key=value] ...
-       python -m rankdistill -m recipe=NAME seed=0,1,2        a sweep: one run a value
+       python -m rankdistill -m recipe=NAME seed=0,1,2        a sweep: one run per value
        python -m rankdistill recipe=NAME --cfg job            print every key, run nothing
 
 Flags are Hydra's: -m/--multirun, --cfg job, --info defaults, --config-dir DIR (a folder with your

@@ -81,6 +81,8 @@ class PromptsConfig:
     augment: AugmentConfig
     keep: list[str] = field(default_factory=list)
     split_by: str | None = None
+    split_column: str | None = "split"
+    strict: bool = False
     instructions: InstructionsConfig | None = None
 
     def __post_init__(self) -> None:
@@ -153,6 +155,8 @@ class SampleConfig:
 class RankConfig:
     path: str | None
     score_column: str | None
+    columns: Any
+    """None, or names of columns, see `rankdistill.rank.preferences.PairColumns`."""
     responses_per_prompt: int | None
     max_response_tokens: int | None
     tie_margin: float
@@ -160,7 +164,7 @@ class RankConfig:
     top_k: int
     aggregate: Aggregate = Aggregate.mean
     weights: Any = None
-    """None, or a number a scorer; a typed dict can't be overridden as a whole."""
+    """None, or a number per scorer; a typed dict can't be overridden as a whole."""
     length_debias: bool = False
     min_agreement: float | None = None
     rescore: bool = False

@@ -15,9 +15,15 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         error: What Hydra raised while composing.
         arguments: The command line, for the group choices that the valid names depend on.
     """
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
 
     text = _innermost(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(str(error.override))
+    if "Ambiguous value for argument" in text:
+        argument = re.search(r"argument '(.*?)'\.?\n", text)
+        if argument:
+            return f"{_unreadable(argument[1])}; several values of a sweep need -m"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group:
@@ -40,6 +46,18 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         )
     where = f"{key[1]}: " if key else ""
     return where + _first_sentence(text)
+
+
+def _unreadable(override: str) -> str:
+    """What is said of an argument that Hydra's grammar does not take, with the quotes it needs."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"the argument '{override}' is no KEY=VALUE"
+    inner = value.strip("'\"").replace("'", "\\'")
+    return (
+        f"the value of '{key}' has a character that Hydra reads as its own: quote it twice, as in "
+        f"\"{key}='{inner}'\""
+    )
 
 
 def unknown_override(error: Exception) -> str | None:

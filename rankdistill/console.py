@@ -84,7 +84,7 @@ class _Rate(ProgressColumn):
 
 
 def _pace(rate: float, unit: str) -> str:
-    """`3.2 prompts/s`, or `8.1 s a step`."""
+    """`3.2 prompts/s`, or `8.1 s per step`."""
     return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s a {unit.removesuffix('s')}"
 
 

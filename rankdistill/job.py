@@ -1,4 +1,4 @@
-"""What Hydra calls once a run, in this process or in a launcher's worker."""
+"""What Hydra calls once per run, in this process or in a launcher's worker."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ def remarks(environment: Mapping[str, str], accelerator: bool) -> list[str]:
 def say_mistake(message: str) -> None:
     """Prints one sentence for all processes of a launch; the launcher ends those that are left.
 
-    A mistake that all of them meet is the main process's to say, and one that it made itself has
-    been said. So another one waits a while to be ended before it speaks.
+    Rank 0 reports errors. Other ranks wait PATIENCE_SECONDS to be killed by the launcher, and
+    report only if they are not.
     """
     rank = os.environ.get("RANK", "0")
     if rank == "0":

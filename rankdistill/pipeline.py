@@ -25,7 +25,8 @@ from omegaconf import DictConfig
 from rankdistill import console, settings
 from rankdistill.config import RoundReference
 from rankdistill.evaluate.ranked_stage import order_held_out
-from rankdistill.evaluate.stage import Comparison, Evaluation, label_of
+from rankdistill.evaluate.report import RunReport
+from rankdistill.evaluate.stage import Evaluation, label_of
 from rankdistill.evaluate.suites.stage import check_suites, measure_suites
 from rankdistill.evaluate.validation import Validation
 from rankdistill.evaluate.verified_stage import Verification, is_plain, verifier_of
@@ -34,15 +35,11 @@ from rankdistill.launch import remarks
 from rankdistill.models import recoded
 from rankdistill.models.stage import check_models, student
 from rankdistill.prompts.stage import check_prompts, load
-from rankdistill.rank.stage import existing, rank
+from rankdistill.rank.stage import diagnostics, existing, rank
 from rankdistill.records import Group, Prompt
 from rankdistill.retrieval.reranker import check_retrieval, train_reranker
 from rankdistill.run import Model, Run
-from rankdistill.run_folder import (
-    write_evaluation_folder,
-    write_reward_folder,
-    write_run_folder,
-)
+from rankdistill.run_folder import begin_report, write_run_folder
 from rankdistill.sample.base import response_seed
 from rankdistill.sample.cluster import with_cluster
 from rankdistill.sample.stage import sample
@@ -52,7 +49,7 @@ from rankdistill.score.rewrite import rewrites
 from rankdistill.score.stage import check_scorers, score
 from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained
-from rankdistill.train.grid import trained_at_best_rate
+from rankdistill.train.grid import train_at_best_rate
 from rankdistill.train.ppo.stage import check_ppo, ppo
 from rankdistill.train.reward.stage import (
     Rewarding,
@@ -85,34 +82,36 @@ def run(config: DictConfig) -> float | None:
         check_suites(job)
         check_retrieval(job)
     check_ppo(job)
+    report = begin_report(job, config)
     try:
         if chosen.retrieval is not None:
-            train_reranker(job, config)
+            train_reranker(job, report)
         elif chosen.trains:
-            return _run(job, config)
+            return _run(job, report)
         else:
-            write_evaluation_folder(job, config, evaluate(job))
+            evaluate(job, report)
     finally:
         job.close_sampler()
 
 
-def _run(job: Run, config: DictConfig) -> float | None:
-    given = existing(job) if job.settings.rank.path is not None else None
-    prompts = given or load(job)
+def _run(job: Run, report: RunReport) -> float | None:
+    ranked_set = existing(job) if job.settings.rank.path is not None else None
+    prompts = ranked_set or load(job)
     by_split = _by_split(prompts.rows())
     start = student(job, prompts)
-    shown = _teacher_response(job, by_split["train"], prompts.key)
+    teacher_response = _teacher_response(job, by_split["train"], prompts.key)
     taught = teach(job, prompts, by_split)
     _answer_held_out(job, by_split["heldout"], prompts.key)
-    warm, warmup_history = warm_up(job, start, prompts, taught)
+    warm, report.warmup_history = warm_up(job, start, prompts, taught)
     verification = _verification(job, by_split, prompts.key)
-    validation = Validation(job, by_split["validation"], prompts.key, warm, given)
-    trained, history, ranked, rewarding = warm, [], None, None
+    validation = Validation(job, by_split["validation"], prompts.key, warm, ranked_set)
+    trained, ranked, rewarding = warm, None, None
+    grid, learning_rate = job.settings.train.learning_rate_grid, None
     for number in range(job.settings.rounds):
-        if given is not None:
-            ranked = _ranked_again(job, given)
+        if ranked_set is not None:
+            ranked = _ranked_again(job, ranked_set)
         else:
-            ranked = _ranked(job, trained, by_split, prompts.key, shown, number)
+            ranked = _ranked(job, trained, by_split, prompts.key, teacher_response, number)
         if verification is not None and number == 0:
             students = {"warmed_up": warm} if start == warm else {"warmed_up": warm, "start": start}
             verification.before_training(students)
@@ -120,43 +119,69 @@ def _run(job: Run, config: DictConfig) -> float | None:
             rewarding = reward_model(job, trained, ranked)
         if job.settings.reward.only:
             break
-        once = partial(_trained, job, trained, warm, ranked, rewarding, by_split, prompts.key)
-        trained, rows = trained_at_best_rate(job, validation, once)
-        history = joined(history, rows, number)
-    if rewarding is not None and ranked is not None and job.settings.reward.only:
-        write_reward_folder(job, config, ranked, rewarding, warmup_history)
+        train_at = partial(_trained, job, trained, warm, ranked, rewarding, by_split, prompts.key)
+        if grid and number == 0:  # later rounds train at the rate that the first one chose
+            search = train_at_best_rate(grid, validation, train_at)
+            learning_rate, report.learning_rates = search.learning_rate, search.figures
+            trained, rows = search.trained
+        else:
+            trained, rows = train_at(learning_rate)
+        report.training_history = joined(report.training_history, rows, number)
+    folders = {"model": Path(trained.path)}
+    if ranked is not None:
+        report.ranking = diagnostics(ranked)
+        folders["ranked"] = ranked.path / "ranked"
+    if rewarding is not None:
+        report.reward_model = rewarding.figures(job.settings.reward.min_accuracy)
+        folders["reward_model"] = Path(rewarding.model.path)
+    if rewarding is not None and job.settings.reward.only:
+        report.training_history = rewarding.history
+        names = ("reward_model", "ranked")
+        write_run_folder(job, report, {name: folders[name] for name in names})
         return None
 
     models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
-    if ranked is None:  # what is called warmed up is what the ranking starts from
+    if ranked is None:  # nothing is ranked: the baseline is the student before the warm-up
         models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]
-    comparison = Comparison([], {})
-    if (quick := job.settings.quick) is not None:
-        if ranked is None:  # a warm-up is no ranking that sharpening could pass for
-            quick = replace(quick, sharpening_control=False)
-        if verification is not None:
-            verification.sample(models)
-        evaluation = Evaluation(job, quick, by_split["heldout"], prompts.key, warm)
-        comparison = evaluation.compare(models)
-        if verification is not None:
-            headings = {name: label_of(name, models) for name in models}
-            sharpened = comparison.temperature("sharpened")
-            verified = verification.measure(models, headings, sharpened)
-            comparison = replace(comparison, verified=verified)
+    _judge(job, report, models, by_split["heldout"], prompts.key, verification)
     job.close_sampler()
-    if given is not None:
-        comparison = replace(comparison, ranked_set=order_held_out(job, given, models))
+    if ranked_set is not None:
+        report.ranked_set = order_held_out(job, ranked_set, models)
     labels = {name: label_of(name, models) for name in models}
-    comparison = replace(comparison, suites=measure_suites(job, models, labels))
+    report.suites = measure_suites(job, models, labels)
     job.close_sampler()
-    if rewarding is not None and comparison.groups:
-        writers = {name: models.get(name, warm).path for name in comparison.groups}
-        rewards = reward_answers(job, rewarding, comparison.groups, writers, "warmed_up")
-        rewarding = replace(rewarding, answers=rewards)
-    write_run_folder(job, config, comparison, ranked, trained, warmup_history, history, rewarding)
-    return validation.asked(trained)
+    if rewarding is not None and report.groups:
+        writers = {name: models.get(name, warm).path for name in report.groups}
+        answers = reward_answers(job, rewarding, report.groups, writers, "warmed_up")
+        report.reward_model = rewarding.figures(job.settings.reward.min_accuracy, answers)
+    write_run_folder(job, report, folders)
+    return validation.for_sweeper(trained)
+
+
+def _judge(
+    job: Run,
+    report: RunReport,
+    models: Mapping[str, Model],
+    held_out: Sequence[Prompt],
+    prompts_key: str,
+    verification: Verification | None,
+) -> None:
+    """Fill the report with what the judge, and a verifier, say of the models' answers."""
+    quick = job.settings.quick
+    if quick is None:
+        return
+    if report.ranking is None:  # a warm-up is no ranking that sharpening could pass for
+        quick = replace(quick, sharpening_control=False)
+    if verification is not None:
+        verification.sample(models)
+    evaluation = Evaluation(job, quick, held_out, prompts_key, models["warmed_up"])
+    report.models, report.groups = evaluation.compare(models)
+    if verification is not None:
+        headings = {name: label_of(name, models) for name in models}
+        sharpened = report.temperature("sharpened")
+        report.verified = verification.measure(models, headings, sharpened)
 
 
 def _trained(
@@ -167,12 +192,15 @@ def _trained(
     rewarding: Rewarding | None,
     by_split: dict[str, list[Prompt]],
     prompts_key: str,
+    learning_rate: float | None,
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The student after one round of training, and its history."""
     if rewarding is not None:
-        return ppo(job, student, by_split["train"], prompts_key, rewarding)
+        train_prompts = by_split["train"]
+        return ppo(job, student, train_prompts, prompts_key, rewarding, learning_rate=learning_rate)
     moved = job.settings.round_reference is RoundReference.moved
-    return train(job, student, ranked, reference=student if moved else warm)
+    reference = student if moved else warm
+    return train(job, student, ranked, reference=reference, learning_rate=learning_rate)
 
 
 def _by_split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Prompt]]:
@@ -217,7 +245,7 @@ def _ranked(
     warm: Model,
     by_split: dict[str, list[Prompt]],
     prompts_key: str,
-    taught: Output | None,
+    teacher_response: Output | None,
     number: int,
 ) -> Output:
     """The student's responses in round `number`, scored by the teacher and ranked."""
@@ -227,9 +255,9 @@ def _ranked(
     sampled = sample(job, warm, prompts, prompts_key, "student", count, seed=seed)
     groups: list[Any] = sampled.rows()
     key: Any = sampled.key
-    if job.settings.sample.teacher_response and taught is not None:
-        more = recoded(taught.rows(), job.teacher.path, warm.path)
-        groups, key = _joined(groups, more), [sampled.key, taught.key]
+    if job.settings.sample.teacher_response and teacher_response is not None:
+        more = recoded(teacher_response.rows(), job.teacher.path, warm.path)
+        groups, key = _joined(groups, more), [sampled.key, teacher_response.key]
     if job.settings.sample.from_cluster:
         groups, key = with_cluster(groups), [key, "cluster 1"]
     scored = score(job, groups, key, warm, f"{len(groups)} prompts")
@@ -241,12 +269,12 @@ def _ranked(
     return rank(job, groups, key, list(members(job.settings.scorer)))
 
 
-def _ranked_again(job: Run, given: Output) -> Output:
+def _ranked_again(job: Run, ranked_set: Output) -> Output:
     """An existing set, ranked by the scores that it brings, or by ours beside them."""
-    groups: list[Any] = given.rows()
+    groups: list[Any] = ranked_set.rows()
     if not job.settings.rank.rescore:
-        return rank(job, groups, given.key)
-    scored = score(job, groups, given.key, job.start, f"{len(groups)} groups of the set")
+        return rank(job, groups, ranked_set.key)
+    scored = score(job, groups, ranked_set.key, job.start, f"{len(groups)} groups of the set")
     return rank(job, scored.rows(), scored.key, list(members(job.settings.scorer)))  # type: ignore[arg-type]
 
 
@@ -271,9 +299,9 @@ def _rewritten(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list
     return _joined(groups, scored.rows()), [key, scored.key]
 
 
-def _joined(groups: Sequence[Group], taught: Sequence[Any]) -> list[Group]:
+def _joined(groups: Sequence[Group], additions: Sequence[Any]) -> list[Group]:
     """The groups with the teacher's response to the same prompt added."""
-    more = {group["prompt_id"]: group["responses"] for group in taught}
+    more = {group["prompt_id"]: group["responses"] for group in additions}
     return [
         {**group, "responses": group["responses"] + more.get(group["prompt_id"], [])}
         for group in groups

@@ -54,7 +54,7 @@ class Response(TypedDict):
     whole_tokens: NotRequired[int]
     """Tokens before `rank.max_response_tokens` cut it, of a response of an imported set."""
     scores: NotRequired[dict[str, float]]
-    """One value a scorer, higher is better, each in its scorer's own scale."""
+    """One value per scorer, higher is better, each in its scorer's own scale."""
     aspects: NotRequired[dict[str, float]]
     """A judge's value for every aspect that it was asked about, by `scorer/aspect`."""
     score: NotRequired[float]
@@ -83,6 +83,10 @@ class Group(TypedDict):
     """As in `Prompt`."""
     columns: NotRequired[str]
     """As in `Prompt`."""
+    prompt_tokens: NotRequired[int]
+    """How many of the prompt's tokens the responses stand behind, where a chat template writes
+    something for a model to go on from (an open thought) that it leaves out before a given answer;
+    not there: all of them."""
     responses: list[Response]
     ballots: NotRequired[list[Ballot]]
     """The verdicts that judges of orders gave; the scores of such judges are made of them."""

@@ -57,8 +57,6 @@ class Run:
     store: Store
     folder: Path
     records: list[StageRecord] = field(default_factory=list)
-    learning_rates: dict[str, Any] | None = None
-    """What `train.learning_rate_grid` came to, for the report."""
     _sampler: Sampler | None = None
     _opened: tuple[str, dict[str, Any]] | None = None
     """Name and options of the sampler that is open."""

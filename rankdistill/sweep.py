@@ -80,7 +80,7 @@ class Sweep(Callback):
         Sweep.current = self
 
     def finish(self) -> bool:
-        """Tells what became of every point; whether all of them are there."""
+        """Prints every point's outcome; returns whether all finished."""
         from rankdistill.console import is_main_process, say
 
         if not is_main_process():  # which writes the run folders, and may not have yet

@@ -20,7 +20,7 @@ SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: 3 special tokens and one token a byte, so any text round-trips."""
+    """A byte-level tokenizer: 3 special tokens and one token per byte, so any text round-trips."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(SPECIAL + alphabet)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -18,7 +18,7 @@ from rankdistill.train.ppo.trainer import PPOTrainer
 
 CASES: dict[str, dict[str, Any]] = {
     "head": {},
-    # One token a pass, and steps of three prompts: one process has more passes than the other.
+    # One token per pass, and steps of three prompts: one process has more passes than the other.
     "uneven": {"max_batch_tokens": 1, "prompts_per_step": 3},
     "group": {"advantage": "group"},
     # The second process never has a prompt.

@@ -20,7 +20,7 @@ def one_list(
     reference: Sequence[float] | None = None,
     ranks: Sequence[int] | None = None,
 ) -> Candidates:
-    """One prompt in float64, nothing padded; 10 tokens a response and reference 0 unless given."""
+    """One prompt in float64, nothing padded; 10 tokens per response, reference 0 unless given."""
     count = len(logps)
     return Candidates(
         logps=torch.tensor([logps], dtype=torch.float64),

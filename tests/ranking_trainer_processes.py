@@ -22,7 +22,7 @@ from rankdistill.objectives import DPO, RRHF
 CASES: dict[str, dict[str, Any]] = {
     # Tail of 2 prompts, whose second accumulation step has no prompt on either of two processes.
     "accumulated": {"prompts": 10, "prompts_per_step": 4, "gradient_accumulation_steps": 2},
-    # One token a pass: the processes have different numbers of forward passes.
+    # One token per pass: the processes have different numbers of forward passes.
     "uneven": {"prompts": 7, "prompts_per_step": 5, "max_batch_tokens": 1},
     # One process of two never has a prompt.
     "idle": {"prompts": 3, "prompts_per_step": 1, "max_batch_tokens": 1},

@@ -23,7 +23,7 @@ def test_ways_that_compute_the_same_are_equal(capsys):
     limits = {(row.theirs, row.ours): row.limit for row in rows}
     assert limits[warmup.LIVE, warmup.TOP] > limits[warmup.LIVE, warmup.HIDDEN]
     said = capsys.readouterr().out
-    assert "top_k: " in said and "bytes a token" in said
+    assert "top_k: " in said and "bytes per token" in said
 
 
 def test_another_divergence_is_no_row(monkeypatch):

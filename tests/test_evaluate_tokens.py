@@ -33,7 +33,7 @@ def model_in_float64(architecture: str = "llama", seed: int = 0):
 
 
 def logits_by_hand(model, groups=GROUPS) -> torch.Tensor:
-    """[N, V]: one plain forward a response, no grouping."""
+    """[N, V]: one plain forward per response, no grouping."""
     rows = []
     with torch.no_grad():
         for group in groups:

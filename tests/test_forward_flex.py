@@ -70,7 +70,7 @@ def test_it_computes_what_the_segments_do(
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "gemma2", "qwen3"])
 @torch.no_grad()
 def test_a_model_through_it(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on CUDA: chosen by `fits`, one mask a window for all layers."""
+    """As on CUDA: chosen by `fits`, one mask per window for all layers."""
     groups = ragged_groups()
     model = bind(build_model(architecture))
     expected = response_logps(model, collate(groups, "padded")).token_logps

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,18 +14,7 @@ from tiny_run import TINY, run_here
 from rankdistill.errors import UserError
 from rankdistill.evaluate.report.learning_rates import rate_labels, rate_rows, rate_title
 from rankdistill.store import Store
-from rankdistill.train.grid import trained_at_best_rate
-
-
-@dataclass
-class Settings:
-    train: Any
-
-
-@dataclass
-class Train:
-    learning_rate: float | None
-    learning_rate_grid: list[float]
+from rankdistill.train.grid import GridSearch, train_at_best_rate
 
 
 @dataclass
@@ -36,53 +24,44 @@ class Judged:
     figures: dict[Any, float]
     warm: str = "warm"
     what: str = "figure"
-    asked: list[Any] = field(default_factory=list)
 
     def check(self) -> None: ...
 
     def figure(self, model: Any, name: str) -> float:
-        self.asked.append(model)
         return self.figures[model]
 
 
-def choose(grid: list[float], figures: dict[Any, float], fails: tuple[float, ...] = ()) -> Any:
-    run: Any = SimpleNamespace(settings=Settings(Train(7.0, grid)), learning_rates=None)
-
-    def train() -> Any:
-        rate = run.settings.train.learning_rate
+def choose(
+    grid: list[float], figures: dict[Any, float], fails: tuple[float, ...] = ()
+) -> GridSearch:
+    def train(rate: float) -> Any:
         if rate in fails:
             raise UserError(f"the loss at {rate} is no number.")
         return rate, [{"rate": rate}]
 
     judged: Any = Judged({"warm": 0.0, **figures})
-    return run, judged, trained_at_best_rate(run, judged, train)
+    return train_at_best_rate(grid, judged, train)
 
 
-def test_without_a_grid_nothing_is_validated():
-    run, judged, (model, _) = choose([], {})
-    assert model == 7.0 and judged.asked == [] and run.learning_rates is None
-
-
-def test_the_best_is_kept_for_later_rounds_and_recorded():
-    run, _, (model, history) = choose([3.0, 1.0, 2.0], {1.0: 0.1, 2.0: 0.5, 3.0: 0.2})
-    assert model == 2.0 and history == [{"rate": 2.0}]
-    assert run.settings.train == Train(2.0, [])
-    assert run.learning_rates["chosen"] == 2.0 and run.learning_rates["before"] == 0.0
-    assert [t["learning_rate"] for t in run.learning_rates["tried"]] == [1.0, 2.0, 3.0]
+def test_the_best_is_chosen_and_recorded():
+    search = choose([3.0, 1.0, 2.0], {1.0: 0.1, 2.0: 0.5, 3.0: 0.2})
+    assert search.learning_rate == 2.0 and search.trained == (2.0, [{"rate": 2.0}])
+    assert search.figures["chosen"] == 2.0 and search.figures["before"] == 0.0
+    assert [t["learning_rate"] for t in search.figures["tried"]] == [1.0, 2.0, 3.0]
 
 
 def test_of_equals_the_smallest_and_none_that_failed():
-    run, _, (model, _) = choose([1.0, 2.0, 9.0], {1.0: 0.5, 2.0: 0.5}, fails=(9.0,))
-    assert model == 1.0
-    assert "no number" in run.learning_rates["tried"][-1]["failure"]
-    assert run.learning_rates["tried"][-1]["figure"] is None
+    search = choose([1.0, 2.0, 9.0], {1.0: 0.5, 2.0: 0.5}, fails=(9.0,))
+    assert search.learning_rate == 1.0
+    assert "no number" in search.figures["tried"][-1]["failure"]
+    assert search.figures["tried"][-1]["figure"] is None
     with pytest.raises(UserError, match=r"at 1\.0"):
         choose([1.0, 2.0], {}, fails=(1.0, 2.0))
 
 
 def test_the_report_shows_all_values():
-    run, _, _ = choose([1e-5, 1e-4], {1e-5: 0.25, 1e-4: -1.5})
-    metrics = {"learning_rates": run.learning_rates}
+    search = choose([1e-5, 1e-4], {1e-5: 0.25, 1e-4: -1.5})
+    metrics = {"learning_rates": search.figures}
     assert "1e-05" in rate_title(metrics) and rate_labels(metrics) == ["1e-05", "0.0001"]
     assert [cell.value for cell in rate_rows(metrics)[0].cells] == ["0.2500", "-1.5000"]
     assert rate_labels({}) == [] and rate_rows({}) == []
@@ -96,21 +75,24 @@ def trainings(folder: Path) -> list[tuple[str, bool]]:
 def test_a_run_with_a_grid_is_the_run_at_the_chosen_rate(monkeypatch, tmp_path, teacher):
     tiny = [
         "recipe=dpo", *TINY, f"teacher.path={teacher}", "eval.quick.sharpening_control=false",
+        "rounds=2",
     ]  # fmt: skip
     folder = run_here(monkeypatch, tmp_path, *tiny, "train.learning_rate_grid=[1e-2,1e-3]")
     metrics = json.loads((folder / "metrics.json").read_text())
     chosen, tried = metrics["learning_rates"]["chosen"], metrics["learning_rates"]["tried"]
     assert chosen == max(tried, key=lambda t: t["figure"])["learning_rate"]
     assert "3 validation prompts" in metrics["learning_rates"]["what"]
-    assert metrics["optimiser_steps"] == 2 and len(trainings(folder)) == 2
+    # The first round trains at both rates, the second at the one that was chosen.
+    assert metrics["optimiser_steps"] == 4 and len(trainings(folder)) == 3
     for name in ("report.md", "report.html"):
         assert "chosen by validation" in (folder / name).read_text()
     weights = (folder / "model" / "model.safetensors").read_bytes()
     assert tried[0]["figure"] == pytest.approx(judged_again(metrics, 1e-3), rel=1e-9)
 
     plain = run_here(monkeypatch, tmp_path, *tiny, f"train.learning_rate={chosen}")
-    assert [reused for _, reused in trainings(plain)] == [True]
-    assert trainings(plain)[0][0] in [key for key, _ in trainings(folder)]
+    assert [reused for _, reused in trainings(plain)] == [True, True]
+    keys = [key for key, _ in trainings(folder)]
+    assert [key for key, _ in trainings(plain)] == [k for k in keys if k in dict(trainings(plain))]
     assert (plain / "model" / "model.safetensors").read_bytes() == weights
 
 

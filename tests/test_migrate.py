@@ -139,7 +139,7 @@ def test_qlora_and_a_list_of_losses(tmp_path, capsys):
     [
         ("loss_type: hinge", "HingeDPO", None),
         ("loss_type: robust\nlabel_smoothing: 0.2", "RobustDPO", None),
-        ("loss_type: apo_zero", "DPO", "loss_type: apo_zero"),
+        ("loss_type: [sigmoid, apo_zero]", "DPO", "loss_type: apo_zero"),
         ("loss_type: [sigmoid, sft]\nloss_weights: [2.0, 1.0]", "DPO", None),
         ("rpo_alpha: 1.0", "DPO", None),
     ],
@@ -153,6 +153,33 @@ def test_losses(tmp_path, capsys, lines, objective, left):
         assert config.objective.label_smoothing == 0.2
     if "sft" in lines or "rpo" in lines:
         assert config.objective.nll_weight == (0.5 if "sft" in lines else 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "ratio"),
+    [
+        ("mistral-7b-base-simpo.yaml", "beta: 2.0\ngamma_beta_ratio: 0.8", 0.8),
+        ("gemma.yaml", "beta: 10.0\ngamma_beta_ratio: 0.5\nrun_name: gemma-dpo-like", 0.5),
+        # TRL's CPO trainer: the margin itself.
+        ("cpo.yaml", "loss_type: simpo\nbeta: 2.0\nsimpo_gamma: 0.5\ncpo_alpha: 0.0", 0.25),
+    ],
+)
+def test_simpo_is_simpo(tmp_path, capsys, name, lines, ratio):
+    text = f"model_name_or_path: a/b\ndataset_name: c/d\n{lines}\n"
+    config, _ = carried(tmp_path, capsys, name, text)
+    assert config.objective._target_ == "rankdistill.objectives.SimPO"
+    assert config.objective.beta == (10.0 if name == "gemma.yaml" else 2.0)
+    assert config.objective.gamma_beta_ratio == pytest.approx(ratio)
+
+
+def test_cpo_is_cpo_and_a_chosen_split_is_trained_on(tmp_path, capsys):
+    text = "model_name_or_path: a/b\ndataset_name: c/d\ncpo_alpha: 0.5\n"
+    config, _ = carried(tmp_path, capsys, "cpo.yaml", text)
+    assert config.objective._target_ == "rankdistill.objectives.CPO"
+    assert config.objective.nll_weight == 0.5
+    splits = config.prompts.splits  # 66 % of the set was trained on
+    assert (splits.train, splits.validation, splits.heldout) == (0.98, 0.01, 0.01)
+    assert config.prompts.limit.train is None
 
 
 def test_an_sft_configuration_of_the_handbook(tmp_path, capsys):
@@ -181,6 +208,30 @@ def test_orpo(tmp_path, capsys):
         ("a.yaml", "- a\n- b\n", "holds no mapping"),
         ("a.yaml", "model_name_or_path: a/b\n", "does not tell which trainer it is for"),
         ("grpo.yaml", "model_name_or_path: a/b\n", "seems to be for grpo"),
+        # Read as DPO with beta=2, exit 0.
+        ("kto.yaml", "model_name_or_path: a/b\ndataset_name: c/d\nbeta: 0.1\n", "for kto"),
+        ("my.yaml", "model_name_or_path: a/b\ndesirable_weight: 1\nbeta: 0.1\n", "for kto"),
+        ("my.yaml", "model_name_or_path: a/b\nbeta: 2\n", "does not tell which trainer"),
+        (
+            "dpo.yaml",
+            "model_name_or_path: a/b\ndataset_name: c/d\nloss_type: apo_zero\n",
+            "loss_type apo_zero is no objective here",
+        ),
+        (
+            "cpo.yaml",
+            "model_name_or_path: a/b\ndataset_name: c/d\nloss_type: simpo\ncpo_alpha: 1.0\n",
+            "SimPO with a likelihood term",
+        ),
+        (
+            "dpo.yaml",
+            "model_name_or_path: a/b\nstage: dpo\nfinetuning_type: lora\npref_beta: 2\n",
+            "of LLaMA-Factory, which is not carried over",
+        ),
+        ("dpo.yaml", "base_model: a/b\nrl: dpo\nnum_epochs: 4\n", "num_epochs is train.epochs"),
+        ("a.yaml", "model: a/b\nrlhf_type: simpo\n", "a configuration of ms-swift"),
+        ("dpo.yaml", "pretrain: a/b\nbeta: 0.1\n", "a configuration of OpenRLHF"),
+        ("a.yaml", "model: {name_or_path: a/b}\nloss: {beta: 0.1}\n", "a configuration of HALOs"),
+        ("a.yaml", "compute_environment: LOCAL_MACHINE\n", "a configuration of accelerate"),
         ("dpo.yaml", "beta: 0.1\n", "names no model_name_or_path"),
         ("dpo.yaml", "model_name_or_path: a/b\n", "names no data set"),
         ("dpo.yaml", "model_name_or_path: a/b\ndataset_name: c/d\nbeta: much\n", "no number"),

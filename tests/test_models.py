@@ -246,3 +246,14 @@ def test_a_failed_export_leaves_nothing(tiny_dir: Path, tmp_path: Path) -> None:
 
 def test_a_tokenizer_is_found_where_its_model_is(hub_cache: str) -> None:
     assert load_tokenizer("someone/tiny").eos_token == "<|im_end|>"
+
+
+def test_a_generation_config_that_cannot_be_saved_is_mended(tiny_dir: Path, tmp_path: Path) -> None:
+    # Training ended at its first checkpoint: "GenerationConfig is invalid".
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_dir, folder)
+    stated = {"temperature": 0.9, "top_p": 0.6, "eos_token_id": [2, 5], "pad_token_id": 0}
+    (folder / "generation_config.json").write_text(json.dumps(stated))
+    model = load_model(str(folder))
+    model.save_pretrained(tmp_path / "again")
+    assert model.generation_config.eos_token_id == [2, 5]

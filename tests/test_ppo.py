@@ -238,7 +238,7 @@ def test_empty_responses(tmp_path):
 def test_a_kl_that_blows_up_stops_the_run(tmp_path):
     run = trainer(tmp_path, epochs=9, learning_rate=0.3, max_kl=0.5, save_steps=1)
     said = refused(run)
-    assert "nats a token from the reference in iteration" in said and "train.max_kl=0.5" in said
+    assert "nats per token from the reference in iteration" in said and "train.max_kl=0.5" in said
     assert str(tmp_path / "checkpoint-") in said
 
 

@@ -51,7 +51,7 @@ def test_a_cut_response_goes_on_with_the_critics_value(tmp_path):
 def test_kl_penalty_and_advantages_by_hand(tmp_path):
     options = config(tmp_path, whiten_advantages=False, gamma=1.0, lam=1.0)
     experience = Experience.of(episodes(), options, kl_coef=0.1)
-    # k1 of the first response is 0.5 a token: rewards -0.05 and 1 - 0.05.
+    # k1 of the first response is 0.5 per token: rewards -0.05 and 1 - 0.05.
     assert_close(experience.returns[0], torch.tensor([0.9, 0.95, 0.0]))
     assert_close(experience.advantages[0], torch.tensor([0.8, 0.75, 0.0]))
     # The third: 0, -0.1, 0.5; the fourth: 0, 0.1 + 2.

@@ -187,7 +187,7 @@ def test_ids_are_made_of_roles_and_contents() -> None:
         ("{}\n", r"no prompt in line 1 of .*\(none at all\)"),
         ('{"prompt": 3}\n', "`prompt` in line 1 of .* is neither text nor a list of messages"),
         ('{"messages": "Hi"}\n', "`messages` in line 1 of .* is text but no JSON list"),
-        ('{"messages": ["Hi"]}\n', "message of `messages` in line 1 of .* is no object"),
+        ('{"messages": [3]}\n', "message of `messages` in line 1 of .* is no object"),
         ('{"messages": [{"role": "user"}]}\n', r"line 1 of .* lacks a role .*\(it has 'role'\)"),
         ('{"messages": [{"content": "Hi"}]}\n', r"line 1 of .* lacks a role"),
         ('{"messages": [{"role": "user", "content": ["a"]}]}\n', "line 1 of .* lacks a role"),
@@ -212,6 +212,8 @@ def test_wrong_rows_get_one_sentence_with_their_line(
     [
         ("a.json", b'[{"prompt": "Hi"},\n 3]', "JSON object is expected in row 2 of "),
         ("a.json", b'{"prompt": "Hi"}', "holds no list of rows"),
+        ("a.jsonl", b'{"prompt": ' + b"[" * 100_000, "is too large or too deep"),
+        ("a.jsonl", b'{"prompt": "Hi", "n": ' + b"1" * 5001 + b"}", "is too large or too deep"),
         ("a.json", b'[{"prompt":\n "Hi"]', "Malformed JSON in '.*at line 2"),
         ("a.json", b" ", "are empty"),
         ("a.csv", b"prompt,note\nHi,1\nHo,1,2\n", "more cells than column names in line 3 of "),
@@ -228,6 +230,16 @@ def test_wrong_files_get_one_sentence(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=sentence):
         load(str(tmp_path / name), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"prompt": "Hi"}\n{"prompt": "Ho"}\n', '{"data": [{"prompt": "Hi"}, {"prompt": "Ho"}]}'],
+)
+def test_json_lines_and_wrapped_lists_in_a_json_file(text, tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    found = messages(str(tmp_path / "a.json"), tokenizer)
+    assert {turns[0]["content"] for turns in found} == {"Hi", "Ho"}
 
 
 def test_a_missing_file_names_the_nearest(tokenizer, tmp_path: Path) -> None:

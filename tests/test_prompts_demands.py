@@ -42,7 +42,7 @@ ANSWERS = {
     "lowercase": "tea is a hot drink that is made of leaves.",
     "quotation": f'"{SEVEN}"', "no_quotation": SEVEN,
 }  # fmt: skip
-"""One answer a side, written by hand; the words and phrases that are asked for are put in."""
+"""One answer per side, written by hand; the words and phrases that are asked for are put in."""
 
 
 def answer_to(one: Demand) -> str:

@@ -35,7 +35,7 @@ def read(tmp_path: Path, rows: list[dict], **changes: Any) -> tuple[list[Any], d
     rank |= {"path": str(path), "tie_margin": 0.0, "select": Select.all, "top_k": 2}
     none = Limits(train=None, validation=None, heldout=None)
     prompts = dict.fromkeys(field.name for field in fields(PromptsConfig))
-    prompts |= {"max_prompt_tokens": 200, "limit": none}
+    prompts |= {"max_prompt_tokens": 200, "limit": none, "keep": [], "split_column": "split"}
     prompts |= {"splits": Fractions(train=0.6, validation=0.2, heldout=0.2)}
     for key, value in changes.items():
         (rank if key in rank else prompts)[key] = value

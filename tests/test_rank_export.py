@@ -79,7 +79,7 @@ def test_what_is_written_is_read_again(folder, tmp_path, how):
     to = tmp_path / "set.jsonl"
     export(load_groups(folder), to, how)
     found = [ranked_row(row, "a row") for row in rows(to)]
-    given = sorted(GROUPS, key=lambda g: g["split"])  # a file a split
+    given = sorted(GROUPS, key=lambda g: g["split"])  # a file per split
     assert [messages for messages, _ in found] == [g["messages"] for g in given]
     for (_, responses), g in zip(found, given, strict=True):
         assert {(r["text"], r["score"], r["source"]) for r in responses} == {
@@ -107,3 +107,43 @@ def test_bad_inputs(tmp_path, folder, capsys):
         export(iter(GROUPS), tmp_path / "x.csv", "trl")
     with pytest.raises(UserError, match="nothing to write"):
         export(iter(GROUPS[2:]), tmp_path / "x.jsonl", "trl")
+
+
+TOLD = {
+    **group("s", ("good", 2.0, 0), ("bad", 1.0, 1)),
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "More"},
+    ],
+}
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("how", ["trl", "ultrafeedback", "jsonl"])
+def test_system_turns_and_sets_without_aspects_come_back(how, ending, tmp_path):
+    bare = [{**r, "aspects": {}, "scores": {}} for r in TOLD["responses"]]
+    to = tmp_path / f"set.{ending}"
+    export(iter([{**TOLD, "responses": bare}]), to, how)
+    [back] = load_groups(to)
+    assert back["messages"] == TOLD["messages"]
+    assert [(r["text"], r["score"]) for r in back["responses"]] == [("good", 2.0), ("bad", 1.0)]
+
+
+def test_ranks_without_scores_are_written(tmp_path):
+    bare = [{"text": text, "rank": rank} for text, rank in (("good", 0), ("bad", 1))]
+    row = {"prompt_id": "a", "messages": [{"role": "user", "content": "Hi"}], "responses": bare}
+    (tmp_path / "ranks.jsonl").write_text(json.dumps(row) + "\n")
+    to = tmp_path / "pairs.jsonl"
+    assert command.main([str(tmp_path / "ranks.jsonl"), str(to)]) == 0
+    assert rows(to)[0]["chosen"][0]["content"] == "good"
+
+
+def test_an_odd_row_is_left_out_with_a_line(tmp_path, capsys):
+    fine = {"prompt": "Hi", "chosen": "good", "rejected": "bad"}
+    lines = "".join(json.dumps(row) + "\n" for row in (fine, {**fine, "chosen": ""}))
+    (tmp_path / "pairs.jsonl").write_text(lines)
+    assert len(list(load_groups(tmp_path / "pairs.jsonl"))) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "left out 1 row of" in told and "line 2 of" in told

@@ -24,7 +24,7 @@ def gpt2():
 
 
 def rrhf_by_hand(model, rows, temperature: float = 1.0) -> torch.Tensor:
-    """Mean RRHF loss a prompt from padded full logits, one candidate after the other."""
+    """Mean RRHF loss per prompt from padded full logits, one candidate after the other."""
     losses = []
     for row in rows:
         prompt = encode_prompt(TOKENIZER, row["messages"])

@@ -18,7 +18,7 @@ from rankdistill.evaluate.statistics import paired_difference
 
 
 def ranked_set(gain: float, prompts: int = 40) -> RankedSet:
-    """Four responses a prompt, the longer mostly better; `gain` moves the policy to the ranking."""
+    """Four responses per prompt, longer mostly better; `gain` moves the policy to the ranking."""
     noise = np.random.default_rng(0)
     rankings, before, after = [], [], []
     for index in range(prompts):

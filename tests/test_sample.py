@@ -182,7 +182,7 @@ def test_every_end_of_the_generation_config_ends_a_response(llama: Path, tmp_pat
 
 
 def test_prompts_are_computed_once(llama: Path, monkeypatch) -> None:
-    """The model sees B prompts, then one token a row that goes on: never K prompts."""
+    """The model sees B prompts, then one token per row that goes on: never K prompts."""
     from transformers import LlamaForCausalLM
 
     shapes = []

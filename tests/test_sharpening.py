@@ -15,7 +15,7 @@ from rankdistill.evaluate.tokens import batches_of, matching_temperature, mean_e
 from rankdistill.forward import TokenGroup, bind
 
 
-def asked(
+def control(
     monkeypatch, entropy_at: Any, *, wanted: float, first: float, own: float = 1.0
 ) -> tuple[float, list[float]]:
     """The control's temperature, and those at which the student was asked to write.
@@ -28,20 +28,20 @@ def asked(
     """
     written: list[float] = []
 
-    def of_own(evaluation, temperature, reference):
+    def entropy_of_own(run, reference, prompts, prompts_key, temperature):
         written.append(temperature)
         return entropy_at(temperature)
 
-    def on_given(evaluation, entropy, reference):
+    def for_own(run, reference, entropy):
         assert entropy == wanted
         return first
 
-    monkeypatch.setattr(sharpening, "_on_given_responses", on_given)
-    monkeypatch.setattr(sharpening, "_of_own_responses", of_own)
-    warmed_up = SimpleNamespace(entropy=entropy_at(own), temperature=own)
-    trained = SimpleNamespace(entropy=wanted, temperature=own)
-    found = control_temperature(None, warmed_up, trained, None)  # type: ignore[arg-type]
-    return found, written
+    monkeypatch.setattr(sharpening, "_for_own_responses", for_own)
+    monkeypatch.setattr(sharpening, "_entropy_at", entropy_of_own)
+    run: Any = None
+    reference: Any = SimpleNamespace(baseline=SimpleNamespace(temperature=own))
+    temperature = control_temperature(run, reference, [], "", own=entropy_at(own), wanted=wanted)
+    return temperature, written
 
 
 def line(temperature: float) -> float:
@@ -60,41 +60,41 @@ def line(temperature: float) -> float:
     ],
 )
 def test_the_secant_lands_where_the_entropy_is_the_wanted_one(monkeypatch, wanted, first, expected):
-    found, written = asked(monkeypatch, line, wanted=wanted, first=first)
-    assert found == pytest.approx(expected, abs=1e-4)
-    assert line(found) == pytest.approx(wanted, abs=1e-3)
+    temperature, written = control(monkeypatch, line, wanted=wanted, first=first)
+    assert temperature == pytest.approx(expected, abs=1e-4)
+    assert line(temperature) == pytest.approx(wanted, abs=1e-3)
     assert written == [first]
 
 
 def test_it_starts_at_the_students_own_temperature(monkeypatch):
-    found, _ = asked(monkeypatch, line, wanted=0.5, first=0.6, own=0.8)
-    assert found == pytest.approx(0.5, abs=1e-4)
+    temperature, _ = control(monkeypatch, line, wanted=0.5, first=0.6, own=0.8)
+    assert temperature == pytest.approx(0.5, abs=1e-4)
 
 
 def test_a_curve_comes_nearer_in_one_step(monkeypatch):
     def curve(temperature: float) -> float:
         return 2.0 * temperature**2
 
-    found, _ = asked(monkeypatch, curve, wanted=0.98, first=0.8)
+    temperature, _ = control(monkeypatch, curve, wanted=0.98, first=0.8)
     # By hand: through (1, 2) and (0.8, 1.28), 0.8 + (0.98 - 1.28) * 0.2 / 0.72.
-    assert found == pytest.approx(0.8 - 0.3 * 0.2 / 0.72, abs=1e-4)
-    assert abs(curve(found) - 0.98) < 0.2 * abs(curve(0.8) - 0.98)
+    assert temperature == pytest.approx(0.8 - 0.3 * 0.2 / 0.72, abs=1e-4)
+    assert abs(curve(temperature) - 0.98) < 0.2 * abs(curve(0.8) - 0.98)
 
 
 @pytest.mark.parametrize(("wanted", "bound"), [(-5.0, BOUNDS[0]), (50.0, BOUNDS[1])])
 def test_it_stays_within_the_bounds(monkeypatch, wanted, bound):
-    assert asked(monkeypatch, line, wanted=wanted, first=0.5)[0] == bound
+    assert control(monkeypatch, line, wanted=wanted, first=0.5)[0] == bound
 
 
 @pytest.mark.parametrize("slope", [0.0, 1e-7])
 def test_without_a_slope_the_first_guess_stays(monkeypatch, slope):
-    found, _ = asked(monkeypatch, lambda t: 1.0 + slope * t, wanted=0.9, first=0.7)
-    assert found == 0.7
+    temperature, _ = control(monkeypatch, lambda t: 1.0 + slope * t, wanted=0.9, first=0.7)
+    assert temperature == 0.7
 
 
 def test_nobody_writes_twice_at_the_same_temperature(monkeypatch):
     # The first guess is the student's own temperature: two equal points have no secant.
-    assert asked(monkeypatch, line, wanted=2.0, first=1.0)[0] == 1.0
+    assert control(monkeypatch, line, wanted=2.0, first=1.0)[0] == 1.0
 
 
 def test_a_tiny_student_comes_nearer_to_the_entropy_that_is_wanted(monkeypatch):
@@ -126,5 +126,5 @@ def test_a_tiny_student_comes_nearer_to_the_entropy_that_is_wanted(monkeypatch):
 
     wanted = entropy_at(0.5)
     first = matching_temperature(student, written_at(1.0), wanted).temperature
-    found, _ = asked(monkeypatch, entropy_at, wanted=wanted, first=first)
-    assert abs(entropy_at(found) - wanted) < abs(entropy_at(first) - wanted)
+    temperature, _ = control(monkeypatch, entropy_at, wanted=wanted, first=first)
+    assert abs(entropy_at(temperature) - wanted) < abs(entropy_at(first) - wanted)

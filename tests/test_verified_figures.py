@@ -47,7 +47,7 @@ def row(kind: str = "words", followed: float = 1.0, **changes: Value) -> DemandR
 
 
 def rows_of(values: dict[str, list[float]], kind: str = "words", **changes: Value) -> list[Value]:
-    """One row a value; the key is cluster and prompt."""
+    """One row per value; the key is cluster and prompt."""
     return [
         row(kind, value, cluster=name, prompt_id=f"{name}{i}", **changes)
         for name, of in values.items()
@@ -336,7 +336,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch):
 
 
 def arms(**followed: list[float]) -> Verified:
-    """One row a cluster and arm, all of one kind."""
+    """One row per cluster and arm, all of one kind."""
     rows = [
         row(followed=value, arm=arm, cluster=f"c{i}", prompt_id=f"p{i}")
         for arm, values in followed.items()

@@ -192,7 +192,7 @@ def test_more_tokens_than_there_are_and_no_space(folders, tmp_path, monkeypatch)
     cache, source = open_cache(folders, tmp_path / "cache", rows)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"bytes a token.*teacher_outputs=live"):
+    with pytest.raises(UserError, match=r"bytes per token.*teacher_outputs=live"):
         cache.fill(source.load, 50)
     assert not (tmp_path / "cache").exists()
 

@@ -33,8 +33,8 @@ def main(folders: list[str]) -> None:
             textcoords="offset points",
             ha="right" if right else "left",
         )
-    axes.set_xlabel("KL to the teacher on held-out prompts, nats a token (left is nearer)")
-    axes.set_ylabel("teacher's score of what it writes, nats a token")
+    axes.set_xlabel("KL to the teacher on held-out prompts, nats per token (left is nearer)")
+    axes.set_ylabel("teacher's score of what it writes, nats per token")
     axes.margins(x=0.16)
     axes.grid(alpha=0.3)
     figure.tight_layout()

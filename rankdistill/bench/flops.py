@@ -13,7 +13,7 @@ class Cost:
     """FLOPs of the forward pass of a model."""
 
     token: float
-    """Of a token in the layers' matrices, 2 a weight."""
+    """Of a token in the layers' matrices, 2 per weight."""
     row: float
     """Of a row of logits, ``2 D V``."""
     pair: float

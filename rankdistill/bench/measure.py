@@ -42,7 +42,7 @@ def take_turns(
     before: Callable[[], Any] = lambda: None,
     after: Callable[[str, Any], Any] = lambda name, result: None,
 ) -> dict[str, list[Turn]]:
-    """Calls every way once a round, in turns A B, B A, A B, ..: what drifts, hits all alike.
+    """Calls every way once per round, in turns A B, B A, A B, ..: what drifts, hits all alike.
 
     Args:
         ways: By name; the order is that of the first round.
@@ -51,7 +51,7 @@ def take_turns(
         after: Called with name and result after each call, not measured.
 
     Returns:
-        The turns of each way, one a round.
+        The turns of each way, one per round.
     """
     turns: dict[str, list[Turn]] = {name: [] for name in ways}
     gc.collect()
@@ -70,7 +70,7 @@ def take_turns(
 
 
 def order(names: Sequence[str], rounds: int) -> list[str]:
-    """Every name once a round, every second round backwards."""
+    """Every name once per round, every second round backwards."""
     there_and_back = (list(names), list(reversed(names)))
     return [name for number in range(rounds) for name in there_and_back[number % 2]]
 

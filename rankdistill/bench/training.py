@@ -41,7 +41,7 @@ def grouped_step(
 
 
 def full_logits_step(model: Any, group: TokenGroup, objective: Objective) -> Step:
-    """The usual way: a row a response, logits and their log-softmax at every position."""
+    """The usual way: a row per response, logits and their log-softmax at every position."""
 
     def step() -> float:
         batch = collate([group], "padded")

@@ -139,7 +139,7 @@ class _Warmup:
     def _cache(self, kind: str, **spec: Any) -> TeacherCache:
         cache = TeacherCache(self.folder / kind, CacheSpec(kind, {}, "", **spec), [self.row])
         cache.fill(lambda: self.teacher, 4096)
-        result(f"{kind}: {cache.bytes_per_token:.0f} bytes a token")
+        result(f"{kind}: {cache.bytes_per_token:.0f} bytes per token")
         return cache
 
     def _ours(self, teacher: Teacher, checkpointing: bool | str = False) -> Step:

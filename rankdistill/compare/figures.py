@@ -159,16 +159,16 @@ FIGURES = [
     ),
     FigureRow(
         "kl_to_baseline", "KL to before",
-        "KL(trained || before), nats a token, on its own answers: how far it moved.",
+        "KL(trained || before), nats per token, on its own answers: how far it moved.",
         number, _of("kl_to_baseline"),
     ),
     FigureRow(
         "kl_to_teacher", "KL to teacher",
-        "KL(teacher || trained), nats a token, on the teacher's answers.",
+        "KL(teacher || trained), nats per token, on the teacher's answers.",
         number, _of("kl_to_teacher"),
     ),
     FigureRow(
-        "entropy", "Entropy", "Nats a token: lower is surer.", number, _of("entropy"),
+        "entropy", "Entropy", "Nats per token: lower is surer.", number, _of("entropy"),
     ),
     FigureRow(
         "distinct_2", "Distinct-2",

@@ -23,7 +23,7 @@ class Objective:
 
     label: str
     runs: list[FinishedRun]
-    """In the order of their seeds; one a seed."""
+    """In the order of their seeds; one per seed."""
 
     @property
     def by_seed(self) -> dict[int, FinishedRun]:

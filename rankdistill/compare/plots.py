@@ -1,4 +1,4 @@
-"""The plots of a comparison: a colour an objective, a point or a line a run."""
+"""The plots of a comparison: a colour per objective, a point or a line per run."""
 
 from __future__ import annotations
 
@@ -62,22 +62,23 @@ CURVES = [
         f"Share of pairs that the mean log-probabilities order as ranked. {_HELD_OUT}",
     ),
     Curve(
-        "Likelihood of the best", "nats a token", "training_history", ("eval_chosen_mean_logp",),
+        "Likelihood of the best", "nats per token", "training_history", ("eval_chosen_mean_logp",),
         f"Mean log-probability of each ranking's best response. {_HELD_OUT}",
     ),
     Curve(
-        "Likelihood of the worst", "nats a token", "training_history", ("eval_rejected_mean_logp",),
+        "Likelihood of the worst", "nats per token", "training_history",
+        ("eval_rejected_mean_logp",),
         f"A margin can grow while best and worst both fall. {_HELD_OUT}",
     ),
     Curve(
         "Rank accuracy while training", "share of pairs", "training_history", ("rank_accuracy",),
         "On the batches as they come.",
     ),
-    Curve("KL to the reference", "nats a token", "training_history", ("kl",)),
+    Curve("KL to the reference", "nats per token", "training_history", ("kl",)),
     Curve("Length while training", "tokens", "training_history", ("response_tokens",)),
     Curve("Learning rate", "learning rate", "training_history", ("learning_rate",)),
     Curve(
-        "Warm-up: divergence from the teacher", "nats a token", "warmup_history",
+        "Warm-up: divergence from the teacher", "nats per token", "warmup_history",
         ("eval_divergence",), _HELD_OUT,
     ),
 ]  # fmt: skip
@@ -101,7 +102,9 @@ def plots_of(comparison: Comparison) -> list[Plot]:
             "a large one an objective's mean with the interval of its lead. Crosses: the student "
             "before training, at no KL, and joined to it the same as merely sampled more sharply, "
             "a gain in likelihood without learning.",
-            lambda axes: _against(axes, comparison, "kl_to_baseline", "KL to before, nats a token"),
+            lambda axes: _against(
+                axes, comparison, "kl_to_baseline", "KL to before, nats per token"
+            ),
         ),
         (
             f"{score} against length",
@@ -111,7 +114,7 @@ def plots_of(comparison: Comparison) -> list[Plot]:
         (
             f"{score} against entropy",
             "Lower entropy alone raises a likelihood: compare at the same entropy.",
-            lambda axes: _against(axes, comparison, "entropy", "entropy, nats a token"),
+            lambda axes: _against(axes, comparison, "entropy", "entropy, nats per token"),
         ),
     ]  # fmt: skip
     plots: list[Plot] = []
@@ -132,7 +135,7 @@ def _add(
 
 
 def _leads(axes: Axes, comparison: Comparison) -> bool:
-    """One row an objective, the best on top."""
+    """One row per objective, the best on top."""
     drawn = looks(comparison)
     for place, label in enumerate(drawn):
         estimate, look = comparison.lead(label), drawn[label]

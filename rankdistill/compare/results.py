@@ -1,4 +1,4 @@
-"""`results.csv`: one row an objective, every figure with its interval, for a spreadsheet."""
+"""`results.csv`: one row per objective, every figure with its interval, for a spreadsheet."""
 
 from __future__ import annotations
 

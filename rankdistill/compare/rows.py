@@ -1,4 +1,4 @@
-"""The rows of the table: one column an objective, means over its seeds."""
+"""The rows of the table: one column per objective, means over its seeds."""
 
 from __future__ import annotations
 

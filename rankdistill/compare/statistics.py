@@ -66,7 +66,7 @@ class SeedSpread:
 
 
 def of_objectives(tables: Sequence[np.ndarray], *, seed: int) -> list[Estimate]:
-    """One estimate an objective, against 0; tables [S, P], whose S may differ, P not.
+    """One estimate per objective, against 0; tables [S, P], whose S may differ, P not.
 
     ValueError: an empty table, or tables over different numbers of prompts.
     """
@@ -76,7 +76,7 @@ def of_objectives(tables: Sequence[np.ndarray], *, seed: int) -> list[Estimate]:
 def of_differences(
     tables: Sequence[np.ndarray], objectives: int, *, null: float = 0.0, seed: int
 ) -> list[Estimate]:
-    """One estimate a pair of `objectives`, against `null`; tables as in `of_objectives`."""
+    """One estimate per pair of `objectives`, against `null`; tables as in `of_objectives`."""
     return _estimates(tables, float((objectives - 1) * (_seeds(tables) - 1)), null, seed)
 
 

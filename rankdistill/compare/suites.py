@@ -12,7 +12,7 @@ from rankdistill.evaluate.report.table import number
 
 
 def suite_rows(objectives: list[Objective]) -> list[FigureRow]:
-    """A row a figure of the suites that all runs measured alike; parts of figures are left out.
+    """A row per figure of the suites that all runs measured alike; parts of figures are left out.
 
     The means are over runs. Their intervals, over a suite's items, are in the runs' own reports.
     """

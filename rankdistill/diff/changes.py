@@ -61,7 +61,7 @@ class Change:
 
 
 def changes(before: Path, after: Path) -> list[Change]:
-    """One row a prompt, the most changed first.
+    """One row per prompt, the most changed first.
 
     Raises:
         UserError: a run that isn't finished or kept no answers, or other prompts.

@@ -27,7 +27,7 @@ def headline(rows: Sequence[Change]) -> str:
 
 
 def terminal_table(rows: Sequence[Change], before: str, after: str) -> Table:
-    """One row a prompt: what went is struck out, what came is green."""
+    """One row per prompt: what went is struck out, what came is green."""
     table = Table(box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False)
     table.add_column("prompt", ratio=1)
     table.add_column(f"{before} → {after}", ratio=3)

@@ -40,7 +40,7 @@ def repetition(token_ids: Sequence[int], n: int = 3) -> float:
 
 
 def mean_length(responses: Iterable[Response]) -> float:
-    """Tokens a response, EOS included. StatisticsError: no response."""
+    """Tokens per response, EOS included. StatisticsError: no response."""
     return fmean(len(response["token_ids"]) for response in responses)
 
 

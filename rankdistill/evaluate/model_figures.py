@@ -37,13 +37,13 @@ class ModelFigures:
     unscored: int
     """Responses that the judge gave no score."""
     kendall_tau: list[float | None]
-    """Tau-b a held-out group, the policy's own ranking against the judge's; None: undefined."""
+    """Tau-b per held-out group, the policy's own ranking against the judge's; None: undefined."""
     kl_to_baseline: float | None
-    """KL(model || baseline), nats a token, on the model's own responses."""
+    """KL(model || baseline), nats per token, on the model's own responses."""
     kl_to_teacher: float | None
-    """KL(teacher || model), nats a token, on the teacher's responses."""
+    """KL(teacher || model), nats per token, on the teacher's responses."""
     entropy: float | None
-    """Nats a token, on the model's own responses."""
+    """Nats per token, on the model's own responses."""
     distinct_2: float | None
     repetition: float
     response_tokens: float

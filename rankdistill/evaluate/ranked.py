@@ -1,6 +1,6 @@
 """Does a policy order ranked responses as they are ranked? Pure functions of log-probabilities.
 
-The policy's order is that of its log-probability a token, as in RRHF: sums would put the shorter
+The policy's order is that of its log-probability per token, as in RRHF: sums would put the shorter
 response first almost always. A ranking that people or a judge made has an order that needs no model
 at all, the longer one first; an accuracy means something only beside that one's, and on pairs of
 about the same length.
@@ -39,7 +39,7 @@ class RankedSet:
     labels: dict[str, str]
     """Headings of the models, in their order; `warmed_up` and `trained` are among the names."""
     mean_logps: dict[str, list[list[float]]]
-    """[ranking][response] nats a token, by model."""
+    """[ranking][response] nats per token, by model."""
     cut: int
     """Responses that were cut."""
 

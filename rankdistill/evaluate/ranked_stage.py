@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from rankdistill.evaluate.ranked import RankedSet, Ranking, by_prompt
-from rankdistill.evaluate.stage import label_of, load_for_evaluation
+from rankdistill.evaluate.reference import load_for_evaluation
+from rankdistill.evaluate.stage import label_of
 from rankdistill.evaluate.tokens import batches_of, policy_values
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import encode_prompt, load_tokenizer
@@ -18,39 +19,39 @@ from rankdistill.run import Model, Run
 from rankdistill.store import Output, Partial
 
 
-def order_held_out(run: Run, given: Output, models: Mapping[str, Model]) -> RankedSet | None:
+def order_held_out(run: Run, imported: Output, models: Mapping[str, Model]) -> RankedSet | None:
     """What the students make of the held-out groups; None where the suite is not asked for.
 
     Args:
-        given: The imported set: whole groups, whatever `rank.select` trains on.
+        imported: The imported set: whole groups, whatever `rank.select` trains on.
         models: By the name in the report; the teacher is left out.
     """
     suite = run.settings.ranked
     if suite is None:
         return None
-    groups = _groups(run, given, "heldout")
+    groups = _groups(run, imported, "heldout")
     names = [name for name in models if name != "teacher"]
     return RankedSet(
         name=run.settings.rank.path or "",
         length_match=suite.length_match,
         rankings=[_ranking(group) for group in groups],
         labels={name: label_of(name, models) for name in names},
-        mean_logps={name: _values(run, models[name], name, groups, given.key) for name in names},
+        mean_logps={name: _values(run, models[name], name, groups, imported.key) for name in names},
         cut=sum(r["finish_reason"] == "length" for g in groups for r in g["responses"]),
     )
 
 
-def pair_accuracy(run: Run, given: Output, model: Model, name: str, split: str) -> float | None:
+def pair_accuracy(run: Run, imported: Output, model: Model, name: str, split: str) -> float | None:
     """Share of a split's pairs that `model` orders as they are ranked, a mean over its groups."""
-    groups = _groups(run, given, split)
+    groups = _groups(run, imported, split)
     rankings = [_ranking(group) for group in groups]
-    shares = by_prompt(rankings, _values(run, model, name, groups, given.key, split))
+    shares = by_prompt(rankings, _values(run, model, name, groups, imported.key, split))
     return fmean(shares.values()) if shares else None
 
 
-def _groups(run: Run, given: Output, split: str) -> list[Group]:
+def _groups(run: Run, imported: Output, split: str) -> list[Group]:
     margin = run.settings.rank.tie_margin
-    rows: list[Any] = [row for row in given.rows() if row["split"] == split]
+    rows: list[Any] = [row for row in imported.rows() if row["split"] == split]
     return [g for row in rows if (g := rank_group(row, margin, Counter())) is not None]
 
 
@@ -64,7 +65,7 @@ def _ranking(group: Group) -> Ranking:
 def _values(
     run: Run, model: Model, name: str, groups: list[Group], groups_key: str, split: str = "heldout"
 ) -> list[list[float]]:
-    """[group][response] mean log-probability, nats a token."""
+    """[group][response] mean log-probability, nats per token."""
     settings = run.settings
     identity = {
         "code": 1,

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import torch
-
 from rankdistill.evaluate.model_figures import ModelFigures
-from rankdistill.evaluate.ranked import RankedSet
+from rankdistill.evaluate.reference import Answers, Reference, load_for_evaluation
 from rankdistill.evaluate.schema import QuickOptions
 from rankdistill.evaluate.sharpening import control_temperature
-from rankdistill.evaluate.students import HeldOut, evaluate_model
-from rankdistill.evaluate.verified import Verified
-from rankdistill.models import load_model, load_tokenizer, place, tokenizers_agree
+from rankdistill.evaluate.students import evaluate_model
+from rankdistill.models import load_tokenizer
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
 from rankdistill.records import Group, Prompt
@@ -27,30 +23,10 @@ from rankdistill.run import Model, Run
 from rankdistill.sample.stage import sample
 from rankdistill.score import Scorer
 from rankdistill.score.ensemble import absolute, members, merged
-from rankdistill.score.stage import Outputs, Scored, score
+from rankdistill.score.stage import Outputs, score
 from rankdistill.score.verifier import Verifier
 from rankdistill.settings import Settings
 from rankdistill.store import Partial
-
-
-@dataclass(frozen=True)
-class Answers:
-    """A model's scored responses to the held-out prompts."""
-
-    model: Model
-    scored: Scored
-    temperature: float
-    tokens_per_second: float
-
-    scale: Scale | None = None
-    """Of several scorers' values: that of the warmed-up student's, so that models compare."""
-
-    @cached_property
-    def groups(self) -> list[Group]:
-        if isinstance(self.scored, Outputs):
-            return self.scored.rows(self.scale)  # type: ignore[return-value]
-        return self.scored.rows()  # type: ignore[return-value]
-
 
 LABELS = {
     "start": "before warm-up",
@@ -65,31 +41,6 @@ LABELS = {
 def label_of(name: str, models: Mapping[str, Any]) -> str:
     """The heading of one of `models`; without a warm-up there is no student before it."""
     return "before training" if name == "warmed_up" and "start" not in models else LABELS[name]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What the report compares: figures and scored answers of every model, in its order."""
-
-    models: list[ModelFigures]
-    groups: dict[str, list[Group]]
-    ranked_set: RankedSet | None = None
-    """What the students make of an existing set's held-out groups."""
-    verified: Verified | None = None
-    """Which demands the answers follow, where a verifier judges them."""
-    suites: dict[str, Any] | None = None
-    """The block of `metrics.json`; see `rankdistill.evaluate.suites`."""
-
-    def temperature(self, name: str) -> float | None:
-        """At which a model was sampled; None: it was not."""
-        return next((model.temperature for model in self.models if model.name == name), None)
-
-    @property
-    def names(self) -> set[str]:
-        """Of the models that anything was measured of."""
-        measured = {model.name for model in self.models}
-        measured |= self.ranked_set.labels.keys() if self.ranked_set else set()
-        return measured.union(*(suite["models"] for suite in (self.suites or {}).values()))
 
 
 def evaluation_judge(settings: Settings) -> Scorer:
@@ -123,31 +74,40 @@ class Evaluation:
     baseline: Model
     scale: Scale | None = None
 
-    def compare(self, models: Mapping[str, Model]) -> Comparison:
-        """The figures of all models of a run, in the report's order.
+    def compare(
+        self, models: Mapping[str, Model]
+    ) -> tuple[list[ModelFigures], dict[str, list[Group]]]:
+        """The figures and the scored answers of all models of a run, in the report's order.
 
         Args:
             models: By the name in the report; `warmed_up`, `trained` and `teacher` are among them.
+
+        Returns:
+            One ModelFigures per model, and by the model's name its groups, one per prompt.
         """
         # The baseline first: it sets the scale of an ensemble.
         ordered = sorted(models.items(), key=lambda item: item[0] != "warmed_up")
         answers = {name: self.answers(model, name) for name, model in ordered}
         reference = Reference(answers["warmed_up"], answers["teacher"], self.suite)
         figures = {
-            name: self.figures(name, label_of(name, models), given, reference)
-            for name, given in answers.items()
+            name: self.figures(name, label_of(name, models), of_model, reference)
+            for name, of_model in answers.items()
         }
         if self.suite.sharpening_control:
             temperature = control_temperature(
-                self, figures["warmed_up"], figures["trained"], reference
+                self.run,
+                reference,
+                self.prompts,
+                self.prompts_key,
+                own=figures["warmed_up"].entropy or 0.0,
+                wanted=figures["trained"].entropy or 0.0,
             )
             answers["sharpened"] = self.answers(models["warmed_up"], "sharpened", temperature)
             label = f"{label_of('warmed_up', models)}, T={temperature:.2f}"
             figures["sharpened"] = self.figures("sharpened", label, answers["sharpened"], reference)
         order = [name for name in LABELS if name in figures]
-        return Comparison(
-            [figures[name] for name in order], {name: answers[name].groups for name in order}
-        )
+        groups = {name: answers[name].groups for name in order}
+        return [figures[name] for name in order], groups
 
     def answers(self, model: Model, name: str, temperature: float | None = None) -> Answers:
         """What `model` writes to the held-out prompts, and the teacher's scores of it."""
@@ -167,12 +127,6 @@ class Evaluation:
         speed = sampled.manifest["counts"]["tokens_per_second"]
         return Answers(model, scored, used, speed, self.scale)
 
-    @property
-    def read_identity(self) -> dict[str, Any]:
-        """What a limit of the prompts that are read adds to an identity."""
-        most = self.suite.read_prompts
-        return {} if most is None else {"read_prompts": most}
-
     def figures(
         self, name: str, label: str, answers: Answers, reference: Reference
     ) -> ModelFigures:
@@ -191,7 +145,7 @@ class Evaluation:
             "teacher_answers": reference.teacher.scored.key,
             "temperature": answers.temperature,
             "layout": settings.train.layout.name,
-            **self.read_identity,
+            **reference.read_identity,
         }
 
         def make(partial: Partial) -> Mapping[str, Any]:
@@ -221,51 +175,3 @@ class Evaluation:
         row = {**output.rows()[0], "tokens_per_second": answers.tokens_per_second or None}
         row["disk_bytes"] = weights_bytes(answers.model.path)
         return ModelFigures.from_row(row)
-
-
-@dataclass
-class Reference:
-    """What every model of the run is measured against; the models are loaded when first needed."""
-
-    baseline: Answers
-    teacher: Answers
-    suite: QuickOptions
-    _held_out: HeldOut | None = None
-
-    def same_tokenizer(self, model: Model) -> bool:
-        """Whether `model` shares the students' token ids."""
-        if model.path == self.baseline.model.path:
-            return True
-        ours = load_tokenizer(self.baseline.model.path)
-        return tokenizers_agree(ours, load_tokenizer(model.path))
-
-    def held_out(self, run: Run) -> HeldOut:
-        """The models and rows; loaded once a run, and only where a figure is missing."""
-        if self._held_out is None:
-            comparable = self.same_tokenizer(self.teacher.model)
-            self._held_out = HeldOut(
-                tokenizer=load_tokenizer(self.baseline.model.path),
-                ranked=self.baseline.groups,
-                baseline=load_for_evaluation(run, self.baseline.model),
-                teacher=load_for_evaluation(run, self.teacher.model) if comparable else None,
-                teacher_groups=self.teacher.groups if comparable else [],
-                temperature=self.baseline.temperature,
-                max_batch_tokens=self.suite.max_batch_tokens,
-                read_prompts=self.suite.read_prompts,
-                layout=run.settings.train.layout.name,
-            )
-        return self._held_out
-
-
-def load_for_evaluation(run: Run, model: Model) -> Any:
-    """The model where it is to be run, in the precision of its role."""
-    settings = run.settings.teacher if model == run.teacher else run.settings.student
-    quantization = run.settings.teacher.quantization if model == run.teacher else None
-    loaded = load_model(
-        model.path,
-        precision=settings.precision.name,
-        quantization=quantization and quantization.name,
-        attn_implementation=settings.attn_implementation,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    return place(loaded, "cuda" if torch.cuda.is_available() else "cpu").eval()

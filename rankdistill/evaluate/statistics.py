@@ -20,7 +20,7 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-_VALUES_AT_ONCE = 2_000_000  # bounds the bootstrap's memory to about 16 MB an array
+_VALUES_AT_ONCE = 2_000_000  # bounds the bootstrap's memory to about 16 MB per array
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Agreement:
 def mean_interval(
     values: Sequence[float], *, seed: int, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> Interval:
-    """The mean of one value a prompt. ValueError: no value, or one that is not finite."""
+    """The mean of one value per prompt. ValueError: no value, or one that is not finite."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
-        raise ValueError("an interval needs one value a prompt, and at least one prompt")
+        raise ValueError("an interval needs one value per prompt, and at least one prompt")
     if not np.isfinite(array).all():
         raise ValueError("a value is not finite; leave its prompt out and count it")
     mean = float(array.mean())
@@ -98,9 +98,9 @@ def win_rate(
 ) -> Interval:
     """How often a response of `a` is scored above a response of `b` to the same prompt, in [0, 1].
 
-    a, b: one score a prompt, or a list of scores, one a response; then every response of one meets
-    every response of the other, and the prompt counts once. A difference of at most `tie_margin`
-    is a tie and counts one half.
+    a, b: one score per prompt, or a list of scores, one per response; then every response of one
+    meets every response of the other, and the prompt counts once. A difference of at most
+    `tie_margin` is a tie and counts one half.
 
     Where every prompt is won, or every prompt lost, resampling cannot show any spread; the bound
     is then exact (Clopper and Pearson 1934): n wins of n leave rates down to ``(alpha/2)^(1/n)``.
@@ -127,7 +127,7 @@ def kendall_tau(
 ) -> Agreement:
     """How well the policy orders the responses of each group as the teacher does.
 
-    policy_values: per group, one value a response (the policy's mean log-probability);
+    policy_values: per group, one value per response (the policy's mean log-probability);
     teacher_scores: the same shape. Ties are handled by tau-b (Kendall 1945). Groups where it is
     undefined are left out and counted.
 
@@ -144,7 +144,7 @@ def mean_agreement(
     level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> Agreement:
-    """The average of one tau a group; None stands for a group where it is undefined."""
+    """The average of one tau per group; None stands for a group where it is undefined."""
     defined = [tau for tau in taus if tau is not None]
     skipped = len(taus) - len(defined)
     if not defined:

@@ -3,7 +3,7 @@
 Axes: **N** response tokens of a batch, **V** vocabulary. Everything runs as a head inside the
 grouped forward, on the rows that predict response tokens, `CHUNK` rows at a time, so that [N, V]
 never exists; no gradient is kept. A distribution is ``softmax(logits / temperature)``, before top-p
-and top-k, over the whole vocabulary; all figures are in nats a token.
+and top-k, over the whole vocabulary; all figures are in nats per token.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def token_divergence(
 def mean_entropy(
     model: PreTrainedModel, batches: Iterable[GroupBatch], temperature: float = 1.0
 ) -> float:
-    """Entropy averaged over all response tokens, nats a token. ValueError: no token."""
+    """Entropy averaged over all response tokens, nats per token. ValueError: no token."""
     return _mean(token_entropy(model, batch, temperature) for batch in batches)
 
 
@@ -81,10 +81,10 @@ def divergence(
     batches: Iterable[GroupBatch],
     temperatures: tuple[float, float] = (1.0, 1.0),
 ) -> float:
-    """KL(p || q) averaged over all response tokens, nats a token. ValueError: no token.
+    """KL(p || q) averaged over all response tokens, nats per token. ValueError: no token.
 
     On responses that p sampled this estimates the divergence of the two policies from each other,
-    a token; it is exact in the last step and Monte Carlo in the contexts.
+    per token; it is exact in the last step and Monte Carlo in the contexts.
     """
     return _mean(token_divergence(model_p, model_q, batch, temperatures) for batch in batches)
 
@@ -149,7 +149,7 @@ class KnownRows:
 def policy_values(
     model: PreTrainedModel, batches: Iterable[GroupBatch], *, temperature: float = 1.0
 ) -> list[list[float]]:
-    """The policy's own value of every response, per group: its mean log-probability, nats a token.
+    """The policy's own value of every response, per group: mean log-probability, nats per token.
 
     Ranks the responses as RRHF does, so that its order can be held against the teacher's.
     """
@@ -169,11 +169,11 @@ class MatchedTemperature:
 
     temperature: float
     entropy: float
-    """At that temperature on the given responses, nats a token."""
+    """At that temperature on the given responses, nats per token."""
     target: float
-    """What was asked for, nats a token."""
+    """What was asked for, nats per token."""
     base_entropy: float
-    """At the base temperature on the given responses, nats a token."""
+    """At the base temperature on the given responses, nats per token."""
     matched: bool
     """False: no temperature within the bounds reaches the target; the nearest bound was taken."""
 
@@ -188,7 +188,7 @@ def matching_temperature(
     tolerance: float = 1e-3,
     max_rows: int = 4096,
 ) -> MatchedTemperature:
-    """The temperature at which the model's mean token entropy is `target_entropy` nats a token.
+    """The temperature at which the model's mean token entropy is `target_entropy` nats per token.
 
     Sharpening alone raises likelihood-like scores, so a student that training made surer of itself
     has to be held against the untrained student sampled at a lower temperature. The mean entropy

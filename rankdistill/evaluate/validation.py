@@ -31,7 +31,7 @@ class Validation:
     prompts_key: str
     warm: Model
     """The student before its training."""
-    given: Output | None
+    ranked_set: Output | None
     """An existing ranked set."""
 
     @property
@@ -59,20 +59,20 @@ class Validation:
         self.check()
         run, quick = self.run, self.run.settings.quick
         if quick is None:
-            assert self.given is not None
-            found = pair_accuracy(run, self.given, model, name, "validation")
+            assert self.ranked_set is not None
+            figure = pair_accuracy(run, self.ranked_set, model, name, "validation")
         else:
             evaluation = Evaluation(run, quick, self.prompts, self.prompts_key, self.warm)
             evaluation.answers(self.warm, "warmed up")  # shared, and an ensemble's scale
             groups = evaluation.answers(model, name).groups
             scores = [r.get("score", math.nan) for g in groups for r in g["responses"]]
             finite = [score for score in scores if math.isfinite(score)]
-            found = fmean(finite) if finite else None
-        if found is None:
+            figure = fmean(finite) if finite else None
+        if figure is None:
             raise UserError(f"There is no {self.what} for '{name}': no response has a score.")
-        return found
+        return figure
 
-    def asked(self, model: Model) -> float | None:
+    def for_sweeper(self, model: Model) -> float | None:
         """The trained student's figure, where a sweeper chooses points by it."""
         if HydraConfig.get().runtime.choices.get("hydra/sweeper") in (None, "basic"):
             return None

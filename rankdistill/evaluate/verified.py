@@ -247,7 +247,7 @@ def tally(rows: Sequence[DemandRow], value: str = "followed") -> Tally | None:
 
 
 def _strict(rows: Sequence[DemandRow]) -> list[DemandRow]:
-    """One row an answer: followed where all its demands are."""
+    """One row per answer: followed where all its demands are."""
     whole: dict[tuple[str, int], DemandRow] = {}
     for row in rows:
         key = row.prompt_id, row.answer

@@ -26,8 +26,9 @@ from rankdistill.evaluate.guards import (
 )
 from rankdistill.evaluate.prompting import PROMPTINGS, prompted
 from rankdistill.evaluate.readings import belongs, teacher_logp
+from rankdistill.evaluate.reference import load_for_evaluation
 from rankdistill.evaluate.schema import VerifiedOptions
-from rankdistill.evaluate.stage import LABELS, evaluation_judge, load_for_evaluation
+from rankdistill.evaluate.stage import LABELS, evaluation_judge
 from rankdistill.evaluate.verified import (
     Verified,
     best_of_rows,

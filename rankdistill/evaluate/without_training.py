@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rankdistill.evaluate.stage import LABELS, Comparison, Evaluation
+from rankdistill.evaluate.report import RunReport
+from rankdistill.evaluate.stage import LABELS, Evaluation
 from rankdistill.evaluate.suites.stage import measure_suites
 from rankdistill.evaluate.verified_stage import is_plain
 from rankdistill.models.stage import student
 from rankdistill.prompts.stage import load
 from rankdistill.run import Model, Run
+from rankdistill.run_folder import write_run_folder
 
 
-def evaluate(run: Run) -> Comparison:
-    """The suites of `eval` on `base`, the student and the teacher, as far as they differ."""
+def evaluate(run: Run, report: RunReport) -> None:
+    """The suites of `eval` on `base`, the student and the teacher, as far as they differ.
+
+    Fills the report and writes the run folder, which holds nothing else.
+    """
     settings = run.settings
     models, prompts = {"trained": run.start}, None
     if settings.quick is not None or settings.student.keep_layers is not None:
@@ -23,19 +28,17 @@ def evaluate(run: Run) -> Comparison:
         models = {"warmed_up": run.base, **models}
     if run.teacher not in models.values() or settings.quick is not None:
         models["teacher"] = run.teacher
-    comparison = Comparison([], {})
+    labels = {**LABELS, "warmed_up": "base", "trained": _student(models)}
     if settings.quick is not None and prompts is not None and run.base is not None:
         # Between models as they are there is no training that sharpening could pass for.
         quick = replace(settings.quick, sharpening_control=False)
         rows = prompts.rows()
         held_out = [row for row in rows if row["split"] == "heldout" and not is_plain(row)]
         evaluation = Evaluation(run, quick, held_out, prompts.key, run.base)  # type: ignore[arg-type]
-        comparison = evaluation.compare(models)
-    labels = {**LABELS, "warmed_up": "base", "trained": _student(models)}
-    comparison = replace(
-        comparison, models=[replace(m, label=labels[m.name]) for m in comparison.models]
-    )
-    return replace(comparison, suites=measure_suites(run, models, labels))
+        figures, report.groups = evaluation.compare(models)
+        report.models = [replace(model, label=labels[model.name]) for model in figures]
+    report.suites = measure_suites(run, models, labels)
+    write_run_folder(run, report, {})
 
 
 def _student(models: dict[str, Model]) -> str:

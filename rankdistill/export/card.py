@@ -28,8 +28,8 @@ METRICS = {
 }
 """Figures with an interval that go into the model-index."""
 PLAIN_METRICS = {
-    "kl_to_teacher": "KL(teacher || model), nats a token",
-    "entropy": "Entropy, nats a token",
+    "kl_to_teacher": "KL(teacher || model), nats per token",
+    "entropy": "Entropy, nats per token",
     "repetition": "Share of repeated trigrams",
 }
 RANKED_METRICS = {

@@ -54,7 +54,7 @@ def write_model(source: Source, to: Path, precision: str = "auto") -> None:
 def write_int8(folder: Path, to: Path) -> None:
     """Writes the model in `folder` with its linear layers' weights in 8 bits, by torchao.
 
-    One scale a row of the weight, activations as they were; neither embedding nor head.
+    One scale per row of the weight, activations as they were; neither embedding nor head.
     transformers and vLLM read it where torchao is installed.
 
     Raises:

@@ -96,7 +96,7 @@ def grouped_attention(
 ) -> Tensor:
     """[1, L, H, D]: attention in which a response sees its prompt and itself only.
 
-    On CUDA it is one FlexAttention call (`flex.py`), elsewhere a few calls a segment.
+    On CUDA it is one FlexAttention call (`flex.py`), elsewhere a few calls per segment.
 
     Args:
         query: [1, H, L, D], H query heads over the whole sequence of L tokens.

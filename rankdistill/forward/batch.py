@@ -1,9 +1,9 @@
 """Groups of responses as tensors, in one of three layouts.
 
-- `shared`: one sequence, ``[prompt, r1 .. rC]`` a group, one group after another; a prompt is
+- `shared`: one sequence, ``[prompt, r1 .. rC]`` per group, one group after another; a prompt is
   computed once.
 - `packed`: one sequence, ``[prompt, r1, prompt, r2, ..]``; nothing is shared, nothing is padded.
-- `padded`: one row a response, ``[prompt, r]`` padded on the right.
+- `padded`: one row per response, ``[prompt, r]`` padded on the right.
 
 Axes: **B** groups (prompts), **C** candidates of a group, **N** all response tokens of the batch.
 The N tokens are in the order group, candidate, position in every layout, so results compare one to

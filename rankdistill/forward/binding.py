@@ -132,8 +132,8 @@ def _examine(model: Any, layout: str) -> _Binding:
 
 def _with_groups(original: Callable) -> Callable:
     """A function of the model, for `MethodType`, that adds groups to its `original` forward."""
-    # A method is unbound, so that a deep copy of the model calls the copy's. What is no method are
-    # accelerate's hooks, which hold the model themselves.
+    # Call the unbound function with `self`, or a deep copy would call the original model.
+    # accelerate's hooks are no methods and hold the model themselves.
     method = getattr(original, "__func__", None)
 
     def forward(

@@ -108,7 +108,7 @@ class Head(Protocol):
         """Runs inside the model's forward.
 
         Args:
-            hidden: [N, D], one row a response token, in the order of `batch.targets`.
+            hidden: [N, D], one row per response token, in the order of `batch.targets`.
             lm_head: [N, D] -> logits [N, V].
             batch: `targets` [N], `candidate` [N] and the rest.
         """

@@ -10,6 +10,7 @@ from pathlib import Path
 from rankdistill.errors import UserError
 from rankdistill.migrate.carried import Carried
 from rankdistill.migrate.carry import carry
+from rankdistill.migrate.others import refuse_others
 from rankdistill.migrate.source import KINDS, kind_of, read
 from rankdistill.migrate.write import command, recipe
 
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         source = read(given.file)
+        refuse_others(given.file, source)
         kind = given.kind or kind_of(given.file, source)
         carried = carry(source, kind, given.devices)
         if given.to is not None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rankdistill.errors import UserError
 from rankdistill.migrate.carried import Carried
 from rankdistill.migrate.data import carry_data
 from rankdistill.migrate.model import carry_model
 
-LEARNING_RATES = {"sft": 2e-5, "dpo": 1e-6, "orpo": 1e-6}
+LEARNING_RATES = {"sft": 2e-5, "dpo": 1e-6, "orpo": 1e-6, "simpo": 1e-6, "cpo": 1e-6}
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
@@ -85,7 +86,7 @@ def carry(given: Mapping[str, Any], kind: str, devices: int = 1) -> Carried:
 
     Args:
         given: The configuration.
-        kind: `sft`, `dpo` or `orpo`.
+        kind: One of `source.KINDS`.
         devices: That it was written for: its batch sizes are of one.
     """
     carried = Carried(given)
@@ -98,6 +99,10 @@ def carry(given: Mapping[str, Any], kind: str, devices: int = 1) -> Carried:
     elif kind == "orpo":
         carried.groups["objective"] = "orpo"
         carried.values["objective.odds_weight"] = carried.take("beta", 0.1)
+    elif kind == "simpo":
+        _simpo(carried)
+    elif kind == "cpo":
+        _cpo(carried)
     else:
         _sft(carried)
     _rest(carried)
@@ -114,7 +119,7 @@ def _optimisation(carried: Carried, group: str, kind: str, devices: int) -> int:
     values[f"{group}.{'responses' if kind == 'sft' else 'prompts'}_per_step"] = step
     if devices == 1:
         carried.remarks.append(
-            f"{step} rows a step are of one device: --devices N for a file that was meant for N."
+            f"{step} rows per step are of one device: --devices N for a file that was meant for N."
         )
     values[f"{group}.lr_scheduler_type"] = _schedule(carried)
     values[f"{group}.warmup_ratio"] = _warmup_ratio(carried)
@@ -177,10 +182,12 @@ def _dpo(carried: Carried) -> None:
     first = next((name for name in losses if name in LOSSES), None)
     objective = LOSSES.get(first or "sigmoid", "dpo")
     others = [name for name in losses if name not in (first, "sft")]
-    if others:
-        carried.left["loss_type"] = (
-            f"{', '.join(others)}: no such objective, {objective} takes its place"
+    if first is None and others:
+        raise UserError(
+            f"The loss_type {', '.join(others)} is no objective here: {', '.join(LOSSES)} are."
         )
+    if others:
+        carried.left["loss_type"] = f"{', '.join(others)}: no such objective beside {objective}"
     carried.groups["objective"] = objective
     default = 5.0 if objective == "dpo_normalised" and "beta" not in carried.given else 0.1
     values["objective.beta"] = float(take("beta", default))
@@ -196,6 +203,37 @@ def _dpo(carried: Carried) -> None:
         carried.left["label_smoothing"] = f"objective={objective} has none"
     if take("reference_free", False) and objective == "dpo":
         values["objective.reference_free"] = True
+
+
+def _simpo(carried: Carried) -> None:
+    """princeton-nlp's trainer, whose margin is a ratio to beta, or TRL's CPO trainer with it."""
+    take, values = carried.take, carried.values
+    carried.groups["objective"] = "simpo"
+    beta = float(take("beta", 2.0 if "gamma_beta_ratio" in carried.given else 0.1))
+    ratio, gamma = take("gamma_beta_ratio"), take("simpo_gamma")
+    values["objective.beta"] = beta
+    if ratio is not None:
+        values["objective.gamma_beta_ratio"] = float(ratio)
+    else:
+        values["objective.gamma_beta_ratio"] = float(0.5 if gamma is None else gamma) / beta
+    take("loss_type")
+    weight = float(take("sft_weight", 0.0)) or float(take("cpo_alpha", 0.0))
+    if weight:
+        raise UserError(
+            f"SimPO with a likelihood term (weight {weight:g}) is no objective here: set cpo_alpha "
+            "and sft_weight to 0, or take objective=cpo, which has one."
+        )
+
+
+def _cpo(carried: Carried) -> None:
+    loss = carried.take("loss_type", "sigmoid")
+    if loss != "sigmoid":
+        raise UserError(
+            f"CPO's loss_type '{loss}' is no objective here: sigmoid is cpo, and simpo is simpo."
+        )
+    carried.groups["objective"] = "cpo"
+    carried.values["objective.beta"] = float(carried.take("beta", 0.1))
+    carried.values["objective.nll_weight"] = float(carried.take("cpo_alpha", 1.0))
 
 
 def _nll(carried: Carried, objective: str, of_sft: float) -> None:

@@ -11,7 +11,7 @@ from rankdistill.migrate.carried import Carried
 
 ONE = "a run reads one data set: join them to a file"
 FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")
-HELD_OUT = "what is held out is drawn by prompts.splits"
+HELD_OUT = "one data set is read, of which prompts.splits hold 2 % out"
 
 
 def carry_data(carried: Carried, kind: str, at_once: int) -> None:
@@ -46,6 +46,11 @@ def carry_data(carried: Carried, kind: str, at_once: int) -> None:
     carried.groups |= {"warmup": "none", "eval": ["ranked"]}
     values |= {
         "rank.path": path,
+        # A split to train on was chosen already: a little of it is held out for the report.
+        "prompts.splits.train": 0.98,
+        "prompts.splits.validation": 0.01,
+        "prompts.splits.heldout": 0.01,
+        "prompts.limit.train": None,
         "prompts.max_prompt_tokens": prompt,
         "rank.max_response_tokens": max(1, length - prompt),
         "train.max_batch_tokens": 2 * at_once * length,

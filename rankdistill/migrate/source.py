@@ -11,21 +11,31 @@ import yaml
 
 from rankdistill.errors import UserError
 
-KINDS = ("sft", "dpo", "orpo")
-OTHERS = ("kto", "grpo", "ppo", "rloo", "reward", "gkd", "cpo", "online_dpo")
+KINDS = ("sft", "dpo", "orpo", "simpo", "cpo")
+OTHERS = (
+    "kto", "bco", "grpo", "ppo", "rloo", "reward", "gkd", "gold", "minillm", "nash", "xpo", "prm",
+    "online",
+)  # fmt: skip
 """Trainers whose configurations are not read."""
 
 NAMES = ("output_dir", "hub_model_id", "run_name")
 """Keys whose values are often named after the trainer."""
 
 TELLING = {
-    "dpo": ("precompute_ref_log_probs", "max_prompt_length", "loss_weights", "beta", "rpo_alpha"),
+    "simpo": ("gamma_beta_ratio", "simpo_gamma"),
+    "cpo": ("cpo_alpha",),
+    "kto": ("desirable_weight", "undesirable_weight"),
+    "bco": ("prompt_sample_size", "min_density_ratio", "max_density_ratio"),
+    "xpo": ("alpha", "missing_eos_penalty"),
+    "grpo": ("num_generations",),
+    "dpo": ("precompute_ref_log_probs", "max_prompt_length", "loss_weights", "rpo_alpha",
+            "f_divergence_type", "ld_alpha"),
     "sft": (
         "max_seq_length", "packing", "completion_only_loss", "assistant_only_loss",
         "dataset_text_field", "neftune_noise_alpha", "dataset_kwargs",
     ),
 }  # fmt: skip
-"""Keys that one trainer has and another has not."""
+"""Keys by which a trainer is known, the more telling trainer first; many have a `beta`."""
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -68,27 +78,41 @@ _Loader.add_implicit_resolver(
 
 
 def kind_of(file: Path, given: Mapping[str, Any]) -> str:
-    """`sft`, `dpo` or `orpo`: by the file's path, its names, or keys that one trainer alone has.
+    """One of `KINDS`: by the keys that one trainer alone has, the file's path, or its names.
 
     Raises:
         UserError: none of them tells, or it is another trainer's.
     """
+    own = [
+        kind for kind in ("simpo", "cpo", "kto", "bco") if any(k in given for k in TELLING[kind])
+    ]
+    if given.get("loss_type") == "simpo" and own != ["simpo"]:
+        own = ["simpo"]
+    if own:
+        return _carried(own[0], file)
     named = [" ".join(file.parts[-3:]), *(str(given.get(key, "")) for key in NAMES)]
     for text in named:
         words = set(re.split(r"[^a-z]+", text.lower()))
-        for other in OTHERS:
-            if other in words and not words & set(KINDS):
-                raise UserError(
-                    f"'{file}' seems to be for {other}, which is not carried over: only sft, dpo "
-                    "and orpo are (--kind says that it is one of them)."
-                )
-        found = [kind for kind in ("orpo", "dpo", "sft") if kind in words]
+        other = next((other for other in OTHERS if other in words), None)
+        if other is not None and (other == "online" or not words & set(KINDS)):
+            return _carried(other, file)
+        found = [kind for kind in KINDS if kind in words]
         if len(found) == 1:
             return found[0]
     told = [kind for kind, keys in TELLING.items() if any(key in given for key in keys)]
     if len(told) == 1:
-        return told[0]
+        return _carried(told[0], file)
     raise UserError(
-        f"'{file}' does not tell which trainer it is for: give --kind sft, --kind dpo or --kind "
-        "orpo."
+        f"'{file}' does not tell which trainer it is for: give --kind, one of {', '.join(KINDS)}."
+    )
+
+
+def _carried(kind: str, file: Path) -> str:
+    """The kind. UserError: nothing of it is carried over."""
+    if kind in KINDS:
+        return kind
+    name = "online_dpo" if kind == "online" else kind
+    raise UserError(
+        f"'{file}' seems to be for {name}, which is not carried over: only {', '.join(KINDS)} are "
+        "(--kind says that it is one of them)."
     )

@@ -42,6 +42,8 @@ def recipe(carried: Carried, source: str) -> str:
 
 
 def _value(value: Any) -> str:
+    if value is None:
+        return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):

@@ -22,6 +22,7 @@ from rankdistill.models.saving import save_model
 from rankdistill.models.template import chat_template, with_chat_template
 from rankdistill.models.tokenizer import (
     decode_response,
+    encode_answers,
     encode_prompt,
     encode_response,
     load_tokenizer,
@@ -37,6 +38,7 @@ __all__ = [
     "adapted",
     "chat_template",
     "decode_response",
+    "encode_answers",
     "encode_prompt",
     "encode_response",
     "evenly_spaced_layers",

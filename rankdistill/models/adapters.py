@@ -93,10 +93,31 @@ def adapted(model: PreTrainedModel, config: PeftConfig, seed: int) -> PeftModel:
     """The model with new adapters, which change nothing yet; the model is frozen, in place.
 
     How they start depends on the seed alone, so it is the same in every process of a launch.
+
+    Raises:
+        UserError: an adapter on a layer whose weights another layer has as well: merging it would
+            change both, and the saved model would be another than the trained one.
     """
+    tied = _tied_layers(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        made: Any = get_peft_model(model, config)
+    for name, layer in made.named_modules():
+        if getattr(layer, "base_layer", None) in tied:
+            raise UserError(
+                f"student.lora.target_modules adapts '{name.rpartition('.')[2]}', and this model's "
+                "input and output embeddings are one table, which an adapter on one of them cannot "
+                "change alone: leave it out."
+            )
+    return made
+
+
+def _tied_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The embedding and the output layer, where they share their weights."""
+    layers: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if None in layers or layers[0].weight is not layers[1].weight:
+        return []
+    return layers
 
 
 def load_trainable(

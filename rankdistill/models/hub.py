@@ -25,7 +25,7 @@ Kind = Literal["model", "dataset"]
 _NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 
 _commits: dict[tuple[Kind, str, str], str] = {}
-"""One answer a process: a branch that moves during a job does not change the job's model."""
+"""One answer per process: a branch that moves during a job does not change the job's model."""
 
 
 def commit(repository: str, revision: str, *, known: Iterable[str], kind: Kind = "model") -> str:

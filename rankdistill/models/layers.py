@@ -30,7 +30,7 @@ def layer_influence(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) ->
         prompts: Token ids without padding, no prompt empty, at least one prompt.
 
     Returns:
-        One value a layer, in [0, 2]; the smallest is the least influential.
+        One value per layer, in [0, 2]; the smallest is the least influential.
     """
     layers = decoder_layers(model)
     totals = torch.zeros(len(layers), dtype=torch.float64)
@@ -177,7 +177,7 @@ def _renumber(layer: nn.Module, old: int, new: int) -> None:
 
 
 def _cut_config(config: Any, layers: int, indices: Sequence[int]) -> None:
-    """Sets the layer count, and cuts every list of the configuration that has an entry a layer."""
+    """Sets the layer count, and cuts the configuration's lists that have an entry per layer."""
     for name, value in list(vars(config).items()):
         if isinstance(value, list) and len(value) == layers:
             setattr(config, name, [value[index] for index in indices])

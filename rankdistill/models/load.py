@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -64,7 +65,7 @@ def load_model(
         more["device_map"] = {"": torch.accelerator.current_accelerator() or "cpu"}
     try:
         with _whole():
-            return AutoModelForCausalLM.from_pretrained(
+            model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=PRECISIONS[precision],
                 attn_implementation=attn_implementation,
@@ -74,6 +75,27 @@ def load_model(
             )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise UserError(f"The model '{path}' cannot be loaded: {first_line(error)}") from error
+    _mend_generation_config(model)
+    return model
+
+
+def _mend_generation_config(model: Any) -> None:
+    """Make the generation config one that can be saved, or training ends at its first checkpoint.
+
+    Some published models have a temperature without `do_sample`; transformers loads such a file and
+    refuses to save it. How to sample is the sampler's business here.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        model.generation_config = GenerationConfig(
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id,
+        )
 
 
 def place(model: Any, device: torch.device | str) -> Any:

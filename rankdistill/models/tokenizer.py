@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from rankdistill.errors import UserError
 from rankdistill.models.locate import first_line, locate
 
+_ASKED = "A question to find in the text."
 _REPLY = "A reply to find the end of."
 
 
@@ -82,6 +83,49 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if not token_ids or token_ids[-1] != tokenizer.eos_token_id:
         token_ids.append(tokenizer.eos_token_id)
     return token_ids
+
+
+def encode_answers(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    texts: Sequence[str],
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a conversation and of complete answers to it, as the template writes them.
+
+    An answer that no model sampled is tokenised together with its conversation: a tokenizer may
+    put a space before a text that stands alone (SentencePiece), and a template may close a thought
+    or name a channel before the answer. The ids of the conversation are those of `encode_prompt`
+    up to where the first answer departs from them: a template that opens a thought for the model
+    to write leaves it out before an answer without one.
+
+    Args:
+        messages: Up to the answer.
+        texts: The answers; each gets EOS once.
+
+    Returns:
+        The conversation's ids, and the ids of each answer behind it.
+
+    Raises:
+        UserError: the template refuses the conversation, or does not write an answer as it is.
+    """
+    prompt = encode_prompt(tokenizer, messages)
+    wholes = [_with_answer(tokenizer, messages, text) for text in texts]
+    shared = min([len(prompt), *(_common(prompt, whole) for whole in wholes)])
+    eos = tokenizer.eos_token_id
+    answers = []
+    for whole, text in zip(wholes, texts, strict=True):
+        ids = whole[shared:]
+        ids = ids[: ids.index(eos)] if eos in ids else ids
+        written = decode_response(tokenizer, ids)
+        said = text.split(str(tokenizer.eos_token))[0].strip()
+        if said not in written:
+            raise UserError(
+                f"The chat template of '{tokenizer.name_or_path}' does not write an answer as it "
+                f"is (of '{said[:40]}' it makes '{written.strip()[:40]}'): take another template "
+                "(student.chat_template)."
+            )
+        answers.append([*ids, eos])
+    return prompt[:shared], answers
 
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
@@ -168,17 +212,48 @@ def _render(
         raise UserError(
             f"{where} refuses a conversation with the roles {roles}: {first_line(error)}"
         ) from error
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise UserError(
+            f"The chat template of '{tokenizer.name_or_path}' cannot write a conversation: "
+            f"{first_line(error)}"
+        ) from error
+
+
+def _with_answer(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], text: str
+) -> list[int]:
+    """Token ids of a conversation with its answer, and of what the template writes behind it."""
+    said = [*messages, {"role": "assistant", "content": text}]
+    whole = _render(tokenizer, said, add_generation_prompt=False)
+    return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two sequences begin with alike."""
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
 
 
 def _use_the_end_of_a_turn(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Sets EOS to the special token that the template writes right after an assistant's text."""
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _REPLY}]
+    """Sets EOS to the added token that the template writes right after an assistant's text.
+
+    Raises:
+        UserError: the template does not write texts, as one that wants parts of images and text.
+    """
+    turns = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _REPLY}]
     try:
         text = _render(tokenizer, turns, add_generation_prompt=False)
     except UserError:
         return  # a template that takes no assistant turn has no end of one
+    for content in (_ASKED, _REPLY):
+        if content not in text:
+            raise UserError(
+                f"The chat template of '{tokenizer.name_or_path}' does not write a message that is "
+                "text, so a model would never see one: take a template that does, as "
+                "`chat_template.jinja` beside it or as student.chat_template."
+            )
     ending = text.rpartition(_REPLY)[2].strip()
     token_ids = list(tokenizer(ending, add_special_tokens=False)["input_ids"]) if ending else []
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    if token_ids and token_ids[0] in special:
+    if token_ids and token_ids[0] in tokenizer.added_tokens_decoder:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(token_ids[0])

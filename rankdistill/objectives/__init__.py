@@ -1,4 +1,4 @@
-"""What a ranking teaches: one file an objective, all of them on the same ranked lists."""
+"""What a ranking teaches: one file per objective, all of them on the same ranked lists."""
 
 from rankdistill.objectives.base import Candidates, Objective, ObjectiveOutput
 from rankdistill.objectives.cpo import CPO

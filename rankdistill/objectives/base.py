@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidate responses of B prompts, padded to C a prompt. Their order means nothing."""
+    """The candidate responses of B prompts, padded to C per prompt. Their order means nothing."""
 
     logps: Tensor
     """[B, C] log-probability under the policy: sum over response tokens, EOS included, nats."""

@@ -24,8 +24,8 @@ class CPO:
 
     Args:
         beta: Above 0, in 1 / nats (paper: 0.1).
-        nll_weight: Weight of the best response's negative log-likelihood a token, at least 0 (1 in
-            the paper; `cpo_alpha` in TRL).
+        nll_weight: Weight of the best response's negative log-likelihood per token, at least 0 (1
+            in the paper; `cpo_alpha` in TRL).
 
     Sums over tokens without a reference to cancel their length: the shorter of two responses starts
     with the higher reward; watch `length_difference`. No strict pair: the likelihood term alone.

@@ -34,8 +34,8 @@ class DPO:
         reference_free: Take a uniform reference: ``reward = beta * logp``; none is computed.
         length_normalised: Divide each log-ratio by the response's tokens; beta is then some 50
             times larger (Tulu 3, arXiv:2411.15124: 5). TRL calls it `sigmoid_norm`.
-        nll_weight: Weight, at least 0, of the best response's negative log-likelihood a token,
-            added once a prompt: RPO (Pang et al., 2024, arXiv:2404.19733).
+        nll_weight: Weight, at least 0, of the best response's negative log-likelihood per token,
+            added once per prompt: RPO (Pang et al., 2024, arXiv:2404.19733).
 
     Policy equal to reference: log 2 for every prompt that has a strict pair. No strict pair: 0.
     The gradients of a pair are opposite, so DPO is blind to both log-probabilities falling

@@ -23,7 +23,7 @@ class IPO:
     Args:
         beta: Above 0 (the paper's tau; 0.1): the log-ratios are to end 1 / (2 * beta) nats apart.
         length_normalised: Divide each log-ratio by the response's tokens, as TRL does after the
-            authors confirmed it to be what they ran; the target is then in nats a token, so that
+            authors confirmed it to be what they ran; the target is then in nats per token, so that
             0.1 asks for 5 nats on every token and acts as a constant push.
 
     Policy equal to reference: 1 / (4 * beta**2). No strict pair: 0. A pair beyond the target is

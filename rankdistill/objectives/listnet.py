@@ -24,8 +24,8 @@ class ListNet:
 
         - sum_i  target_i * log softmax(reward)_i
 
-    The minimum is where reward = score / score_temperature up to a constant a prompt: on the list,
-    the policy of KL-regularised reinforcement learning, reference times exp(score /
+    The minimum is where reward = score / score_temperature up to a constant per prompt: on the
+    list, the policy of KL-regularised reinforcement learning, reference times exp(score /
     (score_temperature * beta)). So unlike the pairwise objectives it says how far apart responses
     are to be, and stops.
 

@@ -63,7 +63,7 @@ class RankedLists:
 
     @property
     def mean_logps(self) -> Tensor:
-        """[B, C] log-probability a token."""
+        """[B, C] log-probability per token."""
         return self.logps / self.lengths
 
     @property
@@ -105,7 +105,7 @@ class RankedLists:
         return self.logps - self.reference_logps
 
     def nll_of_best(self, reduction: Reduction) -> Tensor:
-        """[B] negative log-likelihood of the best, a token (`mean`) or in all (`sum`), nats.
+        """[B] negative log-likelihood of the best, per token (`mean`) or in all (`sum`), nats.
 
         Candidates that tie for the best share it: the average of theirs. 0 where nothing is real.
         """

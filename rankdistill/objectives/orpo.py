@@ -20,7 +20,7 @@ from rankdistill.objectives.watch import watch
 class ORPO:
     """Odds Ratio Preference Optimization (Hong et al., 2024, arXiv:2403.07691).
 
-    With the mean log-probability a token ``m = logp / length`` and ``log_odds = m - log(1 -
+    With the mean log-probability per token ``m = logp / length`` and ``log_odds = m - log(1 -
     exp(m))``, over all pairs in which i is strictly better than j, averaged within the prompt::
 
         nll(best)  +  odds_weight * mean_ij  -log sigmoid(log_odds_i - log_odds_j)
@@ -31,8 +31,8 @@ class ORPO:
 
     It is supervised fine-tuning first: it needs no warm-up and no reference, and the odds term only
     keeps the worse responses from rising along. No strict pair: the likelihood term alone. A
-    response of probability above exp(-1e-6) a token has the odds of that bound and no gradient from
-    them.
+    response of probability above exp(-1e-6) per token has the odds of that bound and no gradient
+    from them.
 
     Differs from the released code (xfactlab/orpo): likelihood of the response alone, not of the
     prompt too; log-odds in float32 by log1mexp, where the release takes log(1 - exp(m)) and casts

@@ -35,7 +35,7 @@ class RRHF:
     Differs from the released code (GanjinZero/RRHF, train.py): its lengths are the padded length of
     the batch (the labels' mask is overwritten in place before it is read), its likelihood term is a
     mean over that padded length, a tie for the best goes to the first, and it holds for one prompt
-    a device only; the weight of 100 on the rank term, its arguments' default, was not used.
+    per device only; the weight of 100 on the rank term, its arguments' default, was not used.
     """
 
     sft_weight: float = 1.0

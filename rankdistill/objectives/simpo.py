@@ -23,9 +23,9 @@ class SimPO:
         mean_ij  -log sigmoid(reward_i - reward_j - beta * gamma_beta_ratio)
 
     Args:
-        beta: Above 0, the slope of the sigmoid in 1 / (nats a token) (code: 2; paper's runs: 2 to
+        beta: Above 0, the slope of the sigmoid in 1 / (nats per token) (code: 2; paper's runs: 2 to
             10).
-        gamma_beta_ratio: Target margin in nats a token, at least 0 (code: 0.25; paper's runs: 0.1
+        gamma_beta_ratio: Target margin in nats per token, at least 0 (code: 0.25; paper's runs: 0.1
             to 0.8). The paper's gamma is beta times this, and so is TRL's `simpo_gamma`.
 
     Nothing holds the policy where it started: no reference and no likelihood term, so it can drift

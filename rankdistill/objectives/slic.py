@@ -21,7 +21,7 @@ class SLiC:
         mean_ij  max(0, delta - logp_i + logp_j)  +  regulariser * nll(best)
 
     Args:
-        delta: Margin in nats a response, at least 0 (ContextualAI/HALOs: 1).
+        delta: Margin in nats per response, at least 0 (ContextualAI/HALOs: 1).
         regulariser: Weight of the likelihood term, at least 0 (HALOs: 0.1).
 
     Sums over tokens, not means: a longer response has the lower log-probability, so a better one

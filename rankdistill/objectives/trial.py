@@ -17,7 +17,7 @@ def try_objective(objective: Any) -> None:
 
     Raises:
         UserError: it is no objective, reads a reference that it does not ask for, returns something
-            else than one loss a prompt, or fails in whatever way.
+            else than one loss per prompt, or fails in whatever way.
     """
     name = type(objective).__name__
     if not isinstance(objective, Objective):

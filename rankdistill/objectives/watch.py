@@ -27,12 +27,12 @@ def watch(
         parts: [B] terms of the loss before their weights (`rank_loss`, `sft_loss`).
 
     Returns:
-        - `rank_accuracy`: share of strict pairs that the policy's mean log-probability a token
+        - `rank_accuracy`: share of strict pairs that the policy's mean log-probability per token
           orders as the teacher does, the same yardstick for all objectives. A tie of the policy
           counts half; a prompt without a strict pair reports 0.5.
         - `margin`, `margin_accuracy`: mean difference of `values` over strict pairs, and the
           accuracy of their order. 0 and 0.5 without a strict pair.
-        - `chosen_mean_logp`, `rejected_mean_logp`: nats a token of the best and of the worst,
+        - `chosen_mean_logp`, `rejected_mean_logp`: nats per token of the best and of the worst,
           apart, since the margin can grow while both fall. Tied candidates are averaged.
         - `length_difference`: tokens, best minus worst.
         - `tie_share`: share of the pairs of real candidates that tie.

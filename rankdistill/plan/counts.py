@@ -139,7 +139,7 @@ def _measured(settings: Settings, path: str, ranked: bool) -> _Source:
         prompt += sum(len(message["content"]) for message in messages)
         rows += 1
     if not rows:
-        raise UserError(f"'{path}' is empty: write one prompt a line, or give plan.prompts=N.")
+        raise UserError(f"'{path}' is empty: write one prompt per line, or give plan.prompts=N.")
     mean = written / answers / CHARACTERS if answers else None
     return _Source(rows, prompt / rows / CHARACTERS + TEMPLATE, mean, round(answers / rows) or None)
 

@@ -15,9 +15,9 @@ from rankdistill.plan.shapes import Shape
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ADAM = 8
-"""Bytes of AdamW's two averages, a weight."""
+"""Bytes of AdamW's two averages, per weight."""
 NF4 = 0.5 + 0.127 / 8
-"""Bytes a weight: four bits, and the scales of blocks of 64, quantised again (QLoRA)."""
+"""Bytes per weight: four bits, and the scales of blocks of 64, quantised again (QLoRA)."""
 INT8 = 1.0
 CHUNK_ROWS = TokenLogps.chunk_rows
 KEPT_LOGITS = TokenLogps.logits_budget
@@ -113,7 +113,7 @@ class Training:
     def _weights(self) -> float:
         share = self.spread.share("weights")
         if not self.lora:
-            # Autocast casts every matrix once a forward pass and keeps the copy until its end.
+            # Autocast casts every matrix once per forward pass and keeps the copy until its end.
             copies = 0 if self.precision == "float32" else 2 * self.shape.matrices
             return 4 * self.shape.parameters * share + copies
         frozen = model_bytes(self.shape, self.precision, self.quantization)

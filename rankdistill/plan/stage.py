@@ -69,7 +69,7 @@ def times(work: Work, count: float) -> Work:
 
 
 def training_flops(work: Work, shape: Shape, training: Training) -> float:
-    """Of forward and backward; frozen weights need no gradient, recomputed layers a forward."""
+    """Of forward and backward; frozen weights need no gradient, recomputed layers per forward."""
     one = cost(shape)
     total = work.training(one)
     if training.lora:

@@ -212,7 +212,7 @@ def _reward(planner: Planner) -> Stage:
     counts, settings = planner.counts, planner.settings
     layout = settings.train.layout.name
     group = grouped(layout, counts.prompt, planner.epoch_group, counts.response)
-    group = replace(group, rows=0)  # one number a response in place of logits
+    group = replace(group, rows=0)  # one number per response in place of logits
     return _trained(planner, "reward", settings.reward, group, "pairs")
 
 

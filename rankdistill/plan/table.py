@@ -29,7 +29,7 @@ PARTS = {
 
 
 def table(planner: Planner, found: Sequence[Stage]) -> Table:
-    """One row a stage, at most 100 columns wide."""
+    """One row per stage, at most 100 columns wide."""
     shown = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     shown.add_column("stage")
     shown.add_column("what", ratio=1)
@@ -70,7 +70,7 @@ def misfits(planner: Planner, found: Sequence[Stage]) -> list[str]:
     hardware = planner.hardware
     return [
         f"{stage.name} does not fit: {gib(stage.memory.total)} of "
-        f"{gib(room(hardware) * stage.share)} a device; {stage.remedy}"
+        f"{gib(room(hardware) * stage.share)} per device; {stage.remedy}"
         for stage in found
         if not stage.fits(hardware)
     ]

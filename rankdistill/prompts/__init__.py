@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.models.tokenizer import encode_prompt
-from rankdistill.prompts.formats import conversation, response_in
+from rankdistill.prompts.formats import conversation, response_in, unread_columns
+from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.prompts.splits import Splitter
 from rankdistill.records import Message, Prompt
@@ -31,6 +32,8 @@ def load_prompts(
     response_column: str | None = None,
     keep: Sequence[str] = (),
     split_by: str | None = None,
+    split_column: str | None = "split",
+    strict: bool = False,
 ) -> tuple[list[Prompt], dict[str, int]]:
     """The prompts of a file, a hub data set or the starter set, with what became of the rest.
 
@@ -53,34 +56,45 @@ def load_prompts(
         keep: Columns that stay with the prompt, in `columns`.
         split_by: Column by whose value the split is drawn, in place of the prompt's own messages:
             rows with equal values share it, and are one cluster.
+        split_column: Column that states the split; None: all are drawn.
+        strict: Whether a row that cannot be read ends it; else it stays out, and is counted.
 
     Returns:
         The prompts, train first, each split in the order of the hash; and the counts `read`,
-        `duplicates`, `empty` (nothing but white space), `too_long`, and kept by split.
+        `duplicates`, `empty` (nothing but white space), `too_long`, what could not be read by its
+        reason (see `odd_rows`), and kept by split.
 
     Raises:
-        UserError: no such file or data set, an empty or malformed one (with the line), no column
-            that holds prompts, shares that don't add up, or no prompt left.
+        UserError: no such file or data set, an empty or malformed one (with the line), shares that
+            don't add up, or no prompt left; with `strict` a row that cannot be read.
     """
-    splitter = Splitter(splits, limit, seed)
+    splitter, odd = Splitter(splits, limit, seed), OddRows(path, strict)
     counts: dict[str, int] = dict.fromkeys(("read", "duplicates", "empty", "too_long"), 0)
     prompts: dict[str, Prompt] = {}
     shortest: int | None = None
     seen: set[str] = set()
     for where, row in read_rows(path):
         counts["read"] += 1
-        messages = conversation(row, where, column)
+        odd.add_unread(unread_columns(row, column), where)
+        try:
+            messages = conversation(row, where, column)
+            tokens = encoded_length(tokenizer, messages, where) if messages else 0
+        except OddRow as error:
+            odd.add(error)
+            continue
         identifier = prompt_id(messages)
         if not messages:
             counts["empty"] += 1
         elif identifier in seen:
             counts["duplicates"] += 1
-        elif (tokens := len(encode_prompt(tokenizer, messages))) > max_prompt_tokens:
+        elif tokens > max_prompt_tokens:
             counts["too_long"] += 1
             shortest = min(tokens, shortest or tokens)
         else:
             cluster = None if split_by is None else _cluster(row, split_by, where)
-            split = splitter.split_of(cluster or identifier, row.get("split"), where)
+            split = splitter.split_of(
+                cluster or identifier, row.get(split_column) if split_column else None, where
+            )
             prompt = Prompt(prompt_id=identifier, split=split, messages=messages)
             if cluster is not None:
                 prompt["cluster"] = cluster
@@ -90,16 +104,30 @@ def load_prompts(
                 prompt["columns"] = kept_columns(row, keep, where)
             prompts[identifier] = prompt
         seen.add(identifier)
+    odd.tell()
     if not prompts:
-        raise UserError(_nothing_left(path, counts, max_prompt_tokens, shortest))
+        told = odd.nothing_left(counts["read"])
+        raise UserError(told or _nothing_left(path, counts, max_prompt_tokens, shortest))
     kept = splitter.ordered(prompts.values())
-    return kept, counts | {name: sum(p["split"] == name for p in kept) for name in splits}
+    return kept, counts | odd.counts | {
+        name: sum(p["split"] == name for p in kept) for name in splits
+    }
 
 
 def prompt_id(messages: Sequence[Mapping[str, Any] | Message]) -> str:
     """Hash of the messages: 16 hexadecimal digits, equal for equal conversations everywhere."""
     content = [[message["role"], message["content"]] for message in messages]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def encoded_length(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], where: str
+) -> int:
+    """Tokens of a prompt. OddRow: the chat template refuses it."""
+    try:
+        return len(encode_prompt(tokenizer, messages))
+    except UserError as error:
+        raise OddRow("refused_by_template", f"{str(error).rstrip('.')} ({where}).") from error
 
 
 def _cluster(row: Mapping[str, Any], column: str, where: str) -> str:
@@ -126,7 +154,7 @@ def _nothing_left(
     path: str, counts: Mapping[str, int], max_prompt_tokens: int, shortest: int | None
 ) -> str:
     if not counts["read"]:
-        return f"The prompts '{path}' are empty: write one prompt a line."
+        return f"The prompts '{path}' are empty: write one prompt per line."
     if shortest is None:
         return f"The prompts '{path}' hold {counts['read']} rows, and no text in any of them."
     return (

@@ -2,7 +2,7 @@
 
 Self-instruct (Wang et al. 2023, arXiv:2212.10560) shows some prompts and asks for another;
 evol-instruct (Xu et al. 2023, arXiv:2304.12244) has one rewritten to be harder or rarer. Differs
-from both: requests are in the chat template of the teacher, one new prompt a response, and new
+from both: requests are in the chat template of the teacher, one new prompt per response, and new
 prompts are held against those of all splits, so that no held-out prompt comes back into training.
 """
 
@@ -49,7 +49,7 @@ class Request:
 
 
 def requests(seeds: Sequence[Prompt], count: int, evolved: float, seed: int) -> list[Request]:
-    """What the teacher is asked, a request a new prompt.
+    """What the teacher is asked, a request per new prompt.
 
     Args:
         seeds: Prompts of the train split; the last user message of each is shown.

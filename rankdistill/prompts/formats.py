@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from rankdistill.errors import UserError, suggest
+from rankdistill.prompts.odd_rows import OddRow
+from rankdistill.prompts.turns import (
+    CONVERSATIONS,
+    Turn,
+    before_response,
+    encodable,
+    message,
+    messages,
+    role_of,
+    turns,
+)
 from rankdistill.records import Message
 
-COLUMNS = ("messages", "prompt", "conversations", "instruction")
-"""The columns that hold a prompt, the first that a row has is read."""
+COLUMNS = (
+    "messages", "prompt", "conversations", "conversation", "instruction", "question", "query",
+)  # fmt: skip
+"""The columns that hold a prompt, the first that is filled is read."""
 RESPONSES = ("response", "completion", "output", "answer")
-"""The columns that hold the response to a prompt that is text, the first that a row has is read."""
-_SHAREGPT_ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "system": "system",
-}  # fmt: skip
+"""The columns that hold the response to a prompt that is text, the first that is filled is read."""
+SYSTEM = ("system", "system_prompt")
+"""The columns that hold what the system says before a prompt that does not say it."""
+_PASSAGES = ("input", "context")
+"""What Alpaca and Dolly put behind an instruction."""
+_OF_THE_PROMPT = ("context", "history", "tools", "images", "image", "videos", "audios", "audio")
+"""Columns that belong to a prompt; a row that fills one which is not read is told about."""
 
 
 def conversation(row: Mapping[str, Any], where: str, column: str | None = None) -> list[Message]:
@@ -25,25 +38,14 @@ def conversation(row: Mapping[str, Any], where: str, column: str | None = None) 
     Args:
         row: One row with one of `COLUMNS`, or `column`.
         where: Names the row in an error, for example ``line 3 of 'prompts.jsonl'``.
-        column: The column to read, whatever it is called.
+        column: The column to read, whatever it is called; `outer.inner` reads inside an object.
 
     Raises:
-        UserError: no such column, or it holds neither text nor a conversation.
+        OddRow: no such column, or it holds neither text nor a conversation.
     """
-    name = _column(row, where, column)
-    value = row[name]
-    if name == "instruction" and column is None:
-        value = _alpaca(value, row.get("input"))
-    if name in ("messages", "conversations") and isinstance(value, str):
-        value = _parsed(value, name, where)
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [Message(role="user", content=value)] if value.strip() else []
-    if not isinstance(value, list):
-        raise UserError(f"`{name}` in {where} is neither text nor a list of messages.")
-    messages = [_message(message, name, where) for message in _without_response(value)]
-    return messages if messages and messages[-1]["content"].strip() else []
+    name, found = row_turns(row, where, column)
+    read = messages(before_response(found), name, where)
+    return read if read and read[-1]["content"].strip() else []
 
 
 def response_in(
@@ -57,80 +59,104 @@ def response_in(
         response_column: The column that holds the response, instead of one of `RESPONSES`.
     """
     if response_column is None:
-        name = column or next((name for name in COLUMNS if name in row), None)
-        value = row.get(name) if name else None
-        if name in ("messages", "conversations") and isinstance(value, str) and value.strip():
-            value = json.loads(value)  # `conversation` has read it
-        if isinstance(value, list):
-            turns = value[len(_without_response(value)) :]
-            text = turns[0].get("content", turns[0].get("value")) if turns else None
-            if text:
-                return text if isinstance(text, str) and text.strip() else None
-        response_column = next((name for name in RESPONSES if name in row), None)
+        found = row_turns(row, "", column)[1]
+        said = found[len(before_response(found)) :]
+        if said and (text := _said(said[0])) is not None:
+            return text or None
+        response_column = next((name for name in RESPONSES if row.get(name) is not None), None)
     text = row.get(response_column) if response_column else None
     return text if isinstance(text, str) and text.strip() else None
 
 
+def row_turns(
+    row: Mapping[str, Any], where: str, column: str | None = None
+) -> tuple[str, list[Turn]]:
+    """The column that holds a row's prompt, and its turns, the response among them if it is there.
+
+    Raises:
+        OddRow: as `conversation`.
+    """
+    name = _column(row, where, column)
+    value = value_at(row, name)
+    if name == "instruction" and isinstance(value, str):
+        value = "\n\n".join([value, *_passages(row)])
+    found = turns(value, name, where)
+    if isinstance(row.get("history"), list | tuple) and name not in CONVERSATIONS:
+        found = [*_history(row["history"], where), *found]
+    system = next((row[key] for key in SYSTEM if _is_text(row.get(key)) and key != name), None)
+    if system is not None and found and role_of(found[0]) not in ("system", "developer"):
+        found = [{"role": "system", "content": encodable(system, "system", where)}, *found]
+    return name, found
+
+
+def unread_columns(row: Mapping[str, Any], column: str | None = None) -> list[str]:
+    """The columns of a row that belong to its prompt, are filled, and are not read."""
+    name = column or next((n for n in COLUMNS if row.get(n) is not None), None)
+    read = {str(name).partition(".")[0]}
+    if name == "instruction":
+        read |= set(_PASSAGES)
+    if isinstance(row.get("history"), list | tuple) and name not in CONVERSATIONS:
+        read.add("history")
+    return [key for key in _OF_THE_PROMPT if key not in read and row.get(key)]
+
+
+def value_at(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a column, or inside an object, of `outer.inner`; None where there is none."""
+    if name in row or "." not in name:
+        return row.get(name)
+    outer, _, inner = name.partition(".")
+    value = row.get(outer)
+    return value_at(value, inner) if isinstance(value, Mapping) else None
+
+
+def has_column(row: Mapping[str, Any], name: str) -> bool:
+    """Whether a row has the column, or the object of `outer.inner`, filled or not."""
+    return name in row or ("." in name and name.partition(".")[0] in row)
+
+
 def _column(row: Mapping[str, Any], where: str, column: str | None) -> str:
-    wanted = (column,) if column else COLUMNS
-    for name in wanted:
-        if name in row:
-            return name
     has = ", ".join(f"'{name}'" for name in row) or "none at all"
-    if column:
-        raise UserError(f"There is no column '{column}' in {where}; its columns are {has}.")
-    raise UserError(
+    if column is not None:
+        if has_column(row, column):
+            return column
+        raise OddRow(
+            "no_prompt", f"There is no column '{column}' in {where}; its columns are {has}."
+        )
+    there = [name for name in COLUMNS if name in row]
+    filled = next((name for name in there if row[name] is not None), None)
+    if filled or there:
+        return filled or there[0]
+    raise OddRow(
+        "no_prompt",
         f"There is no prompt in {where}: none of {', '.join(COLUMNS)} is among its columns "
-        f"({has}); name the right one as prompts.column."
+        f"({has}); name the right one as prompts.column.",
     )
 
 
-def _alpaca(instruction: Any, context: Any) -> Any:
-    if isinstance(instruction, str) and isinstance(context, str) and context.strip():
-        return f"{instruction}\n\n{context}"
-    return instruction
+def _passages(row: Mapping[str, Any]) -> list[str]:
+    found = (row.get(name) for name in _PASSAGES)
+    return [text for text in found if isinstance(text, str) and text.strip()][:1]
 
 
-def _parsed(text: str, name: str, where: str) -> Any:
-    """A conversation in a table cell, where it can only be JSON text."""
-    if not text.strip():
-        return None
+def _history(history: Any, where: str) -> list[Turn]:
+    """Earlier turns: pairs of what was asked and answered, or a conversation."""
+    found: list[Turn] = []
+    for part in history:
+        pair = isinstance(part, list | tuple) and len(part) == 2
+        if not pair:
+            return turns(history, "history", where)
+        found += turns(list(part), "history", where)
+    return found
+
+
+def _said(turn: Turn) -> str | None:
+    """What an assistant's turn says, "" where that is blank; None where it says nothing."""
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(
-            f"`{name}` in {where} is text but no JSON list of messages: put text into `prompt`."
-        ) from error
+        text = message(turn, "", "")["content"]
+    except OddRow:
+        return None
+    return text if text.strip() else ""
 
 
-def _without_response(turns: list[Any]) -> list[Any]:
-    """The turns up to the last that isn't the assistant's: what it said last is the response."""
-    end = len(turns)
-    while end and isinstance(turns[end - 1], Mapping) and _role(turns[end - 1]) == "assistant":
-        end -= 1
-    return turns[:end]
-
-
-def _role(turn: Mapping[str, Any]) -> Any:
-    if "role" in turn:
-        return turn["role"]
-    return _SHAREGPT_ROLES.get(str(turn.get("from")).lower())
-
-
-def _message(turn: Any, name: str, where: str) -> Message:
-    """One turn, as role and content or as ShareGPT's from and value."""
-    if not isinstance(turn, Mapping):
-        raise UserError(f"A message of `{name}` in {where} is no object with role and content.")
-    role, content = _role(turn), turn.get("content", turn.get("value"))
-    if role is None and "from" in turn:
-        speaker = str(turn["from"])
-        raise UserError(
-            f"'{speaker}' speaks in {where}, which is no known role: "
-            f"{suggest(speaker, _SHAREGPT_ROLES)}"
-        )
-    if not isinstance(role, str) or not isinstance(content, str):
-        has = ", ".join(f"'{key}'" for key in turn) or "nothing"
-        raise UserError(
-            f"A message of `{name}` in {where} lacks a role or text as its content (it has {has})."
-        )
-    return Message(role=role, content=content)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())

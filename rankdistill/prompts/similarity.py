@@ -82,7 +82,7 @@ class NearDuplicates:
         return any(rouge_l(tokens, self._texts[i]) >= self._threshold for i in candidates)
 
     def _keys(self, tokens: Sequence[str]) -> list[tuple[int, bytes]]:
-        """One a band. Repeated words count apart: the second `a` is another element."""
+        """One per band. Repeated words count apart: the second `a` is another element."""
         seen: dict[str, int] = defaultdict(int)
         elements = []
         for word in tokens:

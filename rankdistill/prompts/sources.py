@@ -82,7 +82,7 @@ def check_source(path: str) -> None:
     """
     source_identity(path)
     if not _is_hub(path) and next(read_rows(path), None) is None:
-        raise UserError(f"The file '{path}' is empty: write one row a line.")
+        raise UserError(f"The file '{path}' is empty: write one row per line.")
 
 
 def _json_lines(file: Path, path: str) -> Iterator[Row]:
@@ -98,10 +98,21 @@ def _json_list(file: Path, path: str) -> Iterator[Row]:
         text = opened.read()
     if not text.strip():
         return
-    rows = _json(text, f"'{path}'")
+    try:
+        rows = _json(text, f"'{path}'")
+    except UserError as error:
+        if "Extra data" not in str(error):
+            raise
+        yield from _json_lines(file, path)  # as .jsonl should be called
+        return
+    if isinstance(rows, Mapping):
+        # {"data": [..]}, as some tools wrap them.
+        lists = [value for value in rows.values() if isinstance(value, list)]
+        if len(lists) == 1 and lists[0] and isinstance(lists[0][0], Mapping) and len(rows) == 1:
+            rows = lists[0]
     if not isinstance(rows, list):
         raise UserError(
-            f"'{path}' holds no list of rows: one object a line goes into a .jsonl file."
+            f"'{path}' holds no list of rows: one object per line goes into a .jsonl file."
         )
     for number, row in enumerate(rows, start=1):
         where = f"row {number} of '{path}'"
@@ -190,6 +201,8 @@ def _json(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
         raise UserError(f"Malformed JSON in {where}: {error.msg} at {place}.") from error
+    except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, lists in lists
+        raise UserError(f"The JSON in {where} is too large or too deep to be read.") from error
 
 
 def _object(row: Any, where: str) -> Mapping[str, Any]:

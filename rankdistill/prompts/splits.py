@@ -12,8 +12,8 @@ from rankdistill.records import Prompt, Split
 SPLITS: tuple[Split, ...] = get_args(Split)
 _NAMES: dict[str, Split] = {
     **{name: name for name in SPLITS},
-    "val": "validation", "valid": "validation", "dev": "validation",
-    "test": "heldout", "held-out": "heldout", "held_out": "heldout",
+    "training": "train", "val": "validation", "valid": "validation", "dev": "validation",
+    "test": "heldout", "held-out": "heldout", "held_out": "heldout", "eval": "heldout",
 }  # fmt: skip
 
 
@@ -53,9 +53,14 @@ class Splitter:
         """The split that the data states, else the drawn one."""
         if stated is not None:
             name = str(stated).strip().lower()
-            if name in _NAMES:
-                return _NAMES[name]
-            raise UserError(f"The split '{stated}' in {where} is unknown: {suggest(name, SPLITS)}")
+            # The hub's sets have several of a kind: train_sft, test_prefs, validation_matched.
+            for word in (name, name.partition("_")[0], name.partition("-")[0]):
+                if word in _NAMES:
+                    return _NAMES[word]
+            raise UserError(
+                f"The split '{stated}' in {where} is unknown (prompts.split_column=null draws the "
+                f"splits instead): {suggest(name, SPLITS)}"
+            )
         draw, bound = self._draw(prompt_id), 0.0
         for name, share in self._shares.items():
             bound += share

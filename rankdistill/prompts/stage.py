@@ -13,7 +13,7 @@ from rankdistill.prompts import load_prompts, source_identity
 from rankdistill.prompts.augment_stage import augmented
 from rankdistill.prompts.demands import demands_digest
 from rankdistill.prompts.instructions import InstructionOptions, with_demands
-from rankdistill.prompts.sources import check_source
+from rankdistill.prompts.sources import SHIPPED, check_source
 from rankdistill.prompts.splits import SPLITS
 from rankdistill.run import Run
 from rankdistill.settings import Settings
@@ -47,6 +47,9 @@ def load(run: Run) -> Output:
         "splits": asdict(settings.splits),
         "limit": asdict(settings.limit),
         "tokenizer": dict(run.start.identity),
+        # What is read of a row of somebody else's; the shipped sets have always been read alike.
+        **({} if settings.path in SHIPPED else {"reader": 2}),
+        **({"split_column": settings.split_column} if settings.split_column != "split" else {}),
         **({"keep": list(settings.keep)} if settings.keep else {}),
         **({"split_by": settings.split_by} if settings.split_by else {}),
     }
@@ -71,6 +74,8 @@ def load(run: Run) -> Output:
             response_column=settings.response_column,
             keep=settings.keep,
             split_by=settings.split_by,
+            split_column=settings.split_column,
+            strict=settings.strict,
         )
         if demanding is not None:
             made = with_demands(rows, demanding)

@@ -1,4 +1,4 @@
-"""Several votes on the responses to one prompt become one value a response.
+"""Several votes on the responses to one prompt become one value per response.
 
 A vote is a `Ballot`: some of the responses, each with a rank, ties sharing one. Responses that a
 ballot does not show are not judged by it. The functions here know nothing of prompts or scorers;

@@ -1,4 +1,4 @@
-"""The votes of the scorers become one score a response, before anything is ranked."""
+"""The votes of the scorers become one score per response, before anything is ranked."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def standardised(
 
 
 def debiased(groups: Sequence[Group]) -> tuple[list[Group], float]:
-    """The groups with what length explains taken out of `score`, and the slope, score a token.
+    """The groups with what length explains taken out of `score`, and the slope, score per token.
 
     One slope for all: ordinary least squares of score on response tokens, both around the mean of
     their prompt, so that prompts that call for long responses do not count as a bias.

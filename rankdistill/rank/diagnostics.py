@@ -52,7 +52,7 @@ def krippendorff_alpha(units: Iterable[Sequence[float]]) -> float | None:
     """1 - observed / expected disagreement, by squared differences (Krippendorff 2004, ch. 11).
 
     Args:
-        units: What was rated; one value a rater, NaN where a rater did not.
+        units: What was rated; one value per rater, NaN where a rater did not.
 
     Returns:
         1 for perfect agreement, 0 for chance; None where nothing was rated twice, or all the same.

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rankdistill.config import PromptsConfig, RankConfig
 from rankdistill.errors import UserError
-from rankdistill.models import decode_response, encode_prompt, encode_response
-from rankdistill.prompts import kept_columns, prompt_id, read_rows
+from rankdistill.models import decode_response, encode_answers, encode_prompt, encode_response
+from rankdistill.prompts import encoded_length, kept_columns, prompt_id, read_rows
+from rankdistill.prompts.formats import unread_columns
+from rankdistill.prompts.odd_rows import REASONS, OddRow, OddRows
 from rankdistill.prompts.sources import Row
 from rankdistill.prompts.splits import SPLITS, Splitter
 from rankdistill.rank.formats import ranked_row
+from rankdistill.rank.preferences import columns_of
 from rankdistill.rank.ranking import distinct, rank_group
-from rankdistill.records import Group, Response
+from rankdistill.records import Group, Message, Response, Split
 
 
 def read_ranked(
@@ -32,40 +35,128 @@ def read_ranked(
 
     Returns:
         The groups, train first, each split in the order of the hash; and the counts `read`,
-        `too_long`, what `rank_group` counts, `cut` (responses), and kept by split.
+        `too_long`, what `rank_group` counts, `cut` (responses), what could not be read by its
+        reason (`rankdistill.prompts.odd_rows`), and kept by split.
 
     Raises:
-        UserError: no such set, a row that is not ranked, named by its place, or none left.
+        UserError: no such set, or no row of it left; with `prompts.strict` the first row that
+            cannot be read, named by its place.
     """
     splitter = Splitter(asdict(prompts.splits), asdict(prompts.limit), seed=0)
     counts: Counter[str] = Counter(read=0, too_long=0)
+    odd = OddRows(rank.path or "", prompts.strict)
+    columns = columns_of(rank.columns)
     groups: list[Group] = []
     seen: Counter[str] = Counter()
+    unpaired: dict[str, _Row] = {}
     for where, row in _rows(rank.path or ""):
         counts["read"] += 1
-        messages, given = ranked_row(row, where, column=prompts.column, score=rank.score_column)
-        if not messages or len(encode_prompt(tokenizer, messages)) > prompts.max_prompt_tokens:
+        odd.add_unread(unread_columns(row, prompts.column), where)
+        try:
+            messages, given = ranked_row(
+                row, where, column=prompts.column, score=rank.score_column, columns=columns
+            )
+            length = encoded_length(tokenizer, messages, where) if messages else 0
+        except OddRow as error:
+            odd.add(error)
+            continue
+        if not messages or length > prompts.max_prompt_tokens:
             counts["too_long" if messages else "empty"] += 1
             continue
-        identifier = str(row.get("prompt_id") or prompt_id(messages))
-        split = splitter.split_of(identifier, row.get("split"), where)
-        seen[identifier] += 1
-        if seen[identifier] > 1:  # pairs of the same prompt are rankings of their own
-            identifier = f"{identifier}-{seen[identifier]}"
-        responses = [_response(r, tokenizer, rank.max_response_tokens) for r in given]
-        responses = _drawn(distinct(responses), rank.responses_per_prompt, identifier)
-        group = Group(prompt_id=identifier, split=split, messages=messages, responses=responses)
-        if prompts.keep:
-            group["columns"] = kept_columns(row, prompts.keep, where)
-        if rank_group(group, 0.0, counts) is not None:
-            groups.append(group)
+        # By what it says, whatever it is called: equal prompts share a split.
+        content = prompt_id(messages)
+        stated = row.get(prompts.split_column) if prompts.split_column else None
+        beside = kept_columns(row, prompts.keep, where) if prompts.keep else None
+        read = _Row(splitter.split_of(content, stated, where), messages, given, beside)
+        if given[0].get("unpaired"):
+            unpaired.setdefault(content, replace(read, responses=[])).responses.extend(given)
+            continue
+        name = str(row.get("prompt_id") or content)
+        seen[name] += 1
+        if seen[name] > 1:  # pairs of the same prompt are rankings of their own
+            name = f"{name}-{seen[name]}"
+        groups += _grouped(read, name, tokenizer, rank, counts, odd)
+    for name, read in unpaired.items():
+        groups += _grouped(read, name, tokenizer, rank, counts, odd)
+    odd.tell()
     kept: list[Group] = splitter.ordered(groups)  # type: ignore[arg-type,assignment]
     if not kept:
-        raise UserError(_nothing_left(rank, prompts, counts))
+        raise UserError(
+            odd.nothing_left(counts["read"]) or _nothing_left(rank, prompts, counts + odd.counts)
+        )
     for name in ("groups", "ranked", "pairs", "tied_pairs"):  # the rank stage counts those it gets
         counts.pop(name, None)
     counts["cut"] = sum(r["finish_reason"] == "length" for g in kept for r in g["responses"])
+    counts.update(odd.counts)
     return kept, counts | {name: sum(g["split"] == name for g in kept) for name in SPLITS}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row that was read, its responses not yet in tokens."""
+
+    split: Split
+    messages: list[Message]
+    responses: list[dict[str, Any]]
+    columns: str | None
+
+    def group(
+        self, name: str, tokenizer: Any, rank: RankConfig, counts: Counter[str]
+    ) -> Group | None:
+        """The row as a group called `name`; None where it teaches nothing, which is counted."""
+        prompt, ids = self._token_ids(tokenizer, counts)
+        responses = [
+            _response(r, i, tokenizer, rank.max_response_tokens)
+            for r, i in zip(self.responses, ids, strict=True)
+        ]
+        responses = _drawn(distinct(responses), rank.responses_per_prompt, name)
+        group = Group(prompt_id=name, split=self.split, messages=self.messages, responses=responses)
+        if prompt is not None:
+            group["prompt_tokens"] = prompt
+        if self.columns is not None:
+            group["columns"] = self.columns
+        return group if rank_group(group, 0.0, counts) is not None else None
+
+    def _token_ids(
+        self, tokenizer: Any, counts: Counter[str]
+    ) -> tuple[int | None, list[list[int]]]:
+        """How many of the prompt's tokens the responses stand behind (None: all), and their ids.
+
+        Ids that the row brings are kept where this tokenizer wrote them, that is where they decode
+        to the text; others are counted as `retokenised`.
+        """
+        own = [_own_ids(response, tokenizer) for response in self.responses]
+        texts = [r["text"] for r, ids in zip(self.responses, own, strict=True) if ids is None]
+        brought = sum(bool(response.get("token_ids")) for response in self.responses)
+        counts["retokenised"] += brought - sum(ids is not None for ids in own)
+        whole = len(encode_prompt(tokenizer, self.messages))
+        prompt, answers = encode_answers(tokenizer, self.messages, texts)
+        if len(prompt) < whole and len(texts) < len(own):
+            # Some stand behind the whole prompt, so all have to.
+            prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
+        written = iter(answers)
+        ids = [ids if ids is not None else next(written) for ids in own]
+        return None if len(prompt) == whole else len(prompt), ids
+
+
+def _grouped(
+    row: _Row, name: str, tokenizer: Any, rank: RankConfig, counts: Counter[str], odd: OddRows
+) -> list[Group]:
+    """The row as a group; none where it teaches nothing, or the chat template refuses an answer."""
+    try:
+        group = row.group(name, tokenizer, rank, counts)
+    except UserError as error:
+        odd.add(OddRow("refused_by_template", str(error)))
+        return []
+    return [] if group is None else [group]
+
+
+def _own_ids(response: Mapping[str, Any], tokenizer: Any) -> list[int] | None:
+    """The ids that a response brings, where this tokenizer wrote them."""
+    ids = response.get("token_ids")
+    if not ids or min(ids) < 0 or max(ids) >= len(tokenizer):
+        return None
+    return list(ids) if decode_response(tokenizer, ids) == response["text"] else None
 
 
 def _rows(path: str) -> Iterator[Row]:
@@ -85,10 +176,11 @@ def parts(folder: Path) -> list[Path]:
     return found
 
 
-def _response(given: dict[str, Any], tokenizer: Any, most: int | None) -> Response:
+def _response(
+    given: Mapping[str, Any], token_ids: list[int], tokenizer: Any, most: int | None
+) -> Response:
     """A response in tokens, cut to `most` of them; one that is cut has no EOS."""
     score = given["score"]
-    token_ids = list(given.get("token_ids") or encode_response(tokenizer, given["text"]))
     whole = given.get("whole_tokens") or len(token_ids)
     response = Response(
         text=given["text"],
@@ -120,7 +212,7 @@ def _drawn(responses: list[Response], most: int | None, identifier: str) -> list
 
 def _nothing_left(rank: RankConfig, prompts: PromptsConfig, counts: Counter[str]) -> str:
     if not counts["read"]:
-        return f"The ranked set '{rank.path}' is empty: write one ranked prompt a line."
+        return f"The ranked set '{rank.path}' is empty: write one ranked prompt per line."
     why = {
         "too_long": f"with a prompt of more than {prompts.max_prompt_tokens} tokens "
         "(prompts.max_prompt_tokens)",
@@ -128,6 +220,7 @@ def _nothing_left(rank: RankConfig, prompts: PromptsConfig, counts: Counter[str]
         "score_missing": "with a score that is no number",
         "single": "with fewer than two distinct responses",
         "all_tied": "with equal scores throughout",
+        **REASONS,
     }
     found = ", ".join(f"{counts[name]} {words}" for name, words in why.items() if counts[name])
     return (

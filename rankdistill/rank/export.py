@@ -44,7 +44,8 @@ def export(groups: Iterator[dict[str, Any]], to: Path, how: str, pairs: str = "b
     else:
         from datasets import Dataset
 
-        Dataset.from_list(rows).to_parquet(to)
+        # Parquet has no object without fields.
+        Dataset.from_list([_filled(row) for row in rows]).to_parquet(to)
     return len(rows)
 
 
@@ -72,16 +73,21 @@ def ultrafeedback(group: Mapping[str, Any], pairs: str) -> Rows:
             "annotations": {
                 name.rpartition("/")[2]: {"Rating": value}
                 for name, value in (response.get("aspects") or {}).items()
-            },
+            }
+            or None,
         }
         for response in group["responses"]
     ]
-    said = [m["content"] for m in group["messages"] if m["role"] == "user"]
-    instruction = said[0] if len(group["messages"]) == 1 and said else _told(group["messages"])
+    messages = group["messages"]
+    system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
+    asked = messages if system is None else messages[1:]
+    alone = len(asked) == 1 and asked[0]["role"] == "user"
+    instruction = asked[0]["content"] if alone else _told(asked)
     models = [completion["model"] for completion in completions]
     yield {
         "source": "rankdistill",
         "instruction": instruction,
+        **({} if system is None else {"system": system}),
         "models": models,
         "completions": completions,
         "prompt_id": group["prompt_id"],
@@ -137,6 +143,13 @@ def _tied(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 def _told(messages: list[dict[str, Any]]) -> str:
     names = {"user": "Human", "assistant": "Assistant"}
     return "\n\n".join(f"{names.get(m['role'], m['role'])}: {m['content']}" for m in messages)
+
+
+def _filled(value: Any) -> Any:
+    """The value with None for every object without fields."""
+    if isinstance(value, Mapping):
+        return {key: _filled(item) for key, item in value.items()} or None
+    return [_filled(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

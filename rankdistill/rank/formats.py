@@ -3,37 +3,49 @@
 | shape | for example |
 |---|---|
 | a list of objects, each with a text and a score or rank | ours, UltraFeedback, Nectar |
-| a list of texts, and a list of scores | RRHF's data |
-| `chosen` and `rejected`, texts, conversations or transcripts | TRL, UltraFeedback binarized, HH |
-| `response_0`, `response_1` and `better_response_id` | PKU-SafeRLHF |
+| a list of texts, and a list of scores or ranks | RRHF's data, distilabel |
+| an object of lists | what `datasets` makes of a list of objects |
+| two responses, the better one named by its column or by a label | see `preferences.KNOWN` |
+| one response, and a label that says whether it is good | KTO's rows |
+| two responses, each with a score in a column of its own | WebGPT |
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.prompts.formats import conversation
-from rankdistill.rank.preferences import as_group
+from rankdistill.prompts.odd_rows import OddRow
+from rankdistill.prompts.turns import encodable, parsed, rows_of_columns
+from rankdistill.rank.preferences import KNOWN, PairColumns, pair_of, unpaired
 from rankdistill.records import Message
 
-LISTS = ("responses", "completions", "answers")
-"""Columns with the responses; the first that a row has is read."""
+LISTS = ("responses", "completions", "answers", "generations", "candidates")
+"""Columns with the responses; the first that a row has filled is read."""
 TEXTS = ("text", "response", "output", "answer", "completion", "content")
 """Where a response has its text."""
 SCORES = ("score", "fine-grained_score", "overall_score", "rating", "reward")
 """Where a response has its score, higher is better. UltraFeedback's mean of the aspects is read
 before its overall score, which is 10 in rows whose critique says 1."""
+VALUES = (
+    ("scores", "score"), ("ratings", "score"), ("rewards", "score"), ("ranks", "rank"),
+    ("rank", "rank"),
+)  # fmt: skip
+"""Lists beside responses that are texts, and what their values are."""
 WRITERS = ("source", "model", "model_name", "generator")
 """Where a response has the name of who wrote it."""
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 
 def ranked_row(
-    row: Mapping[str, Any], where: str, *, column: str | None = None, score: str | None = None
+    row: Mapping[str, Any],
+    where: str,
+    *,
+    column: str | None = None,
+    score: str | None = None,
+    columns: PairColumns | None = None,
 ) -> tuple[list[Message], list[dict[str, Any]]]:
     """The prompt of a row, and its responses: `text`, `score`, `source`, and what else they have.
 
@@ -45,74 +57,114 @@ def ranked_row(
         where: Names the row in an error, for example ``line 3 of 'ranked.jsonl'``.
         column: The column of the prompt; None finds it.
         score: Where a response has its score; None finds it in `SCORES`, else takes `rank`.
+        columns: Of the two responses of a pair; None finds them.
 
     Raises:
-        UserError: no prompt, no responses, or a response without text or score.
+        OddRow: no prompt, no responses, or a response without text or score.
     """
-    if row.get("chosen") is not None and row.get("rejected") is not None:
-        prompt = {"prompt": _told(row[column])} if column and column in row else {}
-        sides = {name: _told(row[name]) for name in ("prompt", "chosen", "rejected") if name in row}
-        group = as_group(sides | prompt, where)
-        return group["messages"], [{**r, "source": "imported"} for r in group["responses"]]
-    responses = _responses(row, where)
-    return _prompt(row, where, column), [_response(given, where, score) for given in responses]
+    if columns is not None:
+        if not columns.of(row):
+            raise OddRow("not_ranked", _lacks(row, where, columns))
+        return pair_of(row, where, columns, column)
+    if not any(row.get(name) for name in LISTS):
+        known = next((known for known in KNOWN if known.of(row)), None)
+        if known is None and "chosen" in row and "rejected" in row:
+            known = KNOWN[0]  # which says that a side is empty
+        if known is not None:
+            return pair_of(row, where, known, column)
+    if (one := unpaired(row, where)) is not None:
+        return conversation(row, where, column), [one]
+    messages = conversation(row, where, _prompt_column(row, column))
+    return messages, [_response(given, where, score) for given in _responses(row, where)]
 
 
-def _prompt(row: Mapping[str, Any], where: str, column: str | None) -> list[Message]:
-    messages = conversation(row, where, column)
-    if len(messages) == 1 and messages[0]["role"] == "user":
-        told = _told(messages[0]["content"])
-        return told if isinstance(told, list) else messages
-    return messages
+def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A row as a `Group`: `messages` and `responses`; one that is a group passes as it is.
+
+    Unlike in TRL, a prompt that is a text goes through the chat template as well.
+
+    Args:
+        where: Names the row in an error, for example ``Row 3``.
+
+    Raises:
+        UserError: neither a group nor a ranked row, see `ranked_row`.
+    """
+    responses = row.get("responses")
+    if row.get("messages") and isinstance(responses, list) and isinstance(responses[0], Mapping):
+        return row
+    pair = row.get("chosen") is not None and row.get("rejected") is not None
+    if not pair and not any(row.get(name) for name in LISTS):
+        raise OddRow(
+            "not_ranked",
+            f"{where} has the columns {', '.join(row)}: the trainer needs filled `messages` "
+            "and `responses`, or `prompt`, `chosen` and `rejected`.",
+        )
+    messages, found = ranked_row(row, where)
+    return {**row, "messages": messages, "responses": found}
 
 
-def _told(text: Any) -> Any:
-    """A transcript as a conversation, its open last turn left out; anything else as it is."""
-    parts = _TURN.split(text) if isinstance(text, str) else []
-    if len(parts) < 3 or parts[0].strip() or parts[1] != "Human":
-        return text
-    roles = {"Human": "user", "Assistant": "assistant"}
-    turns = [
-        Message(role=roles[speaker], content=said.strip())
-        for speaker, said in zip(parts[1::2], parts[2::2], strict=True)
-    ]
-    return turns[:-1] if not turns[-1]["content"] else turns
+def _prompt_column(row: Mapping[str, Any], column: str | None) -> str | None:
+    """WebGPT's question is an object with its text inside."""
+    question = row.get("question")
+    inside = isinstance(question, Mapping) and isinstance(question.get("full_text"), str)
+    return "question.full_text" if column is None and inside else column
+
+
+def _lacks(row: Mapping[str, Any], where: str, columns: PairColumns) -> str:
+    names = [columns.chosen, columns.rejected, *([columns.label] if columns.label else [])]
+    return (
+        f"{where} does not fill {', '.join(f'`{name}`' for name in names)} (rank.columns): it has "
+        f"{', '.join(sorted(map(str, row)))}."
+    )
 
 
 def _responses(row: Mapping[str, Any], where: str) -> Sequence[Any]:
     for name in LISTS:
         given = row.get(name)
-        if given:
-            return _with_values(given, row, where) if isinstance(given[0], str) else given
-    if "better_response_id" in row and "response_0" in row and "response_1" in row:
-        better = row["better_response_id"]
-        return [{"text": row[f"response_{i}"], "score": float(i == better)} for i in (0, 1)]
-    raise UserError(
-        f"A ranked row needs one of {', '.join(LISTS)}, or `chosen` and `rejected`, but {where} "
-        f"has {', '.join(sorted(map(str, row)))}."
+        if isinstance(given, str):
+            given = parsed(given)
+        if isinstance(given, Mapping):
+            lists = all(isinstance(part, list | tuple) for part in given.values())
+            given = rows_of_columns(given) if lists else None
+        if given and isinstance(given, list | tuple):
+            texts = all(isinstance(text, str) for text in given)
+            return _with_values(given, row, where) if texts else given
+    pair = [(f"answer_{i}", f"score_{i}") for i in (0, 1)]
+    if all(row.get(text) is not None and row.get(value) is not None for text, value in pair):
+        return [{"text": row[text], "score": row[value]} for text, value in pair]
+    raise OddRow(
+        "not_ranked",
+        f"A ranked row needs one of {', '.join(LISTS)}, or `chosen` and `rejected` (rank.columns "
+        f"names others), but {where} has {', '.join(sorted(map(str, row)))}.",
     )
 
 
-def _with_values(texts: Sequence[str], row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+def _with_values(texts: Sequence[Any], row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """Responses that are texts, with their scores or ranks in a list beside them."""
-    for name, key in (("scores", "score"), ("ranks", "rank"), ("rank", "rank")):
+    for name, key in VALUES:
         values = row.get(name)
-        if isinstance(values, Sequence) and len(values) == len(texts):
+        if isinstance(values, str):
+            values = parsed(values)
+        if isinstance(values, list | tuple) and len(values) == len(texts):
             return [{"text": t, key: v} for t, v in zip(texts, values, strict=True)]
-    raise UserError(
-        f"The responses in {where} are texts without a list `scores` or `ranks` of the same length."
+    raise OddRow(
+        "not_ranked",
+        f"The responses in {where} are texts without a list `scores` or `ranks` of the same "
+        "length.",
     )
 
 
 def _response(given: Any, where: str, score: str | None) -> dict[str, Any]:
     if not isinstance(given, Mapping):
-        raise UserError(f"A response in {where} is neither a text nor an object with one.")
+        raise OddRow("no_text", f"A response in {where} is neither a text nor an object with one.")
     text = next((given[name] for name in TEXTS if isinstance(given.get(name), str)), None)
     if text is None:
-        raise UserError(
+        raise OddRow(
+            "no_text",
             f"A response in {where} has no text: none of {', '.join(TEXTS)} is among its columns "
-            f"({', '.join(map(str, given))})."
+            f"({', '.join(map(str, given))}).",
         )
+    encodable(text, "text", where)
     writer = next((given[name] for name in WRITERS if given.get(name)), "imported")
     return {**given, "text": text, "source": str(writer), "score": _score(given, where, score)}
 
@@ -123,19 +175,25 @@ def _score(given: Mapping[str, Any], where: str, name: str | None) -> float:
             f"A response in {where} has no column '{name}' (rank.score_column): "
             f"{suggest(name, map(str, given))}"
         )
-    found = next((key for key in ([name] if name else SCORES) if key in given), None)
+    if name is not None:
+        return _number(given[name])
+    keys = [key for key in SCORES if key in given]
+    found = next((key for key in keys if given[key] is not None), None)
     if found is not None:
         return _number(given[found])
-    if "rank" in given:
+    if given.get("rank") is not None:
         return -_number(given["rank"])
-    raise UserError(
+    if keys or "rank" in given:  # there, and null: as a score that is no number
+        return math.nan
+    raise OddRow(
+        "not_ranked",
         f"A response in {where} has neither a score ({', '.join(SCORES)}) nor a `rank`: name the "
-        f"column with its score as rank.score_column, one of {', '.join(map(str, given))}."
+        f"column with its score as rank.score_column, one of {', '.join(map(str, given))}.",
     )
 
 
 def _number(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan

@@ -8,6 +8,7 @@ from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.prompts import prompt_id
+from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows
 from rankdistill.rank.existing import parts
 from rankdistill.rank.formats import ranked_row
@@ -16,25 +17,30 @@ from rankdistill.rank.formats import ranked_row
 def load_groups(path: Path) -> Iterator[dict[str, Any]]:
     """The groups of a run's folder, of its `ranked/`, or of a file; each response has a `score`.
 
-    What a row of another format lacks (token ids, for example) is not made up.
+    What a row of another format lacks (token ids, for example) is not made up; rows that cannot be
+    read stay out, and a line says how many and why.
 
     Raises:
-        UserError: there is no such set, or a row is not ranked.
+        UserError: there is no such set.
     """
     folder = path.expanduser()
     if not folder.exists():
         raise UserError(f"There is no ranked set '{path}': give a run's folder, or a file.")
     if folder.is_dir() and (folder / "ranked").is_dir():
         folder = folder / "ranked"
+    odd = OddRows(str(path))
     for file in parts(folder) if folder.is_dir() else [folder]:
         for where, row in read_rows(str(file)):
-            if row.get("messages") and row.get("responses") and "prompt_id" in row:
-                yield dict(row)
+            try:
+                messages, responses = ranked_row(row, where)
+            except OddRow as error:
+                odd.add(error)
                 continue
-            messages, responses = ranked_row(row, where)
             yield {
+                **(row if row.get("messages") and row.get("responses") else {}),
                 "prompt_id": str(row.get("prompt_id") or prompt_id(messages)),
                 "split": row.get("split") or "train",
                 "messages": messages,
                 "responses": responses,
             }
+    odd.tell()

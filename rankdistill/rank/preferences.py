@@ -1,55 +1,235 @@
-"""TRL's preference rows as groups of two."""
+"""Two responses of which one is better, in the columns and labels of public data sets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, suggest
+from rankdistill.prompts.formats import has_column, row_turns, value_at
+from rankdistill.prompts.odd_rows import OddRow
+from rankdistill.prompts.turns import Turn, messages, role_of, turns
+from rankdistill.records import Message
 
 
-def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A row as a `Group`: `messages` and `responses`.
-
-    Such rows pass. A preference row {prompt, chosen, rejected} becomes two responses with the
-    scores 1 and 0. Its prompt is a text, which becomes the user's message, or a conversation;
-    `chosen` and `rejected` are texts or conversations that end with the response, and repeat the
-    prompt or not. Without `prompt` they must repeat it. Unlike in TRL, a prompt that is a text
-    goes through the chat template as well.
+@dataclass(frozen=True)
+class PairColumns:
+    """Where a row has its two responses, and how it says which is better.
 
     Args:
-        where: Names the row in an error, for example ``Row 3``.
+        chosen: Column of the better response, or of the first where there is a label.
+        rejected: Column of the other.
+        label: Column that says which is better. None: `chosen` is.
+        chosen_if: The label's value where `chosen` is better; `negative` and `positive` are signs
+            of a number.
+        rejected_if: The label's value where `rejected` is; None: every other value. With both, any
+            other value is a tie.
+        prompt: Column of the prompt; None: as of every row.
+    """
+
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    label: str | None = None
+    chosen_if: Any = None
+    rejected_if: Any = None
+    prompt: str | None = None
+
+    def of(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row has both responses and the label."""
+        names = (self.chosen, self.rejected, *([self.label] if self.label else []))
+        return all(value_at(row, name) is not None for name in names)
+
+
+KNOWN = (
+    PairColumns(),
+    PairColumns("response_0", "response_1", "better_response_id", 0, 1),
+    PairColumns("response1", "response2", "overall_preference", "negative", "positive", "context"),
+    PairColumns("human_ref_A", "human_ref_B", "labels", 1, 0, "history"),
+    PairColumns("output_1", "output_2", "label", 1, 2, "input"),
+    PairColumns("response_A", "response_B", "label", "A>B", "B>A"),
+)
+"""TRL and most others, PKU-SafeRLHF, HelpSteer3, SHP, LLMBar, JudgeBench."""
+
+
+def pair_of(
+    row: Mapping[str, Any], where: str, columns: PairColumns, column: str | None
+) -> tuple[list[Message], list[dict[str, Any]]]:
+    """The prompt of a row and its two responses, or more where a side is a list of texts.
+
+    A side is a text, a message, a transcript, or a conversation that ends with the response. One
+    that begins with a user's or the system's turn has the prompt in it, and stands for itself; one
+    that begins with the assistant's goes on from the row's prompt.
+
+    Args:
+        column: Of the prompt; None takes `columns.prompt`, or finds it.
 
     Raises:
-        UserError: neither of the two, or without text, or the responses answer different prompts.
+        OddRow: a side without a response, two different prompts, no prompt, or scores that say the
+            opposite of the labels.
     """
-    if row.get("responses") and row.get("messages"):
-        return row
-    if row.get("chosen") is None or row.get("rejected") is None:
-        raise UserError(
-            f"{where} has the columns {', '.join(row)}: the trainer needs filled `messages` "
-            "and `responses`, or `prompt`, `chosen` and `rejected`."
+    scores = _scores(row, where, columns)
+    contexts: list[list[Message]] = []
+    responses: list[dict[str, Any]] = []
+    prompt = _prompt(row, where, columns.prompt if column is None else column)
+    for name, score in zip((columns.chosen, columns.rejected), scores, strict=True):
+        for context, text in _sides(value_at(row, name), name, where, prompt):
+            contexts.append(context)
+            responses.append({"text": text, "score": score, "source": "imported"})
+    first = contexts[0]
+    if not first or any(_told(context) != _told(first) for context in contexts):
+        raise OddRow(
+            "no_common_prompt",
+            f"{where} has `{columns.chosen}` and `{columns.rejected}` without a common prompt: "
+            "give the `prompt`, or two conversations that differ in the last message only.",
         )
-    prompt = _conversation(row.get("prompt") or [], "user")
-    contexts, responses = [], []
-    for column, score in (("chosen", 1.0), ("rejected", 0.0)):
-        turns = _conversation(row[column], "assistant")
-        if not turns:
-            raise UserError(f"{where} has an empty `{column}`: give it a response.")
-        contexts.append(_joined(prompt, turns[:-1]))
-        responses.append({"text": turns[-1]["content"], "score": score})
-    if contexts[0] != contexts[1] or not contexts[0]:
+    return first, responses
+
+
+def unpaired(row: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+    """The response of a row of KTO's form, scored 1 or 0; None for a row of another form.
+
+    Rows of one prompt make one group.
+    """
+    label = row.get("label")
+    good, bad = _says(label, True), _says(label, False)
+    name = next((n for n in ("completion", "response", "output") if row.get(n) is not None), None)
+    if not (good or bad) or name is None:
+        return None
+    found = turns(row[name], name, where, speaker="assistant")
+    if not found:
+        raise OddRow("empty_response", f"{where} has an empty `{name}`: give it a response.")
+    text = messages(found, name, where)[-1]["content"]
+    return {"text": text, "score": float(good), "source": "imported", "unpaired": True}
+
+
+def columns_of(given: Any) -> PairColumns | None:
+    """`rank.columns` of the configuration.
+
+    Raises:
+        UserError: it is no mapping of the names that there are, or a label says nothing.
+    """
+    if given is None:
+        return None
+    names = [field.name for field in fields(PairColumns)]
+    if not isinstance(given, Mapping):
         raise UserError(
-            f"{where} has `chosen` and `rejected` without a common prompt: give the `prompt`, "
-            "or two conversations that differ in the last message only."
+            f"rank.columns is {given}: give a column for each name, as in "
+            "'rank.columns={chosen: better, rejected: worse}'."
         )
-    return {**row, "messages": contexts[0], "responses": responses}
+    for name in given:
+        if name not in names:
+            raise UserError(f"rank.columns has no name '{name}': {suggest(str(name), names)}")
+    columns = PairColumns(**given)
+    if columns.label is not None and columns.chosen_if is None:
+        raise UserError(
+            f"rank.columns names the label '{columns.label}' and not which of its values says that "
+            "`chosen` is better: add chosen_if, a value, or negative or positive for numbers."
+        )
+    return columns
 
 
-def _conversation(value: Any, role: str) -> list[dict[str, Any]]:
-    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
+def _prompt(row: Mapping[str, Any], where: str, column: str | None) -> list[Turn]:
+    """The turns of the row's own prompt; none where it has none."""
+    try:
+        found = row_turns(row, where, column)[1]
+    except OddRow as odd:
+        if odd.reason != "no_prompt" or (column is not None and not has_column(row, column)):
+            raise
+        return []
+    while found and role_of(found[-1]) == "assistant" and not _text(found[-1]):
+        found = found[:-1]  # an open turn, which the response fills
+    return found
 
 
-def _joined(prompt: list[dict[str, Any]], turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The prompt and the turns before the response, which may begin with the prompt."""
-    return turns if turns[: len(prompt)] == prompt else prompt + turns
+def _sides(
+    value: Any, name: str, where: str, prompt: Sequence[Turn]
+) -> list[tuple[list[Message], str]]:
+    """What is answered and the answer, of every response of one side."""
+    if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
+        return [side for text in value for side in _sides(text, name, where, prompt)]
+    found = turns(value, name, where, speaker="assistant")
+    if not found:
+        raise OddRow("empty_response", f"{where} has an empty `{name}`: give it a response.")
+    if role_of(found[-1]) != "assistant":
+        raise OddRow(
+            "no_response", f"`{name}` in {where} does not end with an assistant's response."
+        )
+    read = messages(found, name, where)
+    *context, answer = read
+    if not answer["content"].strip():
+        raise OddRow("empty_response", f"{where} has an empty `{name}`: give it a response.")
+    own = messages(prompt, "prompt", where)
+    if not read or role_of(found[0]) == "assistant":
+        return [([*own, *context], answer["content"])]
+    if own and not _contains(context, own):
+        raise OddRow(
+            "no_common_prompt",
+            f"{where} has a prompt that its `{name}`, a conversation, does not contain.",
+        )
+    return [(context, answer["content"])]
+
+
+def _contains(context: Sequence[Message], prompt: Sequence[Message]) -> bool:
+    """Whether a conversation has the last thing that a prompt asks."""
+    asked = [turn["content"].strip() for turn in prompt if turn["role"] == "user"]
+    said = [turn["content"].strip() for turn in context if turn["role"] == "user"]
+    return not asked or asked[-1] in said
+
+
+def _told(context: Sequence[Message]) -> list[tuple[str, str]]:
+    return [(turn["role"], turn["content"].strip()) for turn in context]
+
+
+def _text(turn: Turn) -> str:
+    content = turn.get("content")
+    return content.strip() if isinstance(content, str) else ""
+
+
+def _scores(row: Mapping[str, Any], where: str, columns: PairColumns) -> tuple[float, float]:
+    """Of the better and the worse response; those of `score_chosen` and `score_rejected` if given.
+
+    Raises:
+        OddRow: the scores say that the rejected one is better.
+    """
+    if columns.label is not None:
+        return _labelled(value_at(row, columns.label), columns)
+    given = [row.get("score_chosen"), row.get("score_rejected")]
+    values = [_number(value) for value in given]
+    if any(math.isnan(value) for value in values):
+        return 1.0, 0.0
+    if values[0] < values[1]:
+        raise OddRow(
+            "inverted_labels",
+            f"{where} has a `score_rejected` above its `score_chosen`: exchange its sides, or "
+            "leave out the scores.",
+        )
+    return values[0], values[1]
+
+
+def _labelled(value: Any, columns: PairColumns) -> tuple[float, float]:
+    if _says(value, columns.chosen_if):
+        return 1.0, 0.0
+    if columns.rejected_if is None or _says(value, columns.rejected_if):
+        return 0.0, 1.0
+    return 0.0, 0.0
+
+
+def _says(value: Any, wanted: Any) -> bool:
+    """Whether a label has a value, whatever a CSV made of it: 1, 1.0, true and "1" are equal."""
+    number = _number(value)
+    if wanted in ("negative", "positive"):
+        return number < 0 if wanted == "negative" else number > 0
+    if not math.isnan(number) and not math.isnan(_number(wanted)):
+        return number == _number(wanted)
+    return str(value).strip().lower() == str(wanted).strip().lower()
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return float(value.strip().lower() == "true")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan

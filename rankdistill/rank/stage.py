@@ -32,7 +32,7 @@ def rank(
 
     Args:
         groups_key: What determines `groups`.
-        scorers: Names of those that scored them now; None where the groups bring their score.
+        scorers: Names of the scorers that this run asked; None if the scores come with the data.
 
     Raises:
         UserError: no group is left, or the scorers agree less than `rank.min_agreement`.
@@ -41,7 +41,8 @@ def rank(
     weights = settings.weights
     if weights is not None and not isinstance(weights, dict):
         raise UserError(
-            f"rank.weights is {weights}: give a number a scorer, as in 'rank.weights={{judge: 2}}'."
+            f"rank.weights is {weights}: give a number per scorer, as in "
+            "'rank.weights={judge: 2}'."
         )
     if scorers is not None:
         weights = dict.fromkeys(scorers, 1.0) | dict(settings.weights or {})
@@ -109,8 +110,10 @@ def existing(run: Run) -> Output:
     """
     settings, prompts = run.settings.rank, run.settings.prompts
     identity = {
-        "code": 1,
+        "code": 2,
         "source": _identity(settings.path or ""),
+        **({"columns": dict(settings.columns)} if settings.columns else {}),
+        **({"split_column": prompts.split_column} if prompts.split_column != "split" else {}),
         "column": prompts.column,
         **({"keep": list(prompts.keep)} if prompts.keep else {}),
         "score_column": settings.score_column,

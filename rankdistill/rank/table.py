@@ -11,7 +11,7 @@ from rankdistill.records import Group
 
 
 def write_table(groups: Sequence[Group], folder: Path) -> None:
-    """One Parquet file a split; `datasets.load_dataset(folder)` reads them as its splits."""
+    """One Parquet file per split; `datasets.load_dataset(folder)` reads them as its splits."""
     folder.mkdir(parents=True, exist_ok=True)
     by_split: dict[str, list[Group]] = {}
     for group in groups:

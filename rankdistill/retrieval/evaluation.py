@@ -98,9 +98,9 @@ def reranking_figures(
     """By name the figures of its orders.
 
     Args:
-        orders: By name an order of ids a query; `retriever` and `warmed_up` are compared with.
-        gains: By id, one mapping a query.
-        times: By name milliseconds, one a timed query.
+        orders: By name an order of ids per query; `retriever` and `warmed_up` are compared with.
+        gains: By id, one mapping per query.
+        times: By name milliseconds, one per timed query.
     """
     values = {
         name: [ndcg(order, gain) for order, gain in zip(of_name, gains, strict=True)]
@@ -123,10 +123,10 @@ def reranking_figures(
                     Figure(key, title, told, d.mean, d.low, d.high, count, share=False)
                 )
         if name in times:
-            told = "Median time a query, for all of its passages."
+            told = "Median time per query, for all of its passages."
             of_query = list(times[name])
             ms = Figure(
-                "ms", "ms a query", told, median(of_query), None, None, len(of_query), share=False
+                "ms", "ms per query", told, median(of_query), None, None, len(of_query), share=False
             )
             found[name].append(ms)
     return found

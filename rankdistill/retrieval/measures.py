@@ -1,4 +1,4 @@
-"""How good an order of passages is, a value a query."""
+"""How good an order of passages is, a value per query."""
 
 from __future__ import annotations
 

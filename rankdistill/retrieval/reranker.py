@@ -5,20 +5,20 @@ retrieve -> student -> score -> rank -> reward -> evaluate -> report
 
 from __future__ import annotations
 
-from omegaconf import DictConfig
+from pathlib import Path
 
 from rankdistill.errors import UserError
-from rankdistill.evaluate.stage import Comparison
+from rankdistill.evaluate.report import RunReport
 from rankdistill.models import locate
 from rankdistill.models.stage import student
 from rankdistill.prompts.sources import check_source
-from rankdistill.rank.stage import rank
+from rankdistill.rank.stage import diagnostics, rank
 from rankdistill.retrieval.data import DOCSTRINGS, read_collection
 from rankdistill.retrieval.evaluation import measure_reranking
 from rankdistill.retrieval.retrievers import require_bm25s
 from rankdistill.retrieval.stage import graded_by_teacher, retrieve
 from rankdistill.run import Run
-from rankdistill.run_folder import write_reward_folder
+from rankdistill.run_folder import write_run_folder
 from rankdistill.score.ensemble import members
 from rankdistill.train.reward.stage import reward_model
 
@@ -42,8 +42,8 @@ def check_retrieval(run: Run) -> None:
         locate(settings.encoder)
 
 
-def train_reranker(run: Run, config: DictConfig) -> None:
-    """The whole run, from a corpus to its report."""
+def train_reranker(run: Run, report: RunReport) -> None:
+    """The whole run, from a corpus to the run folder with its report."""
     assert run.settings.retrieval is not None
     collection = read_collection(run.settings.retrieval)
     candidates = retrieve(run, collection)
@@ -51,6 +51,9 @@ def train_reranker(run: Run, config: DictConfig) -> None:
     graded = graded_by_teacher(run, candidates)
     ranked = rank(run, graded.groups, graded.key, list(members(run.settings.scorer)))
     rewarding = reward_model(run, start, ranked)
-    suites = measure_reranking(run, collection, graded, start, rewarding)
-    comparison = Comparison([], {}, suites=suites)
-    write_reward_folder(run, config, ranked, rewarding, [], comparison)
+    report.suites = measure_reranking(run, collection, graded, start, rewarding)
+    report.ranking = diagnostics(ranked)
+    report.reward_model = rewarding.figures(run.settings.reward.min_accuracy)
+    report.training_history = rewarding.history
+    folders = {"reward_model": Path(rewarding.model.path), "ranked": ranked.path / "ranked"}
+    write_run_folder(run, report, folders)

@@ -49,7 +49,7 @@ class Review:
         """Keep the ranks of a group's responses, in the set's order; 0 is best, ties share one.
 
         Raises:
-            ValueError: not one rank a response, or not whole numbers from 0.
+            ValueError: not one rank per response, or not whole numbers from 0.
         """
         group = self.groups[number]
         whole = all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks)

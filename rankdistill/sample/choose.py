@@ -21,7 +21,7 @@ def choose(
     """[N] token ids drawn from [N, V] logits.
 
     Args:
-        generators: N, one a row; each is advanced by V draws whatever the filters are. Not used
+        generators: N, one per row; each is advanced by V draws whatever the filters are. Not used
             at temperature 0.
     """
     if options.temperature == 0:

@@ -3,9 +3,10 @@
 Where one prompt demands the opposite of the other, an answer that is right for one is wrong for the
 other. A student that is trained on both cannot gain by a habit, since what one of the two raises
 the other lowers; and a prompt all of whose own answers are right gets some that are not.
-(Turning demands round to get the missing side of a pair: Huang et al. 2025, reverse preference
-optimization, arXiv:2505.22172. They turn round the demands that an answer misses; here the prompts
-differ first, and the answers of each are its own.)
+
+Source: Huang et al. 2025, reverse preference optimization (arXiv:2505.22172), turns round the
+demands that an answer misses, so that it is right for another prompt. Differs: both prompts stand
+in the data before any answer does, and each is answered.
 """
 
 from __future__ import annotations

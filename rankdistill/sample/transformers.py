@@ -187,7 +187,7 @@ class _State:
 def _prefill(
     model: PreTrainedModel, requests: Sequence[Request], repeats: int
 ) -> tuple[_State, Tensor]:
-    """The prompts once, padded on the left: state and [N, V] logits, `repeats` rows a prompt."""
+    """The prompts once, padded on the left: state and [N, V] logits, `repeats` rows per prompt."""
     lengths = [len(ids) for _, ids in requests]
     width = max(lengths)
     # Any token will do as padding: it is masked, and its position is that of the first real token.

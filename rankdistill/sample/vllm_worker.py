@@ -67,7 +67,7 @@ class Worker:
         self._answer(ready=True)
 
     def sample(self, id: int, prompt: list[int], seeds: list[int], params: dict[str, Any]) -> None:
-        """One response a seed: a request each, since vLLM's `n` counts up from one seed."""
+        """One response per seed: a request each, since vLLM's `n` counts up from one seed."""
         self._responses[id] = [None] * len(seeds)
         for k, seed in enumerate(seeds):
             self._add(f"{id}-{k}", prompt, seed=seed, **params)

@@ -33,14 +33,14 @@ class Judge:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a scorer says of one group, where that is more than a value a response."""
+    """What a scorer says of one group, where that is more than a value per response."""
 
     values: list[float]
-    """One a response, in their order; NaN where none could be had: nothing is guessed."""
+    """One per response, in their order; NaN where none could be had: nothing is guessed."""
     ballots: list[Ballot] = field(default_factory=list)
     """The orders that the values are made of."""
     aspects: dict[str, list[float]] = field(default_factory=dict)
-    """The values that were averaged, one list like `values` an aspect."""
+    """The values that were averaged, one list like `values` per aspect."""
     counts: Mapping[str, float] = field(default_factory=dict)
     """What it took, and what went wrong: calls, tokens, answers that were set aside. Added up."""
 
@@ -49,9 +49,9 @@ class Scorer(Protocol):
     """Gives every response of a group one value; higher is better.
 
     Implementations are frozen dataclasses, named by `_target_` in `conf/score/`. Beyond this a
-    scorer may have `check(judge)`, which refuses at start-up what can be known there; `relative`,
-    True where its values compare the responses of one group only, and then `absolute`, the scorer
-    to take where groups are compared; and `members`, the scorers of an ensemble.
+    scorer may have `check(judge)`, which refuses at start-up what can be known there; `relative`:
+    values are comparable only within a group, and `absolute` is then the scorer to use across
+    groups; and `members`, the scorers of an ensemble.
     """
 
     @property

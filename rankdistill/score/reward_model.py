@@ -147,7 +147,7 @@ class _EveryPosition:
 
     @torch.no_grad()
     def _rewards(self, ids: Sequence[list[int]]) -> list[float]:
-        """One a sequence; padded on the right, where causal models do not look."""
+        """One per sequence; padded on the right, where causal models do not look."""
         longest = max(map(len, ids))
         # Any token pads: the mask says what is real. transformers looks for padding by its id,
         # refuses a batch without such an id, and its own pooling is not used.

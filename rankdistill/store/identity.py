@@ -34,7 +34,7 @@ def is_key(name: str) -> bool:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON that is the same text for equal values: sorted keys, no spaces, one spelling a number.
+    """JSON that is the same text for equal values: sorted keys, no spaces, one spelling per number.
 
     ``1e-4`` and ``0.0001`` are the same, and so are ``1`` and ``1.0``: whether a YAML file writes
     the point must not make a stage run again. A tuple is a list.

@@ -1,4 +1,4 @@
-"""One lock an output: whoever makes, repairs or removes it holds it; readers do not need it.
+"""One lock per output: whoever makes, repairs or removes it holds it; readers do not need it.
 
 The lock is the kernel's (flock through filelock), so it is gone the moment its process is, however
 that died, and no clock is involved.

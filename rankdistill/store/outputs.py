@@ -114,8 +114,8 @@ class Store:
             stage: Lower-case name, the first part of the key.
             identity: What determines the content, in JSON's types; see `canonical_json`.
             make: Fills `Partial.path`; what it returns (counts, metrics) goes into the manifest.
-            details: What a person wants to know but does not determine the content (batch sizes,
-                devices); goes into the manifest.
+            details: What a person wants to know but does not determine the content, for the
+                manifest. The pipeline's stages give none.
             every_rank: Under torchrun: all ranks enter `make`, as training needs, rank 0 publishes
                 when its own returns (let `make` end with a barrier if other ranks write files).
                 Otherwise ranks above 0 wait, by polling, until the output is there.

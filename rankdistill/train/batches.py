@@ -33,7 +33,7 @@ class RankedBatch:
     groups: list[Any]
     """`Row`s: the `RankedGroup`s of a ranking."""
     parts: list[list[int]] = field(default_factory=list)
-    """Indices into `groups`, a list a forward pass; equally many on every process, maybe empty."""
+    """Indices into `groups`, a list per forward pass; as many on every process, maybe empty."""
 
     def tokens(self, layout: str) -> int:
         """Tokens that the model computes for it."""
@@ -52,7 +52,7 @@ class StepBatches(Sampler[list[int]]):
         per_step: Prompts of one step, over all processes.
         processes: Number of processes.
         process: Which of them this one is.
-        accumulation: Batches a process and step.
+        accumulation: Batches per process and step.
         seed: Of the order, which differs from epoch to epoch; None keeps the order of the data.
         drop_last: Leave out a last step with fewer prompts.
     """

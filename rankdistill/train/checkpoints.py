@@ -25,7 +25,7 @@ def last_checkpoint(folder: str | Path) -> str | None:
 
 
 def owes_evaluation(folder: str | Path) -> bool:
-    """Whether a training that evaluates once an epoch has to before it starts, or goes on.
+    """Whether a training that evaluates once per epoch has to before it starts, or goes on.
 
     Before its first step; and where the checkpoint is of an epoch's last step, as the evaluation at
     the epoch's end comes after it and may have been cut off with the rest.

@@ -64,7 +64,7 @@ class RankingConfig(TrainingArguments):
         default=False, metadata={"help": "Rows are read by the trainer, not by the model."}
     )
     dataloader_pin_memory: bool = field(
-        default=False, metadata={"help": "Batches hold token ids, tensors are made a pass."}
+        default=False, metadata={"help": "Batches hold token ids, tensors are made per pass."}
     )
     # A search for unused parameters in every backward pass finds none: the whole policy is used.
     ddp_find_unused_parameters: bool | None = field(

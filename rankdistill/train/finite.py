@@ -18,7 +18,7 @@ def not_finite(parts: Sequence[tuple[Sequence[Row], Tensor]]) -> list[str]:
     """The ids of the prompts whose loss is NaN or infinite.
 
     Args:
-        parts: Rows and their losses [k]; where these are not one a row, all the rows are named.
+        parts: Rows and their losses [k]; where these are not one per row, all the rows are named.
     """
     names: list[str] = []
     for (rows, losses), finite in zip(parts, _all_finite(parts), strict=True):

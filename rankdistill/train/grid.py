@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rankdistill.console import result
 from rankdistill.errors import UserError
 from rankdistill.evaluate.validation import Validation
-from rankdistill.run import Model, Run
+from rankdistill.run import Model
 
 Trained = tuple[Model, list[dict[str, Any]]]
 """A student and the history of its training."""
 
 
-def trained_at_best_rate(run: Run, validation: Validation, train: Callable[[], Trained]) -> Trained:
-    """What `train` makes at the learning rate of the grid whose student validates best.
+@dataclass(frozen=True)
+class GridSearch:
+    """The learning rate that was chosen, and what was trained at it."""
 
-    Without a grid, at `train.learning_rate`. Every value is a training of its own in the store.
-    What was chosen stays: later rounds train with it. A rate at which training fails, as by a loss
-    that is no number, is none to choose; of equally good ones the smallest is.
+    learning_rate: float
+    trained: Trained
+    figures: dict[str, Any]
+    """The block `learning_rates` of `metrics.json`: every value with its figure or failure."""
+
+
+def train_at_best_rate(
+    grid: Sequence[float], validation: Validation, train: Callable[[float], Trained]
+) -> GridSearch:
+    """Train at every learning rate of the grid, and choose the student that validates best.
+
+    Every value is a training of its own in the store. Rates whose training fails (NaN loss) are
+    skipped; ties go to the smallest.
+
+    Args:
+        grid: `train.learning_rate_grid`, at least one value.
+        train: The student and its history at a learning rate; a UserError is a failed training.
 
     Raises:
-        UserError: no value could be trained with.
+        UserError: training failed at every value, or there are no validation prompts.
     """
-    settings = run.settings
-    if not settings.train.learning_rate_grid:
-        return train()
     validation.check()
     trained: dict[float, Trained] = {}
     failed: dict[float, UserError] = {}
-    for rate in sorted(set(settings.train.learning_rate_grid)):
-        run.settings = _at(settings, rate)
+    for rate in sorted(set(grid)):
         try:
-            trained[rate] = train()
+            trained[rate] = train(rate)
         except UserError as error:
             failed[rate] = error
             result(f"learning rate {rate:g}: {error}")
@@ -47,24 +58,13 @@ def trained_at_best_rate(run: Run, validation: Validation, train: Callable[[], T
     }
     best = max(figures, key=lambda rate: (figures[rate], -rate))
     result(f"learning rate {best:g}: {validation.what} {figures[best]:.4g}, before {before:.4g}")
-    run.settings = _at(settings, best)
-    run.learning_rates = {
-        "what": validation.what,
-        "chosen": best,
-        "before": before,
-        "tried": [
-            {
-                "learning_rate": rate,
-                "figure": figures.get(rate),
-                "failure": str(failed[rate]) if rate in failed else None,
-            }
-            for rate in sorted({**trained, **failed})
-        ],
-    }
-    return trained[best]
-
-
-def _at(settings: Any, rate: float) -> Any:
-    """The settings with this learning rate, and no grid."""
-    train = replace(settings.train, learning_rate=rate, learning_rate_grid=[])
-    return replace(settings, train=train)
+    tried = [
+        {
+            "learning_rate": rate,
+            "figure": figures.get(rate),
+            "failure": str(failed[rate]) if rate in failed else None,
+        }
+        for rate in sorted({**trained, **failed})
+    ]
+    block = {"what": validation.what, "chosen": best, "before": before, "tried": tried}
+    return GridSearch(best, trained[best], block)

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from rankdistill.console import say
 from rankdistill.errors import UserError
 from rankdistill.forward import ResponseLogps, TokenGroup
-from rankdistill.models import encode_prompt, encode_response
+from rankdistill.models import encode_answers, encode_prompt, encode_response
 from rankdistill.objectives import Candidates
-from rankdistill.rank.preferences import as_group
+from rankdistill.rank.formats import as_group
 from rankdistill.rank.ranking import ranks
 
 
@@ -77,7 +77,7 @@ def ranked_group(
     0, -1, ...; scores without ranks give the ranks, where only equal scores tie.
 
     Args:
-        row: `Group` of records.py, optionally with `reference_logps`, a value a response; or a
+        row: `Group` of records.py, optionally with `reference_logps`, a value per response; or a
             preference row, see `as_group`.
         index: Position of the row, by which it is named where it has no `prompt_id`.
 
@@ -87,7 +87,7 @@ def ranked_group(
     """
     group = as_group(row, f"Row {index}")
     prompt_id = str(group.get("prompt_id") or f"row {index}")
-    responses = [_response_ids(response, tokenizer) for response in group["responses"]]
+    prompt, responses = _token_ids(group, tokenizer)
     if len({tuple(ids) for ids in responses}) < 2:
         raise UserError(
             f"Prompt '{prompt_id}' has fewer than two distinct responses, so there is nothing to "
@@ -96,9 +96,9 @@ def ranked_group(
     scores, order = _scores_and_ranks(group["responses"], prompt_id)
     return RankedGroup(
         prompt_id,
-        # Four bytes a token, where a list takes some thirty: the whole data set is in memory.
+        # Four bytes per token, where a list takes some thirty: the whole data set is in memory.
         TokenGroup(
-            array("i", encode_prompt(tokenizer, group["messages"])),
+            array("i", prompt),
             [array("i", ids) for ids in responses],
         ),
         scores,
@@ -130,11 +130,29 @@ def candidates(groups: Sequence[RankedGroup], output: ResponseLogps) -> Candidat
     )
 
 
-def _response_ids(response: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    if response.get("token_ids"):
-        return list(response["token_ids"])
-    token_ids = encode_response(tokenizer, response["text"])
-    # A response that was cut must not teach that it ends where it was cut.
+def _token_ids(
+    group: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[list[int]]]:
+    """The prompt, and its responses: the ids that they have, else those of their text."""
+    responses = group["responses"]
+    texts = [response for response in responses if not response.get("token_ids")]
+    prompt = encode_prompt(tokenizer, group["messages"])
+    whole, answers = encode_answers(tokenizer, group["messages"], [r["text"] for r in texts])
+    if len(texts) == len(responses):
+        prompt = whole
+    elif len(whole) < len(prompt):  # those that have ids stand behind the whole prompt
+        answers = [encode_response(tokenizer, response["text"]) for response in texts]
+    written = iter(answers)
+    return prompt, [
+        list(response["token_ids"])
+        if response.get("token_ids")
+        else _ended(response, next(written))
+        for response in responses
+    ]
+
+
+def _ended(response: Mapping[str, Any], token_ids: list[int]) -> list[int]:
+    """Without EOS where the response was cut, since it must not teach that it ends there."""
     cut = response.get("finish_reason") == "length" and len(token_ids) > 1
     return token_ids[:-1] if cut else token_ids
 

@@ -26,7 +26,7 @@ def save_trained(
         trainer: After its training.
         tokenizer: Saved beside the model.
         folder: New or empty.
-        load: Makes the model as it was before the training; the place of what is gathered.
+        load: Builds the untrained model, into which the gathered weights are loaded.
     """
     accelerator = trainer.accelerator
     model: Any = accelerator.unwrap_model(trainer.model)

@@ -167,7 +167,7 @@ class RankingTrainer(StepTrainer):
         if output.loss.shape != (len(groups),):
             raise UserError(
                 f"{type(self.objective).__name__} returned a loss of shape "
-                f"{tuple(output.loss.shape)} for {len(groups)} prompts: return one a prompt."
+                f"{tuple(output.loss.shape)} for {len(groups)} prompts: return one per prompt."
             )
         into.add({"loss": output.loss, **output.metrics})
         return output.loss

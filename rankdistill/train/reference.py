@@ -44,7 +44,7 @@ def add_reference_logps(
     tokenizer: PreTrainedTokenizerBase,
     config: RankingConfig | ReferenceConfig,
 ) -> Any:
-    """The rows with a column `reference_logps`: a value a response, in their order, nats.
+    """The rows with a column `reference_logps`: a value per response, in their order, nats.
 
     The forward, its layout, temperature and precision are those that `RankingTrainer` trains the
     policy with, so that a policy which equals the reference has log-ratios of 0.

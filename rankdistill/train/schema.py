@@ -57,7 +57,7 @@ class PPOMethod(Optimiser):
         prompts_per_step: Prompts of an optimiser step (a minibatch), over all processes.
         advantage: `gae` with a critic, or `group`: the return minus the mean of the other responses
             to the prompt (RLOO), without one.
-        gamma: Discount a token.
+        gamma: Discount per token.
         lam: Of `gae`.
         whiten_advantages: Give the rollout's advantages mean 0 and variance 1.
         whiten_rewards: Give the rollout's token rewards variance 1, and leave their mean.
@@ -65,15 +65,15 @@ class PPOMethod(Optimiser):
         value_clip: Of the critic's change; None does not clip.
         value_weight: Of the critic's loss.
         kl_coef: Nats of KL to the reference cost this much reward; the initial one if adaptive.
-        kl_target: Nats a response that the coefficient is steered to; None keeps it fixed.
+        kl_target: Nats per response that the coefficient is steered to; None keeps it fixed.
         kl_horizon: Responses over which it is steered (Ziegler et al. 2019).
         cut: What a response that the length limit cut does. `terminal`: it is scored as it is and
             ends there. `bootstrap`: it gets no score, and goes on with the critic's value.
         missing_eos_penalty: Subtracted from the score of a cut response.
-        stop_kl: Nats a token between the policies before and after an update; beyond, the rest of
+        stop_kl: Nats per token between the policies before and after an update; beyond, the rest of
             the iteration's updates is left out. None never does.
-        max_kl: Nats a token to the reference; beyond, the run stops. None never does.
-        sampler_tolerance: Nats a token by which sampler and trainer may disagree on average about
+        max_kl: Nats per token to the reference; beyond, the run stops. None never does.
+        sampler_tolerance: Nats per token by which sampler and trainer may disagree on average about
             the same response; beyond, the run stops.
 
     `epochs` are passes over the prompts; `warmup_ratio` and `save_steps` count iterations.

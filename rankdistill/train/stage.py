@@ -25,16 +25,22 @@ FALLBACK_LEARNING_RATE = 1e-5
 """For an objective of somebody else's that suggests none."""
 
 INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale")
-"""Keys of `train` that the peak learning rate comes from, which is hashed itself."""
+"""The peak learning rate is in the key, so the keys it is computed from are not."""
 
 
 def train(
-    run: Run, student: Model, ranked: Output, *, reference: Model | None = None
+    run: Run,
+    student: Model,
+    ranked: Output,
+    *,
+    reference: Model | None = None,
+    learning_rate: float | None = None,
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The trained student and the history of its training.
 
     Args:
         reference: For an objective that needs one; None: the student before this training.
+        learning_rate: Peak; None: that of the settings, see `peak_learning_rate`.
     """
     reference = reference or student
     run.close_sampler()
@@ -42,7 +48,8 @@ def train(
     rows = ranked.rows()
     training = [row for row in rows if row["split"] == "train"]
     validation = [row for row in rows if row["split"] == "validation"]
-    learning_rate = peak_learning_rate(run)
+    if learning_rate is None:
+        learning_rate = peak_learning_rate(run)
     identity = {
         "code": 1,
         "student": student.identity,
@@ -62,7 +69,7 @@ def train(
 
     def make(partial: Partial) -> Mapping[str, Any]:
         with peak_memory() as memory:
-            figures = _train(run, student, training, validation, logps, partial)
+            figures = _train(run, student, training, validation, logps, learning_rate, partial)
         return {**figures, "models": 1, **memory}  # a reference was asked before
 
     name = type(objective).__name__
@@ -73,9 +80,9 @@ def train(
 
 def peak_learning_rate(run: Run) -> float:
     """`train.learning_rate`, or what suits the objective times `train.learning_rate_scale`."""
-    given = run.settings.train.learning_rate
-    if given is not None:
-        return given
+    learning_rate = run.settings.train.learning_rate
+    if learning_rate is not None:
+        return learning_rate
     suited = getattr(run.settings.objective, "learning_rate", FALLBACK_LEARNING_RATE)
     return suited * run.settings.train.learning_rate_scale
 
@@ -86,6 +93,7 @@ def _train(
     training: Sequence[Mapping[str, Any]],
     validation: Sequence[Mapping[str, Any]],
     reference: Mapping[str, Any],
+    learning_rate: float,
     partial: Partial,
 ) -> Mapping[str, Any]:
     tokenizer = load_tokenizer(student.path)
@@ -93,7 +101,7 @@ def _train(
     enable_gradient_checkpointing(policy, run.settings.train.gradient_checkpointing)
     trainer = RankingTrainer(
         policy,
-        _arguments(run, partial, bool(validation)),
+        _arguments(run, learning_rate, partial, bool(validation)),
         [_with_reference(row, reference) for row in training],
         run.settings.objective,
         processing_class=tokenizer,
@@ -107,7 +115,7 @@ def _train(
     return {"groups": len(training), "steps": trainer.state.global_step}
 
 
-def _arguments(run: Run, partial: Partial, validate: bool) -> RankingConfig:
+def _arguments(run: Run, learning_rate: float, partial: Partial, validate: bool) -> RankingConfig:
     settings = run.settings.train
     checkpoints = str(partial.scratch / "checkpoints")
     return RankingConfig(
@@ -115,7 +123,7 @@ def _arguments(run: Run, partial: Partial, validate: bool) -> RankingConfig:
         layout=settings.layout.name,
         max_batch_tokens=settings.max_batch_tokens,
         prompts_per_step=settings.prompts_per_step,
-        learning_rate=peak_learning_rate(run),
+        learning_rate=learning_rate,
         num_train_epochs=settings.epochs,
         lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=settings.warmup_ratio,
@@ -158,8 +166,8 @@ def _reference(run: Run, model: Model, rows: Sequence[Any], ranked_key: str) -> 
         )
         tokenizer = load_tokenizer(model.path)
         with_reference = add_reference_logps(rows, load_policy(run, model), tokenizer, config)
-        kept = ("prompt_id", "reference_logps")
-        partial.shards().put([{key: row[key] for key in kept} for row in with_reference])
+        columns = ("prompt_id", "reference_logps")
+        partial.shards().put([{key: row[key] for key in columns} for row in with_reference])
         return {"groups": len(rows)}
 
     output = run.stage(

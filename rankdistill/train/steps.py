@@ -35,7 +35,7 @@ class StepTrainer(Trainer, ABC):
 
     @abstractmethod
     def losses(self, model: nn.Module, rows: Sequence[Any]) -> Tensor:
-        """[k] losses of the rows, which are summed; one a row, or fewer.
+        """[k] losses of the rows, which are summed; one per row, or fewer.
 
         Without rows: zeros whose computation takes part in the model's collectives.
         """
@@ -101,7 +101,7 @@ class StepTrainer(Trainer, ABC):
         return torch.cat([losses for _, losses in parts]).sum().float() * scale
 
     def floating_point_ops(self, inputs: RankedBatch) -> int:  # type: ignore[override]
-        """Trainer's estimate, 6 a parameter and token that the model computes."""
+        """Trainer's estimate, 6 per parameter and token that the model computes."""
         model: Any = self.accelerator.unwrap_model(self.model)
         return 6 * model.num_parameters(exclude_embeddings=True) * inputs.tokens(self.layout)
 

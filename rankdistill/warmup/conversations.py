@@ -14,9 +14,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rankdistill.models import encode_prompt, encode_response
+from rankdistill.errors import UserError
+from rankdistill.models import encode_answers
 from rankdistill.prompts import prompt_id
-from rankdistill.prompts.formats import conversation, response_in
+from rankdistill.prompts.formats import conversation, response_in, unread_columns
+from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows
 from rankdistill.records import Group, Message, Response, Split
 
@@ -49,26 +51,31 @@ class Conversations:
             held_out: Ids of prompts that no conversation may answer.
 
         Raises:
-            UserError: no such file or data set, or a row that is no conversation.
+            UserError: no such file or data set.
         """
-        drawn, counts = self._drawn(held_out)
+        odd = OddRows(self.path)
+        drawn, counts = self._drawn(held_out, odd)
         groups: list[Group] = []
         for identifier in sorted(drawn):
             number = counts["conversations"]
             split: Split = "validation" if number < self.validation else "train"
             if self.train is not None and number >= self.validation + self.train:
                 break
-            rows = [
-                kept
-                for row in rows_of(tokenizer, drawn[identifier])
-                if (kept := row.cut(self.max_tokens)) is not None
-            ]
+            try:
+                written = rows_of(tokenizer, drawn[identifier])
+            except UserError as error:
+                odd.add(OddRow("refused_by_template", str(error)))
+                continue
+            rows = [kept for row in written if (kept := row.cut(self.max_tokens)) is not None]
             counts["conversations" if rows else "too_long"] += 1
             counts["cut"] += any(row.is_cut for row in rows)
             groups += [row.group(f"{identifier}-{i}", split) for i, row in enumerate(rows)]
-        return groups, dict(counts)
+        odd.tell()
+        return groups, {**counts, **odd.counts}
 
-    def _drawn(self, held_out: Set[str]) -> tuple[dict[str, list[Message]], Counter[str]]:
+    def _drawn(
+        self, held_out: Set[str], odd: OddRows
+    ) -> tuple[dict[str, list[Message]], Counter[str]]:
         names = (
             "read",
             "duplicates",
@@ -82,7 +89,12 @@ class Conversations:
         drawn: dict[str, list[Message]] = {}
         for where, row in read_rows(self.path):
             counts["read"] += 1
-            messages = _whole(row, where)
+            odd.add_unread(unread_columns(row), where)
+            try:
+                messages = _whole(row, where)
+            except OddRow as error:
+                odd.add(error)
+                continue
             answered = {prompt_id(messages[:turn]) for turn in _turns(messages)}
             identifier = prompt_id(messages)
             if not answered:
@@ -142,11 +154,10 @@ def rows_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> 
     """
     rows: list[Row] = []
     for turn in _turns(messages):
-        prompt = encode_prompt(tokenizer, messages[:turn])
-        answer = encode_response(tokenizer, messages[turn]["content"])
+        text = messages[turn]["content"]
+        prompt, [answer] = encode_answers(tokenizer, messages[:turn], [text])
         before = rows[-1].prompt + rows[-1].rest if rows else []
         if not rows or prompt[: len(before)] != before:
-            text = messages[turn]["content"]
             rows.append(Row(list(messages[:turn]), prompt, [], [], text))
             before = prompt
         row = rows[-1]

@@ -16,7 +16,7 @@ class HiddenWarmup(HiddenOptions, StoredDistillation):
     """``alpha T^2 D + beta CE + gamma (1 - cosine of states)`` on the teacher's responses.
 
     DistilBERT (Sanh et al. 2019, arXiv:1910.01108) with its published weights, on response tokens
-    of a causal model; `layers=all` is DistillFlow's, with one projection a layer where the sizes
+    of a causal model; `layers=all` is DistillFlow's, with one projection per layer where the sizes
     differ, trained along and not kept.
     """
 

@@ -1,10 +1,10 @@
 """Pull what goes on inside the student to what goes on inside the teacher.
 
 Three kinds of states can be matched, each at the N response tokens: the last hidden state
-    (DistilBERT,
-Sanh et al. 2019, arXiv:1910.01108), the hidden state after every layer (DistillFlow's layers), and
-what the attention of every layer returns (fused attention gives no probabilities to compare, unlike
-in TinyBERT). Where the sizes differ a learned projection takes the student's to the teacher's.
+(DistilBERT, Sanh et al. 2019, arXiv:1910.01108), the hidden state after every layer (DistillFlow's
+layers), and what the attention of every layer returns (fused attention gives no probabilities to
+compare, unlike in TinyBERT). Where the sizes differ a learned projection takes the student's to
+the teacher's.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class TokenRow:
 
 
 def token_rows(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[TokenRow]:
-    """One row a response: its prompt's ids and the response's ids as they were sampled.
+    """One row per response: its prompt's ids and the response's ids as they were sampled.
 
     EOS is among the ids where the teacher wrote it; a response cut by length has none, so that the
     student does not learn to stop there. Responses without a token are left out.

@@ -31,7 +31,7 @@ def warm_up(
     """The warmed-up student and the history of its training.
 
     Args:
-        student: With all assistants left out.
+        student: The pruned student; ignored where assistants make another.
         prompts: What layers are chosen on, where there are assistants.
         taught: What is learned; None where nothing is.
     """

@@ -192,7 +192,7 @@ class TeacherCache:
 
     @cached_property
     def bytes_per_token(self) -> float:
-        """Bytes on disk a response token, file headers included."""
+        """Bytes on disk per response token, file headers included."""
         size = sum(self._path(index).stat().st_size for index in range(len(self.shards)))
         return size / sum(len(row.response) for row in self.rows)
 
@@ -250,8 +250,8 @@ class TeacherCache:
         if tokens * size > free:
             raise UserError(
                 f"the teacher cache of {tokens:,} tokens needs {tokens * size / 1e9:.1f} GB "
-                f"({size} bytes a token), and {existing} has {free / 1e9:.1f} GB free: make space, "
-                "lower warmup.top_k, or set warmup.teacher_outputs=live."
+                f"({size} bytes per token), and {existing} has {free / 1e9:.1f} GB free: make "
+                "space, lower warmup.top_k, or set warmup.teacher_outputs=live."
             )
         say(
             f"{tokens:,} tokens of the teacher take {tokens * size / 1e6:.1f} MB "

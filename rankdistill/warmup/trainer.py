@@ -25,7 +25,7 @@ class DistillationTrainer(StepTrainer):
 
     A student with a `StateMatching` (see `matching.attach`) adds that to the loss. The mean runs
     over the tokens of all micro-batches, accumulation steps and processes together. The parts of
-    the loss are logged beside it, a token.
+    the loss are logged beside it, per token.
 
     Args:
         model: The student; bound and freed of dropout, in place.
@@ -80,7 +80,7 @@ class DistillationTrainer(StepTrainer):
         return sum(len(row.response) for row in rows)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The divergence on the validation rows, nats a token: `eval_divergence`.
+        """The divergence on the validation rows, nats per token: `eval_divergence`.
 
         Every process measures all of them, so that none waits for another.
         """
@@ -127,7 +127,7 @@ def distil(
 def mean_divergence(
     model: nn.Module, teacher: Teacher, rows: Sequence[TokenRow], max_batch_tokens: int = 4096
 ) -> float:
-    """Nats a response token, times T^2: how far a bound student is from the teacher on rows."""
+    """Nats per response token, times T^2: how far a bound student is from the teacher on rows."""
     tokens = [row.tokens for row in rows]
     total = sum(
         distil(model, teacher, [rows[i] for i in indices]).divergence.item()

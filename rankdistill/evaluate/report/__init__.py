@@ -1,6 +1,6 @@
 """A run's report: `metrics.json`, and a table, a Markdown file and an HTML page made from it.
 
-metrics = write_report(RunReport(...), folder)
+metrics = write_report(report, folder)  # of a RunReport that the run has filled
 print_tables(metrics, console)
 
 ``python -m rankdistill.evaluate.report RUN_FOLDER`` makes the files again from `metrics.json`.

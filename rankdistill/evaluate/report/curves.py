@@ -49,11 +49,11 @@ _TRAINING = [
         "Mean difference, over pairs, in what the objective ranks by.",
     ),
     _sides(
-        "mean_logp", "Training: best and worst, likelihood", "nats a token",
+        "mean_logp", "Training: best and worst, likelihood", "nats per token",
         "A margin can grow while both fall.",
     ),
     _sides(
-        "log_ratio", "Training: best and worst, against the reference", "nats a response",
+        "log_ratio", "Training: best and worst, against the reference", "nats per response",
         "Log-probability under the policy minus that under the student before training.",
     ),
     _sides("reward", "Training: implicit reward", "beta times log-ratio"),
@@ -62,14 +62,14 @@ _TRAINING = [
         "Of the responses themselves: what an objective on sums sees first.",
     ),
     _one("tie_share", "Training: ties", "share of pairs"),
-    _one("kl", "Training: KL to the reference", "nats a token"),
-    _one("entropy", "Training: entropy", "nats a token"),
+    _one("kl", "Training: KL to the reference", "nats per token"),
+    _one("entropy", "Training: entropy", "nats per token"),
     _one("learning_rate", "Training: learning rate", "learning rate"),
 ]  # fmt: skip
 _WARMUP = [
-    _one("loss", "Warm-up: loss", "nats a token", _LOSS),
+    _one("loss", "Warm-up: loss", "nats per token", _LOSS),
     _one(
-        "divergence", "Warm-up: divergence from the teacher", "nats a token",
+        "divergence", "Warm-up: divergence from the teacher", "nats per token",
         "On what is learned, and on responses to validation prompts: where the second line leaves "
         "the first, the student memorises.",
     ),

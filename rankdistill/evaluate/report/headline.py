@@ -161,7 +161,7 @@ def _text_change(metrics: Mapping[str, Any]) -> Finding:
     ]
     moved = trained["kl_to_baseline"]
     if moved is not None:
-        changes.append(f"KL to the {baseline['label']} student {number(moved)} nats a token")
+        changes.append(f"KL to the {baseline['label']} student {number(moved)} nats per token")
     return Finding("plain", f"How its responses changed: {', '.join(changes)}.")
 
 

@@ -44,9 +44,8 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         if models and name not in models:
             raise ValueError(f"'{name}' is not among the models {sorted(models)}")
     roles = {role: getattr(report, role) for role in ("start", "control", "teacher")}
-    known = models.keys() | (report.ranked_set.labels.keys() if report.ranked_set else set())
-    known |= {name for suite in (report.suites or {}).values() for name in suite["models"]}
-    roles = {role: name if name in known else None for role, name in roles.items()}
+    measured = report.measured
+    roles = {role: name if name in measured else None for role, name in roles.items()}
     control = roles["control"]
     content = {
         "format": FORMAT,

@@ -59,12 +59,12 @@ def plots_of(metrics: Metrics) -> list[Plot]:
         (
             "Score against entropy",
             f"What a model gains by being surer: compare models at the same entropy. {left_out}",
-            lambda axes: _against(axes, metrics, "entropy", "entropy, nats a token"),
+            lambda axes: _against(axes, metrics, "entropy", "entropy, nats per token"),
         ),
         (
             f"Score against KL to {baseline}",
             f"How far a model moved, on its own responses. {left_out}",
-            lambda axes: _against(axes, metrics, "kl_to_baseline", "KL, nats a token"),
+            lambda axes: _against(axes, metrics, "kl_to_baseline", "KL, nats per token"),
         ),
         (
             "Score against length",
@@ -191,7 +191,7 @@ def _changes(axes: Axes, metrics: Metrics) -> bool:
 
 
 def _against(axes: Axes, metrics: Metrics, key: str, unit: str) -> bool:
-    """One point a model; the baseline's distance from itself is 0."""
+    """One point per model; the baseline's distance from itself is 0."""
     points = []
     for name, model in metrics["models"].items():
         if name in _far_off(metrics):

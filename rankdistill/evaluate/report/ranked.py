@@ -71,7 +71,7 @@ def ranked_metrics(ranked: RankedSet | None, baseline: str, seed: int) -> dict[s
 
 
 def ranked_rows(metrics: Metrics) -> list[Row]:
-    """The rows of the table, one column a model of `ranked_set`."""
+    """The rows of the table, one column per model of `ranked_set`."""
     block = metrics["ranked_set"]
     models = block["models"]
     words = {
@@ -195,9 +195,9 @@ _FIGURES: list[tuple[str, str, str, Any]] = [
         "pair_accuracy",
         "Pairs in order",
         "Share of the pairs of differently ranked responses whose better one has the higher "
-        "log-probability a token (equal: half), mean over prompts; with its {level} interval; bold "
-        "where it excludes 50 %. In the first column the longer response, before any cut, counts "
-        "as better.",
+        "log-probability per token (equal: half), mean over prompts; with its {level} interval; "
+        "bold where it excludes 50 %. In the first column the longer response, before any cut, "
+        "counts as better.",
         interval_cell(_share, 0.5),
     ),
     (

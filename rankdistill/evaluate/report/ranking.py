@@ -21,7 +21,7 @@ def ranking_labels(metrics: Metrics) -> list[str]:
 
 
 def ranking_rows(metrics: Metrics) -> list[Row]:
-    """A row a property of the scorers; those of judges of orders only where there is one."""
+    """A row per property of the scorers; those of judges of orders only where there is one."""
     scorers = list(metrics["ranking"]["scorers"].values())
     rows = [
         Row(key, title, told, [cell(scorer[key]) for scorer in scorers])

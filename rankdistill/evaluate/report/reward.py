@@ -101,7 +101,7 @@ def reward_rows(metrics: Metrics) -> list[Row]:
             lambda _, model: change(model["score_difference"]),
         ),
         row(
-            "kl_to_baseline", f"KL to {baseline}", "Nats a token, on the model's own responses.",
+            "kl_to_baseline", f"KL to {baseline}", "Nats per token, on the model's own responses.",
             lambda _, model: Cell(number(model["kl_to_baseline"])),
         ),
         row(

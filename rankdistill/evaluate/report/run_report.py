@@ -37,23 +37,23 @@ class Stage(Protocol):
     def counts(self) -> Mapping[str, Any]: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunReport:
-    """One run: its figures, and how they came about."""
+    """One run: its figures, and how they came about; the run fills it as it goes on."""
 
     title: str
     """One line: what was trained, on what."""
     recipe: str
     command: str
     config_yaml: str
-    models: Sequence[ModelFigures]
-    """The columns, in their order; none where nothing was sampled."""
-    groups: Mapping[str, Sequence[Group]]
-    """By the name of the model: its scored responses to the held-out prompts."""
     judge: str
     """What the scores are: `likelihood under <teacher>`."""
     judged_by_training_teacher: bool
     """The judge of this evaluation also ranked the responses that the student was trained on."""
+    models: Sequence[ModelFigures] = ()
+    """The columns, in their order; none where nothing was sampled."""
+    groups: Mapping[str, Sequence[Group]] = field(default_factory=dict)
+    """By the name of the model: its scored responses to the held-out prompts."""
     ranked_set: RankedSet | None = None
     """Held-out rankings of an existing set, and what the students make of them."""
     verified: Verified | None = None
@@ -86,3 +86,14 @@ class RunReport:
     seed: int = 0
     """Of the bootstrap."""
     date: str = ""
+
+    @property
+    def measured(self) -> set[str]:
+        """Names of the models with at least one measurement."""
+        names = {model.name for model in self.models}
+        names |= self.ranked_set.labels.keys() if self.ranked_set else set()
+        return names.union(*(suite["models"] for suite in (self.suites or {}).values()))
+
+    def temperature(self, name: str) -> float | None:
+        """The temperature that a model was sampled at; None where it was not sampled."""
+        return next((model.temperature for model in self.models if model.name == name), None)

@@ -1,4 +1,4 @@
-"""The part of the report on evaluation suites: one column a model, one row a figure."""
+"""The part of the report on evaluation suites: one column per model, one row per figure."""
 
 from __future__ import annotations
 

@@ -185,19 +185,19 @@ _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
     (
         "kl_to_baseline",
         "KL to {baseline}",
-        "KL(model || {baseline}), nats a token, on the model's own responses: how far it moved.",
+        "KL(model || {baseline}), nats per token, on the model's own responses: how far it moved.",
         _simple(number),
     ),
     (
         "kl_to_teacher",
         "KL to teacher",
-        "KL(teacher || model), nats a token, on the teacher's responses: what it misses of them.",
+        "KL(teacher || model), nats per token, on the teacher's responses: what it misses of them.",
         _simple(number),
     ),
     (
         "entropy",
         "Entropy",
-        "Of the next-token distribution, nats a token, on its own responses: lower is surer.",
+        "Of the next-token distribution, nats per token, on its own responses: lower is surer.",
         _simple(number),
     ),
     (
@@ -234,7 +234,7 @@ _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
     ("disk_bytes", "On disk", "The weights as they are stored.", _simple(size)),
     (
         "tokens_per_second",
-        "Tokens a second",
+        "Tokens per second",
         "Sampled, all prompts together; comparable on the same machine only.",
         _simple(tokens),
     ),

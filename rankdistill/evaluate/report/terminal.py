@@ -63,7 +63,7 @@ def print_tables(metrics: Mapping[str, Any], console: Console) -> None:
 
 
 def terminal_table(metrics: Mapping[str, Any]) -> Table:
-    """The figures of all models: one column a model, one row a figure.
+    """The figures of all models: one column per model, one row per figure.
 
     Figures that compare have their interval in two rows below, which stays narrow: a pipe has 80
     columns. metrics: the content of `metrics.json`.
@@ -126,7 +126,7 @@ def _shows_interval(row: Row) -> bool:
 
 def _title(metrics: Mapping[str, Any]) -> str:
     trained = metrics["models"][metrics["trained"]]
-    return f"{trained['prompts']} held-out prompts, {trained['responses']} responses a model"
+    return f"{trained['prompts']} held-out prompts, {trained['responses']} responses per model"
 
 
 def _caption(metrics: Mapping[str, Any]) -> str:

@@ -87,7 +87,7 @@ def mean_figure(
     share: bool = True,
     detail: bool = False,
 ) -> Figure:
-    """The mean of one value an item, with its interval over items (bootstrap of seed 0).
+    """The mean of one value per item, with its interval over items (bootstrap of seed 0).
 
     Where all shares are 0, or all 1, resampling shows no spread: the bound is then exact (Clopper
     and Pearson 1934).

@@ -153,7 +153,7 @@ class HarnessSuite(HarnessOptions):
 
         loaded: Any = huggingface.HFLM
 
-        from rankdistill.evaluate.stage import load_for_evaluation
+        from rankdistill.evaluate.reference import load_for_evaluation
 
         role = run.settings.teacher if model == run.teacher else run.settings.student
         return loaded(
@@ -203,7 +203,7 @@ class HarnessSuite(HarnessOptions):
         self, key: str, title: str, meaning: str, rows: Sequence[Mapping[str, Any]]
     ) -> Figure:
         values = [row["values"][key] for row in rows]
-        if values and isinstance(values[0], list):  # several verdicts an item, each counted
+        if values and isinstance(values[0], list):  # several verdicts per item, each counted
             flat = [float(value) for item in values for value in item]
             mean = sum(flat) / len(flat)
             return Figure(key, title, meaning, mean, None, None, len(flat))
@@ -234,7 +234,7 @@ def local_data(files: Mapping[str, str] | None, scratch: Path) -> dict[str, Any]
 
 
 def _items(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row an item: what lm-eval made of it, by ``metric,filter``, and what the model wrote."""
+    """One row per item: what lm-eval made of it, by ``metric,filter``, and what the model wrote."""
     rows: dict[str, dict[str, Any]] = {}
     for sample in samples:
         row = rows.setdefault(str(sample["doc_id"]), {"id": str(sample["doc_id"]), "values": {}})

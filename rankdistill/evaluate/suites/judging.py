@@ -79,7 +79,7 @@ def judge_identity(options: EndpointOptions) -> dict[str, Any]:
 
 
 def judge(options: EndpointOptions, asked: Sequence[Asked], partial: Partial) -> dict[str, int]:
-    """Writes rows of `id` and `values`, one a question, None where the answer was set aside.
+    """Writes rows of `id` and `values`, one per question, None where the answer was set aside.
 
     Rows stand in the order of `asked`, so those that an interrupted call left are not asked again.
 

@@ -37,7 +37,7 @@ def length_controlled(
     fractions.
 
     Args:
-        shares: Preference for the model, in [0, 1], one an instruction.
+        shares: Preference for the model, in [0, 1], one per instruction.
         lengths: Of its responses, characters.
         baseline_lengths: Of the baseline's.
 

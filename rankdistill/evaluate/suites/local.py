@@ -21,7 +21,7 @@ def split_files(key: str, path: str, splits: Sequence[str]) -> dict[str, Path]:
 
     Args:
         key: The configuration's, for the error: ``eval.gsm8k.path``.
-        path: A file, which is the one split that is needed, or a folder with a file a split.
+        path: A file, which is the one split that is needed, or a folder with a file per split.
         splits: The needed ones; the first is the one that is evaluated.
 
     Raises:
@@ -85,7 +85,7 @@ def files_identity(files: Mapping[str, Path]) -> dict[str, str]:
 
 
 def hellaswag_text(key: str, file: Path) -> Iterator[dict[str, Any]]:
-    """HellaSwag's rows from its text form: six lines a case, "activity: context", the number of
+    """HellaSwag's rows from its text form: six lines per case, "activity: context", the number of
     the right ending, and four endings.
 
     The text has the two parts of a context joined. lm-eval begins the second with a capital letter,

@@ -2,7 +2,7 @@
 put first, by the policy's own log-probability, and by a reward model?
 
 RewardBench's implicit reward is the log-ratio to a reference model; a model alone has its
-log-probability, summed or a token. An accuracy is averaged over the pairs of a subset, then over
+log-probability, summed or per token. An accuracy is averaged over the pairs of a subset, then over
 subsets, so that a large one does not count for more.
 """
 
@@ -52,7 +52,7 @@ class Pairs(PairsOptions):
 
     def measure(self, run: Run, model: Model, role: str) -> Measured:
         """The figures of a policy, from the store where they are known; see `Suite`."""
-        from rankdistill.evaluate.stage import load_for_evaluation
+        from rankdistill.evaluate.reference import load_for_evaluation
         from rankdistill.evaluate.tokens import batches_of, policy_values
         from rankdistill.forward import TokenGroup, bind
 
@@ -82,7 +82,7 @@ class Pairs(PairsOptions):
 
         output = self._stage(run, identity, f"{role}: the order of {len(self._rows)} pairs", make)
         words = {
-            "mean": ("a token", "the log-probability a token of the better response is higher"),
+            "mean": ("per token", "the log-probability per token of the better response is higher"),
             "sum": ("summed", "the log-probability of the better response is higher"),
         }
         figures = [f for key in words for f in self._figures(output, key, *words[key])]

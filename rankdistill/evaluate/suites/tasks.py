@@ -47,7 +47,7 @@ class HellaSwag(HarnessSuite):
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = {
         "acc_norm,none": (
             "hellaswag, by length",
-            "The right ending has the highest log-probability a character (acc_norm).",
+            "The right ending has the highest log-probability per character (acc_norm).",
         ),
         "acc,none": ("hellaswag", "The right ending has the highest log-probability (acc)."),
     }

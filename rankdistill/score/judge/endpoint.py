@@ -252,7 +252,7 @@ class Endpoint:
 
 
 class _Pace:
-    """Spreads requests so that there are at most so many a minute."""
+    """Spreads requests so that there are at most so many per minute."""
 
     def __init__(self, requests_per_minute: float | None) -> None:
         self._gap = 60.0 / requests_per_minute if requests_per_minute else 0.0

@@ -18,7 +18,7 @@ COMPARED = 4
 def disagreement(
     sampler: Any, folder: Path, policy: Any, groups: Sequence[TokenGroup]
 ) -> float | None:
-    """Nats a token by which sampler and trainer differ on average about the same responses.
+    """Nats per token by which sampler and trainer differ on average about the same responses.
 
     Both at temperature 1, unfiltered, on the first response to the first few prompts. None where
     the sampler cannot tell log-probabilities.
@@ -49,7 +49,7 @@ def check_agreement(gap: float | None, tolerance: float, sampler: str, iteration
         return
     raise UserError(
         f"In iteration {iteration + 1} the sampler '{sampler}' and the trainer differ by {gap:.3f} "
-        f"nats a token on the same responses, above train.sampler_tolerance={tolerance:g}, so PPO "
-        "would learn from another policy's responses: sample in the trainer's precision "
+        f"nats per token on the same responses, above train.sampler_tolerance={tolerance:g}, so "
+        "PPO would learn from another policy's responses: sample in the trainer's precision "
         "(sample.vllm.dtype), or with sample=transformers."
     )

@@ -15,7 +15,7 @@ class KLController:
 
     Args:
         coefficient: Now.
-        target: Nats a response; None keeps the coefficient fixed.
+        target: Nats per response; None keeps the coefficient fixed.
         horizon: Responses after which a KL far off has changed the coefficient by `STEEPEST`.
     """
 
@@ -24,7 +24,7 @@ class KLController:
     horizon: int = 10_000
 
     def update(self, kl: float, responses: int) -> None:
-        """After a rollout of `responses` whose KL was `kl` nats a response."""
+        """After a rollout of `responses` whose KL was `kl` nats per response."""
         if self.target is not None:
             error = min(max(kl / self.target - 1.0, -STEEPEST), STEEPEST)
             self.coefficient *= 1.0 + error * responses / self.horizon

@@ -24,7 +24,7 @@ def gae(
         rewards: [N, T] what a token earned.
         values: [N, T] the critic's value of the state *before* the token.
         mask: [N, T] bool.
-        gamma: Discount a token, in [0, 1].
+        gamma: Discount per token, in [0, 1].
         lam: In [0, 1]; lower trusts the critic more.
 
     Returns:

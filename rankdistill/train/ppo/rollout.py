@@ -72,7 +72,7 @@ class Rollouts:
         self._reward, self._sampler = reward, sampler
         self._folder = Path(config.output_dir) / "policy"
         self.sampler_gap: float | None = None
-        """Nats a token between sampler and trainer in the last rollout, see `disagreement`."""
+        """Nats per token between sampler and trainer in the last rollout, see `disagreement`."""
 
     def __len__(self) -> int:
         """Iterations of the whole training."""
@@ -201,7 +201,7 @@ class Rollouts:
 
 
 def _by_group(found: dict[str, Any], counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Lists over all responses as one dict a group."""
+    """Lists over all responses as one dict per group."""
     result, start = [], 0
     for count in counts:
         part = slice(start, start + count)

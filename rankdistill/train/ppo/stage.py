@@ -36,7 +36,7 @@ def check_ppo(run: Run) -> None:
     """Refuse, before anything runs, what PPO cannot do."""
     if not isinstance(run.settings.train, PPOTrainOptions):
         return
-    _config(run, run.settings.train, "")
+    _config(run, run.settings.train, None, "")
 
 
 def ppo(
@@ -45,16 +45,19 @@ def ppo(
     prompts: Sequence[Prompt],
     prompts_key: str,
     rewarding: Rewarding,
+    *,
+    learning_rate: float | None = None,
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The student trained on the reward, and the figures of every iteration.
 
     Args:
         prompts: Of the train split.
         prompts_key: What determines them.
+        learning_rate: Peak; None: `train.learning_rate`, else LEARNING_RATE times its scale.
     """
     train = run.settings.train
     assert isinstance(train, PPOTrainOptions)
-    config = _config(run, train, "")
+    config = _config(run, train, learning_rate, "")
     dtype = run.settings.sample.vllm.dtype if run.sampler_name == "vllm" else None
     identity = {
         "code": 1,
@@ -73,7 +76,7 @@ def ppo(
 
     def make(partial: Partial) -> Mapping[str, Any]:
         with peak_memory() as memory:
-            figures = _train(run, train, student, prompts, rewarding, partial)
+            figures = _train(run, train, student, prompts, rewarding, learning_rate, partial)
         return {**figures, **memory}
 
     what = f"PPO ({config.advantage}) on {len(prompts)} prompts, {config.learning_rate:g}"
@@ -87,13 +90,14 @@ def _train(
     student: Model,
     prompts: Sequence[Prompt],
     rewarding: Rewarding,
+    learning_rate: float | None,
     partial: Partial,
 ) -> Mapping[str, Any]:
     tokenizer = load_tokenizer(student.path)
     critic = _critic(run, settings, student, rewarding)
     trainer = PPOTrainer(
         load_policy(run, student),
-        _config(run, settings, str(partial.scratch / "checkpoints")),
+        _config(run, settings, learning_rate, str(partial.scratch / "checkpoints")),
         prompts,
         tokenizer,
         ModelReward(run, rewarding.model.path, student.path),
@@ -138,11 +142,15 @@ def _critic(run: Run, settings: PPOTrainOptions, student: Model, rewarding: Rewa
     )
 
 
-def _config(run: Run, settings: PPOTrainOptions, output_dir: str) -> PPOConfig:
+def _config(
+    run: Run, settings: PPOTrainOptions, learning_rate: float | None, output_dir: str
+) -> PPOConfig:
     rollout, sample = settings.rollout, run.settings.sample
-    given = settings.learning_rate
+    if learning_rate is None:
+        learning_rate = settings.learning_rate
+    if learning_rate is None:
+        learning_rate = LEARNING_RATE * settings.learning_rate_scale
     same = {own.name: getattr(settings, own.name) for own in fields(PPOMethod)}
-    suited = LEARNING_RATE * settings.learning_rate_scale
     return PPOConfig(
         output_dir=output_dir,
         sampling=SamplingOptions(
@@ -157,5 +165,5 @@ def _config(run: Run, settings: PPOTrainOptions, output_dir: str) -> PPOConfig:
         layout=settings.layout.name,
         mixed_precision=MIXED.get(run.settings.student.precision.name, "no"),
         seed=run.settings.seed,
-        **{**same, "learning_rate": given if given is not None else suited},
+        **{**same, "learning_rate": learning_rate},
     )

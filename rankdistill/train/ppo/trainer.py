@@ -179,9 +179,10 @@ class PPOTrainer:
             return
         folder = last_complete(Path(self.config.output_dir))
         raise UserError(
-            f"The policy is {kl:.2f} nats a token from the reference in iteration {iteration + 1}, "
-            f"above train.max_kl={self.config.max_kl:g}: lower train.learning_rate or raise "
-            f"train.kl_coef; the policy before is in {folder or 'no checkpoint'}."
+            f"The policy is {kl:.2f} nats per token from the reference in iteration "
+            f"{iteration + 1}, above train.max_kl={self.config.max_kl:g}: lower "
+            "train.learning_rate or raise train.kl_coef; the policy before is in "
+            f"{folder or 'no checkpoint'}."
         )
 
     def _warn(self, experience: Experience) -> None:

@@ -21,7 +21,7 @@ from rankdistill.train.ppo.experience import Experience
 from rankdistill.train.ppo.losses import policy_loss, value_loss
 
 FIGURES = ("loss", "policy_loss", "value_loss", "ratio", "clip_fraction", "update_kl")
-"""Means a token of a step; `update_kl` is the KL of the policy that wrote from the present one."""
+"""A step's means per token; `update_kl` is the KL of the policy that wrote from the present."""
 
 
 class Updates:
@@ -83,7 +83,7 @@ class Updates:
     def _gradients(
         self, experience: Experience, prompts: Sequence[int], iteration: int
     ) -> dict[str, float]:
-        """Adds the gradients of a step's mean loss a token; returns its figures, of all processes.
+        """Adds the gradients of a step's mean loss per token; returns all processes' figures.
 
         Every process holds the whole rollout, so it knows how many passes the others need.
         """

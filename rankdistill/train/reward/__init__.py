@@ -1,4 +1,4 @@
-"""Reward models: a ranking becomes one number a response."""
+"""Reward models: a ranking becomes one number per response."""
 
 from rankdistill.train.reward.loss import LOSSES, ranking_loss
 

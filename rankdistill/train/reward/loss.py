@@ -23,7 +23,7 @@ def ranking_loss(
     margin: float = 0.0,
     centering: float = 0.0,
 ) -> Tensor:
-    """How far the rewards are from the ranking, a value a prompt; nats.
+    """How far the rewards are from the ranking, a value per prompt; nats.
 
     `pairs`: ``mean over i better than j of softplus(-(r_i - r_j - margin (score_i - score_j)))``.
     The mean over all pairs of a prompt, as in InstructGPT (Ouyang et al. 2022, arXiv:2203.02155,

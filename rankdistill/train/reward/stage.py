@@ -1,11 +1,11 @@
-"""The reward stage: a model learns the ranking as one number a response, and passes its gate."""
+"""The reward stage: a model learns the ranking as one number per response, and passes its gate."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -40,12 +40,12 @@ class Rewarding:
     """`GateFigures.row()`."""
     history: list[dict[str, Any]]
     """The Trainer's log history."""
-    answers: Mapping[str, Any] = field(default_factory=dict)
-    """See `reward_answers`."""
 
-    def figures(self, min_accuracy: float) -> dict[str, Any]:
-        """What the report shows."""
-        return {"gate": self.gate, "min_accuracy": min_accuracy, "models": self.answers}
+    def figures(
+        self, min_accuracy: float, answers: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The block `reward_model` of `metrics.json`; `answers` are those of `reward_answers`."""
+        return {"gate": self.gate, "min_accuracy": min_accuracy, "models": answers or {}}
 
 
 def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:

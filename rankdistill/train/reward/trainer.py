@@ -24,7 +24,7 @@ PAIRS = RewardLoss()
 
 
 class RewardTrainer(StepTrainer):
-    """transformers' Trainer on ranked groups; the model learns one number a response.
+    """transformers' Trainer on ranked groups; the model learns one number per response.
 
     The loss of a step is the mean of `ranking_loss` over its prompts, whatever the processes, the
     accumulation steps and `max_batch_tokens`. The share of pairs in the right order is logged

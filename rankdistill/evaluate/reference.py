@@ -1,0 +1,90 @@
+"""What the models of a run are measured against: the baseline's and the teacher's answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from rankdistill.evaluate.schema import QuickOptions
+from rankdistill.evaluate.students import HeldOut
+from rankdistill.models import load_model, load_tokenizer, place, tokenizers_agree
+from rankdistill.rank.combine import Scale
+from rankdistill.records import Group
+from rankdistill.run import Model, Run
+from rankdistill.score.stage import Outputs, Scored
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's scored responses to the held-out prompts."""
+
+    model: Model
+    scored: Scored
+    temperature: float
+    tokens_per_second: float
+
+    scale: Scale | None = None
+    """Of several scorers' values: that of the warmed-up student's, so that models compare."""
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        if isinstance(self.scored, Outputs):
+            return self.scored.rows(self.scale)  # type: ignore[return-value]
+        return self.scored.rows()  # type: ignore[return-value]
+
+
+@dataclass
+class Reference:
+    """What every model of the run is measured against; the models are loaded when first needed."""
+
+    baseline: Answers
+    teacher: Answers
+    suite: QuickOptions
+    _held_out: HeldOut | None = None
+
+    @property
+    def read_identity(self) -> dict[str, Any]:
+        """What a limit of the prompts that are read adds to an identity."""
+        most = self.suite.read_prompts
+        return {} if most is None else {"read_prompts": most}
+
+    def same_tokenizer(self, model: Model) -> bool:
+        """Whether `model` shares the students' token ids."""
+        if model.path == self.baseline.model.path:
+            return True
+        ours = load_tokenizer(self.baseline.model.path)
+        return tokenizers_agree(ours, load_tokenizer(model.path))
+
+    def held_out(self, run: Run) -> HeldOut:
+        """The models and rows; loaded once per run, and only where a figure is missing."""
+        if self._held_out is None:
+            comparable = self.same_tokenizer(self.teacher.model)
+            self._held_out = HeldOut(
+                tokenizer=load_tokenizer(self.baseline.model.path),
+                ranked=self.baseline.groups,
+                baseline=load_for_evaluation(run, self.baseline.model),
+                teacher=load_for_evaluation(run, self.teacher.model) if comparable else None,
+                teacher_groups=self.teacher.groups if comparable else [],
+                temperature=self.baseline.temperature,
+                max_batch_tokens=self.suite.max_batch_tokens,
+                read_prompts=self.suite.read_prompts,
+                layout=run.settings.train.layout.name,
+            )
+        return self._held_out
+
+
+def load_for_evaluation(run: Run, model: Model) -> Any:
+    """The model where it is to be run, in the precision of its role."""
+    settings = run.settings.teacher if model == run.teacher else run.settings.student
+    quantization = run.settings.teacher.quantization if model == run.teacher else None
+    loaded = load_model(
+        model.path,
+        precision=settings.precision.name,
+        quantization=quantization and quantization.name,
+        attn_implementation=settings.attn_implementation,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    return place(loaded, "cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -1,0 +1,215 @@
+"""Any way in which data sets write a conversation, as its turns: who speaks, and what is said.
+
+| written as | for example |
+|---|---|
+| text | a prompt, a response |
+| a message, or a list of them, with any further fields | OpenAI, TRL |
+| `from` and `value` | ShareGPT |
+| an object of lists, `{role: [..], content: [..]}` | what `datasets` makes of a list of objects |
+| a list of texts, the user's and the assistant's in turn | UltraChat's raw files |
+| JSON, or Python, in the cell of a table | CSV |
+| a transcript, `Human: .. Assistant: ..`, with or without words before it | HH |
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rankdistill.errors import suggest
+from rankdistill.prompts.odd_rows import OddRow
+from rankdistill.records import Message
+
+ROLES = {
+    "user": "user", "human": "user", "prompter": "user", "question": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
+    "bot": "assistant", "ai": "assistant", "bing": "assistant", "bard": "assistant",
+    "claude": "assistant", "system": "system", "developer": "developer", "tool": "tool",
+    "function": "tool", "observation": "tool", "ipython": "tool", "tool_response": "tool",
+    "function_call": "tool call", "tool_call": "tool call",
+}  # fmt: skip
+"""Roles as templates know them, by the words that data sets have for them, in small letters."""
+CONVERSATIONS = ("messages", "conversations", "conversation")
+"""Columns that hold a conversation; text in one is JSON, or a transcript."""
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+Turn = Mapping[str, Any]
+"""A turn as the data has it; `message` reads it."""
+
+
+def turns(value: Any, name: str, where: str, speaker: str = "user") -> list[Turn]:
+    """The turns of a value of any of the shapes above; none where nothing is said.
+
+    Args:
+        value: Of one column, or of a part of it.
+        name: Of the column, for errors.
+        where: Names the row in an error, for example ``line 3 of 'prompts.jsonl'``.
+        speaker: Whose words a text is.
+
+    Raises:
+        OddRow: it has none of the shapes.
+    """
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return _of_text(value, name, where, speaker)
+    if isinstance(value, Mapping):
+        if _is_message(value):
+            return [value]
+        if value and all(isinstance(part, list | tuple) for part in value.values()):
+            return turns(rows_of_columns(value), name, where, speaker)
+        raise OddRow("no_text", f"`{name}` in {where} is neither text nor a list of messages.")
+    if not isinstance(value, Sequence):
+        raise OddRow("no_text", f"`{name}` in {where} is neither text nor a list of messages.")
+    if value and all(isinstance(text, str) for text in value):
+        speakers = ("user", "assistant") if speaker == "user" else ("assistant", "user")
+        return [{"role": speakers[i % 2], "content": text} for i, text in enumerate(value)]
+    for turn in value:
+        if not isinstance(turn, Mapping):
+            raise OddRow(
+                "no_text", f"A message of `{name}` in {where} is no object with role and content."
+            )
+    return list(value)
+
+
+def role_of(turn: Turn) -> str | None:
+    """The role of a turn as templates know it; None where the data names none that is known."""
+    said = turn["role"] if turn.get("role") is not None else turn.get("from")
+    return ROLES.get(str(said).strip().lower())
+
+
+def message(turn: Turn, name: str, where: str) -> Message:
+    """A turn as role and content, whatever else it has.
+
+    Raises:
+        OddRow: an unknown role, a call of a tool, which templates write each in its own way, or a
+            content that is no text.
+    """
+    role = role_of(turn)
+    if turn.get("tool_calls") or turn.get("function_call") or role == "tool call":
+        raise OddRow(
+            "tool_calls", f"An assistant calls a tool in {where}, which cannot be carried."
+        )
+    speaker = turn["role"] if turn.get("role") is not None else turn.get("from")
+    if role is None and speaker is not None:
+        raise OddRow(
+            "unknown_role",
+            f"'{speaker}' speaks in {where}, which is no known role: "
+            f"{suggest(str(speaker), ROLES)}",
+        )
+    content = _content(turn)
+    if role is None or content is None:
+        has = ", ".join(f"'{key}'" for key in turn) or "nothing"
+        raise OddRow(
+            "no_text",
+            f"A message of `{name}` in {where} lacks a role or text as its content (it has {has}).",
+        )
+    return Message(role=role, content=encodable(content, name, where))
+
+
+def messages(found: Iterable[Turn], name: str, where: str) -> list[Message]:
+    """All turns as role and content; see `message`."""
+    return [message(turn, name, where) for turn in found]
+
+
+def encodable(text: str, name: str, where: str) -> str:
+    """The text. OddRow: half a surrogate pair is in it, which no tokenizer takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise OddRow(
+            "unencodable", f"`{name}` in {where} has a character that is no Unicode text."
+        ) from error
+    return text
+
+
+def before_response(found: Sequence[Turn]) -> list[Turn]:
+    """The turns up to the last that is not the assistant's: what it said last is the response."""
+    end = len(found)
+    while end and role_of(found[end - 1]) == "assistant":
+        end -= 1
+    return list(found[:end])
+
+
+def rows_of_columns(value: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """An object of lists as a list of objects, as long as the shortest list."""
+    return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=False)]
+
+
+def parsed(text: str) -> Any:
+    """What a table's cell holds where it is a list or an object, as JSON or as Python writes it.
+
+    None where it is neither.
+    """
+    if not text.lstrip().startswith(("[", "{")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:  # `DataFrame.to_csv` writes Python's form; literals alone are read, nothing runs
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return found if isinstance(found, list | dict) else None
+
+
+def _of_text(text: str, name: str, where: str, speaker: str) -> list[Turn]:
+    if not text.strip():
+        return []
+    found = parsed(text)
+    if isinstance(found, Mapping) and _is_message(found):
+        found = [found]
+    written = isinstance(found, list) and all(
+        isinstance(turn, Mapping) and _is_message(turn) for turn in found
+    )
+    if found and (written or (isinstance(found, list) and name in CONVERSATIONS)):
+        return turns(found, name, where, speaker)
+    if (told := _transcript(text)) is not None:
+        return told
+    if name in CONVERSATIONS:
+        raise OddRow(
+            "no_text",
+            f"`{name}` in {where} is text but no JSON list of messages: put text into `prompt`.",
+        )
+    return [{"role": speaker, "content": text}]
+
+
+def _transcript(text: str) -> list[Turn] | None:
+    """The turns of a transcript; what stands before its first speaker is the system's."""
+    parts = _TURN.split(text)
+    if len(parts) < 3 or parts[1] != "Human":
+        return None
+    preamble = parts[0].strip()
+    if preamble and "Assistant" not in parts[1::2]:
+        return None  # a text that mentions a human is no transcript
+    system: list[Turn] = [{"role": "system", "content": preamble}] if preamble else []
+    return system + [
+        {"role": _SPEAKERS[speaker], "content": said.strip()}
+        for speaker, said in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+
+
+def _is_message(value: Mapping[str, Any]) -> bool:
+    speaks = isinstance(value.get("role", value.get("from")), str)
+    return speaks and any(key in value for key in ("content", "value", "tool_calls"))
+
+
+def _content(turn: Turn) -> str | None:
+    """The text of a turn, its parts joined; None where it has none, or an image among them."""
+    content = turn["content"] if turn.get("content") is not None else turn.get("value")
+    if isinstance(content, Mapping):
+        content = [content]
+    if isinstance(content, list | tuple) and content:
+        parts = [
+            part.get("text") if isinstance(part, Mapping) and part.get("text") is not None else None
+            for part in content
+        ]
+        if any(not isinstance(part, str) for part in parts):
+            return None
+        return "\n".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else None
