@@ -7,28 +7,28 @@ Objectives have no schema here: the frozen dataclass that `_target_` names is on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
-Layout = Enum("Layout", ["shared", "packed", "padded"])
+from rankdistill.errors import UserError
+from rankdistill.evaluate import schema as suites
+from rankdistill.fields import at_least, within
+from rankdistill.score import schema as score
+from rankdistill.score.ensemble import Ensemble
+from rankdistill.train import schema as train
+from rankdistill.warmup import schema as warmup
+
 Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
 LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced", "first"])
 SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
 Aggregate = Enum("Aggregate", ["mean", "borda", "bradley_terry", "elo"])
-JudgeMode = Enum("JudgeMode", ["pointwise", "pairwise", "tournament", "listwise"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k", "random_k", "spread"])
-RewardLossName = Enum("RewardLossName", ["pairs", "plackett_luce"])
-Advantage = Enum("Advantage", ["gae", "group"])
-Critic = Enum("Critic", ["head", "separate"])
-Cut = Enum("Cut", ["terminal", "bootstrap"])
 RoundReference = Enum("RoundReference", ["fixed", "moved"])
-Backend = Enum("Backend", ["hf", "vllm"])
-Checker = Enum("Checker", ["lm_eval", "own"])
-Schedule = Enum("Schedule", ["linear", "cosine", "constant", "constant_with_warmup"])
 
 
 @dataclass
@@ -52,6 +52,11 @@ class AugmentConfig:
     rouge_l: float
     least_words: int
     most_words: int
+
+    def __post_init__(self) -> None:
+        at_least("prompts.augment", self, 0, "requests")
+        at_least("prompts.augment", self, self.least_words, "most_words")
+        within("prompts.augment", self, "[0, 1]", "evolved", "rouge_l")
 
 
 @dataclass
@@ -79,6 +84,9 @@ class PromptsConfig:
     split_column: str | None = "split"
     strict: bool = False
     instructions: InstructionsConfig | None = None
+
+    def __post_init__(self) -> None:
+        at_least("prompts", self, 1, "max_prompt_tokens")
 
 
 @dataclass
@@ -114,84 +122,6 @@ class StudentConfig:
 
 
 @dataclass
-class NoWarmupConfig:
-    _target_: str
-
-
-@dataclass
-class OptimiserConfig:
-    """What all trained warm-ups share; see `conf/warmup/`."""
-
-    _target_: str
-    learning_rate: float
-    epochs: float
-    responses_per_step: int
-    max_batch_tokens: int
-    warmup_ratio: float
-    weight_decay: float
-    lr_scheduler_type: Schedule
-    max_grad_norm: float
-    gradient_checkpointing: bool | str
-    logging_steps: int
-    save_steps: int
-    eval_steps: float
-    learn_from: str
-
-
-@dataclass
-class SFTWarmupConfig(OptimiserConfig):
-    responses_per_prompt: int
-    keep: str
-    minimum_score: float | None
-    rationale: bool
-    request: str | None
-    conversations: str | None
-    max_conversation_tokens: int
-    train_conversations: int | None
-    validation_conversations: int
-
-
-@dataclass
-class LogitsWarmupConfig(OptimiserConfig):
-    temperature: float
-    alpha: float
-    divergence: str
-    teacher_outputs: str
-    top_k: int
-    top_k_from: str
-    stored_temperatures: list[float]
-    assistants: list[int]
-
-
-@dataclass
-class OnPolicyWarmupConfig(LogitsWarmupConfig):
-    rounds: int
-    student_share: float
-
-
-@dataclass
-class CrossTokenizerWarmupConfig(OptimiserConfig):
-    temperature: float
-    alpha: float
-    divergence: str
-    assistants: list[int]
-
-
-@dataclass
-class HiddenWarmupConfig(OptimiserConfig):
-    temperature: float
-    divergence: str
-    alpha: float
-    beta: float
-    gamma: float
-    layers: str
-    attention: bool
-    relational: float
-    teacher_outputs: str
-    assistants: list[int]
-
-
-@dataclass
 class VLLMConfig:
     dtype: str
     gpu_memory_utilization: float
@@ -222,66 +152,6 @@ class SampleConfig:
 
 
 @dataclass
-class LikelihoodConfig:
-    _target_: str
-    through: str
-    per_token: bool
-    contrast: str | None
-    max_batch_tokens: int
-
-
-@dataclass
-class JudgeConfig:
-    _target_: str
-    mode: JudgeMode
-    aspects: list[str]
-    prompt: str | None
-    endpoint: str | None
-    model: str | None
-    key_variable: str
-    explain: bool
-    expected_score: bool
-    shuffles: int
-    temperature: float
-    max_answer_tokens: int
-    concurrency: int
-    requests_per_minute: float | None
-    timeout_s: float
-    retries: int
-    dollars_per_million_input_tokens: float
-    dollars_per_million_output_tokens: float
-    dtype: str
-    gpu_memory_utilization: float
-    tensor_parallel_size: int
-
-
-@dataclass
-class VerifierConfig:
-    _target_: str
-    rule: str
-    column: str
-    pattern: str | None
-
-
-@dataclass
-class RewardModelConfig:
-    _target_: str
-    model: str
-    precision: Precision
-    attn_implementation: str
-    trust_remote_code: bool
-    max_tokens: int
-    max_batch_tokens: int
-
-
-@dataclass
-class EnsembleConfig:
-    _target_: str
-    _convert_: str
-    scorers: dict[str, Any]
-
-
-@dataclass
 class RankConfig:
     path: str | None
     score_column: str | None
@@ -300,6 +170,11 @@ class RankConfig:
     columns: Any = None
     """None, or names of columns, see `rankdistill.rank.preferences.PairColumns`."""
 
+    def __post_init__(self) -> None:
+        at_least("rank", self, 2, "top_k", "responses_per_prompt")
+        at_least("rank", self, 1, "max_response_tokens")
+        at_least("rank", self, 0, "tie_margin")
+
 
 @dataclass
 class RetrievalConfig:
@@ -312,176 +187,11 @@ class RetrievalConfig:
     request: str
     timed_queries: int
 
-
-@dataclass
-class TrainConfig:
-    layout: Layout
-    max_batch_tokens: int
-    prompts_per_step: int
-    learning_rate: float | None
-    learning_rate_grid: list[float]
-    learning_rate_scale: float
-    epochs: float
-    lr_scheduler_type: Schedule
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    gradient_checkpointing: bool | str
-    logging_steps: int
-    save_steps: int
-
-
-@dataclass
-class RolloutConfig:
-    prompts: int
-    responses_per_prompt: int
-    temperature: float
-    top_p: float
-    top_k: int
-    max_response_tokens: int | None
-
-
-@dataclass
-class PPOTrainConfig(TrainConfig):
-    rollout: RolloutConfig
-    ppo_epochs: int
-    advantage: Advantage
-    critic: Critic
-    gamma: float
-    lam: float
-    whiten_advantages: bool
-    whiten_rewards: bool
-    clip: float
-    value_clip: float | None
-    value_weight: float
-    kl_coef: float
-    kl_target: float | None
-    kl_horizon: int
-    cut: Cut
-    missing_eos_penalty: float
-    stop_kl: float | None
-    max_kl: float | None
-    sampler_tolerance: float
-
-
-@dataclass
-class RewardConfig:
-    backbone: str
-    only: bool
-    min_accuracy: float
-    loss: RewardLossName
-    margin: float
-    centering: float
-    learning_rate: float
-    epochs: float
-    prompts_per_step: int
-    max_batch_tokens: int
-    lr_scheduler_type: Schedule
-    warmup_ratio: float
-    weight_decay: float
-    max_grad_norm: float
-    gradient_checkpointing: bool | str
-    logging_steps: int
-    save_steps: int
-
-
-@dataclass
-class QuickConfig:
-    version: int
-    responses_per_prompt: int
-    sharpening_control: bool
-    max_batch_tokens: int
-    read_prompts: int | None = None
-
-
-@dataclass
-class VerifiedConfig:
-    version: int
-    greedy: bool
-    prompted: bool
-    best_of: list[int]
-    best_of_prompts: int
-    guard_prompts: int
-    max_batch_tokens: int
-
-
-@dataclass
-class RankedConfig:
-    version: int
-    length_match: float
-    max_batch_tokens: int
-
-
-@dataclass
-class HarnessConfig:
-    """What the tasks of lm-eval share; see `eval/gsm8k.yaml`."""
-
-    _target_: str
-    version: int
-    path: str | None
-    shots: int
-    limit: int | None
-    chat_template: bool
-    max_response_tokens: int | None
-    backend: Backend
-    batch_size: int
-
-
-@dataclass
-class IFEvalConfig(HarnessConfig):
-    checker: Checker
-
-
-@dataclass
-class EndpointConfig:
-    """A judge behind an OpenAI-compatible endpoint."""
-
-    endpoint: str | None
-    model: str | None
-    key_variable: str
-    temperature: float
-    max_answer_tokens: int
-    concurrency: int
-    requests_per_minute: float | None
-    timeout_s: float
-    retries: int
-
-
-@dataclass
-class MTBenchConfig:
-    _target_: str
-    _convert_: str
-    version: int
-    questions: str | None
-    references: str | None
-    prompts: str | None
-    limit: int | None
-    max_response_tokens: int
-    judge: EndpointConfig
-
-
-@dataclass
-class AlpacaEvalConfig:
-    _target_: str
-    _convert_: str
-    version: int
-    reference: str | None
-    prompt: str | None
-    limit: int | None
-    temperature: float
-    max_response_tokens: int
-    judge: EndpointConfig
-
-
-@dataclass
-class PairsConfig:
-    _target_: str
-    version: int
-    path: str | None
-    limit: int | None
-    reward_model: str | None
-    max_tokens: int
-    max_batch_tokens: int
+    def __post_init__(self) -> None:
+        at_least("retrieval", self, 2, "passages", "train_passages", "max_passage_tokens")
+        at_least("retrieval", self, 1, "timed_queries")
+        if "{passage}" not in self.request:
+            raise UserError("retrieval.request has no {passage}: say where the passage is put.")
 
 
 @dataclass
@@ -512,39 +222,68 @@ SCHEMAS: dict[str, type] = {
     "prompts": PromptsConfig,
     "teacher": TeacherConfig,
     "student": StudentConfig,
-    "warmup/none": NoWarmupConfig,
-    "warmup/logits": LogitsWarmupConfig,
-    "warmup/sft": SFTWarmupConfig,
-    "warmup/hidden": HiddenWarmupConfig,
-    "warmup/on_policy": OnPolicyWarmupConfig,
-    "warmup/cross_tokenizer": CrossTokenizerWarmupConfig,
+    "warmup/none": warmup.NoWarmupOptions,
+    "warmup/logits": warmup.LogitsOptions,
+    "warmup/sft": warmup.SFTOptions,
+    "warmup/hidden": warmup.HiddenOptions,
+    "warmup/on_policy": warmup.OnPolicyOptions,
+    "warmup/cross_tokenizer": warmup.CrossTokenizerOptions,
     "sample": SampleConfig,
-    "score/likelihood": LikelihoodConfig,
-    "score/judge": JudgeConfig,
-    "score/ensemble": EnsembleConfig,
-    "score/verifier": VerifierConfig,
-    "score/reward_model": RewardModelConfig,
+    "score/likelihood": score.LikelihoodOptions,
+    "score/judge": score.JudgeOptions,
+    "score/ensemble": Ensemble,
+    "score/verifier": score.VerifierOptions,
+    "score/reward_model": score.RewardModelOptions,
     "rank": RankConfig,
     "retrieval": RetrievalConfig,
-    "reward": RewardConfig,
-    "train": TrainConfig,
-    "train/ppo": PPOTrainConfig,
-    "eval/quick": QuickConfig,
-    "eval/ranked": RankedConfig,
-    "eval/verified": VerifiedConfig,
-    "eval/gsm8k": HarnessConfig,
-    "eval/hellaswag": HarnessConfig,
-    "eval/ifeval": IFEvalConfig,
-    "eval/mt_bench": MTBenchConfig,
-    "eval/alpaca_eval": AlpacaEvalConfig,
-    "eval/pairs": PairsConfig,
+    "reward": train.RewardOptions,
+    "train": train.TrainOptions,
+    "train/ppo": train.PPOTrainOptions,
+    "eval/quick": suites.QuickOptions,
+    "eval/ranked": suites.RankedOptions,
+    "eval/verified": suites.VerifiedOptions,
+    "eval/gsm8k": suites.HarnessOptions,
+    "eval/hellaswag": suites.HarnessOptions,
+    "eval/ifeval": suites.IFEvalOptions,
+    "eval/mt_bench": suites.MTBenchOptions,
+    "eval/alpaca_eval": suites.AlpacaEvalOptions,
+    "eval/pairs": suites.PairsOptions,
 }
+
+
+PLUG_INS = ("warmup", "score", "eval")
+"""Groups whose options name a class, `_target_`, beside its keys ..."""
+BUILT_IN = ("eval/quick", "eval/ranked", "eval/verified")
+"""... but for these, which the evaluate stage measures."""
 
 
 def register_schemas() -> None:
     """Offer the schemas to the defaults lists in `conf/` as `/schema/<name>@_here_`."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    for path, node in SCHEMAS.items():
+    for path, kind in SCHEMAS.items():
         group, _, name = f"schema/{path}".rpartition("/")
-        store.store(group=group, name=name, node=node)
+        plug_in = path.split("/")[0] in PLUG_INS and path not in BUILT_IN
+        store.store(group=group, name=name, node=_schema(kind, plug_in))
+
+
+def _schema(kind: type, plug_in: bool) -> DictConfig:
+    """The names and types of a dataclass for Hydra; the values are those of the YAML files.
+
+    OmegaConf makes a frozen dataclass read-only, and gives it no place for what Hydra builds it by:
+    `_target_`, and `_convert_` where a key holds other keys.
+    """
+    node = OmegaConf.structured(kind)
+    OmegaConf.set_readonly(node, False)
+    if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        return node
+    types = get_type_hints(kind)
+    with open_dict(node):
+        for own in fields(kind):
+            nested = is_dataclass(types[own.name])
+            node[own.name] = _schema(types[own.name], plug_in) if nested else MISSING
+            if plug_in and (nested or get_origin(types[own.name]) is dict):
+                node["_convert_"] = MISSING
+        if plug_in:
+            node["_target_"] = MISSING
+    return node

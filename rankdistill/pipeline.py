@@ -53,7 +53,6 @@ from rankdistill.train.grid import train_at_best_rate
 from rankdistill.train.ppo.stage import check_ppo, ppo
 from rankdistill.train.reward.stage import (
     Rewarding,
-    check_reward,
     reward_answers,
     reward_model,
 )
@@ -82,7 +81,6 @@ def run(config: DictConfig) -> float | None:
         check_warmup(job)
         check_suites(job)
         check_retrieval(job)
-    check_reward(job)
     check_ppo(job)
     report = begin_report(job, config)
     try:

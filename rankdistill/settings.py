@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -11,28 +11,23 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from rankdistill.config import (
-    PPOTrainConfig,
     PromptsConfig,
-    QuickConfig,
     RankConfig,
-    RankedConfig,
     RetrievalConfig,
-    RewardConfig,
     RoundReference,
     SampleConfig,
     StudentConfig,
     TeacherConfig,
-    TrainConfig,
-    VerifiedConfig,
 )
 from rankdistill.errors import UserError, suggest
+from rankdistill.evaluate.schema import QuickOptions, RankedOptions, VerifiedOptions
 from rankdistill.evaluate.suites.base import Suite
 from rankdistill.objectives.base import Objective
 from rankdistill.objectives.trial import try_objective
 from rankdistill.score.base import Scorer
 from rankdistill.score.ensemble import Ensemble, members
 from rankdistill.trackers import chosen_trackers
-from rankdistill.train.gradient_checkpointing import check_gradient_checkpointing
+from rankdistill.train.schema import PPOTrainOptions, RewardOptions, TrainOptions
 from rankdistill.warmup.base import Warmup
 
 NO_SUITE = (
@@ -52,11 +47,11 @@ class Settings:
     rank: RankConfig
     retrieval: RetrievalConfig | None
     """What is searched, where a re-ranker is trained."""
-    reward: RewardConfig
-    train: TrainConfig
-    quick: QuickConfig | None
-    ranked: RankedConfig | None
-    verified: VerifiedConfig | None
+    reward: RewardOptions
+    train: TrainOptions
+    quick: QuickOptions | None
+    ranked: RankedOptions | None
+    verified: VerifiedOptions | None
     suites: dict[str, Suite]
     """The others of `eval`, by name."""
     warmup: Warmup
@@ -93,7 +88,7 @@ def build(config: DictConfig) -> Settings:
         _refuse_added(config[group], str(group))
     options = {
         group: OmegaConf.to_container(config[group], resolve=True, enum_to_str=True)
-        for group in ("warmup", "score", "objective", "train")
+        for group in ("warmup", "score", "objective")
     }
     typed = {
         group: OmegaConf.to_object(config[group])
@@ -167,11 +162,12 @@ def _refuse_added(node: Any, path: str) -> None:
     if not isinstance(node, DictConfig):
         return
     schema = OmegaConf.get_type(node)
+    valid = [own.name for own in fields(schema)] if is_dataclass(schema) else None
     for key in node:
-        if is_dataclass(schema) and key not in schema.__dataclass_fields__:
-            valid = schema.__dataclass_fields__
+        if valid is not None and key not in (*valid, "_target_", "_convert_"):
             raise UserError(f"'{path}' has no key '{key}': {suggest(str(key), valid)}")
-        _refuse_added(node[key], f"{path}.{key}")
+        if not OmegaConf.is_missing(node, key):
+            _refuse_added(node[key], f"{path}.{key}")
 
 
 def _plug_in(group: str, options: Any) -> Any:
@@ -197,7 +193,7 @@ def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str
     if unexpected:
         from hydra.utils import get_class
 
-        valid = get_class(target).__dataclass_fields__
+        valid = [own.name for own in fields(get_class(target))]
         return f"'{group}' ({target}) has no key '{unexpected[1]}': {suggest(unexpected[1], valid)}"
     first = next((line for line in text.splitlines() if line.strip()), "")
     return f"'{group}' could not be built from `_target_: {target}`: {first}"
@@ -205,38 +201,13 @@ def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str
 
 def _check(settings: Settings) -> None:
     try_objective(settings.objective)
-    sample, train = settings.sample, settings.train
+    sample = settings.sample
     _at_least("sample.max_response_tokens", sample.max_response_tokens, 1)
-    _at_least("train.prompts_per_step", train.prompts_per_step, 1)
-    _at_least("train.max_batch_tokens", train.max_batch_tokens, 1)
     _check_suites(settings)
     _check_demands(settings)
     _check_rounds(settings)
     _check_retrieval(settings)
-    _at_least("reward.prompts_per_step", settings.reward.prompts_per_step, 1)
-    _at_least("reward.max_batch_tokens", settings.reward.max_batch_tokens, 1)
-    _at_least("reward.epochs", settings.reward.epochs, 0)
-    _at_least("reward.learning_rate", settings.reward.learning_rate, 0)
-    if not 0 <= settings.reward.min_accuracy <= 1:
-        least = settings.reward.min_accuracy
-        raise UserError(f"reward.min_accuracy is {least}; it must be in [0, 1].")
-    _at_least("prompts.max_prompt_tokens", settings.prompts.max_prompt_tokens, 1)
     _check_augment(settings)
-    _at_least("rank.top_k", settings.rank.top_k, 2)
-    _at_least("rank.tie_margin", settings.rank.tie_margin, 0)
-    if settings.rank.responses_per_prompt is not None:
-        _at_least("rank.responses_per_prompt", settings.rank.responses_per_prompt, 2)
-    if settings.rank.max_response_tokens is not None:
-        _at_least("rank.max_response_tokens", settings.rank.max_response_tokens, 1)
-    _at_least("train.epochs", train.epochs, 0)
-    for group in ("train", "reward"):
-        given = getattr(settings, group).gradient_checkpointing
-        check_gradient_checkpointing(f"{group}.gradient_checkpointing", given)
-    for rate in train.learning_rate_grid:
-        _at_least("a value of train.learning_rate_grid", rate, 0)
-    _at_least("train.learning_rate_scale", train.learning_rate_scale, 0)
-    if train.learning_rate is not None:
-        _at_least("train.learning_rate", train.learning_rate, 0)
     if settings.rank.path is None and sample.responses_per_prompt < 2:
         raise UserError(
             f"sample.responses_per_prompt is {sample.responses_per_prompt}; a ranking needs at "
@@ -253,12 +224,6 @@ def _check(settings: Settings) -> None:
 
 def _check_augment(settings: Settings) -> None:
     augment = settings.prompts.augment
-    _at_least("prompts.augment.requests", augment.requests, 0)
-    _at_least("prompts.augment.most_words", augment.most_words, augment.least_words)
-    for key in ("evolved", "rouge_l"):
-        value = getattr(augment, key)
-        if not 0 <= value <= 1:
-            raise UserError(f"prompts.augment.{key} is {value}; it must be in [0, 1].")
     if augment.requests and settings.rank.path is not None:
         raise UserError(
             "prompts.augment writes prompts that an existing ranked set (rank.path) has no "
@@ -298,7 +263,7 @@ def _check_rounds(settings: Settings) -> None:
     if settings.rounds <= 1:
         return
     remedy = "set rounds=1"
-    if isinstance(settings.train, PPOTrainConfig):
+    if isinstance(settings.train, PPOTrainOptions):
         raise UserError(
             f"rounds is {settings.rounds}, but train=ppo samples anew in every iteration: "
             f"{remedy}, and train.epochs as you like."
@@ -314,12 +279,6 @@ def _check_retrieval(settings: Settings) -> None:
     retrieval = settings.retrieval
     if retrieval is None:
         return
-    _at_least("retrieval.passages", retrieval.passages, 2)
-    _at_least("retrieval.train_passages", retrieval.train_passages, 2)
-    _at_least("retrieval.max_passage_tokens", retrieval.max_passage_tokens, 2)
-    _at_least("retrieval.timed_queries", retrieval.timed_queries, 1)
-    if "{passage}" not in retrieval.request:
-        raise UserError("retrieval.request has no {passage}: say where the passage is put.")
     wrong = {
         "reward.only=true": not settings.reward.only,
         "warmup=none": settings.warmup.lessons is not None,
@@ -331,21 +290,11 @@ def _check_retrieval(settings: Settings) -> None:
 
 def _check_suites(settings: Settings) -> None:
     quick, ranked = settings.quick, settings.ranked
-    if quick is not None:
-        _at_least("eval.quick.responses_per_prompt", quick.responses_per_prompt, 1)
-        _at_least("eval.quick.read_prompts", quick.read_prompts or 1, 1)
-    if (verified := settings.verified) is not None:
-        if quick is None and ranked is None and not settings.suites:
-            raise UserError(
-                "eval=[verified] reads the answers that quick has the models write: give "
-                "eval=[quick,verified]."
-            )
-        for n in verified.best_of:
-            _at_least("a value of eval.verified.best_of", n, 1)
-        for key in ("best_of_prompts", "guard_prompts", "max_batch_tokens"):
-            _at_least(f"eval.verified.{key}", getattr(verified, key), 1)
-    if ranked is not None and not 0 <= ranked.length_match < 1:
-        raise UserError(f"eval.ranked.length_match is {ranked.length_match}; it must be in [0, 1).")
+    if settings.verified is not None and quick is None and ranked is None and not settings.suites:
+        raise UserError(
+            "eval=[verified] reads the answers that quick has the models write: give "
+            "eval=[quick,verified]."
+        )
     applies = ranked is not None and settings.rank.path is not None and settings.trains
     if quick is None and not applies and not settings.suites:
         raise UserError(NO_SUITE)

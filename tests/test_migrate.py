@@ -97,7 +97,7 @@ def test_a_dpo_configuration_of_the_handbook(tmp_path, capsys):
     assert (config.prompts.max_prompt_tokens, config.rank.max_response_tokens) == (512, 512)
     train = config.train
     assert train.learning_rate == 5e-7 and train.epochs == 1 and train.prompts_per_step == 128
-    assert train.lr_scheduler_type.name == "cosine" and train.warmup_ratio == 0.1
+    assert train.lr_scheduler_type == "cosine" and train.warmup_ratio == 0.1
     assert train.gradient_checkpointing and train.max_batch_tokens == 2 * 8 * 1024
     assert (config.seed, list(config.report_to)) == (42, ["wandb"])
     for key in ("an_unheard_of_key: not known here", "push_to_hub:", "comet_ml", "dataset_splits:"):
@@ -179,7 +179,7 @@ def test_an_sft_configuration_of_the_handbook(tmp_path, capsys):
     assert config.rounds == 0 and warmup._target_.endswith("SFTWarmup")
     assert warmup.conversations == "some/chats:train_sft" and warmup.learning_rate == 2e-5
     assert warmup.max_conversation_tokens == 2048 and warmup.responses_per_step == 8
-    assert warmup.lr_scheduler_type.name == "cosine"
+    assert warmup.lr_scheduler_type == "cosine"
     for key in ("more/chats/all: a run reads one", "chat_template:", "lr_scheduler_type:"):
         assert key in shown
     assert "assistant_only_loss" in shown

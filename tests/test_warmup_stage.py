@@ -10,9 +10,10 @@ import pytest
 import torch
 from conftest import build_model, build_tokenizer
 
-from rankdistill.config import Layout, Precision
+from rankdistill.config import Precision
 from rankdistill.run import Model, Run
 from rankdistill.store import Store
+from rankdistill.train.schema import Layout
 from rankdistill.warmup import stage
 from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.none import NoWarmup

@@ -323,9 +323,11 @@ def test_none_is_the_student_itself(folders, tmp_path):
     ],
 )
 def test_the_yaml_has_every_option_with_a_comment_and_the_class_its_defaults(name, kind):
-    path = Path(__file__).parent.parent / "conf" / "warmup" / f"{name}.yaml"
-    lines = path.read_text().splitlines()
-    values = yaml.safe_load("\n".join(lines))
+    conf = Path(__file__).parent.parent / "conf"
+    optimiser = (conf / "optimiser.yaml").read_text()
+    own = (conf / "warmup" / f"{name}.yaml").read_text()
+    lines = [*optimiser.splitlines(), *own.splitlines()]
+    values = {**yaml.safe_load(optimiser), **yaml.safe_load(own)}
     assert values.pop("_target_") == f"{kind.__module__}.{kind.__name__}"
     values.pop("defaults")
     assert {key: getattr(kind(), key) for key in values} == {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rankdistill.config import QuickConfig
+from rankdistill.evaluate.schema import QuickOptions
 from rankdistill.evaluate.students import HeldOut
 from rankdistill.models import tokenizers_agree
 from rankdistill.rank.combine import Scale
@@ -40,7 +40,7 @@ class Reference:
 
     baseline: Answers
     teacher: Answers
-    suite: QuickConfig
+    suite: QuickOptions
     _held_out: HeldOut | None = None
 
     @property

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rankdistill.config import QuickConfig
 from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.reference import Answers, Reference
+from rankdistill.evaluate.schema import QuickOptions
 from rankdistill.evaluate.sharpening import control_temperature
 from rankdistill.evaluate.students import evaluate_model
 from rankdistill.models.files import weights_bytes
@@ -66,7 +66,7 @@ class Evaluation:
     """The figures of a run's models against its warmed-up student and its teacher."""
 
     run: Run
-    suite: QuickConfig
+    suite: QuickOptions
     prompts: Sequence[Prompt]
     """Of the held-out split."""
     prompts_key: str

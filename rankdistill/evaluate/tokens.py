@@ -138,7 +138,7 @@ class KnownRows:
 
 
 def policy_values(model: PreTrainedModel, batches: Iterable[GroupBatch]) -> list[list[float]]:
-    """The policy's own value of every response, per group: its mean log-probability, nats per token.
+    """The policy's own value of every response, per group: mean log-probability, nats per token.
 
     Ranks the responses as RRHF does, so that its order can be held against the teacher's.
     """

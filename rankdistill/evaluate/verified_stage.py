@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from rankdistill.config import VerifiedConfig
 from rankdistill.console import result
 from rankdistill.errors import UserError
 from rankdistill.evaluate.guards import (
@@ -26,6 +25,7 @@ from rankdistill.evaluate.guards import (
 )
 from rankdistill.evaluate.prompting import PROMPTINGS, prompted
 from rankdistill.evaluate.readings import belongs, teacher_logp
+from rankdistill.evaluate.schema import VerifiedOptions
 from rankdistill.evaluate.stage import LABELS, evaluation_judge
 from rankdistill.evaluate.verified import (
     Verified,
@@ -69,7 +69,7 @@ class Verification:
     """The arms of a run's models on its held-out prompts."""
 
     run: Run
-    suite: VerifiedConfig
+    suite: VerifiedOptions
     verifier: Verifier
     by_split: Mapping[str, Sequence[Prompt]]
     """With `plain`: the held-out prompts without demands."""

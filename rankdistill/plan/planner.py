@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 from rankdistill.bench.flops import Work, sequences
-from rankdistill.config import PPOTrainConfig
 from rankdistill.plan.config import HardwareConfig, PlanConfig
 from rankdistill.plan.counts import Counts, count
 from rankdistill.plan.memory import (
@@ -35,6 +34,7 @@ from rankdistill.plan.stage import (
     training_flops,
 )
 from rankdistill.settings import Settings
+from rankdistill.train.schema import PPOTrainOptions
 
 PASSES = 4
 """Forward passes over its answers that the figures of a model take, with what they work out."""
@@ -300,4 +300,4 @@ class Planner:
     @property
     def is_ppo(self) -> bool:
         """Whether the policy learns from a reward model."""
-        return isinstance(self.settings.train, PPOTrainConfig)
+        return isinstance(self.settings.train, PPOTrainOptions)

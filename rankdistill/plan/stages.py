@@ -228,7 +228,7 @@ def _ppo(planner: Planner) -> Stage:
     group = grouped(train.layout.name, counts.prompt, rollout.responses_per_prompt, counts.response)
     held = 1 if settings.student.lora.r else 2  # with adapters the policy is its own reference
     models = held * model_bytes(shape, "float32", None)
-    if train.critic.name == "separate" and train.advantage.name == "gae":
+    if train.critic == "separate" and train.advantage == "gae":
         models += 16 * shape.parameters
     prompts = round(counts.train * train.epochs)
     written = planner.sampling("", shape, prompts, rollout.responses_per_prompt)

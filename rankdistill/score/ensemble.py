@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ class Ensemble:
         UserError: fewer than two scorers.
     """
 
-    scorers: Mapping[str, Scorer]
+    scorers: dict[str, Any]
+    """Of `Scorer`."""
 
     def __post_init__(self) -> None:
         if len(self.scorers) < 2:

@@ -10,72 +10,38 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rankdistill.errors import UserError, suggest
+from rankdistill.errors import UserError
+from rankdistill.fields import identity_of
 from rankdistill.forward import TokenGroup, bind, collate, micro_batches, response_logps
 from rankdistill.models import Model, encode_prompt, identity, recoded
 from rankdistill.records import Group
 from rankdistill.sample import require_backend, require_vllm
 from rankdistill.score.base import Scorer, TeacherAccess
 from rankdistill.score.remote import RemoteTeacher
+from rankdistill.score.schema import LikelihoodOptions
 from rankdistill.score.served import served_logps
-
-THROUGH = ("transformers", "vllm")
 
 NO_PROMPT = [{"role": "user", "content": ""}]
 """What the unconditional log-probability is conditioned on: a template needs a turn to answer."""
 
 
 @dataclass(frozen=True)
-class Likelihood(Scorer):
-    """log P(response | prompt) under the teacher, in nats.
-
-    Args:
-        per_token: Divide by the number of response tokens, EOS included.
-        max_batch_tokens: Tokens that go through the teacher at once.
-        contrast: What is subtracted. None: nothing. "unconditional": the teacher's log-probability
-            of the response to an empty message, which leaves the pointwise mutual information of
-            prompt and response (Li et al. 2016, arXiv:1510.03055). A model: its log-probability of
-            the same response, which leaves DPO's implicit reward (Rafailov et al. 2023) of the
-            teacher against that reference.
-        through: What runs the teacher: `transformers`, `vllm`, or the URL of a `vllm serve` that
-            does. What else is in a batch of vLLM's changes the rounding of a score.
-
-    Raises:
-        UserError: an unknown value.
-    """
-
-    per_token: bool
-    max_batch_tokens: int
-    contrast: str | None = None
-    through: str = "transformers"
+class Likelihood(LikelihoodOptions, Scorer):
+    """log P(response | prompt) under the teacher, in nats."""
 
     name: ClassVar[str] = "likelihood"
     uses_teacher: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if self.max_batch_tokens < 1:
-            raise UserError(f"score.max_batch_tokens is {self.max_batch_tokens}; give at least 1.")
-        if self.through not in THROUGH and not self._remote:
-            hint = suggest(self.through, THROUGH)
-            raise UserError(f"score.through is {self.through}, which is no URL: {hint}")
-        if self._remote and self.contrast not in (None, "unconditional"):
-            raise UserError(
-                f"score.contrast is the model {self.contrast}, but score.through is the URL of one "
-                "teacher: set score.contrast to unconditional or null."
-            )
-
     @property
     def identity(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"scorer": self.name, "code": 1, "per_token": self.per_token}
+        found: dict[str, Any] = {"scorer": self.name, "code": 1}
+        # vLLM's rounding differs from that of transformers, wherever its server is.
+        found |= identity_of(self, instead=("contrast", "through"))
         if self.through != "transformers":
             found["through"] = "vllm"
         if self.contrast == "unconditional":
             return {**found, "contrast": self.contrast}
         return {**found, "contrast": identity(self.contrast)} if self.contrast else found
-
-    @property
-    def _remote(self) -> bool:
-        return self.through.startswith(("http://", "https://"))
 
     @property
     def on_this_machine(self) -> bool:
@@ -86,7 +52,7 @@ class Likelihood(Scorer):
         """Refuse at start-up an engine that isn't there, or that would not quantise."""
         if self.through == "transformers":
             return
-        if self._remote:
+        if self.remote:
             RemoteTeacher(self.through).check()
         else:
             require_vllm("score.through")
@@ -154,7 +120,7 @@ class Likelihood(Scorer):
         self, access: TeacherAccess
     ) -> Callable[[Model, Sequence[TokenGroup]], Iterator[list[float]]]:
         """What gives the log-probabilities of groups under a model."""
-        if self._remote:
+        if self.remote:
             remote = RemoteTeacher(self.through)
             return lambda _, groups: remote.logps(groups)
         assert access.engine is not None

@@ -16,16 +16,18 @@ import torch
 
 from rankdistill import models
 from rankdistill.errors import UserError
+from rankdistill.fields import identity_of
 from rankdistill.models import Loading, Model, device, encode_prompt, encode_response, locate
 from rankdistill.models.load import PRECISIONS
 from rankdistill.models.locate import first_line
 from rankdistill.records import Group
 from rankdistill.score.base import Scorer, TeacherAccess, Verdict
+from rankdistill.score.schema import RewardModelOptions
 from rankdistill.train.reward.model import SHIFT, shift_of
 
 
 @dataclass(frozen=True)
-class RewardModel(Scorer):
+class RewardModel(RewardModelOptions, Scorer):
     """Its logit for the conversation with the response, by its own chat template.
 
     A model that was trained here has its shift added, and reads the response up to EOS, as it was
@@ -36,28 +38,15 @@ class RewardModel(Scorer):
         UserError: no such model, more labels than one, or no chat template.
     """
 
-    model: str
-    precision: str
-    attn_implementation: str
-    trust_remote_code: bool
-    max_tokens: int
-    max_batch_tokens: int
-
     name: ClassVar[str] = "reward_model"
-
-    def __post_init__(self) -> None:
-        for key in ("max_tokens", "max_batch_tokens"):
-            if getattr(self, key) < 1:
-                raise UserError(f"score.{key} is {getattr(self, key)}; it must be at least 1.")
 
     @property
     def identity(self) -> dict[str, Any]:
         return {
             "scorer": self.name,
             "code": 1,
+            **identity_of(self, instead=("model",)),
             "model": models.identity(self.model),
-            "precision": self.precision,
-            "max_tokens": self.max_tokens,
         }
 
     def about(self, teacher: str) -> str:

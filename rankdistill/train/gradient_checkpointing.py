@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from rankdistill.errors import UserError
-
-CHOICES = (False, True, "selective")
 _ATEN = torch.ops.aten
 KEPT = frozenset(
     {
@@ -25,12 +22,6 @@ KEPT = frozenset(
     }
 )
 """What `selective` does not compute again. An operation that is missing costs its time only."""
-
-
-def check_gradient_checkpointing(key: str, choice: Any) -> None:
-    """UserError: there is no such choice; `key` is what the person gave it to."""
-    if choice not in CHOICES:
-        raise UserError(f"{key} is {choice!r}; it must be true, false or selective.")
 
 
 def enable_gradient_checkpointing(model: Any, choice: bool | str) -> None:

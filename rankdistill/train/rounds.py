@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rankdistill.config import PPOTrainConfig
 from rankdistill.settings import Settings
+from rankdistill.train.schema import PPOTrainOptions
 
 
 def needs_reward(settings: Settings) -> bool:
     """Whether a reward model learns the ranking."""
-    return settings.reward.only or isinstance(settings.train, PPOTrainConfig)
+    return settings.reward.only or isinstance(settings.train, PPOTrainOptions)
 
 
 def method(settings: Settings) -> str:
@@ -22,8 +22,8 @@ def method(settings: Settings) -> str:
         return "Reward model"
     if settings.rounds == 0:
         return type(settings.warmup).__name__
-    if isinstance(settings.train, PPOTrainConfig):
-        return "PPO" if settings.train.advantage.name == "gae" else "PPO, group advantages"
+    if isinstance(settings.train, PPOTrainOptions):
+        return "PPO" if settings.train.advantage == "gae" else "PPO, group advantages"
     name = type(settings.objective).__name__
     return name if settings.rounds == 1 else f"{name}, {settings.rounds} rounds"
 

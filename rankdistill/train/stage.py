@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rankdistill.fields import identity_of
 from rankdistill.models.device import device
 from rankdistill.run import Model, Run, model_of
 from rankdistill.store import Output, Partial
@@ -22,9 +23,6 @@ FALLBACK_LEARNING_RATE = 1e-5
 
 INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale")
 """The peak learning rate is in the key, so the keys it is computed from are not."""
-
-BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save_steps")
-"""Keys of `train` that change memory, speed or what is logged, and not the result."""
 
 
 def train(
@@ -43,7 +41,7 @@ def train(
     """
     reference = reference or student
     run.close_sampler()
-    objective, options = run.settings.objective, run.settings.options
+    objective = run.settings.objective
     rows = ranked.rows()
     training = [row for row in rows if row["split"] == "train"]
     validation = [row for row in rows if row["split"] == "validation"]
@@ -53,12 +51,8 @@ def train(
         "code": 1,
         "student": student.identity,
         "ranked": ranked.key,
-        "objective": options["objective"],
-        "train": {
-            key: value
-            for key, value in options["train"].items()
-            if key not in (*BATCHING, *INDIRECT)
-        },
+        "objective": run.settings.options["objective"],
+        "train": identity_of(run.settings.train, instead=INDIRECT),
         "learning_rate": learning_rate,
         "seed": run.settings.seed,
         **run.trained_in,
@@ -132,7 +126,7 @@ def _arguments(run: Run, learning_rate: float, partial: Partial, validate: bool)
         prompts_per_step=settings.prompts_per_step,
         learning_rate=learning_rate,
         num_train_epochs=settings.epochs,
-        lr_scheduler_type=settings.lr_scheduler_type.name,
+        lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,

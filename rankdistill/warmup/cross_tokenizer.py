@@ -12,12 +12,12 @@ from rankdistill.models import encode_prompt
 from rankdistill.warmup.alignment import ends_in_text, following_the_same_text, shared_tokens
 from rankdistill.warmup.cross_rows import CrossTeacher
 from rankdistill.warmup.distillation import Distillation, Lesson
-from rankdistill.warmup.options import require
+from rankdistill.warmup.schema import CrossTokenizerOptions
 from rankdistill.warmup.teachers import Divergence, Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossTokenizerWarmup(Distillation):
+class CrossTokenizerWarmup(CrossTokenizerOptions, Distillation):
     """``alpha T^2 D + (1 - alpha) CE`` where D compares what follows the same text.
 
     Where both tokenizers have a token that begins after the same characters, the two distributions
@@ -26,26 +26,13 @@ class CrossTokenizerWarmup(Distillation):
     but for tokens inside a character, which are not compared. Differs from universal logit
     distillation (Boizard et al. 2024, arXiv:2402.12030), which pairs the i-th tokens whatever they
     follow, and all probabilities by their order alone.
-
-    Args:
-        alpha: Weight of the divergence, in [0, 1]; 1 - alpha is the cross-entropy's.
     """
 
-    alpha: float = 0.5
-
     needs_same_tokenizer: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("alpha", self.alpha, 0 <= self.alpha <= 1, "in [0, 1]")
 
     @property
     def weights(self) -> tuple[float, float]:
         return self.alpha, 1 - self.alpha
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"warmup": "cross_tokenizer", "alpha": self.alpha, **self.distillation}
 
     def teaches(self, lesson: Lesson, folder: Path, process: int) -> Callable[[Any], Teacher]:
         ours = lesson.tokenizer

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,17 +18,11 @@ from rankdistill.train.config import RankingConfig
 from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
-from rankdistill.warmup.base import Training
+from rankdistill.warmup.base import Training, Warmup
 from rankdistill.warmup.divergences import divergence_named
 from rankdistill.warmup.matching import MODULE
-from rankdistill.warmup.options import (
-    Optimisation,
-    TokenRow,
-    figures,
-    require,
-    token_rows,
-    training_arguments,
-)
+from rankdistill.warmup.options import TokenRow, figures, token_rows, training_arguments
+from rankdistill.warmup.schema import DistillationOptions
 from rankdistill.warmup.teachers import Teacher, TeacherModel
 from rankdistill.warmup.trainer import DistillationTrainer
 
@@ -49,31 +42,18 @@ class Lesson:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation(Optimisation):
+class Distillation(DistillationOptions, Warmup):
     """A student on given responses, token by token against the teacher's distributions.
 
     The loss is a mean over the response tokens of a step, over the ids that both models have.
-
-    Args:
-        temperature: Of both distributions, > 0.
-        divergence: What `rankdistill.warmup.divergences.divergence_named` takes.
-        assistants: Layers of students in between, from many to few: each is made of the one before
-            and taught by it, and the student by the last (Mirzadeh et al. 2020, arXiv:1902.03393).
     """
-
-    temperature: float = 1.0
-    divergence: str = "forward_kl"
-    assistants: Sequence[int] = field(default_factory=tuple)
 
     distils: ClassVar[bool] = True
     needs_same_tokenizer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require("temperature", self.temperature, self.temperature > 0, "above 0")
         divergence_named(self.divergence)
-        falling = all(a > b for a, b in pairwise(self.assistants))
-        require("assistants", list(self.assistants), falling, "in falling order")
 
     @property
     @abstractmethod
@@ -92,12 +72,6 @@ class Distillation(Optimisation):
         Returns:
             The teacher for a student that is not yet wrapped.
         """
-
-    @property
-    def distillation(self) -> dict[str, Any]:
-        """The options that change the weights, for `identity`."""
-        own = {"temperature": self.temperature, "divergence": self.divergence}
-        return {"code": 1, **own, **self.optimisation}
 
     def __call__(
         self, student: Model, teacher: Model, groups: Sequence[Group], out: Path, how: Training

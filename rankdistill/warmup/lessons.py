@@ -4,50 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from rankdistill.models import encode_response
 from rankdistill.records import Group, Message, Response
+from rankdistill.warmup.schema import Lessons
 
-SOURCES = ("teacher", "data")
-KEEP = ("all", "best")
 _WRITTEN = ("text", "token_ids", "finish_reason", "source")
 _THOUGHTS = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What a warm-up asks for.
-
-    Args:
-        source: `teacher` samples the responses, `data` takes those that the prompts came with,
-            `conversations` are a data set of their own.
-        responses_per_prompt: Responses that the teacher writes to a prompt; 0: to no train prompt.
-        keep: `all`, or the `best` by score.
-        minimum_score: Responses that score less are left out; None: none are.
-        thoughts: Whether what the teacher thinks (between `<think>` and `</think>`) is learned too.
-        request: What is added to a prompt for the teacher alone; None: nothing.
-    """
-
-    source: str = "teacher"
-    responses_per_prompt: int = 1
-    keep: str = "all"
-    minimum_score: float | None = None
-    thoughts: bool = True
-    request: str | None = None
-
-    @property
-    def scored(self) -> bool:
-        """Whether the scorer has a say."""
-        return self.keep == "best" or self.minimum_score is not None
-
-    @property
-    def as_sampled(self) -> bool:
-        """Whether all that the teacher wrote is learned as it wrote it."""
-        return self.thoughts and not self.scored and self.request is None
 
 
 def answer_of(text: str) -> str:

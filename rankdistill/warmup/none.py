@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 from rankdistill.models import Model
 from rankdistill.records import Group
 from rankdistill.warmup.base import Training, Warmup
+from rankdistill.warmup.schema import NoWarmupOptions
 
 
 @dataclass(frozen=True)
-class NoWarmup(Warmup):
+class NoWarmup(NoWarmupOptions, Warmup):
     """The student as it is."""
 
     lessons: ClassVar[None] = None

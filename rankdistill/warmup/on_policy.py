@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rankdistill.records import Group
 from rankdistill.sample import response_seed
-from rankdistill.warmup.lessons import Lessons
 from rankdistill.warmup.logits import LogitsWarmup
-from rankdistill.warmup.options import require
+from rankdistill.warmup.schema import OnPolicyOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnPolicyWarmup(LogitsWarmup):
+class OnPolicyWarmup(OnPolicyOptions, LogitsWarmup):
     """Logit distillation on responses that the student has written itself, in rounds.
 
     Generalised knowledge distillation (Agarwal et al. 2024, arXiv:2306.13649). At the start of a
@@ -23,31 +21,7 @@ class OnPolicyWarmup(LogitsWarmup):
     every step, so that they come from an engine and are kept; the share of the student's responses
     is exact, not drawn; each round has an optimiser and a schedule of its own; the divergence is
     multiplied by T^2.
-
-    Args:
-        rounds: Times that the student answers, and learns from it for `epochs`.
-        student_share: Share of the prompts whose response is the student's (GKD's lambda), in
-            [0, 1]; the others' is the one of `learn_from`.
     """
-
-    divergence: str = "reverse_kl"
-    epochs: float = 1.0
-    rounds: int = 4
-    student_share: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("rounds", self.rounds, self.rounds >= 1, "at least 1")
-        require("student_share", self.student_share, 0 <= self.student_share <= 1, "in [0, 1]")
-
-    @property
-    def lessons(self) -> Lessons:
-        # Without any of them the teacher's responses still are what is measured on.
-        return Lessons(source=self.learn_from, responses_per_prompt=int(self.student_share < 1))
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity, "student_share": self.student_share}
 
     def mixed(self, own: Sequence[Group], others: Sequence[Group], seed: int) -> list[Group]:
         """The share of prompts with the student's response, the rest with the other one.

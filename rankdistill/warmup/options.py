@@ -1,8 +1,7 @@
-"""What every trained warm-up shares: its options, its rows, its checkpoints."""
+"""What every trained warm-up shares: its rows, its checkpoints."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,97 +11,15 @@ import torch
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from rankdistill.errors import UserError, suggest
+from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
 from rankdistill.models import encode_prompt
 from rankdistill.records import Group
 from rankdistill.train.checkpoints import last_checkpoint
-from rankdistill.train.gradient_checkpointing import check_gradient_checkpointing
-from rankdistill.warmup.base import Training, Warmup
-from rankdistill.warmup.lessons import SOURCES, Lessons
-
-SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
+from rankdistill.warmup.base import Training
+from rankdistill.warmup.schema import Optimisation
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimisation(Warmup):
-    """How a warm-up is optimised.
-
-    Args:
-        learning_rate: Peak learning rate of AdamW.
-        epochs: Passes over the teacher's responses.
-        responses_per_step: Responses in one optimiser step, over all devices.
-        max_batch_tokens: Tokens that go through a model at once; changes no gradient.
-        lr_scheduler_type: linear, cosine, constant or constant_with_warmup.
-        warmup_ratio: Share of the steps over which the learning rate rises to its peak.
-        weight_decay: Of AdamW.
-        max_grad_norm: Norm that gradients are clipped to.
-        gradient_checkpointing: Recompute activations in the backward pass: false, true, or
-            `selective` (see `enable_gradient_checkpointing`).
-        logging_steps: Steps between logged figures.
-        save_steps: Steps between checkpoints.
-        eval_steps: Steps, or below 1 the share of all steps, between measurements on the
-            validation prompts.
-        learn_from: `teacher`, which writes responses, or `data`: those that came with the prompts.
-
-    Raises:
-        UserError: A value is out of its range.
-    """
-
-    learning_rate: float = 3e-4
-    epochs: float = 4.0
-    responses_per_step: int = 8
-    max_batch_tokens: int = 4096
-    lr_scheduler_type: str = "cosine"
-    warmup_ratio: float = 0.1
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    gradient_checkpointing: bool | str = False
-    logging_steps: int = 1
-    save_steps: int = 50
-    eval_steps: float = 0.25
-    learn_from: str = "teacher"
-
-    def __post_init__(self) -> None:
-        for key in ("responses_per_step", "max_batch_tokens", "logging_steps", "save_steps"):
-            require(key, getattr(self, key), getattr(self, key) >= 1, "at least 1")
-        for key in ("learning_rate", "epochs", "max_grad_norm", "eval_steps"):
-            require(key, getattr(self, key), 0 < getattr(self, key) < math.inf, "above 0")
-        require("warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio < 1, "in [0, 1)")
-        check_gradient_checkpointing("warmup.gradient_checkpointing", self.gradient_checkpointing)
-        require("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
-        if self.lr_scheduler_type not in SCHEDULES:
-            raise UserError(
-                f"warmup.lr_scheduler_type '{self.lr_scheduler_type}' is unknown: "
-                f"{suggest(self.lr_scheduler_type, SCHEDULES)}"
-            )
-        if self.learn_from not in SOURCES:
-            raise UserError(
-                f"warmup.learn_from '{self.learn_from}' is unknown: "
-                f"{suggest(self.learn_from, SOURCES)}"
-            )
-
-    @property
-    def lessons(self) -> Lessons:
-        """The responses that are learned."""
-        return Lessons(source=self.learn_from)
-
-    @property
-    def optimisation(self) -> dict[str, Any]:
-        """The options that change the weights, for `identity`."""
-        keys = (
-            "learning_rate", "epochs", "responses_per_step", "lr_scheduler_type", "warmup_ratio",
-            "weight_decay", "max_grad_norm",
-        )  # fmt: skip
-        return {key: getattr(self, key) for key in keys}
-
-
-def require(key: str, value: Any, condition: bool, what: str) -> None:
-    """UserError unless `condition`: ``warmup.<key> is <value>; it must be <what>.``"""
-    if not condition:
-        raise UserError(f"warmup.{key} is {value}; it must be {what}.")
 
 
 @dataclass(frozen=True)

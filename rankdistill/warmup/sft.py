@@ -12,30 +12,23 @@ from datasets import Dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from rankdistill.errors import UserError, suggest
+from rankdistill.errors import UserError
 from rankdistill.models import Model
 from rankdistill.records import Group
 from rankdistill.train.checkpoints import last_checkpoint
 from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
 from rankdistill.train.output import save_trained
 from rankdistill.train.progress import show_progress
-from rankdistill.warmup.base import Training
+from rankdistill.warmup.base import Training, Warmup
 from rankdistill.warmup.conversations import Conversations
-from rankdistill.warmup.lessons import KEEP, Lessons
-from rankdistill.warmup.options import (
-    Optimisation,
-    TokenRow,
-    figures,
-    require,
-    token_rows,
-    training_arguments,
-)
+from rankdistill.warmup.options import TokenRow, figures, token_rows, training_arguments
+from rankdistill.warmup.schema import SFTOptions
 
 IGNORED = -100
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTWarmup(Optimisation):
+class SFTWarmup(SFTOptions, Warmup):
     """Cross-entropy with responses: response tokens only, EOS included where it stood.
 
     With several responses of the teacher to a prompt it is sequence-level distillation (Kim and
@@ -45,50 +38,7 @@ class SFTWarmup(Optimisation):
     cut, packed or given another EOS. The loss is the mean over the response tokens of a step,
     whatever its micro-batches, processes and accumulation: the rows are filled up to whole steps
     with rows that have nothing to learn, or accelerate would repeat some for the last process.
-
-    Args:
-        responses_per_prompt: Responses that the teacher writes to a prompt.
-        keep: `all`, or the `best` of them by the run's scorer.
-        minimum_score: Responses that score less are not learned; a verifier gives 1 where it
-            agrees. None: all are good enough.
-        rationale: Also learn how the teacher reasons, between `<think>` and `</think>`; needs a
-            `minimum_score`. Scorers see the answer alone either way.
-        request: What is added to a prompt for the teacher alone, for example to have it reason.
-        conversations: A file or a data set of the hub, whose conversations are learned in place of
-            responses to the run's prompts: every turn of the assistant. None: there is none.
-        max_conversation_tokens: They are cut after so many tokens.
-        train_conversations: Most of them to learn; None: all; 0: none, the student stays as it is.
-        validation_conversations: How many of them are measured on instead.
     """
-
-    responses_per_prompt: int = 1
-    keep: str = "all"
-    minimum_score: float | None = None
-    rationale: bool = False
-    request: str | None = None
-    conversations: str | None = None
-    max_conversation_tokens: int = 2048
-    train_conversations: int | None = None
-    validation_conversations: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("responses_per_prompt", self.responses_per_prompt, self.responses_per_prompt >= 1,
-                "at least 1")  # fmt: skip
-        for key, least in (
-            ("max_conversation_tokens", 1),
-            ("train_conversations", 0),
-            ("validation_conversations", 0),
-        ):
-            value = getattr(self, key)
-            require(key, value, value is None or value >= least, f"at least {least}")
-        if self.keep not in KEEP:
-            raise UserError(f"warmup.keep '{self.keep}' is unknown: {suggest(self.keep, KEEP)}")
-        if self.rationale and self.minimum_score is None:
-            raise UserError(
-                "warmup.rationale learns a chain of thought only where a verifier agrees: choose "
-                "one as score, and set warmup.minimum_score=1."
-            )
 
     @property
     def own_conversations(self) -> Conversations | None:
@@ -101,23 +51,6 @@ class SFTWarmup(Optimisation):
             self.train_conversations,
             self.validation_conversations,
         )
-
-    @property
-    def lessons(self) -> Lessons | None:
-        if self.conversations is not None:
-            return Lessons(source="conversations") if self.train_conversations != 0 else None
-        return Lessons(
-            source=self.learn_from,
-            responses_per_prompt=self.responses_per_prompt,
-            keep=self.keep,
-            minimum_score=self.minimum_score,
-            thoughts=self.rationale,
-            request=self.request,
-        )
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"warmup": "sft", "code": 2, **self.optimisation}
 
     def __call__(
         self, student: Model, teacher: Model, groups: Sequence[Group], out: Path, how: Training

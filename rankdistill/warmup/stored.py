@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from rankdistill.errors import UserError, suggest
 from rankdistill.models import Model
 from rankdistill.records import Group
 from rankdistill.sample import Sampler
 from rankdistill.warmup.base import Training
 from rankdistill.warmup.distillation import Distillation, Lesson
 from rankdistill.warmup.recorder import Recorder
+from rankdistill.warmup.schema import StoredOptions
 from rankdistill.warmup.teacher_cache import TeacherCache
 from rankdistill.warmup.teachers import (
     CachedTeacher,
@@ -27,34 +27,12 @@ from rankdistill.warmup.teachers import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredDistillation(Distillation):
-    """See `Distillation`.
-
-    Args:
-        teacher_outputs: `live` runs the teacher on every batch; `hidden` runs it once and reads its
-            last hidden states from disk (see `teacher_cache.py`), which is exact.
-    """
-
-    teacher_outputs: str = "live"
-
-    outputs: ClassVar[tuple[str, ...]] = ("live", "hidden")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.teacher_outputs not in self.outputs:
-            raise UserError(
-                f"warmup.teacher_outputs '{self.teacher_outputs}' is unknown: "
-                f"{suggest(self.teacher_outputs, self.outputs)}"
-            )
+class StoredDistillation(StoredOptions, Distillation):
+    """See `Distillation`."""
 
     def attach(self, student: Any, teacher: Any) -> Recorder | None:
         """Adds further losses to the student; the recorder of what they need of the teacher."""
         return None
-
-    @property
-    def stored(self) -> dict[str, Any] | None:
-        """What of the teacher is kept on disk, for the key of its output; None: it runs along."""
-        return None if self.teacher_outputs == "live" else {"kind": self.teacher_outputs}
 
     def store(
         self,

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
+from rankdistill.evaluate.schema import AlpacaEvalOptions
 from rankdistill.evaluate.statistics import mean_interval
 from rankdistill.evaluate.suites.answers import Request, sampled_by, write_answers
 from rankdistill.evaluate.suites.base import Figure, Measured, Suite, mean_figure
@@ -37,34 +38,20 @@ FORM = duel_form(explain=False)
 
 
 @dataclass(frozen=True)
-class AlpacaEval(Suite):
+class AlpacaEval(AlpacaEvalOptions, Suite):
     """Win rates against the outputs of a reference; the keys are in `eval/alpaca_eval.yaml`.
 
     Raises:
         UserError: no reference, or a value out of its range.
     """
 
-    version: int
-    reference: str | None
-    prompt: str | None
-    limit: int | None
-    temperature: float
-    max_response_tokens: int
-    judge: Mapping[str, Any]
-
     name: ClassVar[str] = "alpaca_eval"
-
-    def __post_init__(self) -> None:
-        for key, least in (("limit", 1), ("max_response_tokens", 1), ("temperature", 0)):
-            value = getattr(self, key)
-            if value is not None and value < least:
-                raise UserError(f"eval.alpaca_eval.{key} is {value}; it must be at least {least}.")
 
     def about(self) -> str:
         """How it was measured, in a few words."""
         against = self._rows[0]["generator"]
         count = len(self._rows)
-        return f"{count} instructions against {against}, judged by {self.judge['model']}"
+        return f"{count} instructions against {against}, judged by {self.judge.model}"
 
     def check(self, run: Run) -> None:
         """Read the reference's outputs and the prompt, and ask the judge a question."""

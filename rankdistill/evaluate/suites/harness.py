@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
+from rankdistill.evaluate.schema import HarnessOptions
 from rankdistill.evaluate.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.evaluate.suites.local import files_identity, split_files, task_rows, write_rows
+from rankdistill.fields import identity_of
 from rankdistill.models.device import device
 from rankdistill.models.locate import first_line
 from rankdistill.prompts.sources import source_identity
@@ -33,21 +35,12 @@ BATCHES_KEPT = 8
 
 
 @dataclass(frozen=True)
-class HarnessSuite(Suite):
+class HarnessSuite(HarnessOptions, Suite):
     """One task of lm-eval; the keys are explained in `eval/gsm8k.yaml`.
 
     Raises:
         UserError: a value out of its range.
     """
-
-    version: int
-    path: str | None
-    shots: int
-    limit: int | None
-    chat_template: bool
-    max_response_tokens: int | None
-    backend: str
-    batch_size: int
 
     name: ClassVar[str]
     hub: ClassVar[str]
@@ -57,14 +50,6 @@ class HarnessSuite(Suite):
     columns: ClassVar[Sequence[str]]
     metrics: ClassVar[Mapping[str, tuple[str, str]]]
     """Title and meaning by lm-eval's ``metric,filter``."""
-
-    def __post_init__(self) -> None:
-        for key, least in (("limit", 1), ("batch_size", 1), ("max_response_tokens", 1)):
-            value = getattr(self, key)
-            if value is not None and value < least:
-                raise UserError(f"eval.{self.name}.{key} is {value}; it must be at least {least}.")
-        if self.shots < 0:
-            raise UserError(f"eval.{self.name}.shots is {self.shots}; it must be at least 0.")
 
     def about(self) -> str:
         """How it was measured, in a few words."""
@@ -103,13 +88,11 @@ class HarnessSuite(Suite):
         identity = {
             "code": 1,
             "suite": self.name,
-            "version": self.version,
             "lm_eval": version("lm_eval"),
             "model": model.identity,
             "data": self.data_identity(),
-            "backend": self.backend,
             "dtype": run.settings.sample.vllm.dtype if self.backend == "vllm" else None,
-            **self.options(),
+            **identity_of(self, instead=("path",)),
         }
 
         def make(partial: Partial) -> Mapping[str, Any]:
@@ -120,11 +103,6 @@ class HarnessSuite(Suite):
 
         what = f"{role}: {self.name}, {self.about()}"
         return self._measured(run.stage("evaluate", what, identity, make))
-
-    def options(self) -> dict[str, Any]:
-        """The keys that change the figures."""
-        keys = ("shots", "limit", "chat_template", "max_response_tokens")
-        return {key: getattr(self, key) for key in keys}
 
     def task(self, files: Mapping[str, str] | None, scratch: Path) -> Any:
         """The task for lm-eval: a file that includes its own, with local data for the hub's.

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import httpx
 
 from rankdistill.console import progress
 from rankdistill.errors import UserError
+from rankdistill.fields import at_least
 from rankdistill.score.base import Verdict
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import Plan, Question
 from rankdistill.score.judge.runner import run as run_plans
 from rankdistill.score.judge.verdicts import Form
+from rankdistill.score.schema import JudgeEndpoint
 from rankdistill.store import Partial
 
 Asked = tuple[str, Sequence[Question]]
 """An id, and the questions whose answers belong together."""
 
 
-def endpoint_options(group: str, judge: Mapping[str, Any]) -> EndpointOptions:
+def endpoint_options(group: str, judge: JudgeEndpoint) -> EndpointOptions:
     """The keys of a suite's `judge`.
 
     Args:
@@ -32,7 +35,7 @@ def endpoint_options(group: str, judge: Mapping[str, Any]) -> EndpointOptions:
         UserError: no endpoint or model is given, the endpoint is no URL or carries credentials, or
             a number is out of its range.
     """
-    given = dict(judge)
+    given = asdict(judge)
     url, model = given.pop("endpoint"), given.pop("model")
     suite = group.removesuffix(".judge").removeprefix("eval.")
     if url is None or model is None:
@@ -51,9 +54,9 @@ def endpoint_options(group: str, judge: Mapping[str, Any]) -> EndpointOptions:
             f"{group}.endpoint carries credentials or parameters, which would be written into "
             f"logs: put the key into the environment variable that {group}.key_variable names."
         )
-    for key, least in (("concurrency", 1), ("max_answer_tokens", 8), ("retries", 0)):
-        if given[key] < least:
-            raise UserError(f"{group}.{key} is {given[key]}; it must be at least {least}.")
+    at_least(group, judge, 1, "concurrency")
+    at_least(group, judge, 8, "max_answer_tokens")
+    at_least(group, judge, 0, "retries")
     return EndpointOptions(url=url, model=model, seed=0, group=group, **given)
 
 

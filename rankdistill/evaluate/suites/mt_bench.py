@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
+from rankdistill.evaluate.schema import MTBenchOptions
 from rankdistill.evaluate.suites.answers import Request, sampled_by, write_answers
 from rankdistill.evaluate.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.evaluate.suites.judging import (
@@ -45,35 +46,18 @@ _RATING_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
 
 
 @dataclass(frozen=True)
-class MTBench(Suite):
+class MTBench(MTBenchOptions, Suite):
     """The ratings of a model's answers; the keys are explained in `eval/mt_bench.yaml`.
 
     Raises:
         UserError: a value out of its range.
     """
 
-    version: int
-    questions: str | None
-    references: str | None
-    prompts: str | None
-    limit: int | None
-    max_response_tokens: int
-    judge: Mapping[str, Any]
-
     name: ClassVar[str] = "mt_bench"
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"eval.mt_bench.limit is {self.limit}; it must be at least 1.")
-        if self.max_response_tokens < 1:
-            raise UserError(
-                f"eval.mt_bench.max_response_tokens is {self.max_response_tokens}; it must be at "
-                "least 1."
-            )
 
     def about(self) -> str:
         """How it was measured, in a few words."""
-        return f"{len(self._asked)} questions of two turns, judged by {self.judge['model']}"
+        return f"{len(self._asked)} questions of two turns, judged by {self.judge.model}"
 
     def check(self, run: Run) -> None:
         """Read all files, and ask the judge a question."""

@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
+from rankdistill.evaluate.schema import PairsOptions
 from rankdistill.evaluate.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.models import encode_prompt, encode_response
 from rankdistill.prompts.sources import read_rows, source_identity
@@ -29,27 +30,14 @@ WHOLE = "all"
 
 
 @dataclass(frozen=True)
-class Pairs(Suite):
+class Pairs(PairsOptions, Suite):
     """Pair accuracies; the keys are explained in `eval/pairs.yaml`.
 
     Raises:
         UserError: a value out of its range.
     """
 
-    version: int
-    path: str | None
-    limit: int | None
-    reward_model: str | None
-    max_tokens: int
-    max_batch_tokens: int
-
     name: ClassVar[str] = "pairs"
-
-    def __post_init__(self) -> None:
-        for key in ("limit", "max_tokens", "max_batch_tokens"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise UserError(f"eval.pairs.{key} is {value}; it must be at least 1.")
 
     def about(self) -> str:
         """How it was measured, in a few words."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
+from rankdistill.evaluate.schema import IFEvalOptions
 from rankdistill.evaluate.suites.harness import HarnessSuite, local_data
 
 if TYPE_CHECKING:
@@ -56,15 +57,13 @@ PUNKT = "tokenizers/punkt_tab"
 
 
 @dataclass(frozen=True)
-class IFEval(HarnessSuite):
+class IFEval(IFEvalOptions, HarnessSuite):
     """Instructions that can be verified (Zhou et al. 2023, arXiv:2311.07911).
 
     lm-eval's checker counts sentences and words with NLTK's punkt_tab, which is a download of its
     own; ours needs none (`rankdistill.score.verifier.instructions`) and may differ on sentences,
     words in capitals, and where texts are on the edge of a rule.
     """
-
-    checker: str = "lm_eval"
 
     name: ClassVar[str] = "ifeval"
     hub = "google/IFEval"
@@ -102,10 +101,6 @@ class IFEval(HarnessSuite):
                 "eval.ifeval.checker=own needs langdetect: `pip install 'rankdistill[verifier]'` "
                 "brings it."
             )
-
-    def options(self) -> dict[str, Any]:
-        """The keys that change the figures."""
-        return {**super().options(), "checker": self.checker}
 
     def task(self, files: Mapping[str, str] | None, scratch: Path) -> Any:
         """lm-eval's task; with our checker its definition with another verdict."""

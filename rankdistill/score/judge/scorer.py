@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import httpx
 
 from rankdistill import models
-from rankdistill.errors import UserError, suggest
+from rankdistill.errors import UserError
+from rankdistill.fields import identity_of
 from rankdistill.models.model import Model
 from rankdistill.records import Group
 from rankdistill.score.base import Scorer, TeacherAccess, Verdict
@@ -17,10 +18,11 @@ from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import MODES, Brief
 from rankdistill.score.judge.prompts import load_criterion, load_frame
 from rankdistill.score.judge.runner import Respondent, run
+from rankdistill.score.schema import JudgeOptions
 
 
 @dataclass(frozen=True)
-class LLMJudge(Scorer):
+class LLMJudge(JudgeOptions, Scorer):
     """What a language model says of responses; the keys are explained in `conf/score/judge.yaml`.
 
     `pointwise` values are ratings in [1, 10]; those of the other modes are the share of the other
@@ -31,43 +33,12 @@ class LLMJudge(Scorer):
             model, or a URL that carries credentials.
     """
 
-    mode: str
-    aspects: Sequence[str]
-    prompt: str | None
-    endpoint: str | None
-    model: str | None
-    key_variable: str
-    explain: bool
-    expected_score: bool
-    shuffles: int
-    temperature: float
-    max_answer_tokens: int
-    concurrency: int
-    requests_per_minute: float | None
-    timeout_s: float
-    retries: int
-    dollars_per_million_input_tokens: float
-    dollars_per_million_output_tokens: float
-    dtype: str
-    gpu_memory_utilization: float
-    tensor_parallel_size: int
     seed: int = 0
 
     name: ClassVar[str] = "judge"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise UserError(f"score.mode is '{self.mode}': {suggest(self.mode, MODES)}")
-        for key, least in (("shuffles", 1), ("concurrency", 1), ("max_answer_tokens", 8)):
-            if getattr(self, key) < least:
-                raise UserError(
-                    f"score.{key} is {getattr(self, key)}; it must be at least {least}."
-                )
-        for key in ("temperature", "retries"):
-            if getattr(self, key) < 0:
-                raise UserError(f"score.{key} is {getattr(self, key)}; it must be at least 0.")
-        if not self.aspects:
-            raise UserError("score.aspects is empty: give at least one, for example [overall].")
+        super().__post_init__()
         self._brief()
         if self.endpoint is not None:
             self._check_url(self.endpoint)
@@ -94,18 +65,15 @@ class LLMJudge(Scorer):
         brief = self._brief()
         served = {"served": self.model} if self.endpoint else {"dtype": self.dtype}
         local = {"local": models.identity(self.model)} if self.model and not self.endpoint else {}
+        where = ("endpoint", "model", "dtype")
         return {
             "scorer": self.name,
             "code": 1,
-            "mode": self.mode,
+            **identity_of(self, instead=("prompt", "aspects", *where)),
             "frame": brief.frame.text,
             "criteria": dict(brief.criteria),
-            "explain": self.explain,
             "expected_score": brief.expected_score,
             "shuffles": self.shuffles if self.mode == "listwise" else None,
-            "temperature": self.temperature,
-            "max_answer_tokens": self.max_answer_tokens,
-            "seed": self.seed,
             **served,
             **local,
         }

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rankdistill.errors import UserError, suggest
+from rankdistill.fields import identity_of
 from rankdistill.records import Group
 from rankdistill.score.base import Scorer, TeacherAccess
+from rankdistill.score.schema import VerifierOptions
 from rankdistill.score.verifier import answers, instructions
 from rankdistill.score.verifier.function import load_function, source_digest
 
@@ -19,17 +21,13 @@ Check = Callable[[str, Mapping[str, Any]], float]
 
 
 @dataclass(frozen=True)
-class Verifier(Scorer):
+class Verifier(VerifierOptions, Scorer):
     """What a rule says of each response, mostly 1 or 0; the keys are in `conf/score/verifier.yaml`.
 
     Raises:
         UserError: an unknown check, an unsafe or missing function, a package that is not installed,
             or a pattern or schema that is none.
     """
-
-    rule: str
-    column: str
-    pattern: str | None
 
     name: ClassVar[str] = "verifier"
 
@@ -42,9 +40,8 @@ class Verifier(Scorer):
         return {
             "scorer": self.name,
             "code": _CODE.get(self.rule, 1),
+            **identity_of(self, instead=("rule",)),
             "check": self.rule,
-            "column": self.column,
-            "pattern": self.pattern,
             **own,
         }
 

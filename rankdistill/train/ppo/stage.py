@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
-from rankdistill.config import Critic, PPOTrainConfig
 from rankdistill.console import is_main_process, progress
 from rankdistill.errors import UserError
+from rankdistill.fields import identity_of
 from rankdistill.models import merged, save_model
 from rankdistill.records import Prompt
 from rankdistill.run import Model, Run, model_of
@@ -20,25 +20,20 @@ from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.trainer import PPOTrainer
 from rankdistill.train.reward.model import load_reward_model
 from rankdistill.train.reward.stage import ModelReward, Rewarding, reads
+from rankdistill.train.schema import PPOMethod, PPOTrainOptions
 
 LEARNING_RATE = 3e-6
 """Where `train.learning_rate` is null: that of Huang et al. 2024 (arXiv:2403.17031)."""
 
 MIXED = {"bfloat16": "bf16", "float16": "fp16"}
 
-BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save_steps")
-"""Keys of `train` that change memory, speed or what is logged, and not the result."""
-
-INDIRECT = (
-    "learning_rate", "learning_rate_grid", "learning_rate_scale", "rollout", "sampler_tolerance",
-    "max_kl",
-)  # fmt: skip
-"""Keys of `train` that are hashed by what they come to, or that only stop a run."""
+INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale", "rollout")
+"""Keys of `train` that are hashed by what they come to."""
 
 
 def check_ppo(run: Run) -> None:
     """Refuse, before anything runs, what PPO cannot do."""
-    if not isinstance(run.settings.train, PPOTrainConfig):
+    if not isinstance(run.settings.train, PPOTrainOptions):
         return
     _config(run, run.settings.train, None, "")
 
@@ -60,7 +55,7 @@ def ppo(
         learning_rate: Peak; None: `train.learning_rate`, else LEARNING_RATE times its scale.
     """
     train = run.settings.train
-    assert isinstance(train, PPOTrainConfig)
+    assert isinstance(train, PPOTrainOptions)
     config = _config(run, train, learning_rate, "")
     dtype = run.settings.sample.vllm.dtype if run.sampler_name == "vllm" else None
     identity = {
@@ -68,11 +63,7 @@ def ppo(
         "student": student.identity,
         "reward_model": rewarding.model.identity,
         "prompts": prompts_key,
-        "ppo": {
-            key: value
-            for key, value in run.settings.options["train"].items()
-            if key not in (*BATCHING, *INDIRECT)
-        },
+        "ppo": identity_of(train, instead=INDIRECT),
         "prompts_per_rollout": config.prompts_per_rollout,
         "sampling": vars(config.sampling),
         "learning_rate": config.learning_rate,
@@ -94,7 +85,7 @@ def ppo(
 
 def _train(
     run: Run,
-    settings: PPOTrainConfig,
+    settings: PPOTrainOptions,
     student: Model,
     prompts: Sequence[Prompt],
     rewarding: Rewarding,
@@ -133,9 +124,9 @@ def _train(
     }
 
 
-def _critic(run: Run, settings: PPOTrainConfig, student: Model, rewarding: Rewarding) -> Any:
+def _critic(run: Run, settings: PPOTrainOptions, student: Model, rewarding: Rewarding) -> Any:
     """A separate critic begins as the reward model, as in InstructGPT; it reads the same tokens."""
-    if settings.advantage.name == "group" or settings.critic is Critic.head:
+    if settings.advantage == "group" or settings.critic == "head":
         return None
     ours, theirs = student.tokenizer(), rewarding.model.tokenizer()
     if not reads(theirs, ours):
@@ -147,20 +138,14 @@ def _critic(run: Run, settings: PPOTrainConfig, student: Model, rewarding: Rewar
 
 
 def _config(
-    run: Run, settings: PPOTrainConfig, learning_rate: float | None, output_dir: str
+    run: Run, settings: PPOTrainOptions, learning_rate: float | None, output_dir: str
 ) -> PPOConfig:
     rollout, sample = settings.rollout, run.settings.sample
     if learning_rate is None:
         learning_rate = settings.learning_rate
     if learning_rate is None:
         learning_rate = LEARNING_RATE * settings.learning_rate_scale
-    same = (
-        "epochs", "ppo_epochs", "prompts_per_step", "max_batch_tokens", "warmup_ratio",
-        "weight_decay", "max_grad_norm", "gradient_checkpointing", "gamma", "lam",
-        "whiten_advantages", "whiten_rewards", "clip", "value_clip", "value_weight", "kl_coef",
-        "kl_target", "kl_horizon", "missing_eos_penalty", "stop_kl", "max_kl",
-        "sampler_tolerance", "save_steps",
-    )  # fmt: skip
+    same = {own.name: getattr(settings, own.name) for own in fields(PPOMethod)}
     return PPOConfig(
         output_dir=output_dir,
         sampling=SamplingOptions(
@@ -173,11 +158,7 @@ def _config(
         ),
         prompts_per_rollout=rollout.prompts,
         layout=settings.layout.name,
-        learning_rate=learning_rate,
-        lr_scheduler_type=settings.lr_scheduler_type.name,
         mixed_precision=MIXED.get(run.settings.student.precision.name, "no"),
-        advantage=settings.advantage.name,
-        cut=settings.cut.name,
         seed=run.settings.seed,
-        **{key: value for key, value in asdict(settings).items() if key in same},
+        **{**same, "learning_rate": learning_rate},
     )

@@ -8,8 +8,9 @@ from torch.nn.functional import softplus
 from rankdistill.errors import UserError, suggest
 from rankdistill.objectives.base import Candidates
 from rankdistill.objectives.lists import RankedLists, differences
+from rankdistill.train.schema import REWARD_LOSSES
 
-LOSSES = ("pairs", "plackett_luce")
+LOSSES = REWARD_LOSSES
 
 
 def ranking_loss(

@@ -13,6 +13,7 @@ import torch
 from rankdistill.console import result
 from rankdistill.errors import UserError
 from rankdistill.evaluate.statistics import mean_interval, paired_difference
+from rankdistill.fields import identity_of
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import device, encode_prompt, recoded
 from rankdistill.records import Group
@@ -26,13 +27,7 @@ from rankdistill.train.progress import show_progress
 from rankdistill.train.reward.gate import check_gate, gate_figures
 from rankdistill.train.reward.model import load_reward_model, rewards
 from rankdistill.train.reward.saving import Scale, save_reward_model
-from rankdistill.train.reward.trainer import RewardLoss, RewardTrainer
-
-BATCHING = ("max_batch_tokens", "gradient_checkpointing", "logging_steps", "save_steps")
-"""Keys of `reward` that change memory, speed or what is logged, and not the result."""
-
-JUDGING = ("min_accuracy", "only")
-"""Keys of `reward` that say what is done with the model."""
+from rankdistill.train.reward.trainer import RewardTrainer
 
 
 @dataclass(frozen=True)
@@ -52,11 +47,6 @@ class Rewarding:
         return {"gate": self.gate, "min_accuracy": min_accuracy, "models": answers or {}}
 
 
-def check_reward(run: Run) -> None:
-    """Refuse, before anything runs, a loss that there is not."""
-    _loss(run)
-
-
 def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
     """The reward model of a ranking.
 
@@ -64,7 +54,7 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
         UserError: its held-out accuracy is below `reward.min_accuracy`.
     """
     run.close_sampler()
-    settings, options = run.settings.reward, asdict(run.settings.reward)
+    settings = run.settings.reward
     backbone = backbone_of(run, warm)
     rows = recoded(ranked.rows(), warm, backbone)
     training = [row for row in rows if row["split"] == "train"]
@@ -81,11 +71,7 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
         "backbone": backbone.identity,
         "judged_on": sorted({row["split"] for row in held_out}),
         "ranked": ranked.key,
-        "reward": {
-            key: getattr(value, "name", value)
-            for key, value in options.items()
-            if key not in (*BATCHING, *JUDGING, "backbone")
-        },
+        "reward": identity_of(settings, instead=("backbone",)),
         "layout": run.settings.train.layout.name,
         "precision": run.settings.student.precision.name,
         "seed": run.settings.seed,
@@ -233,7 +219,7 @@ def _train(
         _arguments(run, str(partial.scratch / "checkpoints")),
         training,
         tokenizer,
-        _loss(run),
+        settings,
     )
     show_progress(trainer)
     trainer.train(resume_from_checkpoint=True)
@@ -248,11 +234,6 @@ def _train(
         figures |= {"held_out_pairs": gate["pairs"], "accuracy": gate["accuracy"]["mean"]}
     trainer.accelerator.wait_for_everyone()
     return figures
-
-
-def _loss(run: Run) -> RewardLoss:
-    settings = run.settings.reward
-    return RewardLoss(settings.loss.name, settings.margin, settings.centering)
 
 
 def _of_the_student(rows: Sequence[Any]) -> list[Any]:
@@ -293,7 +274,7 @@ def _arguments(run: Run, checkpoints: str) -> RankingConfig:
         prompts_per_step=settings.prompts_per_step,
         learning_rate=settings.learning_rate,
         num_train_epochs=settings.epochs,
-        lr_scheduler_type=settings.lr_scheduler_type.name,
+        lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,

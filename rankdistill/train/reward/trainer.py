@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from rankdistill.errors import UserError
 from rankdistill.forward import ResponseLogps, TokenGroup, bind
 from rankdistill.objectives.lists import RankedLists, differences
 from rankdistill.train.batches import Averages
@@ -17,31 +15,12 @@ from rankdistill.train.config import RankingConfig
 from rankdistill.train.dropout import disable_dropout
 from rankdistill.train.groups import RankedGroup, candidates, load_groups
 from rankdistill.train.reference import length_limit
-from rankdistill.train.reward.loss import LOSSES, ranking_loss
+from rankdistill.train.reward.loss import ranking_loss
 from rankdistill.train.reward.model import logits, score_layer
+from rankdistill.train.schema import RewardLoss
 from rankdistill.train.steps import StepTrainer
 
-
-@dataclass(frozen=True)
-class RewardLoss:
-    """Which `ranking_loss` is taken; its arguments.
-
-    Raises:
-        UserError: a value out of its range.
-    """
-
-    loss: str = "pairs"
-    margin: float = 0.0
-    centering: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise UserError(f"reward.loss is {self.loss}; it must be {' or '.join(LOSSES)}.")
-        for key in ("margin", "centering"):
-            if not getattr(self, key) >= 0:
-                raise UserError(f"reward.{key} is {getattr(self, key)}; it must be at least 0.")
-        if self.margin and self.loss != "pairs":
-            raise UserError(f"reward.margin needs reward.loss=pairs; {self.loss} has no margin.")
+PAIRS = RewardLoss()
 
 
 class RewardTrainer(StepTrainer):
@@ -68,7 +47,7 @@ class RewardTrainer(StepTrainer):
         args: RankingConfig,
         rows: Sequence[Any],
         processing_class: PreTrainedTokenizerBase,
-        loss: RewardLoss = RewardLoss(),
+        loss: RewardLoss = PAIRS,
     ) -> None:
         score_layer(model)
         disable_dropout(model)

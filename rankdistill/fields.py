@@ -1,0 +1,104 @@
+"""What a frozen dataclass of options says of its fields beside their types: does a key change the
+result, and which values may it have.
+
+A plug-in's dataclass is its schema, its ranges and its part of the identity. All of its fields
+count for the identity unless the class says otherwise, so a forgotten field costs a computation and
+never hands out a wrong output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, field, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from rankdistill.errors import UserError, suggest
+
+_IRRELEVANT = "irrelevant"
+
+
+def irrelevant(default: Any = MISSING, *, default_factory: Any = MISSING) -> Any:
+    """A field that changes memory, speed, or what is logged or refused, and never the result."""
+    given = {"default": default, "default_factory": default_factory}
+    return field(
+        **{name: value for name, value in given.items() if value is not MISSING},
+        metadata={_IRRELEVANT: True},
+    )
+
+
+def irrelevant_fields(kind: Any) -> set[str]:
+    """The names of a dataclass's fields, or of those of an object, that are `irrelevant`."""
+    return {own.name for own in fields(kind) if own.metadata.get(_IRRELEVANT)}
+
+
+def identity_of(options: Any, *, instead: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a dataclass that its result depends on, by name; in JSON's types.
+
+    Args:
+        options: The object.
+        instead: Further names to leave out: the caller hashes what these fields come to (the text
+            of a file in place of its path), or knows that they say nothing beside the others.
+    """
+    left_out = irrelevant_fields(options).union(instead)
+    return {
+        own.name: _plain(getattr(options, own.name))
+        for own in fields(options)
+        if own.name not in left_out
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.name
+    if is_dataclass(value):
+        return identity_of(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def require(key: str, value: Any, condition: bool, what: str) -> None:
+    """UserError unless `condition`: ``<key> is <value>; it must be <what>.``"""
+    if not condition:
+        raise UserError(f"{key} is {value}; it must be {what}.")
+
+
+def require_choice(key: str, value: str, choices: Collection[str]) -> None:
+    """UserError unless `value` is one of `choices`, with the nearest of them."""
+    if value not in choices:
+        raise UserError(f"{key} '{value}' is unknown: {suggest(value, choices)}")
+
+
+def at_least(group: str, options: Any, least: float, *names: str) -> None:
+    """UserError unless these fields are at least so much, or None.
+
+    Args:
+        group: Where the fields are in the configuration: ``warmup``, ``eval.pairs``.
+        options: The object that has them.
+        least: The smallest value.
+        names: Of the fields.
+    """
+    for name in names:
+        value = getattr(options, name)
+        require(f"{group}.{name}", value, value is None or value >= least, f"at least {least}")
+
+
+def above_zero(group: str, options: Any, *names: str) -> None:
+    """UserError unless these fields are finite and above 0, or None; see `at_least`."""
+    for name in names:
+        value = getattr(options, name)
+        require(f"{group}.{name}", value, value is None or 0 < value < math.inf, "above 0")
+
+
+def within(group: str, options: Any, interval: str, *names: str) -> None:
+    """UserError unless these fields are in an interval such as ``[0, 1)``; see `at_least`."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    for name in names:
+        value = getattr(options, name)
+        above = value > low if interval[0] == "(" else value >= low
+        below = value < high if interval[-1] == ")" else value <= high
+        require(f"{group}.{name}", value, above and below, f"in {interval}")

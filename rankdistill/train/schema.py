@@ -1,0 +1,192 @@
+"""The keys of `train` and `reward`: names, types, ranges, and what they change of the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+from rankdistill.errors import UserError
+from rankdistill.fields import (
+    above_zero,
+    at_least,
+    irrelevant,
+    require,
+    require_choice,
+    within,
+)
+from rankdistill.optimiser import Optimiser
+
+Layout = Enum("Layout", ["shared", "packed", "padded"])
+ADVANTAGES = ("gae", "group")
+CRITICS = ("head", "separate")
+CUTS = ("terminal", "bootstrap")
+REWARD_LOSSES = ("pairs", "plackett_luce")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Optimiser):
+    """Keys of `train=ranking`, which `conf/train/ranking.yaml` explains.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+
+    layout: Layout
+    prompts_per_step: int
+    learning_rate: float | None = None
+    learning_rate_grid: list[float]
+    learning_rate_scale: float
+
+    group: ClassVar[str] = "train"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("train", self, 1, "prompts_per_step")
+        above_zero("train", self, "learning_rate_scale")
+        for rate in self.learning_rate_grid:
+            require("a value of train.learning_rate_grid", rate, rate > 0, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOMethod(Optimiser):
+    """What PPO does with a rollout.
+
+    Args:
+        ppo_epochs: Passes over a rollout.
+        prompts_per_step: Prompts of an optimiser step (a minibatch), over all processes.
+        advantage: `gae` with a critic, or `group`: the return minus the mean of the other responses
+            to the prompt (RLOO), without one.
+        gamma: Discount per token.
+        lam: Of `gae`.
+        whiten_advantages: Give the rollout's advantages mean 0 and variance 1.
+        whiten_rewards: Give the rollout's token rewards variance 1, and leave their mean.
+        clip: Of the probability ratio.
+        value_clip: Of the critic's change; None does not clip.
+        value_weight: Of the critic's loss.
+        kl_coef: Nats of KL to the reference cost this much reward; the initial one if adaptive.
+        kl_target: Nats per response that the coefficient is steered to; None keeps it fixed.
+        kl_horizon: Responses over which it is steered (Ziegler et al. 2019).
+        cut: What a response that the length limit cut does. `terminal`: it is scored as it is and
+            ends there. `bootstrap`: it gets no score, and goes on with the critic's value.
+        missing_eos_penalty: Subtracted from the score of a cut response.
+        stop_kl: Nats per token between the policies before and after an update; beyond, the rest of
+            the iteration's updates is left out. None never does.
+        max_kl: Nats per token to the reference; beyond, the run stops. None never does.
+        sampler_tolerance: Nats per token by which sampler and trainer may disagree on average about
+            the same response; beyond, the run stops.
+
+    `epochs` are passes over the prompts; `warmup_ratio` and `save_steps` count iterations.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+
+    lr_scheduler_type: str = "linear"
+    warmup_ratio: float = 0.0
+    save_steps: int = irrelevant(1)
+    ppo_epochs: int = 4
+    prompts_per_step: int = 32
+    advantage: str = "gae"
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten_advantages: bool = True
+    whiten_rewards: bool = False
+    clip: float = 0.2
+    value_clip: float | None = 0.2
+    value_weight: float = 0.1
+    kl_coef: float = 0.05
+    kl_target: float | None = None
+    kl_horizon: int = 10_000
+    cut: str = "terminal"
+    missing_eos_penalty: float = 0.0
+    stop_kl: float | None = None
+    max_kl: float | None = irrelevant(1.0)
+    sampler_tolerance: float = irrelevant(0.05)
+
+    group: ClassVar[str] = "train"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("train.advantage", self.advantage, ADVANTAGES)
+        require_choice("train.cut", self.cut, CUTS)
+        at_least("train", self, 1, "ppo_epochs", "prompts_per_step", "kl_horizon")
+        above_zero("train", self, "clip", "sampler_tolerance")
+        for key in ("value_clip", "kl_target", "stop_kl", "max_kl"):
+            value = getattr(self, key)
+            require(f"train.{key}", value, value is None or value > 0, "above 0, or null")
+        at_least("train", self, 0, "value_weight", "kl_coef", "missing_eos_penalty")
+        within("train", self, "[0, 1]", "gamma", "lam")
+        if self.advantage == "group" and self.cut == "bootstrap":
+            raise UserError(
+                "train.cut=bootstrap goes on with the critic's value, and train.advantage=group "
+                "has no critic: take train.cut=terminal."
+            )
+
+
+@dataclass(frozen=True)
+class RolloutOptions:
+    """What the policy writes in an iteration; see `rankdistill.sample.SamplingOptions`."""
+
+    prompts: int
+    responses_per_prompt: int
+    temperature: float
+    top_p: float
+    top_k: int
+    max_response_tokens: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOTrainOptions(PPOMethod, TrainOptions):
+    """Keys of `train=ppo`, which `conf/train/ppo.yaml` explains."""
+
+    rollout: RolloutOptions
+    critic: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_choice("train.critic", self.critic, CRITICS)
+
+
+@dataclass(frozen=True)
+class RewardLoss:
+    """Which loss of `rankdistill.train.reward.ranking_loss` is taken; its arguments.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+
+    loss: str = "pairs"
+    margin: float = 0.0
+    centering: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_choice("reward.loss", self.loss, REWARD_LOSSES)
+        at_least("reward", self, 0, "margin", "centering")
+        if self.margin and self.loss != "pairs":
+            raise UserError(f"reward.margin needs reward.loss=pairs; {self.loss} has no margin.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions(RewardLoss, Optimiser):
+    """Keys of `reward`, which `conf/reward/ranking.yaml` explains.
+
+    Raises:
+        UserError: A value is out of its range.
+    """
+
+    learning_rate: float = 9e-6
+    # The model itself is hashed, by its own key.
+    backbone: str
+    # Both say what is done with the reward model.
+    only: bool = irrelevant()
+    min_accuracy: float = irrelevant()
+    prompts_per_step: int
+
+    group: ClassVar[str] = "reward"
+
+    def __post_init__(self) -> None:
+        RewardLoss.__post_init__(self)
+        Optimiser.__post_init__(self)
+        at_least("reward", self, 1, "prompts_per_step")
+        within("reward", self, "[0, 1]", "min_accuracy")
