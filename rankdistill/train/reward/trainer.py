@@ -71,7 +71,13 @@ class RewardTrainer(StepTrainer):
         rewards, mask = logits(model, [row.tokens for row in rows])
         given = candidates(rows, ResponseLogps(rewards, rewards, mask.long()))
         losses = ranking_loss(
-            rewards, given.scores, given.mask, ranks=given.ranks, **vars(self._loss)
+            rewards,
+            given.scores,
+            given.mask,
+            ranks=given.ranks,
+            loss=self._loss.loss,
+            margin=self._loss.margin,
+            centering=self._loss.centering,
         )
         lists = RankedLists.of(given)
         right = (differences(lists.logps.detach()) > 0).to(losses.dtype)
