@@ -1,6 +1,6 @@
 """`python -m rankdistill`."""
 
-from rankdistill.cli import main
+from rankdistill.app.cli import main
 
 if __name__ == "__main__":
     main()

@@ -7,20 +7,12 @@ Objectives have no schema here: the frozen dataclass that `_target_` names is on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, get_origin, get_type_hints
-
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.evaluate import schema as suites
 from rankdistill.fields import at_least, within
-from rankdistill.score import schema as score
-from rankdistill.score.ensemble import Ensemble
-from rankdistill.train import schema as train
-from rankdistill.warmup import schema as warmup
 
 Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
@@ -192,98 +184,3 @@ class RetrievalConfig:
         at_least("retrieval", self, 1, "timed_queries")
         if "{passage}" not in self.request:
             raise UserError("retrieval.request has no {passage}: say where the passage is put.")
-
-
-@dataclass
-class Config:
-    """A whole run. The groups are typed by their own schema."""
-
-    prompts: Any
-    student: Any
-    teacher: Any
-    warmup: Any
-    sample: Any
-    score: Any
-    rank: Any
-    reward: Any
-    objective: Any
-    train: Any
-    eval: Any
-    base: str | None
-    rounds: int
-    round_reference: RoundReference
-    seed: int
-    report_to: Any
-    """A name or a list of names."""
-    retrieval: Any = None
-
-
-SCHEMAS: dict[str, type] = {
-    "prompts": PromptsConfig,
-    "teacher": TeacherConfig,
-    "student": StudentConfig,
-    "warmup/none": warmup.NoWarmupOptions,
-    "warmup/logits": warmup.LogitsOptions,
-    "warmup/sft": warmup.SFTOptions,
-    "warmup/hidden": warmup.HiddenOptions,
-    "warmup/on_policy": warmup.OnPolicyOptions,
-    "warmup/cross_tokenizer": warmup.CrossTokenizerOptions,
-    "sample": SampleConfig,
-    "score/likelihood": score.LikelihoodOptions,
-    "score/judge": score.JudgeOptions,
-    "score/ensemble": Ensemble,
-    "score/verifier": score.VerifierOptions,
-    "score/reward_model": score.RewardModelOptions,
-    "rank": RankConfig,
-    "retrieval": RetrievalConfig,
-    "reward": train.RewardOptions,
-    "train": train.TrainOptions,
-    "train/ppo": train.PPOTrainOptions,
-    "eval/quick": suites.QuickOptions,
-    "eval/ranked": suites.RankedOptions,
-    "eval/verified": suites.VerifiedOptions,
-    "eval/gsm8k": suites.HarnessOptions,
-    "eval/hellaswag": suites.HarnessOptions,
-    "eval/ifeval": suites.IFEvalOptions,
-    "eval/mt_bench": suites.MTBenchOptions,
-    "eval/alpaca_eval": suites.AlpacaEvalOptions,
-    "eval/pairs": suites.PairsOptions,
-}
-
-
-PLUG_INS = ("warmup", "score", "eval")
-"""Groups whose options name a class, `_target_`, beside its keys ..."""
-BUILT_IN = ("eval/quick", "eval/ranked", "eval/verified")
-"""... but for these, which the evaluate stage measures."""
-
-
-def register_schemas() -> None:
-    """Offer the schemas to the defaults lists in `conf/` as `/schema/<name>@_here_`."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    for path, kind in SCHEMAS.items():
-        group, _, name = f"schema/{path}".rpartition("/")
-        plug_in = path.split("/")[0] in PLUG_INS and path not in BUILT_IN
-        store.store(group=group, name=name, node=_schema(kind, plug_in))
-
-
-def _schema(kind: type, plug_in: bool) -> DictConfig:
-    """The names and types of a dataclass for Hydra; the values are those of the YAML files.
-
-    OmegaConf makes a frozen dataclass read-only, and gives it no place for what Hydra builds it by:
-    `_target_`, and `_convert_` where a key holds other keys.
-    """
-    node = OmegaConf.structured(kind)
-    OmegaConf.set_readonly(node, False)
-    if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        return node
-    types = get_type_hints(kind)
-    with open_dict(node):
-        for own in fields(kind):
-            nested = is_dataclass(types[own.name])
-            node[own.name] = _schema(types[own.name], plug_in) if nested else MISSING
-            if plug_in and (nested or get_origin(types[own.name]) is dict):
-                node["_convert_"] = MISSING
-        if plug_in:
-            node["_target_"] = MISSING
-    return node

@@ -24,3 +24,7 @@ def suggest(name: str, valid: Iterable[str]) -> str:
         return "did you mean " + " or ".join(f"'{candidate}'" for candidate in near) + "?"
     shown = ", ".join(f"'{candidate}'" for candidate in names[:12])
     return f"valid names are {shown}" + (", ..." if len(names) > 12 else "") + "."
+
+
+FAILURE = "failure.txt"
+"""In the run folder of a sweep's point that failed: one sentence."""

@@ -14,12 +14,12 @@ import numpy as np
 from report_rows import Done, held_out_groups, history, model_figures, run_report
 
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
-from rankdistill.evaluate.report import metrics_of
-from rankdistill.evaluate.report.answers import write_answers
-from rankdistill.evaluate.report.demands import write_demands
-from rankdistill.evaluate.report.metrics import write_metrics
 from rankdistill.evaluate.verified import DemandRow
 from rankdistill.records import Group
+from rankdistill.report import metrics_of
+from rankdistill.report.answers import write_answers
+from rankdistill.report.demands import write_demands
+from rankdistill.report.metrics import write_metrics
 
 OBJECTIVES = {
     # lead, length, KL, entropy

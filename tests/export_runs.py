@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from report_rows import run_report
 from tiny_run import composed
 
-from rankdistill.evaluate.report import write_report
 from rankdistill.models import keep_layers, save_model
+from rankdistill.report import write_report
 
 
 @cache

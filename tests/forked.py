@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = [
-    "rankdistill.cli", "rankdistill.pipeline", "rankdistill.sample.transformers",
+    "rankdistill.app.cli", "rankdistill.stages.pipeline", "rankdistill.sample.transformers",
     "rankdistill.warmup.logits",
 ]  # fmt: skip
 HERE = str(Path(__file__).parent)

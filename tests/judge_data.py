@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from rankdistill.models import Model
 from rankdistill.score import TeacherAccess, score_groups
-from rankdistill.settings import _plug_in
+from rankdistill.stages.settings import _plug_in
 
 NOBODY = TeacherAccess(Model("", {}), Model("", {}))
 

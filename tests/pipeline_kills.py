@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from tiny_run import TINY
 
-import rankdistill.cli
-import rankdistill.pipeline
+import rankdistill.app.cli
 import rankdistill.sample.transformers
+import rankdistill.stages.pipeline
 import rankdistill.warmup.logits
 from rankdistill.store import Shards, Store, manifest
 from rankdistill.store.shards import is_intact, shard_files
@@ -102,7 +102,7 @@ def _run(folder: Path, teacher: str, write: int, home: Path) -> None:
     os.dup2(os.open(folder / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     sys.argv = ["rankdistill", *RUN, f"teacher.path={teacher}"]
     try:
-        rankdistill.cli.main()
+        rankdistill.app.cli.main()
         os._exit(0)
     except BaseException:
         traceback.print_exc()

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rankdistill.settings import _plug_in
+from rankdistill.stages.settings import _plug_in
 
 EVAL = Path(__file__).parents[1] / "eval"
 

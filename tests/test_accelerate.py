@@ -15,8 +15,8 @@ from hydra.errors import HydraException
 from tiny_run import composed
 from transformers.integrations import deepspeed
 
-from rankdistill import catalogue
 from rankdistill.accelerate import configurations, path_of
+from rankdistill.app import catalogue
 from rankdistill.errors import UserError
 from rankdistill.forward import LMHead
 from rankdistill.models import load_model

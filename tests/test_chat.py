@@ -15,7 +15,8 @@ from rich.console import Console
 
 from rankdistill.chat import __main__ as chat
 from rankdistill.chat.conversation import Speaker, converse
-from rankdistill.serve.process import client, free_port
+from rankdistill.http_client import client
+from rankdistill.serve.process import free_port
 
 HERE = Path(__file__).parent
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rankdistill import catalogue
-from rankdistill.cli import run_name
+from rankdistill.app import catalogue
+from rankdistill.app.hydra_setup import run_name
 
 
 def run(
@@ -41,7 +41,7 @@ def test_no_arguments_lists_the_recipes_and_what_they_need():
 def test_help_lists_groups_and_imports_neither_torch_nor_hydra():
     code = (
         "import sys; sys.argv = ['rankdistill', '--help']\n"
-        "from rankdistill.cli import main; main()\n"
+        "from rankdistill.app.cli import main; main()\n"
         "print([m for m in ('torch', 'transformers', 'hydra') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")

@@ -10,9 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tiny_run import composed
 
-from rankdistill import catalogue, settings
+from rankdistill.app import catalogue
 from rankdistill.errors import UserError
-from rankdistill.evaluate.stage import judged_by_own_teacher
+from rankdistill.stages import settings
+from rankdistill.stages.comparison import judged_by_own_teacher
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = [

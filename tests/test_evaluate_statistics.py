@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from rankdistill.evaluate.statistics import (
+from rankdistill.statistics import (
     Interval,
     mean_agreement,
     mean_interval,

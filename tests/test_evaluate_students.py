@@ -10,7 +10,6 @@ import torch
 from conftest import build_model
 
 from rankdistill.evaluate.model_figures import ModelFigures
-from rankdistill.evaluate.statistics import tau_b
 from rankdistill.evaluate.students import HeldOut, evaluate_model, prompt_scores
 from rankdistill.evaluate.tokens import (
     KnownRows,
@@ -21,6 +20,7 @@ from rankdistill.evaluate.tokens import (
 from rankdistill.forward import TokenGroup, bind, collate
 from rankdistill.models import encode_prompt, encode_response
 from rankdistill.records import Group
+from rankdistill.statistics import tau_b
 
 TEXTS = {
     "a": ("Say hello", ["hello", "hi there", "good day"]),

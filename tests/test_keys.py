@@ -11,17 +11,17 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from test_configs import composed
 
-from rankdistill import settings
-from rankdistill.config import SCHEMAS
+from rankdistill.app.hydra_setup import SCHEMAS
 from rankdistill.errors import UserError
-from rankdistill.evaluate.suites import GSM8K, IFEval
 from rankdistill.fields import identity_of, irrelevant_fields
 from rankdistill.optimiser import Optimiser
 from rankdistill.score.judge import LLMJudge
 from rankdistill.score.likelihood import Likelihood
 from rankdistill.score.reward_model import RewardModel
 from rankdistill.score.verifier import Verifier
+from rankdistill.stages import settings
 from rankdistill.store import canonical_json
+from rankdistill.suites import GSM8K, IFEval
 from rankdistill.warmup.cross_tokenizer import CrossTokenizerWarmup
 from rankdistill.warmup.hidden import HiddenWarmup
 from rankdistill.warmup.logits import LogitsWarmup

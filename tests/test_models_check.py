@@ -11,13 +11,13 @@ import torch
 from conftest import build_model, build_tokenizer, model_in
 from tiny_run import TINY, composed
 
-from rankdistill import cli
-from rankdistill import settings as built
+from rankdistill.app import cli
 from rankdistill.config import Precision, Quantization
 from rankdistill.errors import UserError
 from rankdistill.models import LoRA, load_model, place, stored_precision
 from rankdistill.models.check import check_loading, check_trainable
-from rankdistill.run import Run
+from rankdistill.stages import settings as built
+from rankdistill.stages.run import Run
 from rankdistill.store import Store
 
 

@@ -6,7 +6,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
-from rankdistill.config_errors import explain
+from rankdistill.app.config_errors import explain
 
 
 @pytest.mark.parametrize(

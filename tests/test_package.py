@@ -66,10 +66,10 @@ def test_the_installed_wheel_runs_from_the_root_folder(wheel, tmp_path):
         "import rankdistill\n"
         "assert rankdistill.__file__.startswith(sys.path[0]), rankdistill.__file__\n"
         "sys.argv = ['rankdistill', 'recipe=rrhf', 'objective=pro', '--cfg', 'job']\n"
-        "from rankdistill.cli import main; main()\n"
+        "from rankdistill.app.cli import main; main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "_target_: rankdistill.objectives.PRO" in done.stdout
     script = tmp_path / "bin" / "rankdistill"
-    assert "rankdistill.cli" in script.read_text()
+    assert "rankdistill.app.cli" in script.read_text()

@@ -14,7 +14,7 @@ from pipeline_kills import Watch, content
 from test_store_faults import flip_a_bit, truncate
 from tiny_run import TINY, run_here
 
-from rankdistill.cli import main
+from rankdistill.app.cli import main
 from rankdistill.store import Store
 
 QUICK = [
@@ -163,7 +163,7 @@ def test_a_run_folder_that_cannot_be_written(monkeypatch, tmp_path, teacher, cap
     def write_report(*_: object) -> None:
         raise full
 
-    monkeypatch.setattr("rankdistill.run_folder.write_report", write_report)
+    monkeypatch.setattr("rankdistill.stages.run_folder.write_report", write_report)
     arguments = [*QUICK, f"teacher.path={teacher}", "hydra.run.dir=run"]
     assert command(monkeypatch, tmp_path, *arguments) == 2
     said = one_sentence(capsys)

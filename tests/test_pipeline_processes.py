@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny_run import TINY
 
 from rankdistill import launch
-from rankdistill.cli import main
+from rankdistill.app.cli import main
 from rankdistill.errors import UserError
 
 TESTS = Path(__file__).parent

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_run import refusal, run_here
 
-from rankdistill.cli import main
+from rankdistill.app.cli import main
 from rankdistill.objectives import DPO, PRO, RRHF
 
 RANKED = [

@@ -10,9 +10,9 @@ from tiny_run import TINY, run_here
 
 from rankdistill.config import AugmentConfig
 from rankdistill.prompts.augment import REASONS, Filter, requests, text_of, written
-from rankdistill.prompts.augment_stage import new_prompts
 from rankdistill.prompts.language import Language
 from rankdistill.prompts.similarity import NearDuplicates, rouge_l, words
+from rankdistill.stages.augment import new_prompts
 
 SEEDS = [
     "Name three rivers in South America and one fact about each of them.",

@@ -14,7 +14,7 @@ from rankdistill.errors import UserError
 from rankdistill.rank import rank_groups
 from rankdistill.rank.combine import combine, debiased, scale_of
 from rankdistill.rank.diagnostics import agreement, diagnose, krippendorff_alpha
-from rankdistill.rank.stage import _require_agreement
+from rankdistill.stages.rank import _require_agreement
 
 
 def simulated(prompts: int, candidates: int, *, position: float, length: float):

@@ -13,10 +13,10 @@ from scipy.stats import kendalltau
 from test_rank import config, group
 from tiny_run import composed
 
-from rankdistill import settings
 from rankdistill.config import Select
 from rankdistill.rank import rank_groups
-from rankdistill.rank.stage import rank
+from rankdistill.stages import settings
+from rankdistill.stages.rank import rank
 from rankdistill.store import Store, key_of
 
 

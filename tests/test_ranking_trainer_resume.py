@@ -11,7 +11,7 @@ from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, train
 
 from rankdistill import RankingTrainer
 from rankdistill.objectives import DPO
-from rankdistill.train.checkpoints import last_checkpoint, owes_evaluation
+from rankdistill.trainer.checkpoints import last_checkpoint, owes_evaluation
 
 ROWS = ragged_groups(10)
 

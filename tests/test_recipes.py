@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import run_here, shrunk
 
-from rankdistill import catalogue
+from rankdistill.app import catalogue
 from rankdistill.store import Output, Store
 
 # Recipes that take a file of one's own run in test_pipeline_ranked.py, test_warmup_recipes.py and

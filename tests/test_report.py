@@ -14,14 +14,14 @@ from markdown_it import MarkdownIt
 from report_rows import MODELS, held_out_groups, model_figures, run_report
 from rich.console import Console
 
-from rankdistill.evaluate.report import metrics_of, read_metrics, terminal_table, write_report
-from rankdistill.evaluate.report.__main__ import main
-from rankdistill.evaluate.report.headline import findings, headline, judge_warning
-from rankdistill.evaluate.report.html import html_report
-from rankdistill.evaluate.report.markdown import markdown_report
-from rankdistill.evaluate.report.metrics import plain
-from rankdistill.evaluate.report.table import number, percent, signed, table_rows
-from rankdistill.evaluate.statistics import paired_difference
+from rankdistill.report import metrics_of, read_metrics, terminal_table, write_report
+from rankdistill.report.__main__ import main
+from rankdistill.report.headline import findings, headline, judge_warning
+from rankdistill.report.html import html_report
+from rankdistill.report.markdown import markdown_report
+from rankdistill.report.metrics import plain
+from rankdistill.report.table import number, percent, signed, table_rows
+from rankdistill.statistics import paired_difference
 
 ATTACK = "<script>alert('x')</script> & \"quotes\" ``` | <img src=x onerror=alert(1)> $x_1$ &lt;"
 

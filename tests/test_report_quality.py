@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from report_rows import held_out_groups, model_figures, run_report
 
-from rankdistill.evaluate.report import metrics_of
+from rankdistill.report import metrics_of
 
 
 def way(values: dict[str, list[float]]) -> dict[str, Any]:

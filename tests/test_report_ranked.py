@@ -11,10 +11,10 @@ from report_rows import run_report
 from rich.console import Console
 
 from rankdistill.evaluate.ranked import RankedSet, Ranking
-from rankdistill.evaluate.report import metrics_of, render, terminal_tables, write_report
-from rankdistill.evaluate.report.headline import findings, headline
-from rankdistill.evaluate.report.ranked import ranked_rows
-from rankdistill.evaluate.statistics import paired_difference
+from rankdistill.report import metrics_of, render, terminal_tables, write_report
+from rankdistill.report.headline import findings, headline
+from rankdistill.report.ranked import ranked_rows
+from rankdistill.statistics import paired_difference
 
 
 def ranked_set(gain: float, prompts: int = 40) -> RankedSet:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from report_rows import MODELS, history, run_report
 
-from rankdistill.evaluate.report import metrics_of, terminal_tables
-from rankdistill.evaluate.report.headline import findings, headline
-from rankdistill.evaluate.report.html import html_report
-from rankdistill.evaluate.report.markdown import markdown_report
+from rankdistill.report import metrics_of, terminal_tables
+from rankdistill.report.headline import findings, headline
+from rankdistill.report.html import html_report
+from rankdistill.report.markdown import markdown_report
 from rankdistill.train.reward.gate import gate_figures
 
 UP = {"mean": 0.8, "low": 0.5, "high": 1.1}

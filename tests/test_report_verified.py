@@ -12,15 +12,15 @@ from report_rows import ARMS, KINDS, interval, run_report, verified_report
 from rich.console import Console
 from test_report import ATTACK, Page
 
-from rankdistill.evaluate.report import metrics_of, print_tables, render, write_report
-from rankdistill.evaluate.report.__main__ import main
-from rankdistill.evaluate.report.headline import headline
-from rankdistill.evaluate.report.html import html_report
-from rankdistill.evaluate.report.markdown import markdown_report
-from rankdistill.evaluate.report.verified_guards import guard_heads, guard_rows
-from rankdistill.evaluate.report.verified_plots import verified_plots
-from rankdistill.evaluate.report.verified_tables import by_kind, demands_followed, more_than
-from rankdistill.evaluate.report.verified_tables import verified_grids as grids_of
+from rankdistill.report import metrics_of, print_tables, render, write_report
+from rankdistill.report.__main__ import main
+from rankdistill.report.headline import headline
+from rankdistill.report.html import html_report
+from rankdistill.report.markdown import markdown_report
+from rankdistill.report.verified_guards import guard_heads, guard_rows
+from rankdistill.report.verified_plots import verified_plots
+from rankdistill.report.verified_tables import by_kind, demands_followed, more_than
+from rankdistill.report.verified_tables import verified_grids as grids_of
 
 TITLES = ("Demands followed", "What the gain is more than", "By kind")
 

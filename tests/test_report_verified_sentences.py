@@ -9,11 +9,11 @@ import pytest
 from report_rows import interval, run_report, verified_report
 from test_report import text_of
 
-from rankdistill.evaluate.report import metrics_of
-from rankdistill.evaluate.report.headline import findings, headline, judge_warning
-from rankdistill.evaluate.report.html import html_report
-from rankdistill.evaluate.report.markdown import markdown_report
-from rankdistill.evaluate.report.verified_sentences import judge_line
+from rankdistill.report import metrics_of
+from rankdistill.report.headline import findings, headline, judge_warning
+from rankdistill.report.html import html_report
+from rankdistill.report.markdown import markdown_report
+from rankdistill.report.verified_sentences import judge_line
 
 
 @pytest.fixture(scope="module")

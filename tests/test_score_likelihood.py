@@ -9,12 +9,12 @@ import torch
 from conftest import build_model, build_tokenizer
 from tiny_run import composed
 
-from rankdistill import settings
 from rankdistill.errors import UserError
 from rankdistill.models import Loading, Model, encode_prompt
-from rankdistill.run import Run
 from rankdistill.score import TeacherAccess
 from rankdistill.score.likelihood import Likelihood
+from rankdistill.stages import settings
+from rankdistill.stages.run import Run
 from rankdistill.store import Store
 
 
@@ -140,8 +140,8 @@ def test_the_teachers_engine_has_its_precision(tmp_path, monkeypatch):
         opened.append((name, options))
         return SimpleNamespace(close=lambda: opened.append(("close", {})))
 
-    monkeypatch.setattr("rankdistill.run.open_sampler", open_one)
-    monkeypatch.setattr("rankdistill.run.resolve_sampler", lambda name: "vllm")
+    monkeypatch.setattr("rankdistill.stages.run.open_sampler", open_one)
+    monkeypatch.setattr("rankdistill.stages.run.resolve_sampler", lambda name: "vllm")
     build_model().save_pretrained(tmp_path / "teacher")
     build_tokenizer().save_pretrained(tmp_path / "teacher")
     for precision, names in (("float32", ["vllm"]), ("bfloat16", ["vllm", "close", "vllm"])):

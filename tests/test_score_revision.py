@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 from judge_data import group
 
-from rankdistill.run import Model
-from rankdistill.score import revision
+from rankdistill.stages import revision
+from rankdistill.stages.run import Model
 
 
 def test_the_best_response_is_criticised_and_rewritten(monkeypatch, tiny_dir):

@@ -11,10 +11,11 @@ import pytest
 from export_runs import finished_run
 
 from rankdistill.export import export, open_source
+from rankdistill.http_client import client
 from rankdistill.models import keep_layers, load_model, load_tokenizer, save_model
 from rankdistill.serve import command as commands
 from rankdistill.serve.command import Serving
-from rankdistill.serve.process import Server, client, free_port
+from rankdistill.serve.process import Server, free_port
 from rankdistill.serve.talk import answer, served_model
 
 pytestmark = [pytest.mark.bundled, pytest.mark.vllm]

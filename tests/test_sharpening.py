@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import build_model
 
-from rankdistill.evaluate import sharpening
-from rankdistill.evaluate.sharpening import BOUNDS, control_temperature
 from rankdistill.evaluate.tokens import batches_of, matching_temperature, mean_entropy
 from rankdistill.forward import TokenGroup, bind
+from rankdistill.stages import sharpening
+from rankdistill.stages.sharpening import BOUNDS, control_temperature
 
 
 def control(

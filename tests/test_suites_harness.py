@@ -10,9 +10,9 @@ import pytest
 from suite_rows import HELLASWAG, IFEVAL, gsm8k, suite, write
 from tiny_run import TINY, run_here
 
-from rankdistill.evaluate.suites import resuming
-from rankdistill.evaluate.suites.local import hellaswag_text, task_rows
 from rankdistill.models import locate
+from rankdistill.suites import resuming
+from rankdistill.suites.local import hellaswag_text, task_rows
 
 lm_eval = pytest.importorskip("lm_eval")
 
@@ -167,7 +167,7 @@ def test_our_checker_says_what_that_of_lm_eval_says(monkeypatch):
     monkeypatch.setattr(nltk.data, "find", lambda *_: True)
     from lm_eval.tasks.ifeval.utils import process_results
 
-    from rankdistill.evaluate.suites.tasks import verdicts
+    from rankdistill.suites.tasks import verdicts
 
     asked = [
         ("punctuation:no_comma", {}), ("detectable_format:json_format", {}),

@@ -9,9 +9,9 @@ from fake_endpoint import FakeEndpoint, shown
 from suite_rows import OUTPUTS, QUESTIONS, REFERENCES, write
 from tiny_run import run_here
 
-from rankdistill.evaluate.suites.mt_bench import read_rating
 from rankdistill.score.judge import endpoint as endpoint_module
 from rankdistill.score.judge.verdicts import Reply
+from rankdistill.suites.mt_bench import read_rating
 
 
 @pytest.fixture(autouse=True)

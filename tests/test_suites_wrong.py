@@ -9,7 +9,7 @@ from suite_rows import EVAL, IFEVAL, QUESTIONS, gsm8k, suite, write
 from tiny_run import refusal
 
 from rankdistill.errors import UserError
-from rankdistill.evaluate.suites import harness
+from rankdistill.suites import harness
 
 NOWHERE = {"endpoint": "http://127.0.0.1:9/v1", "model": "judge-1"}
 PROMPTS = EVAL.parent / "rankdistill" / "data" / "mt_bench" / "judge_prompts.jsonl"

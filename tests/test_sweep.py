@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from tiny_run import TINY
 
-from rankdistill import pipeline
-from rankdistill.cli import main
+from rankdistill.app.cli import main
+from rankdistill.app.job import Job, sentence
 from rankdistill.errors import UserError
-from rankdistill.job import Job, sentence
+from rankdistill.stages import pipeline
 
 FAST = [*TINY, "eval.quick.sharpening_control=false", "hydra.sweep.dir=sweep"]
 
@@ -88,7 +88,7 @@ def test_a_key_that_only_the_options_of_the_sweep_have(monkeypatch, tmp_path):
 
 
 def test_a_plug_in_that_is_not_installed(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("rankdistill.sweep.find_spec", lambda name: None)
+    monkeypatch.setattr("rankdistill.app.sweep.find_spec", lambda name: None)
     said = refused(monkeypatch, capsys, tmp_path, "seed=0,1", "hydra/launcher=joblib")
     assert "needs the package hydra-joblib-launcher: pip install 'rankdistill[joblib]'" in said
 
@@ -192,7 +192,7 @@ def test_parallel_points_share_and_a_killed_sweep_continues(monkeypatch, tmp_pat
     assert len({record["key"] for record in records if record["stage"] == "train"}) == 2
 
     # The finished sweep again, one point after the other: no model is loaded, nothing computed.
-    for name in ("rankdistill.models.load.load_model", "rankdistill.evaluate.reference.load_model"):
+    for name in ("rankdistill.models.load.load_model", "rankdistill.stages.comparison.load_model"):
         monkeypatch.setattr(name, lambda *args, **kwargs: pytest.fail("a model was loaded"))
     assert swept(monkeypatch, tmp_path, *arguments) == 0
     told = capsys.readouterr().out

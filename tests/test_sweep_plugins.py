@@ -13,9 +13,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_class
 from test_configs import uncommented
 
-from rankdistill import catalogue
-from rankdistill.cli import register
-from rankdistill.sweep import PACKAGES
+from rankdistill.app import catalogue
+from rankdistill.app.hydra_setup import register
+from rankdistill.app.sweep import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "conf" / "hydra").glob("*/*.yaml"))

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from rankdistill.models import LoRA, load_model, load_trainable, merged
-from rankdistill.train.output import save_trained
+from rankdistill.trainer.output import save_trained
 
 PROCESSES = 2
 CASES = {"all weights": None, "adapters": LoRA(4)}

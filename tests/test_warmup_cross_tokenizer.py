@@ -12,6 +12,7 @@ from tokenizers import pre_tokenizers
 from warmup_runs import warm_up
 
 from rankdistill.models import encode_response, load_model, load_tokenizer
+from rankdistill.objectives.divergences import DIVERGENCES, total_variation
 from rankdistill.warmup.alignment import (
     NOWHERE,
     SharedTokens,
@@ -21,7 +22,6 @@ from rankdistill.warmup.alignment import (
 )
 from rankdistill.warmup.cross_rows import across, sorted_distance
 from rankdistill.warmup.cross_tokenizer import CrossTokenizerWarmup
-from rankdistill.warmup.divergences import DIVERGENCES, total_variation
 from rankdistill.warmup.logits import LogitsWarmup
 
 MERGES = [("a", "b"), ("ab", "c"), ("\u0120", "d"), ("e", "f")]

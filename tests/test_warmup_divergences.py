@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rankdistill.errors import UserError
-from rankdistill.warmup import divergences as d
+from rankdistill.objectives import divergences as d
 
 TEMPERATURES = [1.0, 2.0, 4.0]
 

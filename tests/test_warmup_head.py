@@ -10,8 +10,8 @@ from conftest import build_model
 from torch.nn.functional import cross_entropy
 
 from rankdistill.forward import LMHead, TokenGroup, bind, collate
+from rankdistill.objectives.divergences import DIVERGENCES
 from rankdistill.warmup import head as head_module
-from rankdistill.warmup.divergences import DIVERGENCES
 from rankdistill.warmup.head import DistillationHead, HiddenRows, TeacherRows
 
 

@@ -183,7 +183,7 @@ def test_states_come_nearer_and_the_projections_do_not_stay(layers, folders):
 
 
 def test_a_killed_warmup_continues_with_its_projections(folders, monkeypatch):
-    from rankdistill.train.progress import ProgressBar
+    from rankdistill.trainer.progress import ProgressBar
 
     class Killed(Exception):
         pass

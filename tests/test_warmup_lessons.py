@@ -10,9 +10,9 @@ from conftest import build_model, build_tokenizer
 
 from rankdistill.errors import UserError
 from rankdistill.models import encode_response
-from rankdistill.run import Model, Run
+from rankdistill.stages import lessons
+from rankdistill.stages.run import Model, Run
 from rankdistill.store import Store
-from rankdistill.warmup import teaching
 from rankdistill.warmup.lessons import (
     Lessons,
     answer_of,
@@ -131,8 +131,8 @@ def job(tmp_path, tokenizer, monkeypatch):
         run.scored = [r["text"] for g in groups for r in g["responses"]]
         return SimpleNamespace(rows=lambda: rows, key=f"scored-{key}")
 
-    monkeypatch.setattr(teaching, "sample", sample)
-    monkeypatch.setattr(teaching, "score", score)
+    monkeypatch.setattr(lessons, "sample", sample)
+    monkeypatch.setattr(lessons, "score", score)
     return run
 
 
@@ -151,7 +151,7 @@ def taught(run, warmup, *names):
         for split in ("train", "validation")
     }
     rows = [prompt for of_split in prompts.values() for prompt in of_split]
-    return teaching.teach(run, SimpleNamespace(key="prompts", rows=lambda: rows), prompts)  # type: ignore[arg-type]
+    return lessons.teach(run, SimpleNamespace(key="prompts", rows=lambda: rows), prompts)  # type: ignore[arg-type]
 
 
 def texts(groups):

@@ -11,15 +11,15 @@ import torch
 from conftest import build_model, build_tokenizer
 
 from rankdistill.config import Precision
-from rankdistill.run import Model, Run
+from rankdistill.stages import warmup as stage
+from rankdistill.stages.lessons import Taught
+from rankdistill.stages.run import Model, Run
+from rankdistill.stages.warmup import warm_up
 from rankdistill.store import Store
 from rankdistill.train.schema import Layout
-from rankdistill.warmup import stage
 from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.none import NoWarmup
 from rankdistill.warmup.on_policy import OnPolicyWarmup
-from rankdistill.warmup.stage import warm_up
-from rankdistill.warmup.teaching import Taught
 
 NO_PROMPTS: Any = None
 

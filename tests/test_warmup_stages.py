@@ -17,8 +17,8 @@ from warmup_runs import warm_up
 from rankdistill.errors import UserError
 from rankdistill.forward import bind
 from rankdistill.models import encode_prompt, encode_response, load_model, load_tokenizer
+from rankdistill.objectives.divergences import DIVERGENCES
 from rankdistill.warmup.cross_tokenizer import CrossTokenizerWarmup
-from rankdistill.warmup.divergences import DIVERGENCES
 from rankdistill.warmup.hidden import HiddenWarmup
 from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.none import NoWarmup
@@ -160,7 +160,7 @@ class Killed(Exception):
 
 def killed_at(monkeypatch, step):
     """Stops any Trainer when it begins the step after `step`."""
-    from rankdistill.train.progress import ProgressBar
+    from rankdistill.trainer.progress import ProgressBar
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == step:

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from rankdistill.objectives.divergences import DIVERGENCES, forward_kl
 from rankdistill.warmup.bits import bits_for, pack, packed_size, unpack
-from rankdistill.warmup.divergences import DIVERGENCES, forward_kl
 from rankdistill.warmup.support import SupportRows, support
 
 TEMPERATURES = (1.0, 2.0, 4.0)

@@ -10,7 +10,7 @@ import pytest
 from test_pipeline_faults import QUICK
 from tiny_run import run_here
 
-from rankdistill.written import RECORD, replace_folder
+from rankdistill.stages.written import RECORD, replace_folder
 
 
 def written(path: Path, text: str = "years of work") -> Path:
@@ -196,7 +196,7 @@ def test_what_a_killed_run_left_is_replaced(place, sources, monkeypatch, copied)
         os.link(source, to)
 
     with monkeypatch.context() as patched:
-        patched.setattr("rankdistill.written._copy", copy)
+        patched.setattr("rankdistill.stages.written._copy", copy)
         if copied < len(NEW):
             with pytest.raises(KeyboardInterrupt):
                 replace_folder(sources[1], place)

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from recipe_files import conversations, ranked_set
 from tiny_run import SMALL, TINY, composed, refusal, run_here
 
-from rankdistill import catalogue
 from rankdistill.accelerate import path_of
+from rankdistill.app import catalogue
 from rankdistill.models import chat_template, identity, load_tokenizer, with_chat_template
 
 # Tunstall et al. 2023 (arXiv:2310.16944), sections 4.1 to 4.3 and appendix.

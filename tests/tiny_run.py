@@ -12,8 +12,9 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from rankdistill import catalogue
-from rankdistill.cli import main, register
+from rankdistill.app import catalogue
+from rankdistill.app.cli import main
+from rankdistill.app.hydra_setup import register
 
 SMALL = [
     "sample=transformers",

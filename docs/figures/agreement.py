@@ -22,7 +22,7 @@ from rankdistill.prompts.sources import read_rows
 from rankdistill.rank.diagnostics import diagnose
 from rankdistill.rank.formats import ranked_row
 from rankdistill.score import TeacherAccess, score_groups
-from rankdistill.settings import _plug_in
+from rankdistill.stages.settings import _plug_in
 
 MODEL = "bundled/smollm2-135m-instruct"
 CONF = Path(__file__).parents[2] / "conf" / "score"

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from rankdistill.chat.conversation import HELP, Speaker, converse
     from rankdistill.console import console, quiet, say
-    from rankdistill.serve.process import client
+    from rankdistill.http_client import client
     from rankdistill.serve.talk import served_model
 
     quiet()

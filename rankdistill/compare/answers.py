@@ -11,7 +11,7 @@ from typing import Any
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.groups import Objective
 from rankdistill.compare.runs import FinishedRun
-from rankdistill.evaluate.report.answers import ANSWERS
+from rankdistill.report.answers import ANSWERS
 
 SHOWN = 200
 """Most prompts of a page; those that the students disagree on most."""

@@ -22,7 +22,7 @@ from rankdistill.compare.pairs import (
 from rankdistill.compare.runs import FailedRun, FinishedRun, Runs
 from rankdistill.compare.statistics import Estimate, of_differences, of_objectives
 from rankdistill.compare.verified import VerifiedTables, unmeasured, verified_tables
-from rankdistill.evaluate.statistics import Interval, share_won
+from rankdistill.statistics import Interval, share_won
 
 SEED = 0
 """Of all resampling."""

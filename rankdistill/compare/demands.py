@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from rankdistill.compare.groups import Objective
 from rankdistill.compare.runs import FinishedRun
 from rankdistill.errors import UserError
-from rankdistill.evaluate.report.demands import DEMANDS
 from rankdistill.evaluate.verified import DemandRow
+from rankdistill.report.demands import DEMANDS
 
 OWN = pa.schema(
     [

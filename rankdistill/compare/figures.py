@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from rankdistill.compare.runs import FinishedRun
-from rankdistill.evaluate.report.ranked import LONGER
-from rankdistill.evaluate.report.table import NOTHING, count, number, percent, size, tokens
+from rankdistill.report.ranked import LONGER
+from rankdistill.report.table import NOTHING, count, number, percent, size, tokens
 
 Figure = Callable[[FinishedRun], float | None]
 TRAINING = ("train", "reward")

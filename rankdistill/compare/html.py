@@ -13,9 +13,9 @@ from rankdistill.compare.answers import answered
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.plots import looks, plots_of
 from rankdistill.compare.rows import table_rows
-from rankdistill.evaluate.report.html import typeset
-from rankdistill.evaluate.report.svg import VARIABLES
-from rankdistill.evaluate.report.table import number
+from rankdistill.report.html import typeset
+from rankdistill.report.svg import VARIABLES
+from rankdistill.report.table import number
 
 
 def html_report(comparison: Comparison, title: str, command: str) -> str:
@@ -58,7 +58,7 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    packages = ("rankdistill.compare", "rankdistill.evaluate.report")
+    packages = ("rankdistill.compare", "rankdistill.report")
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(name) for name in packages]),
         autoescape=True,

@@ -7,8 +7,8 @@ from rankdistill.compare.answers import Answered, answered
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.rows import table_rows
 from rankdistill.compare.verified_markdown import difference_parts, verified_parts
-from rankdistill.evaluate.report.markdown_parts import cell, fenced, figures, inline, table
-from rankdistill.evaluate.report.table import number
+from rankdistill.report.markdown_parts import cell, fenced, figures, inline, table
+from rankdistill.report.table import number
 
 SHOWN = 6
 """Prompts with their answers, those that the students disagree on most; the page has all."""

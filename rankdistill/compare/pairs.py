@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from rankdistill.compare.statistics import Estimate, holm, of_differences
-from rankdistill.evaluate.statistics import LEVEL
+from rankdistill.statistics import LEVEL
 
 Tables = Mapping[str, Mapping[int, np.ndarray]]
 """By label, then by seed: a value per prompt, [P]; the same prompts everywhere."""

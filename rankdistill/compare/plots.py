@@ -12,9 +12,9 @@ from rankdistill.compare.comparison import Comparison, mean_of
 from rankdistill.compare.figures import role
 from rankdistill.compare.groups import differing_keys
 from rankdistill.compare.runs import FinishedRun
-from rankdistill.evaluate.report.curves import Points, points
-from rankdistill.evaluate.report.plots import Plot
-from rankdistill.evaluate.report.svg import INK, MUTED, SERIES, draw
+from rankdistill.report.curves import Points, points
+from rankdistill.report.plots import Plot
+from rankdistill.report.svg import INK, MUTED, SERIES, draw
 
 _ORDER = (1, 2, 4, 3, 5, 6, 7, 0)
 """Of the page's colours: those that differ most first."""

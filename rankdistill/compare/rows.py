@@ -17,8 +17,8 @@ from rankdistill.compare.groups import Objective
 from rankdistill.compare.pairs import Tested
 from rankdistill.compare.statistics import Estimate
 from rankdistill.compare.suites import suite_rows
-from rankdistill.evaluate.report.stages import duration
-from rankdistill.evaluate.report.table import NOTHING, Cell, Row, number, signed
+from rankdistill.report.stages import duration
+from rankdistill.report.table import NOTHING, Cell, Row, number, signed
 
 
 def table_rows(comparison: Comparison) -> list[Row]:

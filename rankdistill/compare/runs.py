@@ -9,9 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rankdistill.errors import UserError
-from rankdistill.evaluate.report.metrics import FILE, read_metrics
-from rankdistill.job import FAILURE
+from rankdistill.errors import FAILURE, UserError
+from rankdistill.report.metrics import FILE, read_metrics
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from rankdistill.compare import verified_sentences
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.pairs import Difference
 from rankdistill.compare.wording import NAMED, differences, excludes_0, listed, sentence, told
-from rankdistill.evaluate.report.headline import FEW_PROMPTS, Finding, judge_warning
+from rankdistill.report.headline import FEW_PROMPTS, Finding, judge_warning
 
 
 def headline(comparison: Comparison) -> str:

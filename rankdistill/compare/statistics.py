@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rankdistill.evaluate.statistics import LEVEL, RESAMPLES, mean_interval
+from rankdistill.statistics import LEVEL, RESAMPLES, mean_interval
 
 _VALUES_AT_ONCE = 4_000_000
 

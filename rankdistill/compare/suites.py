@@ -8,7 +8,7 @@ from typing import Any
 from rankdistill.compare.figures import FigureRow, share
 from rankdistill.compare.groups import Objective
 from rankdistill.compare.runs import FinishedRun
-from rankdistill.evaluate.report.table import number
+from rankdistill.report.table import number
 
 
 def suite_rows(objectives: list[Objective]) -> list[FigureRow]:

@@ -11,7 +11,7 @@ from rankdistill.compare.pairs import Difference
 from rankdistill.compare.rows import estimate_cell, tested_cell
 from rankdistill.compare.statistics import Estimate
 from rankdistill.compare.wording import p_text, verdict
-from rankdistill.evaluate.report.table import NOTHING, Cell, Row, percent, signed
+from rankdistill.report.table import NOTHING, Cell, Row, percent, signed
 
 DIFFERENCES = (
     "The first objective minus the second, on the same prompts and seeds, with the 95 % interval "

@@ -16,9 +16,9 @@ import numpy as np
 from rankdistill.compare.demands import RunDemands
 from rankdistill.compare.pairs import Difference, pair_differences
 from rankdistill.evaluate import verified
-from rankdistill.evaluate.statistics import Interval
 from rankdistill.evaluate.verified import DemandRow, Tally, subset, tally
 from rankdistill.evaluate.verified_figures import CONTRASTS, CONTROLS, GAINS
+from rankdistill.statistics import Interval
 
 SHARES = {
     "trained": ("trained", "followed"),

@@ -7,8 +7,8 @@ from rankdistill.compare.figures import points
 from rankdistill.compare.tables import VERIFIED_DIFFERENCES, rows_of
 from rankdistill.compare.verified import VerifiedTables
 from rankdistill.compare.verified_table import SeedsCell
-from rankdistill.evaluate.report.markdown_parts import cell, inline, table
-from rankdistill.evaluate.report.table import Cell
+from rankdistill.report.markdown_parts import cell, inline, table
+from rankdistill.report.table import Cell
 
 
 def verified_parts(verified: VerifiedTables) -> list[str]:

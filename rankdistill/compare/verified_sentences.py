@@ -8,8 +8,8 @@ from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.figures import share
 from rankdistill.compare.verified import VerifiedTables
 from rankdistill.compare.wording import NAMED, differences, excludes_0, listed, sentence, told
-from rankdistill.evaluate.report.headline import Finding
-from rankdistill.evaluate.statistics import Interval
+from rankdistill.report.headline import Finding
+from rankdistill.statistics import Interval
 
 _CONTROLS = {
     "same_entropy": "the student before, sampled at the same entropy",

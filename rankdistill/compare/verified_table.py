@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rankdistill.compare.figures import points, share
 from rankdistill.compare.verified import Figure, VerifiedTables
-from rankdistill.evaluate.report.table import NOTHING, Cell, Row, tokens
+from rankdistill.report.table import NOTHING, Cell, Row, tokens
 
 TITLE = "Demands followed"
 ABOUT = (

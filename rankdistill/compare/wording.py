@@ -8,9 +8,9 @@ from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.figures import points
 from rankdistill.compare.pairs import Difference, Tested
 from rankdistill.compare.statistics import Estimate
-from rankdistill.evaluate.report.headline import Finding
-from rankdistill.evaluate.report.table import signed
-from rankdistill.evaluate.statistics import Interval
+from rankdistill.report.headline import Finding
+from rankdistill.report.table import signed
+from rankdistill.statistics import Interval
 
 NAMED = 4
 """Most pairs that one sentence names."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rankdistill.errors import UserError
-from rankdistill.evaluate.report import read_metrics
-from rankdistill.evaluate.report.answers import ANSWERS
+from rankdistill.report import read_metrics
+from rankdistill.report.answers import ANSWERS
 
 Kind = Literal["same", "gone", "new"]
 

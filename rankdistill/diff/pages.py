@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankdistill.diff.changes import Change
-from rankdistill.evaluate.report.table import number, percent, signed
+from rankdistill.report.table import number, percent, signed
 
 STYLES = {"same": "", "gone": "red strike", "new": "green"}
 

@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rankdistill.evaluate.figures import cut_share, group_distinct_2, mean_length, repetition
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
-from rankdistill.evaluate.statistics import tau_b
 from rankdistill.evaluate.tokens import (
     KnownRows,
     batches_of,
@@ -26,6 +25,7 @@ from rankdistill.evaluate.tokens import (
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import encode_prompt
 from rankdistill.records import Group, Response
+from rankdistill.statistics import tau_b
 
 
 @dataclass(frozen=True)

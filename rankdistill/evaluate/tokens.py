@@ -25,7 +25,7 @@ from rankdistill.forward import (
     micro_batches,
     response_logps,
 )
-from rankdistill.warmup.divergences import forward_kl, shared_vocabulary
+from rankdistill.objectives.divergences import forward_kl, shared_vocabulary
 
 CHUNK = 256
 """Rows of logits that exist at once, as in the training forward."""

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rankdistill.evaluate.statistics import LEVEL, RESAMPLES, Interval
 from rankdistill.prompts.demands import kinds
 from rankdistill.prompts.instructions import demands_of
 from rankdistill.records import Group
 from rankdistill.score.verifier.instructions import follows
+from rankdistill.statistics import LEVEL, RESAMPLES, Interval
 
 SUBSETS = ("trained", "marks", "restrictions", "kept_out")
 """What figures are averaged over: trained kinds, those of them that are marks or restrictions, and
@@ -282,7 +282,7 @@ def difference(a: Tally, b: Tally, seed: int) -> Interval | None:
 
 
 def _interval(statistic: Any, clusters: int, seed: int) -> Interval:
-    """BCa over clusters (Efron 1987), as in `rankdistill.evaluate.statistics`."""
+    """BCa over clusters (Efron 1987), as in `rankdistill.statistics`."""
     mean = float(statistic(np.ones(clusters)))
     if clusters == 1:
         return Interval(mean, None, None)

@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
-from rankdistill.evaluate.statistics import Interval
 from rankdistill.evaluate.verified import (
     SUBSETS,
     DemandRow,
@@ -22,6 +21,7 @@ from rankdistill.evaluate.verified import (
     subset,
     tally,
 )
+from rankdistill.statistics import Interval
 
 CONTRASTS = (
     ("sampled", "gain, sampled", "trained", "warmed_up"),

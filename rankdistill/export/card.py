@@ -9,12 +9,12 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rankdistill.evaluate.report.headline import findings, headline, judge_warning
-from rankdistill.evaluate.report.ranked import ranked_labels, ranked_rows
-from rankdistill.evaluate.report.stages import duration, stage_rows
-from rankdistill.evaluate.report.table import Row, labels, table_rows
 from rankdistill.export.license import License, hub_name
 from rankdistill.export.source import Source
+from rankdistill.report.headline import findings, headline, judge_warning
+from rankdistill.report.ranked import ranked_labels, ranked_rows
+from rankdistill.report.stages import duration, stage_rows
+from rankdistill.report.table import Row, labels, table_rows
 
 TASK = "text-generation"
 HYPERPARAMETERS = ("student", "warmup", "sample", "rank", "objective", "train")

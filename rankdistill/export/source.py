@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.evaluate.report import read_metrics
 from rankdistill.models.model import Loading
+from rankdistill.report import read_metrics
 
 EXPORT = "export"
 """Folder of a run that its export is written to."""

@@ -22,6 +22,7 @@ from rankdistill.models.load import (
 )
 from rankdistill.models.locate import identity, locate
 from rankdistill.models.tokenizer import encode_response, load_tokenizer, tokenizers_agree
+from rankdistill.store import Output
 
 
 @dataclass(frozen=True)
@@ -172,3 +173,12 @@ def recoded(groups: Sequence[Any], writer: Model, reader: Model) -> list[Any]:
         return {**response, "token_ids": ids}
 
     return [{**group, "responses": [code(r) for r in group["responses"]]} for group in groups]
+
+
+def model_of(output: Output, loading: Loading) -> Model:
+    """The model that a stage's output holds.
+
+    Args:
+        loading: Of the model that it was made of.
+    """
+    return Model(str(output.path / "model"), {"output": output.key}, loading)

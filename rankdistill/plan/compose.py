@@ -13,11 +13,11 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rankdistill.cli import register
-from rankdistill.config_errors import explain
+from rankdistill.app.config_errors import explain
+from rankdistill.app.hydra_setup import register
 from rankdistill.errors import UserError
 from rankdistill.plan.config import PlanConfig, PlannerConfig, register_plan
-from rankdistill.settings import Settings, build
+from rankdistill.stages.settings import Settings, build
 
 
 def composed(

@@ -13,7 +13,7 @@ from rankdistill.plan.shapes import known_data
 from rankdistill.prompts.formats import conversation
 from rankdistill.prompts.sources import SHIPPED, read_rows
 from rankdistill.rank.formats import ranked_row
-from rankdistill.settings import Settings
+from rankdistill.stages.settings import Settings
 
 CHARACTERS = 4
 """Of a token of English text."""

@@ -1,4 +1,4 @@
-"""The stages of a run, in the order of `rankdistill.pipeline`, each with what it takes."""
+"""The stages of a run, in the order of `rankdistill.stages.pipeline`, each with what it takes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from rankdistill.plan.stage import (
     times,
     training_flops,
 )
-from rankdistill.settings import Settings
+from rankdistill.stages.settings import Settings
 from rankdistill.train.schema import PPOTrainOptions
 
 PASSES = 4

@@ -1,4 +1,4 @@
-"""The stages of a run, in the order of `rankdistill.pipeline`."""
+"""The stages of a run, in the order of `rankdistill.stages.pipeline`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from rankdistill.bench.flops import Work, sequences
-from rankdistill.evaluate.verified_stage import verifier_of
 from rankdistill.plan.judging import judging
 from rankdistill.plan.memory import GIB, Memory, forward_memory, model_bytes
 from rankdistill.plan.planner import PASSES, Planner, precise
 from rankdistill.plan.stage import Stage, cost, grouped, times
 from rankdistill.score.ensemble import members
+from rankdistill.stages.verified import verifier_of
 from rankdistill.warmup.teacher_cache import CacheSpec
 
 

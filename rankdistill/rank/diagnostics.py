@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from rankdistill.evaluate.statistics import mean_agreement, mean_interval, tau_b
 from rankdistill.rank.aggregate import duels
 from rankdistill.records import Ballot, Group
+from rankdistill.statistics import mean_agreement, mean_interval, tau_b
 
 HUMAN = ("human", "imported")
 """Names of the scorers whose values come from people, or from the data itself."""

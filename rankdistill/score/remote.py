@@ -11,8 +11,7 @@ import httpx
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
-from rankdistill.serve.command import KEY_VARIABLE
-from rankdistill.serve.process import client
+from rankdistill.http_client import KEY_VARIABLE, client
 
 CONCURRENCY = 32
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)

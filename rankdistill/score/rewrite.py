@@ -8,12 +8,19 @@ is rewritten, and the ranking puts the rewrite before the rest.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from rankdistill.models import Model, encode_response
 from rankdistill.records import Group, Response
-from rankdistill.score.revision import best_response
 from rankdistill.score.verifier.instructions import follows
+
+
+def best_response(group: Group) -> Response | None:
+    """The first of the best-scored responses."""
+    known = [r for r in group["responses"] if math.isfinite(r.get("score", math.nan))]
+    return max(known, key=lambda response: response.get("score", 0.0), default=None)
+
 
 SOURCE = "rule"
 REWRITES: Mapping[str, Callable[[str], str]] = {

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankdistill.errors import UserError
-from rankdistill.serve.command import KEY_VARIABLE, Serving, check_serving, server
+from rankdistill.http_client import KEY_VARIABLE
+from rankdistill.serve.command import Serving, check_serving, server
 
 QUESTION = "Why is the sky blue?"
 FIRST_TOKENS = 24
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _try(serving: Serving) -> None:
     """Make a first request, and show how to make the next."""
     from rankdistill.console import console, say
-    from rankdistill.serve.process import client
+    from rankdistill.http_client import client
     from rankdistill.serve.talk import answer
 
     with client(serving.url) as http:

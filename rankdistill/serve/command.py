@@ -14,10 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rankdistill.errors import UserError
-
-KEY_VARIABLE = "VLLM_API_KEY"
-"""The environment variable that vLLM's server takes its key from, and our clients theirs."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from rankdistill.http_client import KEY_VARIABLE, LOOPBACK
 
 
 @dataclass(frozen=True)

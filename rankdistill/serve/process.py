@@ -19,7 +19,8 @@ from typing import Any
 import httpx
 
 from rankdistill.errors import UserError
-from rankdistill.serve.command import KEY_VARIABLE, LOOPBACK, Serving, command, environment
+from rankdistill.http_client import client
+from rankdistill.serve.command import Serving, command, environment
 
 START_S = 1800.0
 """Most seconds that a server may take to load."""
@@ -51,17 +52,6 @@ def check_port(host: str, port: int) -> None:
             raise UserError(
                 f"{host}:{port} can't be listened on ({why}): give another --port or --host."
             ) from error
-
-
-def client(url: str, **options: Any) -> httpx.Client:
-    """For the API at `url`, with the key of the environment; no proxy on this machine."""
-    key = os.environ.get(KEY_VARIABLE, "")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    local = httpx.URL(url).host in LOOPBACK
-    timeout = httpx.Timeout(600.0, connect=10.0)
-    return httpx.Client(
-        base_url=url, headers=headers, timeout=timeout, trust_env=not local, **options
-    )
 
 
 class Server(AbstractContextManager["Server"]):

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from rankdistill.errors import UserError
-from rankdistill.serve.command import KEY_VARIABLE
+from rankdistill.http_client import KEY_VARIABLE
 
 
 def served_model(http: httpx.Client) -> str:

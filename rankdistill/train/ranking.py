@@ -21,12 +21,12 @@ from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind, collate, response_logps
 from rankdistill.models import adapted, load_model, load_tokenizer, place
 from rankdistill.objectives import RRHF, Objective, ObjectiveOutput
-from rankdistill.train.batches import Averages, RankedBatch, step_loader
-from rankdistill.train.config import RankingConfig
-from rankdistill.train.dropout import disable_dropout
 from rankdistill.train.groups import RankedGroup, candidates, load_groups
 from rankdistill.train.reference import COLUMN, length_limit, with_reference
-from rankdistill.train.steps import StepTrainer
+from rankdistill.trainer.batches import Averages, RankedBatch, step_loader
+from rankdistill.trainer.config import RankingConfig
+from rankdistill.trainer.dropout import disable_dropout
+from rankdistill.trainer.steps import StepTrainer
 
 __all__ = ["RankingConfig", "RankingTrainer"]
 

@@ -12,8 +12,8 @@ from torch.nn.functional import pad
 
 from rankdistill.forward import GroupBatch, TokenGroup, bound_layout, collate
 from rankdistill.models import place
+from rankdistill.objectives.divergences import divergence_named
 from rankdistill.warmup.alignment import NOWHERE, SharedTokens
-from rankdistill.warmup.divergences import divergence_named
 from rankdistill.warmup.head import BlockDivergence, HiddenRows
 from rankdistill.warmup.options import TokenRow
 from rankdistill.warmup.teachers import Divergence

@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError
 from rankdistill.models import Model, tokenizer_difference
+from rankdistill.objectives.divergences import divergence_named
 from rankdistill.records import Group
-from rankdistill.train.config import RankingConfig
-from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
-from rankdistill.train.output import save_trained
-from rankdistill.train.progress import show_progress
+from rankdistill.trainer.config import RankingConfig
+from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
+from rankdistill.trainer.output import save_trained
+from rankdistill.trainer.progress import show_progress
 from rankdistill.warmup.base import Training, Warmup
-from rankdistill.warmup.divergences import divergence_named
 from rankdistill.warmup.matching import MODULE
 from rankdistill.warmup.options import TokenRow, figures, token_rows, training_arguments
 from rankdistill.warmup.schema import DistillationOptions

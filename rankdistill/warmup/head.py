@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
 
 from rankdistill.forward import GroupBatch, LMHead
-from rankdistill.warmup.divergences import divergence_named, shared_vocabulary
+from rankdistill.objectives.divergences import divergence_named, shared_vocabulary
 from rankdistill.warmup.recorder import Recorder
 
 BLOCK_VALUES = 2**21

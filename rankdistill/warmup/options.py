@@ -15,7 +15,7 @@ from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
 from rankdistill.models import encode_prompt
 from rankdistill.records import Group
-from rankdistill.train.checkpoints import last_checkpoint
+from rankdistill.trainer.checkpoints import last_checkpoint
 from rankdistill.warmup.base import Training
 from rankdistill.warmup.schema import Optimisation
 

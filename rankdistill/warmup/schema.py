@@ -176,7 +176,7 @@ class DistillationOptions(Optimisation):
 
     Args:
         temperature: Of both distributions, > 0.
-        divergence: What `rankdistill.warmup.divergences.divergence_named` takes.
+        divergence: What `rankdistill.objectives.divergences.divergence_named` takes.
         assistants: Layers of students in between, from many to few: each is made of the one before
             and taught by it, and the student by the last (Mirzadeh et al. 2020, arXiv:1902.03393).
     """

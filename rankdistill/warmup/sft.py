@@ -15,10 +15,10 @@ from trl.trainer.sft_trainer import SFTTrainer
 from rankdistill.errors import UserError
 from rankdistill.models import Model
 from rankdistill.records import Group
-from rankdistill.train.checkpoints import last_checkpoint
-from rankdistill.train.gradient_checkpointing import enable_gradient_checkpointing
-from rankdistill.train.output import save_trained
-from rankdistill.train.progress import show_progress
+from rankdistill.trainer.checkpoints import last_checkpoint
+from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
+from rankdistill.trainer.output import save_trained
+from rankdistill.trainer.progress import show_progress
 from rankdistill.warmup.base import Training, Warmup
 from rankdistill.warmup.conversations import Conversations
 from rankdistill.warmup.options import TokenRow, figures, token_rows, training_arguments

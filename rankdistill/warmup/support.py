@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.forward import GroupBatch, LMHead
-from rankdistill.warmup.divergences import divergence_named
+from rankdistill.objectives.divergences import divergence_named
 from rankdistill.warmup.head import BlockDivergence
 
 

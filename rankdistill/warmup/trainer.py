@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from rankdistill.forward import bind, bound_layout, collate, micro_batches
-from rankdistill.train.batches import RankedBatch
-from rankdistill.train.config import RankingConfig
-from rankdistill.train.dropout import disable_dropout
-from rankdistill.train.steps import StepTrainer
+from rankdistill.trainer.batches import RankedBatch
+from rankdistill.trainer.config import RankingConfig
+from rankdistill.trainer.dropout import disable_dropout
+from rankdistill.trainer.steps import StepTrainer
 from rankdistill.warmup.head import DistillationHead, DistillationSums
 from rankdistill.warmup.matching import MODULE, StateMatching
 from rankdistill.warmup.options import TokenRow

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rankdistill.forward import GroupBatch, LMHead, TokenLogps, bind
-from rankdistill.train.dropout import disable_dropout
 from rankdistill.train.reward.model import score_layer
+from rankdistill.trainer.dropout import disable_dropout
 
 
 class ActorCritic(nn.Module):

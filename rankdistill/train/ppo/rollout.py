@@ -27,12 +27,12 @@ from rankdistill.models import Loading, Model, encode_prompt, merged_copy, save_
 from rankdistill.records import Group
 from rankdistill.sample.base import Sampler, response_seed
 from rankdistill.store.removal import folders_named, refuse_link
-from rankdistill.train.batches import StepBatches
 from rankdistill.train.ppo.agreement import check_agreement, disagreement
 from rankdistill.train.ppo.checkpoint import NUMBER
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Episode
 from rankdistill.train.reward.model import last_rows, with_next_token
+from rankdistill.trainer.batches import StepBatches
 
 Reward = Callable[[Sequence[Group]], list[list[float]]]
 """Groups with sampled responses -> the score of each, `[group][response]`; higher is better."""

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.evaluate.statistics import Interval, mean_interval
+from rankdistill.statistics import Interval, mean_interval
 
 LENGTH_MATCH = 0.1
 """Two responses are of like length if they differ by at most this share of the longer one."""

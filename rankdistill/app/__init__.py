@@ -1,0 +1,1 @@
+"""How a person starts it: the command line, sweeps, Hydra's set-up."""

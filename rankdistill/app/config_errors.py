@@ -1,0 +1,134 @@
+"""Hydra's and OmegaConf's errors as one sentence with the nearest valid names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rankdistill.errors import suggest
+
+
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """What a person did wrong on the command line or in a recipe, and what would be right.
+
+    Args:
+        error: What Hydra raised while composing.
+        arguments: The command line, for the group choices that the valid names depend on.
+    """
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    text = _innermost(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(str(error.override))
+    if "Ambiguous value for argument" in text:
+        argument = re.search(r"argument '(.*?)'\.?\n", text)
+        if argument:
+            return f"{_unreadable(argument[1])}; several values of a sweep need -m"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if group:
+            valid = _options(group) or list(error.options or [])
+            return f"there is no {group} named '{name}': {suggest(name, valid)}"
+    unknown_group = re.search(
+        r"Could not override '([^'@]+)'\.\s*No match in the defaults list", text
+    )
+    if unknown_group:
+        name = unknown_group[1]
+        return f"there is no group '{name}': {suggest(name, _keys('', arguments))}"
+    unknown = unknown_override(error)
+    if unknown:
+        return _unknown_key(unknown, "on the command line", arguments)
+    key = re.search(r"full_key: (\S+)", text)
+    if key and re.search(r"not in|is not in struct", text):
+        where = re.search(r"In '([^']+)'", text)
+        return _unknown_key(
+            key[1], f"in {where[1]}" if where else "in the configuration", arguments
+        )
+    where = f"{key[1]}: " if key else ""
+    return where + _first_sentence(text)
+
+
+def _unreadable(override: str) -> str:
+    """What is said of an argument that Hydra's grammar does not take, with the quotes it needs."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"the argument '{override}' is no KEY=VALUE"
+    inner = value.strip("'\"").replace("'", "\\'")
+    return (
+        f"the value of '{key}' has a character that Hydra reads as its own: quote it twice, as in "
+        f"\"{key}='{inner}'\""
+    )
+
+
+def unknown_override(error: Exception) -> str | None:
+    """The key that an override names and no configuration has; None of any other error."""
+    found = re.search(r"Could not override '([^'@]+)'\.(?!\s*No match)", _innermost(error))
+    return found[1] if found else None
+
+
+def _innermost(error: BaseException) -> str:
+    """The messages of the error and of its causes: Hydra wraps OmegaConf's, which name the key."""
+    messages = []
+    current: BaseException | None = error
+    while current is not None:
+        messages.append(str(current))
+        current = current.__cause__
+    return "\n".join(messages)
+
+
+def _first_sentence(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    useful = [
+        line
+        for line in lines
+        if not line.startswith(("full_key:", "object_type=", "reference_type=", "In '"))
+        and not line.startswith("Error merging override")
+    ]
+    return (useful or lines or ["the configuration is not valid"])[0]
+
+
+def _unknown_key(key: str, where: str, arguments: Sequence[str]) -> str:
+    parent, _, name = key.rpartition(".")
+    valid = _keys(parent, arguments)
+    if not valid and parent:  # the parent itself is unknown
+        return _unknown_key(parent, where, arguments)
+    inside = f"'{parent}' has no key '{name}'" if parent else f"there is no key '{name}'"
+    return f"{inside} ({where}): {suggest(name, valid)}"
+
+
+def _options(group: str) -> list[str]:
+    from rankdistill.app import catalogue
+
+    return catalogue.groups().get(group, [])
+
+
+def _keys(parent: str, arguments: Sequence[str]) -> list[str]:
+    """The valid keys below `parent`, with the group options that the command line chose."""
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rankdistill.app import catalogue
+
+    groups = catalogue.groups()
+    choices = [
+        argument
+        for argument in arguments
+        if (split := argument.split("=", 1))[0] in groups
+        and len(split) == 2
+        and split[1] in groups[split[0]]
+        and split[0] not in ("recipe", "eval")
+    ]
+    recipe = [argument for argument in arguments if argument.startswith("recipe=")]
+    for chosen in ([*recipe, *choices], choices):  # the mistake may be in the recipe
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_module("rankdistill.conf", version_base="1.3"):
+                config = compose("config", chosen)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        node = OmegaConf.select(config, parent) if parent else config
+        return [str(key) for key in node] if isinstance(node, DictConfig) else []
+    return []

@@ -1,0 +1,213 @@
+"""A sweep: all points are checked before the first one runs, and what became of each is told.
+
+Hydra's sweepers and launchers do the rest. A point is an ordinary run in a folder of its own; since
+stage outputs are shared, a sweep that is run again computes what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.experimental.callback import Callback
+
+from rankdistill.errors import FAILURE, UserError
+from rankdistill.launch import say_mistake
+
+PACKAGES = {
+    "hydra_joblib_launcher": "joblib",
+    "hydra_ray_launcher": "ray",
+    "hydra_submitit_launcher": "submitit",
+    "hydra_optuna_sweeper": "optuna",
+}
+"""The extra of this package that brings a plug-in of Hydra."""
+
+_RESULTS = ("metrics.json", FAILURE, ".hydra/overrides.yaml")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a point."""
+
+    name: str
+    folder: Path
+    state: str
+    """`ok`, `reused` or `failed`."""
+    sentence: str = ""
+    """Why it failed."""
+
+
+class Sweep(Callback):
+    """Hydra's callback of a multirun."""
+
+    current: Sweep | None = None
+    """The one that runs in this process."""
+
+    def __init__(self) -> None:
+        self.folder = Path()
+        self.points: dict[Path, list[str]] = {}
+        """The overrides of every point that is known beforehand, by its run folder."""
+        self._before: dict[Path, tuple[int, ...]] = {}
+
+    def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        """Hydra takes an exception for a warning, so what is wrong ends the process here."""
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from rankdistill.app.config_errors import explain
+
+        self.folder = Path(config.hydra.sweep.dir).absolute()
+        name, overrides = "", []
+        try:
+            _check_plug_ins(config)
+            points = _points(config)
+            for name, overrides in zip(_names(points), points, strict=True):  # noqa: B007
+                folder = _checked(config, overrides, len(self.points))
+                if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+                    self.points[folder] = overrides
+        except UserError as error:
+            _refuse(name, str(error))
+        except (HydraException, OmegaConfBaseException) as error:
+            _refuse(name, explain(error, overrides))
+        found = {path.parent for path in self.folder.glob("*/.hydra")}
+        self._before = {folder: _stamps(folder) for folder in found | set(self.points)}
+        Sweep.current = self
+
+    def finish(self) -> bool:
+        """Prints every point's outcome; returns whether all finished."""
+        from rankdistill.console import is_main_process, say
+
+        if not is_main_process():  # which writes the run folders, and may not have yet
+            return True
+        outcomes = self.outcomes()
+        say(f"\n[bold]sweep[/]  {self.folder}")
+        for outcome in outcomes:
+            told = f"{outcome.state:<7} {outcome.name}"
+            say(f"{told}: {outcome.sentence}" if outcome.sentence else told)
+        return not any(outcome.state == "failed" for outcome in outcomes)
+
+    def outcomes(self) -> list[Outcome]:
+        """Of the points that were known beforehand, or that a sweeper chose meanwhile."""
+        chosen = dict(self.points)
+        if not chosen:
+            for folder in sorted(path.parent for path in self.folder.glob("*/.hydra")):
+                if _stamps(folder) != self._before.get(folder):
+                    chosen[folder] = _overrides_of(folder)
+        names = _names(list(chosen.values()))
+        return [self._outcome(*point) for point in zip(names, chosen, strict=True)]
+
+    def _outcome(self, name: str, folder: Path) -> Outcome:
+        metrics, failure, _ = _stamps(folder)
+        metrics_before, failure_before, _ = self._before.get(folder, (0, 0, 0))
+        if failure and failure != failure_before:
+            said = (folder / FAILURE).read_text(encoding="utf-8").strip()
+            return Outcome(name, folder, "failed", said)
+        if not metrics or metrics == metrics_before:
+            said = "it did not finish; the same command continues it."
+            return Outcome(name, folder, "failed", said)
+        stages = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["stages"]
+        reused = all(stage["reused"] for stage in stages)
+        return Outcome(name, folder, "reused" if reused else "ok")
+
+
+def _names(points: Sequence[Sequence[str]]) -> list[str]:
+    """Every point by the overrides that it does not share with all others."""
+    common = set.intersection(*map(set, points)) if len(points) > 1 else set()
+    return [",".join(override for override in point if override not in common) for point in points]
+
+
+def _refuse(point: str, sentence: str) -> NoReturn:
+    say_mistake(f"{point}: {sentence}" if point else sentence)
+    sys.exit(2)
+
+
+def _check_plug_ins(config: Any) -> None:
+    for group in ("launcher", "sweeper"):
+        package = ".".join(config.hydra[group]._target_.split(".")[:2])
+        name = package.partition(".")[2]
+        if name in PACKAGES and not _installed(package):
+            option, extra = config.hydra.runtime.choices[f"hydra/{group}"], PACKAGES[name]
+            raise UserError(
+                f"hydra/{group}={option} needs the package {name.replace('_', '-')}: "
+                f"pip install 'rankdistill[{extra}]'."
+            )
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even its parent is there
+        return False
+
+
+def _points(config: Any) -> list[list[str]]:
+    """The overrides of every point.
+
+    Of a sweeper that chooses among them: points that have each listed value once.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    overrides = parser.parse_overrides([*given, *config.hydra.overrides.task])
+    if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+        return BasicSweeper.split_arguments(overrides, None)[0]
+    values = [_listed(override) for override in overrides]
+    usual = [listed[0] for listed in values]
+    return [usual] + [
+        [*usual[:place], value, *usual[place + 1 :]]
+        for place, listed in enumerate(values)
+        for value in listed[1:]
+    ]
+
+
+def _listed(override: Any) -> list[str]:
+    """An override with each value that it lists; of an interval, its start."""
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if override.is_discrete_sweep():
+        return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [f"{key}={override.value().start}"]
+
+
+def _checked(config: Any, overrides: Sequence[str], number: int = 0) -> Path:
+    """The run folder of a point whose configuration composes and builds.
+
+    Raises:
+        UserError: one of its values is refused; Hydra's and OmegaConf's errors as they are.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import open_dict
+
+    from rankdistill.stages import settings
+    from rankdistill.stages.prompts import check_prompts
+
+    loader = GlobalHydra.instance().config_loader()
+    composed = loader.load_sweep_config(config, list(overrides))
+    with open_dict(composed):  # as the launcher does, for a subdir that is made of them
+        composed.hydra.job.num, composed.hydra.job.id = number, f"job_{number}"
+    folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir).absolute()
+    with open_dict(composed):
+        del composed["hydra"]
+    check_prompts(settings.build(composed))
+    return folder
+
+
+def _stamps(folder: Path) -> tuple[int, ...]:
+    """When each of a point's results was written, 0 where it is not there."""
+    paths = [folder / name for name in _RESULTS]
+    return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths)
+
+
+def _overrides_of(folder: Path) -> list[str]:
+    from omegaconf import OmegaConf
+
+    return [str(override) for override in OmegaConf.load(folder / _RESULTS[-1])]

@@ -1,0 +1,39 @@
+"""``python -m rankdistill.report RUN_FOLDER``: the report again, from `metrics.json`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from rankdistill.errors import UserError
+from rankdistill.report import print_tables, read_metrics, render
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes `report.md` and `report.html` into the folder and prints the table; exit code 2 on a
+    person's mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rankdistill.report",
+        description="Write report.md and report.html of a run again, from its metrics.json.",
+    )
+    parser.add_argument("folder", type=Path, help="folder of a finished run")
+    folder: Path = parser.parse_args(arguments).folder
+    try:
+        metrics = read_metrics(folder)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    config = folder / "config.yaml"
+    render(metrics, config.read_text(encoding="utf-8") if config.is_file() else "", folder)
+    console = Console(highlight=False)
+    print_tables(metrics, console)
+    console.print(f"{folder / 'report.html'}\n{folder / 'report.md'}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Training curves, from the Trainer's log history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from rankdistill.report.svg import SERIES, draw, legend_above
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot: figures of the history that share an axis."""
+
+    title: str
+    unit: str
+    keys: Mapping[str, str]
+    """Key in the history by the line's label."""
+    caption: str = ""
+
+
+def _one(key: str, title: str, unit: str, caption: str = "") -> Panel:
+    return Panel(title, unit, {"train": key}, caption)
+
+
+def _sides(key: str, title: str, unit: str, caption: str = "") -> Panel:
+    """The best and the worst of each ranking, apart."""
+    return Panel(title, unit, {side: f"{side}_{key}" for side in ("chosen", "rejected")}, caption)
+
+
+_LOSS = "Mean over the steps since the last point."
+_TRAINING = [
+    _one("score", "Training: reward", "reward", "Mean of what the policy wrote in an iteration."),
+    _one("response_tokens", "Training: length", "tokens"),
+    _one("explained_variance", "Training: critic", "explained variance", "1 is a perfect critic."),
+    _one("pair_accuracy", "Training: pairs in order", "share of pairs"),
+    _one("loss", "Training: loss", "nats", _LOSS),
+    _one(
+        "rank_accuracy", "Training: rank accuracy", "share of pairs",
+        "Share of pairs that the policy's mean log-probabilities order as they are ranked.",
+    ),
+    _one(
+        "margin", "Training: margin", "better minus worse",
+        "Mean difference, over pairs, in what the objective ranks by.",
+    ),
+    _sides(
+        "mean_logp", "Training: best and worst, likelihood", "nats per token",
+        "A margin can grow while both fall.",
+    ),
+    _sides(
+        "log_ratio", "Training: best and worst, against the reference", "nats per response",
+        "Log-probability under the policy minus that under the student before training.",
+    ),
+    _sides("reward", "Training: implicit reward", "beta times log-ratio"),
+    _one(
+        "length_difference", "Training: length, best minus worst", "tokens",
+        "Of the responses themselves: what an objective on sums sees first.",
+    ),
+    _one("tie_share", "Training: ties", "share of pairs"),
+    _one("kl", "Training: KL to the reference", "nats per token"),
+    _one("entropy", "Training: entropy", "nats per token"),
+    _one("learning_rate", "Training: learning rate", "learning rate"),
+]  # fmt: skip
+_WARMUP = [
+    _one("loss", "Warm-up: loss", "nats per token", _LOSS),
+    _one(
+        "divergence", "Warm-up: divergence from the teacher", "nats per token",
+        "On what is learned, and on responses to validation prompts: where the second line leaves "
+        "the first, the student memorises.",
+    ),
+    _one("learning_rate", "Warm-up: learning rate", "learning rate"),
+]  # fmt: skip
+
+
+def curve_plots(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Title, caption, SVG of every panel with at least two points that are not all 0."""
+    plots = []
+    for source, panels in (("warmup_history", _WARMUP), ("training_history", _TRAINING)):
+        for panel in panels:
+            svg = _svg(panel, metrics[source], source)
+            if svg is not None:
+                plots.append((panel.title, panel.caption, svg))
+    return plots
+
+
+def points(history: Sequence[Mapping[str, Any]], key: str) -> Points:
+    """(step, value) of the rows that have the key; a tracker's prefix (`train/loss`) is ignored."""
+    found: Points = []
+    for row in history:
+        for name, value in row.items():
+            if name.rpartition("/")[2] == key and isinstance(value, int | float) and "step" in row:
+                found.append((float(row["step"]), float(value)))
+    return found
+
+
+def _svg(panel: Panel, history: Sequence[Mapping[str, Any]], source: str) -> str | None:
+    lines: dict[str, Points] = {}
+    for label, key in panel.keys.items():
+        line = points(history, key)
+        if len(line) < 2 or not any(value for _, value in line):
+            continue
+        lines[label] = line
+        checked = points(history, f"eval_{key}")
+        if checked:
+            lines["validation" if label == "train" else f"{label}, validation"] = checked
+    if not lines:
+        return None
+    name = f"{source}-{next(iter(panel.keys.values()))}"
+    return draw(name, panel.title, lambda axes: _curves(axes, lines, panel.unit))
+
+
+def _curves(axes: Axes, lines: Mapping[str, Points], unit: str) -> bool:
+    colours = iter((SERIES[1], SERIES[2], SERIES[3], SERIES[0]))
+    for label, line in lines.items():
+        mark = "o" if len(line) < 30 else ""
+        style = "--" if label.endswith(", validation") else "-"
+        x, y = zip(*line, strict=True)
+        axes.plot(
+            x, y, style, marker=mark, markersize=3, linewidth=1.5, color=next(colours), label=label
+        )
+    if len(lines) > 1:
+        legend_above(axes)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5))
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel(unit)
+    return True

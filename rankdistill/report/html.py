@@ -1,0 +1,116 @@
+"""`report.html`: one file that needs nothing else, for a screen, a phone and paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from rankdistill.report.headline import findings, headline, judge_warning
+from rankdistill.report.learning_rates import rate_labels, rate_rows, rate_title
+from rankdistill.report.plots import colour, plots_of
+from rankdistill.report.ranked import LONGER, ranked_labels, ranked_rows
+from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
+from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
+from rankdistill.report.samples import HOW_CHOSEN
+from rankdistill.report.stages import stage_rows
+from rankdistill.report.suites import suite_heads, suite_rows
+from rankdistill.report.svg import MUTED, VARIABLES
+from rankdistill.report.table import NOTHING, Row, labels, number, signed, table_rows
+from rankdistill.report.verified_guards import guard_heads, guard_rows
+from rankdistill.report.verified_plots import verified_plots
+from rankdistill.report.verified_sentences import judge_line
+from rankdistill.report.verified_tables import verified_grids
+
+MINUS, EN_DASH, NO_BREAK_SPACE = "\u2212", "\u2013", "\u00a0"
+
+
+def html_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
+    """The page. Everything but our own SVG is escaped: prompts, responses, names, config."""
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            metrics=metrics,
+            headline=headline(metrics),
+            findings=findings(metrics),
+            warning=judge_warning(metrics),
+            judged=judge_line(metrics),
+            colours=_colours(metrics),
+            tables=_tables(metrics),
+            grids=verified_grids(metrics),
+            verified_plots=[(plot, Markup(plot.svg)) for plot in verified_plots(metrics)],
+            plots=[(plot, Markup(plot.svg)) for plot in plots_of(metrics)],
+            how_chosen=HOW_CHOSEN,
+            agreement=agreement_rows(metrics) if metrics.get("ranking") else [],
+            disputed=(metrics.get("ranking") or {"disputed": []})["disputed"],
+            stages=stage_rows(metrics),
+            config_yaml=config_yaml,
+        )
+    )
+
+
+def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]], list[Row]]]:
+    """Title, (name, heading) of the columns, rows of every table there are figures for."""
+    tables = []
+    if rows := guard_rows(metrics):
+        tables.append(("Guards", guard_heads(metrics), rows))
+    if metrics["models"]:
+        heads = list(zip(metrics["models"], labels(metrics), strict=True))
+        tables.append(("Figures", heads, table_rows(metrics)))
+    if rows := suite_rows(metrics):
+        tables.append(("Evaluation suites", list(suite_heads(metrics).items()), rows))
+    if metrics.get("ranked_set") is not None:
+        heads = list(zip(metrics["ranked_set"]["models"], ranked_labels(metrics), strict=True))
+        tables.append(("Held-out rankings", heads, ranked_rows(metrics)))
+    if metrics.get("ranking"):
+        heads = [(name, name) for name in ranking_labels(metrics)]
+        tables.append(("The ranking it was trained on", heads, ranking_rows(metrics)))
+    if has_reward(metrics):
+        heads = [(name, name) for name in GATE_COLUMNS]
+        tables.append((gate_title(metrics), heads, gate_rows(metrics)))
+        heads = list(zip(metrics["models"], labels(metrics), strict=True))
+        if rows := reward_rows(metrics):
+            tables.append(("Reward and teacher", heads, rows))
+    if rates := rate_labels(metrics):
+        heads = [(rate, rate) for rate in rates]
+        tables.append((rate_title(metrics), heads, rate_rows(metrics)))
+    return tables
+
+
+def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The CSS variable of every column; what is no model has that of muted text."""
+    names = [name for _, heads, _ in _tables(metrics) for name, _ in heads]
+    scorers = (metrics.get("ranking") or {"scorers": {}})["scorers"]
+    plain = {LONGER, "reward_model", *GATE_COLUMNS, *rate_labels(metrics), *scorers}
+    plain -= set(metrics["models"])
+    return {name: VARIABLES[MUTED if name in plain else colour(metrics, name)] for name in names}
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("rankdistill.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, signed=signed, typeset=typeset, coded=coded)
+    return environment
+
+
+def coded(text: str) -> Markup:
+    """The text, escaped, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def typeset(text: str) -> str:
+    """The minus sign that is as wide as the plus, a dash for nothing, no line end before `%`."""
+    if text == NOTHING:
+        return EN_DASH
+    return re.sub(r"(?<!\w)-(?=\d)", MINUS, text).replace(" %", f"{NO_BREAK_SPACE}%")

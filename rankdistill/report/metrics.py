@@ -1,0 +1,189 @@
+"""The content of `metrics.json`: every figure of a run, from which every report is made.
+
+Keys are stable and snake_case; a figure that does not exist is null, never NaN. Per-prompt scores
+are there by prompt id, so that two runs can be compared pairwise later.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError
+from rankdistill.evaluate.model_figures import ModelFigures, common_prompts
+from rankdistill.evaluate.verified_figures import verified_metrics
+from rankdistill.report.quality import way_to_teacher
+from rankdistill.report.ranked import ranked_metrics
+from rankdistill.report.run_report import RunReport
+from rankdistill.report.samples import choose_samples
+from rankdistill.statistics import (
+    LEVEL,
+    RESAMPLES,
+    mean_agreement,
+    mean_interval,
+    paired_difference,
+    win_rate,
+)
+
+FORMAT = 2
+FILE = "metrics.json"
+
+
+def metrics_of(report: RunReport) -> dict[str, Any]:
+    """All figures as plain JSON values; deterministic for a report's seed.
+
+    ValueError: the baseline or the trained model is not among the models, where there are any.
+    """
+    models = {model.name: model for model in report.models}
+    for name in (report.baseline, report.trained):
+        if models and name not in models:
+            raise ValueError(f"'{name}' is not among the models {sorted(models)}")
+    roles = {role: getattr(report, role) for role in ("start", "control", "teacher")}
+    measured = report.measured
+    roles = {role: name if name in measured else None for role, name in roles.items()}
+    control = roles["control"]
+    content = {
+        "format": FORMAT,
+        "title": report.title,
+        "recipe": report.recipe,
+        "command": report.command,
+        "date": report.date,
+        "judge": {"name": report.judge, "is_training_teacher": report.judged_by_training_teacher},
+        "baseline": report.baseline,
+        "trained": report.trained,
+        **roles,
+        "statistics": {
+            "interval_level": LEVEL,
+            "resamples": RESAMPLES,
+            "unit": "prompt",
+            "seed": report.seed,
+            "tie_margin": report.tie_margin,
+        },
+        "models": {
+            m.name: _model(m, models[report.baseline], report)
+            | {
+                "quality": way_to_teacher(
+                    m, models.get(report.start or ""), models.get(report.teacher or ""), report.seed
+                )
+            }
+            for m in report.models
+        },
+        "trained_against_control": (
+            _against(models[report.trained], models[control], report) if control else None
+        ),
+        "ranked_set": ranked_metrics(report.ranked_set, report.baseline, report.seed),
+        "verified": verified_metrics(report.verified, report.seed) if report.verified else None,
+        "suites": report.suites,
+        "ranking": report.ranking,
+        "reward_model": report.reward_model,
+        "samples": choose_samples(report) if models else [],
+        "stages": [_stage(stage) for stage in report.stages],
+        "learning_rates": report.learning_rates,
+        "optimiser_steps": _steps(report.training_history),
+        "training_history": list(report.training_history),
+        "warmup_history": list(report.warmup_history),
+        "versions": dict(report.versions),
+    }
+    return plain(content)
+
+
+def write_metrics(metrics: Mapping[str, Any], folder: Path) -> Path:
+    """Writes `metrics.json`. ValueError: a value that JSON does not have."""
+    path = folder / FILE
+    path.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The content of a run folder's `metrics.json`. UserError: missing or of another format."""
+    path = folder / FILE
+    if not path.is_file():
+        raise UserError(f"there is no {FILE} in {folder}; give the folder of a finished run.")
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not JSON ({error}); run the recipe again to write it."
+        ) from None
+    if not isinstance(metrics, dict) or metrics.get("format") != FORMAT:
+        raise UserError(f"{path} is not of format {FORMAT}; run the recipe again to write it.")
+    return metrics
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: no NaN, no infinity (null instead), no tuple, no NumPy scalar."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, str) or value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Enum):
+        return value.name
+    if hasattr(value, "item"):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def _model(model: ModelFigures, baseline: ModelFigures, report: RunReport) -> dict[str, Any]:
+    means = {key: scored.mean for key, scored in sorted(model.per_prompt.items())}
+    against = _against(model, baseline, report) if model.name != baseline.name else None
+    score = mean_interval(list(means.values()), seed=report.seed) if means else None
+    return {
+        "label": model.label,
+        "temperature": model.temperature,
+        "prompts": len(means),
+        "responses": sum(len(scored.scores) for scored in model.per_prompt.values()),
+        "unscored_responses": model.unscored,
+        "score": asdict(score) if score else None,
+        "score_difference": against["difference"] if against else None,
+        "win_rate": against["win_rate"] if against else None,
+        "compared_prompts": against["prompts"] if against else None,
+        "kendall_tau": asdict(mean_agreement(model.kendall_tau, seed=report.seed)),
+        "kl_to_baseline": model.kl_to_baseline,
+        "kl_to_teacher": model.kl_to_teacher,
+        "entropy": model.entropy,
+        "distinct_2": model.distinct_2,
+        "repetition": model.repetition,
+        "response_tokens": model.response_tokens,
+        "cut_share": model.cut_share,
+        "parameters": model.parameters,
+        "tokens_per_second": model.tokens_per_second,
+        "disk_bytes": model.disk_bytes,
+        "prompt_scores": means,
+        "response_scores": {k: v.scores for k, v in sorted(model.per_prompt.items())},
+        "response_lengths": {k: v.tokens for k, v in sorted(model.per_prompt.items())},
+    }
+
+
+def _against(a: ModelFigures, b: ModelFigures, report: RunReport) -> dict[str, Any] | None:
+    """`a` against `b` on the prompts of both; None where they share none."""
+    prompts = common_prompts(a, b)
+    if not prompts:
+        return None
+    of_a, of_b = ([m.per_prompt[prompt] for prompt in prompts] for m in (a, b))
+    difference = paired_difference([x.mean for x in of_a], [x.mean for x in of_b], seed=report.seed)
+    wins = win_rate(
+        [x.scores for x in of_a], [x.scores for x in of_b], report.tie_margin, seed=report.seed
+    )
+    return {"prompts": len(prompts), "difference": asdict(difference), "win_rate": asdict(wins)}
+
+
+def _steps(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """Optimiser steps of the student's training, over all rounds; None where there was none."""
+    steps = [int(row["step"]) for row in history if "step" in row]
+    return max(steps, default=None)
+
+
+def _stage(stage: Any) -> dict[str, Any]:
+    names = ("stage", "what", "key", "seconds", "making_seconds", "reused", "counts")
+    return {name: getattr(stage, name) for name in names}

@@ -1,0 +1,153 @@
+"""What the report says of the ranking that the student was trained on: can it be trusted?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from rankdistill.report.svg import SERIES, draw
+from rankdistill.report.table import Cell, Row, interval_cell, number, percent
+
+Metrics = Mapping[str, Any]
+_LENGTH_BIAS, _FLIPS, _AGREEMENT = 0.3, 0.2, 0.2
+"""Beyond these the report warns: tau of score and length, share of flips, alpha."""
+
+
+def ranking_labels(metrics: Metrics) -> list[str]:
+    """The columns: the scorers."""
+    return list(metrics["ranking"]["scorers"])
+
+
+def ranking_rows(metrics: Metrics) -> list[Row]:
+    """A row per property of the scorers; those of judges of orders only where there is one."""
+    scorers = list(metrics["ranking"]["scorers"].values())
+    rows = [
+        Row(key, title, told, [cell(scorer[key]) for scorer in scorers])
+        for key, title, told, cell in _OF_ANY
+    ]
+    if any(scorer["ballots"] for scorer in scorers):
+        rows += [
+            Row(key, title, told, [cell((scorer["ballots"] or {}).get(key)) for scorer in scorers])
+            for key, title, told, cell in _OF_JUDGES
+        ]
+    return rows
+
+
+def agreement_rows(metrics: Metrics) -> list[list[str]]:
+    """Two scorers, Kendall's tau with its interval, the prompts it is over."""
+    rows = []
+    for pair in metrics["ranking"]["agreement"]:
+        tau = number(pair["mean"])
+        if pair["low"] is not None:
+            tau += f" ({number(pair['low'])} to {number(pair['high'])})"
+        rows.append([f"{pair['a']} and {pair['b']}", tau, str(pair["groups"])])
+    return rows
+
+
+def ranking_cautions(metrics: Metrics) -> list[tuple[str, str]]:
+    """(kind, sentence) of what a reader must know of the ranking."""
+    ranking = metrics.get("ranking")
+    if not ranking:
+        return []
+    said = []
+    for name, scorer in ranking["scorers"].items():
+        said += _biases(name, scorer)
+    alpha, raters = ranking["alpha"], ranking["raters"]
+    if alpha is not None:
+        kind = "warning" if alpha < _AGREEMENT else "plain"
+        little = ": close to chance, so the ranking is mostly noise" if alpha < _AGREEMENT else ""
+        said.append((kind, f"Ranking: the {raters} agree with Krippendorff's alpha "
+                           f"{number(alpha)}{little}."))  # fmt: skip
+    return said
+
+
+def _biases(name: str, scorer: Mapping[str, Any]) -> list[tuple[str, str]]:
+    said = []
+    length, ballots = scorer["length"], scorer["ballots"]
+    low, high = length["low"], length["high"]
+    if low is not None and (low > _LENGTH_BIAS or high < -_LENGTH_BIAS):
+        which = "longer" if length["mean"] > 0 else "shorter"
+        said.append(
+            f"{name} favours {which} responses (tau of its values and length "
+            f"{number(length['mean'])}): rank.length_debias=true takes length out."
+        )
+    first, flips = (ballots["first_wins"], ballots["flips"]) if ballots else (None, None)
+    if first and first["low"] is not None and not first["low"] <= 0.5 <= first["high"]:
+        which = "first" if first["mean"] > 0.5 else "last"
+        said.append(
+            f"{name} favours the response that it reads {which} ({percent(first['mean'])} of its "
+            "decided pairs go to the first); both orders are asked, which cancels it."
+        )
+    if flips and flips["mean"] > _FLIPS:
+        said.append(
+            f"{percent(flips['mean'])} of {name}'s verdicts turn over with the order of the "
+            "responses; they count as ties."
+        )
+    return [("warning", f"Ranking: {sentence}") for sentence in said]
+
+
+def ranking_plots(metrics: Metrics) -> list[tuple[str, str, str]]:
+    """Title, caption and SVG of each scorer's histogram."""
+    plots = []
+    for index, (name, scorer) in enumerate(
+        (metrics.get("ranking") or {"scorers": {}})["scorers"].items()
+    ):
+        if scorer["histogram"]:
+            title = f"Values of {name}"
+            svg = draw(f"ranking{index}", title, _histogram(scorer["histogram"], name))
+            if svg is not None:
+                plots.append((title, "Of the responses that were ranked, in its own scale.", svg))
+    return plots
+
+
+def _histogram(bars: Mapping[str, Any], name: str) -> Callable[[Axes], bool]:
+    def fill(axes: Axes) -> bool:
+        axes.stairs(bars["counts"], bars["edges"], fill=True, color=SERIES[1], alpha=0.75)
+        axes.set_xlabel(name)
+        axes.set_ylabel("responses")
+        return True
+
+    return fill
+
+
+def _plain(text: Callable[[Any], str]) -> Callable[[Any], Cell]:
+    return lambda value: Cell(text(value))
+
+
+_OF_ANY: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
+    ("values", "Values", "Responses with a value.", _plain(lambda value: str(value))),
+    ("missing", "Missing", "Responses without one: set aside, not guessed.", _plain(str)),
+    ("ties", "Tied pairs", "Share of the pairs of one prompt with equal values.", _plain(percent)),
+    (
+        "length",
+        "Follows length",
+        "Kendall's tau of value and response tokens within prompts: 0 is unrelated, 1 the longer "
+        "the better; bold where its interval excludes 0.",
+        interval_cell(number, 0.0),
+    ),
+]
+_OF_JUDGES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
+    ("ballots", "Ballots", "Verdicts on an order.", _plain(lambda value: str(value or "-"))),
+    (
+        "flips",
+        "Position flips",
+        "Share of the pairs, asked in both orders, whose verdicts contradict each other.",
+        interval_cell(percent),
+    ),
+    (
+        "first_wins",
+        "First wins",
+        "How often, of its decided pairs, it prefers what it read first; bold where the interval "
+        "excludes 50 %, which is a position bias.",
+        interval_cell(percent, 0.5),
+    ),
+    ("ties", "Said to tie", "Share of its verdicts that are ties.", interval_cell(percent)),
+    (
+        "cyclic",
+        "Cyclic triples",
+        "Share of decided triples in which a beats b, b beats c and c beats a.",
+        _plain(percent),
+    ),
+]

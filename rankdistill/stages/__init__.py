@@ -1,0 +1,1 @@
+"""What each output of the store depends on, a file for each stage; `pipeline` has the order."""

@@ -1,0 +1,112 @@
+"""What the models of a run are measured against: the baseline's and the teacher's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from rankdistill.evaluate.schema import QuickOptions
+from rankdistill.evaluate.students import HeldOut
+from rankdistill.models import tokenizers_agree
+from rankdistill.rank.combine import Scale
+from rankdistill.records import Group
+from rankdistill.score import Scorer
+from rankdistill.score.ensemble import absolute, members
+from rankdistill.score.verifier import Verifier
+from rankdistill.stages.run import Model, Run
+from rankdistill.stages.score import Outputs, Scored
+from rankdistill.stages.settings import Settings
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A model's scored responses to the held-out prompts."""
+
+    model: Model
+    scored: Scored
+    temperature: float
+    tokens_per_second: float
+
+    scale: Scale | None = None
+    """Of several scorers' values: that of the warmed-up student's, so that models compare."""
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        if isinstance(self.scored, Outputs):
+            return self.scored.rows(self.scale)  # type: ignore[return-value]
+        return self.scored.rows()  # type: ignore[return-value]
+
+
+@dataclass
+class Reference:
+    """What every model of the run is measured against; the models are loaded when first needed."""
+
+    baseline: Answers
+    teacher: Answers
+    suite: QuickOptions
+    _held_out: HeldOut | None = None
+
+    @property
+    def read_identity(self) -> dict[str, Any]:
+        """What a limit of the prompts that are read adds to an identity."""
+        most = self.suite.read_prompts
+        return {} if most is None else {"read_prompts": most}
+
+    def same_tokenizer(self, model: Model) -> bool:
+        """Whether `model` shares the students' token ids."""
+        if model.path == self.baseline.model.path:
+            return True
+        return tokenizers_agree(self.baseline.model.tokenizer(), model.tokenizer())
+
+    def held_out(self, run: Run) -> HeldOut:
+        """The models and rows; loaded once per run, and only where a figure is missing."""
+        if self._held_out is None:
+            comparable = self.same_tokenizer(self.teacher.model)
+            self._held_out = HeldOut(
+                tokenizer=self.baseline.model.tokenizer(),
+                ranked=self.baseline.groups,
+                baseline=self.baseline.model.load_on_device(),
+                teacher=self.teacher.model.load_on_device() if comparable else None,
+                teacher_groups=self.teacher.groups if comparable else [],
+                temperature=self.baseline.temperature,
+                max_batch_tokens=self.suite.max_batch_tokens,
+                read_prompts=self.suite.read_prompts,
+                layout=run.settings.train.layout.name,
+            )
+        return self._held_out
+
+
+LABELS = {
+    "start": "before warm-up",
+    "warmed_up": "warmed up",
+    "trained": "trained",
+    "sharpened": "warmed up, sharpened",
+    "teacher": "teacher",
+}
+"""Names and headings of the report's columns, in their order."""
+
+
+def label_of(name: str, models: Mapping[str, Any]) -> str:
+    """The heading of one of `models`; without a warm-up there is no student before it."""
+    return "before training" if name == "warmed_up" and "start" not in models else LABELS[name]
+
+
+def evaluation_judge(settings: Settings) -> Scorer:
+    """The held-out judge, else the one that ranks the training set; judges of orders rate here."""
+    return absolute(settings.judge or settings.scorer)
+
+
+def judged_by_own_teacher(settings: Settings) -> bool:
+    """Whether a teacher judged the training responses, and judges the evaluation as well.
+
+    A teacher is any model that judges: by likelihood, as a judge, as a reward model; no rule is.
+    """
+    ranked = settings.trains and settings.rounds > 0
+    if not ranked or (settings.rank.path is not None and not settings.rank.rescore):
+        return False
+    judge = evaluation_judge(settings)
+    if all(isinstance(member, Verifier) for member in members(judge).values()):
+        return False
+    return judge.identity == absolute(settings.scorer).identity

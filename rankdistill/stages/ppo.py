@@ -1,0 +1,165 @@
+"""The train stage by PPO: the warmed-up student learns from the reward model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from rankdistill.console import is_main_process, progress
+from rankdistill.errors import UserError
+from rankdistill.fields import identity_of
+from rankdistill.models import merged, save_model
+from rankdistill.models.model import model_of
+from rankdistill.records import Prompt
+from rankdistill.sample import SamplingOptions
+from rankdistill.stages.reward import ModelReward, Rewarding, reads
+from rankdistill.stages.run import Model, Run
+from rankdistill.store import Partial
+from rankdistill.train.ppo.config import PPOConfig
+from rankdistill.train.ppo.trainer import PPOTrainer
+from rankdistill.train.reward.model import load_reward_model
+from rankdistill.train.schema import PPOMethod, PPOTrainOptions
+from rankdistill.trainer.memory import peak_memory
+
+LEARNING_RATE = 3e-6
+"""Where `train.learning_rate` is null: that of Huang et al. 2024 (arXiv:2403.17031)."""
+
+MIXED = {"bfloat16": "bf16", "float16": "fp16"}
+
+INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale", "rollout")
+"""Keys of `train` that are hashed by what they come to."""
+
+
+def check_ppo(run: Run) -> None:
+    """Refuse, before anything runs, what PPO cannot do."""
+    if not isinstance(run.settings.train, PPOTrainOptions):
+        return
+    _config(run, run.settings.train, None, "")
+
+
+def ppo(
+    run: Run,
+    student: Model,
+    prompts: Sequence[Prompt],
+    prompts_key: str,
+    rewarding: Rewarding,
+    *,
+    learning_rate: float | None = None,
+) -> tuple[Model, list[dict[str, Any]]]:
+    """The student trained on the reward, and the figures of every iteration.
+
+    Args:
+        prompts: Of the train split.
+        prompts_key: What determines them.
+        learning_rate: Peak; None: `train.learning_rate`, else LEARNING_RATE times its scale.
+    """
+    train = run.settings.train
+    assert isinstance(train, PPOTrainOptions)
+    config = _config(run, train, learning_rate, "")
+    dtype = run.settings.sample.vllm.dtype if run.sampler_name == "vllm" else None
+    identity = {
+        "code": 1,
+        "student": student.identity,
+        "reward_model": rewarding.model.identity,
+        "prompts": prompts_key,
+        "ppo": identity_of(train, instead=INDIRECT),
+        "prompts_per_rollout": config.prompts_per_rollout,
+        "sampling": vars(config.sampling),
+        "learning_rate": config.learning_rate,
+        "sampler": run.sampler_name,
+        "dtype": dtype,
+        "seed": run.settings.seed,
+        **run.trained_in,
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        with peak_memory() as memory:
+            figures = _train(run, train, student, prompts, rewarding, learning_rate, partial)
+        return {**figures, **memory}
+
+    what = f"PPO ({config.advantage}) on {len(prompts)} prompts, {config.learning_rate:g}"
+    output = run.stage("train", what, identity, make, every_rank=True)
+    return model_of(output, student.loading), json.loads((output.path / "history.json").read_text())
+
+
+def _train(
+    run: Run,
+    settings: PPOTrainOptions,
+    student: Model,
+    prompts: Sequence[Prompt],
+    rewarding: Rewarding,
+    learning_rate: float | None,
+    partial: Partial,
+) -> Mapping[str, Any]:
+    tokenizer = student.tokenizer()
+    critic = _critic(run, settings, student, rewarding)
+    trainer = PPOTrainer(
+        student.trainable(run.lora, run.settings.seed),
+        _config(run, settings, learning_rate, str(partial.scratch / "checkpoints")),
+        prompts,
+        tokenizer,
+        ModelReward(run, rewarding.model, student),
+        run.sampler(),
+        critic=critic,
+        report_to=run.settings.report_to,
+        loading=student.loading,
+    )
+    done = trainer.resume()
+    with progress(len(trainer.rollouts), "iterations", done=done) as bar:
+        trainer.on_iteration = lambda row: bar.advance(
+            1, f"reward {row['score']:.3f}, KL {row['kl']:.3f}, {row['response_tokens']:.0f} tokens"
+        )
+        trainer.train()
+    if is_main_process():
+        save_model(merged(trainer.policy), tokenizer, partial.path / "model")
+        (partial.path / "history.json").write_text(json.dumps(trainer.history))
+    trainer.accelerator.wait_for_everyone()
+    # Policy, reward model, the sampler's copy, and the reference, which adapters have inside them.
+    models = 3 + (run.lora is None) + (critic is not None)
+    return {
+        "iterations": len(trainer.history),
+        "steps": trainer.progress.steps,
+        "models": models,
+    }
+
+
+def _critic(run: Run, settings: PPOTrainOptions, student: Model, rewarding: Rewarding) -> Any:
+    """A separate critic begins as the reward model, as in InstructGPT; it reads the same tokens."""
+    if settings.advantage == "group" or settings.critic == "head":
+        return None
+    ours, theirs = student.tokenizer(), rewarding.model.tokenizer()
+    if not reads(theirs, ours):
+        raise UserError(
+            "train.critic=separate begins as the reward model, whose tokenizer is not the "
+            "student's: take train.critic=head, or reward.backbone=warmed_up."
+        )
+    return load_reward_model(rewarding.model.path, **rewarding.model.loading.options)
+
+
+def _config(
+    run: Run, settings: PPOTrainOptions, learning_rate: float | None, output_dir: str
+) -> PPOConfig:
+    rollout, sample = settings.rollout, run.settings.sample
+    if learning_rate is None:
+        learning_rate = settings.learning_rate
+    if learning_rate is None:
+        learning_rate = LEARNING_RATE * settings.learning_rate_scale
+    same = {own.name: getattr(settings, own.name) for own in fields(PPOMethod)}
+    return PPOConfig(
+        output_dir=output_dir,
+        sampling=SamplingOptions(
+            responses_per_prompt=rollout.responses_per_prompt,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+            max_response_tokens=rollout.max_response_tokens or sample.max_response_tokens,
+            seed=run.settings.seed,
+        ),
+        prompts_per_rollout=rollout.prompts,
+        layout=settings.layout.name,
+        mixed_precision=MIXED.get(run.settings.student.precision.name, "no"),
+        seed=run.settings.seed,
+        **{**same, "learning_rate": learning_rate},
+    )

@@ -1,0 +1,97 @@
+"""The prompts stage: read, measured and split once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError
+from rankdistill.models import encode_prompt
+from rankdistill.prompts import load_prompts, source_identity
+from rankdistill.prompts.demands import demands_digest
+from rankdistill.prompts.instructions import InstructionOptions, with_demands
+from rankdistill.prompts.sources import SHIPPED, check_source
+from rankdistill.prompts.splits import SPLITS
+from rankdistill.stages.augment import augmented
+from rankdistill.stages.run import Run
+from rankdistill.stages.settings import Settings
+from rankdistill.store import Output, Partial
+
+
+def check_prompts(settings: Settings) -> None:
+    """Refuse prompts that are not there or empty before a model is fetched or converted."""
+    if settings.rank.path is None:
+        check_source(settings.prompts.path)
+    elif not Path(settings.rank.path).expanduser().is_dir():
+        check_source(settings.rank.path)
+    lessons = settings.warmup.lessons
+    if lessons is not None and lessons.source == "conversations":
+        check_source(settings.options["warmup"]["conversations"])
+
+
+def load(run: Run) -> Output:
+    """The prompts of all splits.
+
+    Raises:
+        UserError: No prompt to train on, where responses are to be sampled, or none to report on.
+    """
+    settings = run.settings.prompts
+    identity = {
+        "code": 2,
+        "source": source_identity(settings.path),
+        "column": settings.column,
+        "response_column": settings.response_column,
+        "max_prompt_tokens": settings.max_prompt_tokens,
+        "splits": asdict(settings.splits),
+        "limit": asdict(settings.limit),
+        "tokenizer": dict(run.start.identity),
+        # What is read of a row of somebody else's; the shipped sets have always been read alike.
+        **({} if settings.path in SHIPPED else {"reader": 2}),
+        **({"split_column": settings.split_column} if settings.split_column != "split" else {}),
+        **({"keep": list(settings.keep)} if settings.keep else {}),
+        **({"split_by": settings.split_by} if settings.split_by else {}),
+    }
+    demanding = None
+    if settings.instructions is not None:
+        demanding = InstructionOptions(**asdict(settings.instructions))
+        drawn = {**asdict(demanding), "demands": demands_digest()}
+        identity["instructions"] = {"code": 1, **drawn}
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        tokenizer = run.start.tokenizer()
+        rows, counts = load_prompts(
+            settings.path,
+            tokenizer,
+            max_prompt_tokens=settings.max_prompt_tokens,
+            splits=asdict(settings.splits),
+            limit=asdict(settings.limit),
+            seed=0,
+            column=settings.column,
+            response_column=settings.response_column,
+            keep=settings.keep,
+            split_by=settings.split_by,
+            split_column=settings.split_column,
+            strict=settings.strict,
+        )
+        if demanding is not None:
+            made = with_demands(rows, demanding)
+            most = settings.max_prompt_tokens
+            rows = [p for p in made if len(encode_prompt(tokenizer, p["messages"])) <= most]
+            counts["too_long"] += len(made) - len(rows)
+            counts |= {name: sum(p["split"] == name for p in rows) for name in SPLITS}
+        partial.shards().put(rows)
+        return counts
+
+    output = run.stage("prompts", settings.path, identity, make)
+    if settings.augment.requests:
+        output = augmented(run, output)
+    needed = ["heldout"] if run.settings.rank.path else ["train", "heldout"]
+    for split in needed:
+        if not output.manifest["counts"].get(split):
+            raise UserError(
+                f"prompts.path '{settings.path}' leaves no prompt for the {split} split: give more "
+                f"prompts, or a larger prompts.splits.{split}."
+            )
+    return output

@@ -1,0 +1,146 @@
+"""The rank stage: a table of ranked groups, from scores or from an existing ranked set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError
+from rankdistill.prompts import source_identity
+from rankdistill.rank import rank_groups
+from rankdistill.rank.combine import combine, debiased
+from rankdistill.rank.diagnostics import diagnose
+from rankdistill.rank.existing import parts, read_ranked
+from rankdistill.rank.table import write_table
+from rankdistill.records import Group
+from rankdistill.stages.run import Run
+from rankdistill.store import Output, Partial
+
+DIAGNOSTICS = "diagnostics.json"
+"""How far the ranking can be trusted; beside `ranked/` in the output."""
+
+
+def rank(
+    run: Run, groups: Sequence[Group], groups_key: Any, scorers: Sequence[str] | None = None
+) -> Output:
+    """The ranked groups; the output's `ranked/` is a data set that others can load.
+
+    Args:
+        groups_key: What determines `groups`.
+        scorers: Names of the scorers that this run asked; None if the scores come with the data.
+
+    Raises:
+        UserError: no group is left, or the scorers agree less than `rank.min_agreement`.
+    """
+    settings = run.settings.rank
+    weights = settings.weights
+    if weights is not None and not isinstance(weights, dict):
+        raise UserError(
+            f"rank.weights is {weights}: give a number per scorer, as in "
+            "'rank.weights={judge: 2}'."
+        )
+    if scorers is not None:
+        weights = dict.fromkeys(scorers, 1.0) | dict(settings.weights or {})
+    how, chosen = settings.aggregate.name, settings.select.name
+    draws = settings.placebo or chosen in ("best_random", "random_k")
+    identity = {
+        "code": 2,
+        "groups": groups_key,
+        "weights": weights,
+        "aggregate": how,
+        "length_debias": settings.length_debias,
+        "tie_margin": settings.tie_margin,
+        "select": chosen,
+        "top_k": settings.top_k if chosen in ("top_k", "random_k", "spread") else None,
+        "seed": run.settings.seed if draws else None,
+        **({"placebo": True} if settings.placebo else {}),
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        scored = combine(groups, weights, how)
+        slope = None
+        if settings.length_debias:
+            scored, slope = debiased(scored)
+        ranked, counts = rank_groups(scored, settings, run.settings.seed)
+        partial.shards().put(ranked)
+        write_table(ranked, partial.path / "ranked")
+        found = diagnose(groups) | {"aggregate": how, "weights": weights, "length_slope": slope}
+        (partial.path / DIAGNOSTICS).write_text(json.dumps(found, indent=1), encoding="utf-8")
+        return dict(counts)
+
+    what = f"{len(groups)} groups ({chosen}{', placebo' if settings.placebo else ''})"
+    output = run.stage("rank", what, identity, make)
+    _require_agreement(diagnostics(output), settings.min_agreement)
+    return output
+
+
+def diagnostics(ranked: Output) -> dict[str, Any]:
+    """How far a ranking can be trusted; see `rankdistill.rank.diagnostics`."""
+    return json.loads((ranked.path / DIAGNOSTICS).read_text(encoding="utf-8"))
+
+
+def _require_agreement(found: Mapping[str, Any], least: float | None) -> None:
+    if least is None:
+        return
+    alpha, raters = found["validation"], found["raters"]
+    if alpha is None:
+        raise UserError(
+            f"rank.min_agreement is {least}, and there is no agreement to measure on the "
+            "validation split: it takes two scorers (score=ensemble) or a judge of orders "
+            "(score.mode), and validation prompts (prompts.limit.validation)."
+        )
+    if alpha < least:
+        raise UserError(
+            f"The {raters} agree too little to train on: Krippendorff's alpha is {alpha:.2f} on "
+            f"the validation split, below rank.min_agreement={least}; look at the most disputed "
+            "prompts in diagnostics.json, and take a better judge or clearer criteria."
+        )
+
+
+def existing(run: Run) -> Output:
+    """The groups of `rank.path` with their scores, split and limited as prompts are.
+
+    Raises:
+        UserError: No such set, a row that is not ranked, or no group to train on or to report on.
+    """
+    settings, prompts = run.settings.rank, run.settings.prompts
+    identity = {
+        "code": 2,
+        "source": _identity(settings.path or ""),
+        **({"columns": dict(settings.columns)} if settings.columns else {}),
+        **({"split_column": prompts.split_column} if prompts.split_column != "split" else {}),
+        "column": prompts.column,
+        **({"keep": list(prompts.keep)} if prompts.keep else {}),
+        "score_column": settings.score_column,
+        "responses_per_prompt": settings.responses_per_prompt,
+        "max_response_tokens": settings.max_response_tokens,
+        "max_prompt_tokens": prompts.max_prompt_tokens,
+        "splits": asdict(prompts.splits),
+        "limit": asdict(prompts.limit),
+        "tokenizer": dict(run.start.identity),
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        groups, counts = read_ranked(settings, prompts, run.start.tokenizer())
+        partial.shards().put(groups)
+        return counts
+
+    output = run.stage("rank", f"{settings.path} (an existing ranked set)", identity, make)
+    for split in ("train", "heldout"):
+        if not output.manifest["counts"].get(split):
+            raise UserError(
+                f"rank.path '{settings.path}' leaves no prompt for the {split} split: give more "
+                f"rows, or a larger prompts.splits.{split}."
+            )
+    return output
+
+
+def _identity(path: str) -> dict[str, Any]:
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return source_identity(path)
+    return {part.name: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts(folder)}

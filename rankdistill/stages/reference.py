@@ -1,0 +1,42 @@
+"""The reference stage: what an objective's frozen reference says of the ranked responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rankdistill.models.device import device
+from rankdistill.stages.run import Model, Run
+from rankdistill.store import Partial
+from rankdistill.train.reference import ReferenceConfig, add_reference_logps
+
+
+def reference_logps(run: Run, model: Model, rows: Sequence[Any], ranked_key: str) -> dict[str, Any]:
+    """The responses' log-probabilities under the reference, by prompt id."""
+    identity = {
+        "code": 1,
+        "reference": model.identity,
+        "ranked": ranked_key,
+        "layout": run.settings.train.layout.name,
+        **run.trained_in,
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        # Not a RankingConfig: one of those waits for all processes of a launch.
+        config = ReferenceConfig(
+            layout=run.settings.train.layout.name,
+            max_batch_tokens=run.settings.train.max_batch_tokens,
+            bf16=run.settings.student.precision.name == "bfloat16",
+            fp16=run.settings.student.precision.name == "float16",
+            device=device(),
+        )
+        policy = model.trainable(run.lora, run.settings.seed)
+        with_reference = add_reference_logps(rows, policy, model.tokenizer(), config)
+        columns = ("prompt_id", "reference_logps")
+        partial.shards().put([{key: row[key] for key in columns} for row in with_reference])
+        return {"groups": len(rows)}
+
+    output = run.stage(
+        "reference", f"{len(rows)} groups under the student before training", identity, make
+    )
+    return {row["prompt_id"]: row["reference_logps"] for row in output.rows()}

@@ -1,0 +1,211 @@
+"""What the stages of one run share: settings, store, sampler, and the record of what was done."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rankdistill import models
+from rankdistill.config import Precision, StudentConfig, TeacherConfig
+from rankdistill.console import heading, result
+from rankdistill.models.model import Loading, Model
+from rankdistill.sample import (
+    Sampler,
+    check_parallel,
+    open_sampler,
+    resolve_sampler,
+    sampler_options,
+    served_sampler,
+)
+from rankdistill.score.base import TeacherAccess
+from rankdistill.stages.settings import Settings
+from rankdistill.store import Output, Partial, Store
+from rankdistill.trackers import tracked
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """What the report tells of a stage."""
+
+    stage: str
+    what: str
+    key: str
+    seconds: float
+    """In this run: next to none where the output was reused."""
+    making_seconds: float
+    """What making the output took, all attempts together, in whichever run that was."""
+    reused: bool
+    counts: Mapping[str, Any]
+
+
+@dataclass
+class Run:
+    """One run over one store."""
+
+    settings: Settings
+    store: Store
+    folder: Path
+    records: list[StageRecord] = field(default_factory=list)
+    _sampler: Sampler | None = None
+    _opened: tuple[str, dict[str, Any]] | None = None
+    """Name and options of the sampler that is open."""
+
+    def __post_init__(self) -> None:
+        teacher, student = self.settings.teacher, self.settings.student
+        self.sampler_name = resolve_sampler(self.settings.sample.sampler.name)
+        check_parallel(self.settings.sample, self.sampler_name)
+        start = student.path or teacher.path
+        teacher = _as_stored("teacher", teacher, teacher.path)
+        student = _as_stored("student", student, start)
+        self.settings = replace(self.settings, teacher=teacher, student=student)
+        self.lora = _lora(student)
+        self.teacher = _located("teacher", teacher.path, teacher)
+        self.start = _with_template(_located("student", start, student), student.chat_template)
+        base = self.settings.base
+        self.base = None if base is None else _located("student", base, student)
+        asked, name = self.settings.sample.sampler.name, self.sampler_name
+        models = [self.start, self.teacher, *filter(None, [self.base])]
+        self.sampler_name = served_sampler(asked, name, models)
+        if self.sampler_name != name:
+            check_parallel(self.settings.sample, self.sampler_name)
+
+    @property
+    def trained_in(self) -> dict[str, Any]:
+        """What the identity of a student's training says of its precision and its adapters."""
+        precision = self.settings.student.precision.name
+        if self.lora is not None:
+            return {"precision": precision, "lora": self.lora.identity}
+        whole = precision == "float32"
+        return {"precision": precision} if whole else {"precision": precision, "weights": "float32"}
+
+    def stage(
+        self,
+        stage: str,
+        what: str,
+        identity: Mapping[str, Any],
+        make: Callable[[Partial], Mapping[str, Any] | None],
+        *,
+        every_rank: bool = False,
+    ) -> Output:
+        """The output of a stage, from the store where it is complete, else made now.
+
+        Args:
+            stage: The stage's name.
+            what: For the person: what is done to what.
+            identity: What determines the content, and nothing else.
+            make: Writes the output into the partial's folder; returns counts for the manifest.
+            every_rank: All processes of a distributed run work on it together.
+        """
+        heading(stage, what)
+        built = False
+
+        def build(partial: Partial) -> Mapping[str, Any] | None:
+            nonlocal built
+            built = True
+            with tracked(self.folder, stage):
+                return make(partial)
+
+        started = time.monotonic()
+        output = self.store.output(stage, identity, build, every_rank=every_rank)
+        seconds = time.monotonic() - started
+        counts = {
+            name: value
+            for name, value in output.manifest["counts"].items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        making = output.manifest["seconds"]
+        record = StageRecord(stage, what, output.key, seconds, making, not built, counts)
+        self.records.append(record)
+        shown = ", ".join(f"{_short(v)} {k.replace('_', ' ')}" for k, v in counts.items() if v)
+        took = f"{seconds:.0f} s" if built else "reused"
+        result(f"{took}, {output.key}" + (f": {shown}" if shown else ""))
+        return output
+
+    def sampler(self) -> Sampler:
+        """The sampler, started when it is first needed; it serves consecutive stages."""
+        return self._open(self.sampler_name)
+
+    def teacher_access(self, writer: Model) -> TeacherAccess:
+        """What a scorer may ask of the teacher about responses in the tokens of `writer`."""
+        layout = self.settings.train.layout.name
+        return TeacherAccess(self.teacher, writer, layout, self.teacher_engine)
+
+    def teacher_engine(self) -> Any:
+        """A `VLLMSampler` for the teacher, in its precision; the sampler itself if it fits."""
+        return self._open("vllm", dtype=self.settings.teacher.precision.name)
+
+    def _open(self, name: str, **changed: Any) -> Any:
+        options = {**sampler_options(self.settings.sample, name), **changed}
+        if self._sampler is not None and self._opened != (name, options):
+            self.close_sampler()
+        if self._sampler is None:
+            self._sampler = open_sampler(name, **options)
+            self._opened = name, options
+        return self._sampler
+
+    def close_sampler(self) -> None:
+        """Free the sampler's memory before a training stage."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+
+
+def _as_stored(role: str, settings: Any, path: str) -> Any:
+    """The group of a model with the precision `auto` resolved, for all that is made of it."""
+    if settings.precision is not Precision.auto:
+        return settings
+    stored = Model(path, {}, _loading(role, settings)).stored_precision()
+    return replace(settings, precision=Precision[stored])
+
+
+def _lora(student: StudentConfig) -> models.LoRA | None:
+    """The adapters that are trained; None where all weights are."""
+    lora, quantization = student.lora, student.quantization
+    if lora.r is None:
+        return None
+    return models.LoRA(
+        r=lora.r,
+        alpha=lora.alpha,
+        dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        quantization=quantization and quantization.name,
+    )
+
+
+def _loading(role: str, settings: TeacherConfig | StudentConfig) -> Loading:
+    """How models of a role (`teacher`, `student`) are loaded.
+
+    `student.quantization` is of the weights under adapters while those are trained, see `_lora`.
+    """
+    quantization = settings.quantization if isinstance(settings, TeacherConfig) else None
+    return Loading(
+        precision=settings.precision.name,
+        quantization=quantization and quantization.name,
+        attn_implementation=settings.attn_implementation,
+        trust_remote_code=settings.trust_remote_code,
+        trust_key=f"{role}.trust_remote_code=true",
+    )
+
+
+def _located(role: str, path: str, settings: TeacherConfig | StudentConfig) -> Model:
+    identity = {**models.identity(path), "precision": settings.precision.name}
+    if settings.quantization is not None:
+        identity["quantization"] = settings.quantization.name
+    return Model(models.locate(path), identity, _loading(role, settings))
+
+
+def _with_template(model: Model, name: str | None) -> Model:
+    if name is None:
+        return model
+    template = models.chat_template(name)
+    digest = hashlib.sha256(template.encode()).hexdigest()
+    folder = models.with_chat_template(model.path, template)
+    return replace(model, path=folder, identity={**model.identity, "chat_template": digest})
+
+
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

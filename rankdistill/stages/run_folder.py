@@ -1,0 +1,97 @@
+"""The run folder: what a person takes away from a run. The store keeps the stages' outputs.
+
+report.html  report.md  metrics.json  config.yaml  answers.jsonl  demands.parquet  ranked/  model/
+reward_model/
+.written.json: which files of these folders are ours, see `rankdistill.stages.written`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from rankdistill.console import console, is_main_process, say
+from rankdistill.report import RunReport, print_tables, write_report
+from rankdistill.score.ensemble import members
+from rankdistill.stages.comparison import evaluation_judge, judged_by_own_teacher
+from rankdistill.stages.rounds import method
+from rankdistill.stages.run import Run
+from rankdistill.stages.settings import Settings
+from rankdistill.stages.written import replace_folder
+from rankdistill.store.manifest import versions
+
+
+def begin_report(run: Run, config: DictConfig) -> RunReport:
+    """The report before anything is measured: what the settings and the command line say."""
+    settings = run.settings
+    student = settings.student.path or settings.teacher.path
+    layers = f", {settings.student.keep_layers} layers" if settings.student.keep_layers else ""
+    by = f"ranked by {settings.teacher.path}" if settings.rank.path is None else settings.rank.path
+    title = f"{method(settings)}: {student}{layers}, {by}"
+    if not settings.trains:
+        title = f"{', '.join(settings.suites) or 'quick'}: {student}{layers}"
+    return RunReport(
+        title=title,
+        recipe=HydraConfig.get().runtime.choices.get("recipe") or "none",
+        command=shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]]),
+        config_yaml=OmegaConf.to_yaml(config, resolve=True),
+        judge=_judge(settings),
+        judged_by_training_teacher=judged_by_own_teacher(settings),
+        versions=versions(),
+        control="sharpened" if settings.quick and settings.quick.sharpening_control else None,
+        tie_margin=settings.rank.tie_margin,
+        seed=settings.seed,
+    )
+
+
+def write_run_folder(run: Run, report: RunReport, folders: Mapping[str, Path]) -> None:
+    """Write the run folder, and print the tables and the paths that matter. Rank 0 only.
+
+    Args:
+        report: Filled by the run; only its stages, its date and its first student are set here.
+        folders: What is copied beside the report, by its name there: `model`, `ranked`.
+    """
+    if not is_main_process():
+        return
+    report.stages = run.records
+    report.start = "start" if "start" in report.measured else "warmed_up"
+    report.date = datetime.now().astimezone().isoformat(timespec="seconds")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for name, source in folders.items():
+        _replace(source, run.folder / name)
+    metrics = write_report(report, run.folder)
+    console.print()
+    print_tables(metrics, console)
+    folder = _shown(run.folder)
+    say(f"\n[bold]report[/]  {folder}/report.html")
+    for name in folders:
+        say(f"[bold]{name.replace('_', ' '):<7}[/] {folder}/{name}")
+
+
+def _judge(settings: Settings) -> str:
+    """What the scores of the evaluation are: ``likelihood under <teacher>``."""
+    judges = []
+    for name, scorer in members(evaluation_judge(settings)).items():
+        about = scorer.about(settings.teacher.path)
+        judges.append(name + about.removeprefix(scorer.name))
+    return " and ".join(judges)
+
+
+def _replace(source: Path, to: Path) -> None:
+    """`to` becomes a copy of `source`; what was there and is not ours stays, or is moved aside."""
+    aside = replace_folder(source, to)
+    if aside is not None:
+        say(f"{_shown(to)} is not as a run wrote it, so it is kept as {_shown(aside)}")
+
+
+def _shown(folder: Path) -> str:
+    """The folder as short as it can be said from the working directory."""
+    relative = os.path.relpath(folder)
+    return relative if not relative.startswith("..") else str(folder)

@@ -1,0 +1,100 @@
+"""The sample stage: a model writes responses to prompts, row by row into the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rankdistill.console import progress
+from rankdistill.models import encode_prompt
+from rankdistill.records import Prompt
+from rankdistill.sample import SamplingOptions
+from rankdistill.stages.run import Model, Run
+from rankdistill.store import Output, Partial
+
+
+def sample(
+    run: Run,
+    model: Model,
+    prompts: Sequence[Prompt],
+    prompts_key: str,
+    source: str,
+    responses_per_prompt: int,
+    *,
+    temperature: float | None = None,
+    seed: int | None = None,
+    max_response_tokens: int | None = None,
+) -> Output:
+    """Groups of responses that `model` writes to `prompts`; a killed run continues where it was.
+
+    Args:
+        prompts_key: What determines `prompts`.
+        source: Who writes: `student`, `teacher`.
+        temperature: Instead of `sample.temperature`.
+        seed: Instead of the run's.
+        max_response_tokens: Instead of `sample.max_response_tokens`.
+    """
+    settings = run.settings.sample
+    options = SamplingOptions(
+        responses_per_prompt=responses_per_prompt,
+        temperature=settings.temperature if temperature is None else temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        max_response_tokens=max_response_tokens or settings.max_response_tokens,
+        seed=run.settings.seed if seed is None else seed,
+    )
+    splits = sorted({prompt["split"] for prompt in prompts})
+    identity = {
+        "code": 1,
+        "model": model.identity,
+        "prompts": prompts_key,
+        "splits": splits,
+        "source": source,
+        "sampler": run.sampler_name,
+        "dtype": settings.vllm.dtype if run.sampler_name == "vllm" else None,
+        "options": vars(options),
+    }
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        return _sample_rows(run, model, prompts, options, source, partial)
+
+    where = f"{run.sampler_name}, {' and '.join(splits)}"
+    what = f"{source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
+    return run.stage("sample", what, identity, make)
+
+
+def _sample_rows(
+    run: Run,
+    model: Model,
+    prompts: Sequence[Prompt],
+    options: SamplingOptions,
+    source: str,
+    partial: Partial,
+) -> Mapping[str, Any]:
+    shards = partial.shards()
+    done = {row["prompt_id"] for row in shards.rows()}
+    tokenizer = model.tokenizer()
+    by_id = {prompt["prompt_id"]: prompt for prompt in prompts}
+    requests = [(key, encode_prompt(tokenizer, p["messages"])) for key, p in by_id.items()]
+    seconds, new_tokens = 0.0, 0
+    if len(done) < len(requests):
+        sampler = run.sampler()
+        sampler.prepare(model, requests, options)
+        started = time.monotonic()
+        with progress(len(requests), "prompts", done=len(done)) as bar:
+            answered = sampler.sample(model, requests, options, source, done=done)
+            for prompt_id, responses in answered:
+                shards.append([{**by_id[prompt_id], "responses": responses}])
+                new_tokens += sum(len(response["token_ids"]) for response in responses)
+                bar.advance()
+        seconds = time.monotonic() - started
+    rows = shards.rows()
+    responses = [response for row in rows for response in row["responses"]]
+    return {
+        "prompts": len(rows),
+        "responses": len(responses),
+        "tokens": sum(len(response["token_ids"]) for response in responses),
+        "cut_by_length": sum(response["finish_reason"] == "length" for response in responses),
+        "tokens_per_second": new_tokens / seconds if new_tokens else 0.0,
+    }

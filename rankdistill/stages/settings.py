@@ -1,0 +1,310 @@
+"""The composed configuration as typed objects, checked before anything is computed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from rankdistill.config import (
+    PromptsConfig,
+    RankConfig,
+    RetrievalConfig,
+    RoundReference,
+    SampleConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from rankdistill.errors import UserError, suggest
+from rankdistill.evaluate.schema import QuickOptions, RankedOptions, VerifiedOptions
+from rankdistill.objectives.base import Objective
+from rankdistill.objectives.trial import try_objective
+from rankdistill.score.base import Scorer
+from rankdistill.score.ensemble import Ensemble, members
+from rankdistill.trackers import chosen_trackers
+from rankdistill.train.schema import PPOTrainOptions, RewardOptions, TrainOptions
+from rankdistill.warmup.base import Warmup
+
+NO_SUITE = (
+    "no suite of `eval` applies, so there would be nothing to report: give eval=[quick] or "
+    "another, or with a ranked set (rank.path) eval=[ranked]."
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run. Groups that are plug-ins are built; `options` has their keys, for hashing."""
+
+    prompts: PromptsConfig
+    teacher: TeacherConfig
+    student: StudentConfig
+    sample: SampleConfig
+    rank: RankConfig
+    retrieval: RetrievalConfig | None
+    """What is searched, where a re-ranker is trained."""
+    reward: RewardOptions
+    train: TrainOptions
+    quick: QuickOptions | None
+    ranked: RankedOptions | None
+    verified: VerifiedOptions | None
+    suites: dict[str, Any]
+    """The others of `eval`, by name: each a `Suite`."""
+    warmup: Warmup
+    scorer: Scorer | Ensemble
+    judge: Scorer | Ensemble | None
+    """The held-out judge of the evaluation; None: the scorer."""
+    objective: Objective
+    options: dict[str, dict[str, Any]]
+    base: str | None
+    rounds: int
+    round_reference: RoundReference
+    seed: int
+    report_to: list[str]
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained at all; otherwise models are evaluated as they are."""
+        return self.rounds > 0 or self.warmup.lessons is not None
+
+
+def build(config: DictConfig) -> Settings:
+    """Typed settings of a composed configuration.
+
+    Raises:
+        UserError: A plug-in refuses an argument, or a value is out of its range.
+    """
+    unknown = set(config) - set(Settings.__dataclass_fields__) - {"score", "eval"}
+    if unknown:
+        name = sorted(map(str, unknown))[0]
+        raise UserError(f"there is no key '{name}': {suggest(name, map(str, config))}")
+    if OmegaConf.is_missing(config, "eval"):
+        raise UserError(NO_SUITE)
+    for group in config:
+        _refuse_added(config[group], str(group))
+    options = {
+        group: OmegaConf.to_container(config[group], resolve=True, enum_to_str=True)
+        for group in ("warmup", "score", "objective")
+    }
+    typed = {
+        group: OmegaConf.to_object(config[group])
+        for group in ("prompts", "teacher", "student", "sample", "rank", "reward", "train")
+    }
+    settings = Settings(
+        **typed,  # type: ignore[arg-type]
+        retrieval=_typed(config, "retrieval"),
+        quick=_typed(config, "eval.quick"),
+        ranked=_typed(config, "eval.ranked"),
+        verified=_typed(config, "eval.verified"),
+        suites=_suites(config),
+        warmup=_plug_in("warmup", options["warmup"]),
+        scorer=_scorer("score", options["score"]),
+        judge=_judge(config),
+        objective=_plug_in("objective", options["objective"]),
+        options=options,  # type: ignore[arg-type]
+        base=config.base,
+        rounds=config.rounds,
+        round_reference=config.round_reference,
+        seed=config.seed,
+        report_to=chosen_trackers(config.report_to),
+    )
+    _check(settings)
+    return settings
+
+
+def _typed(config: DictConfig, path: str) -> Any:
+    """The settings of a group that a run may do without, such as a suite; None where it does.
+
+    A recipe may set keys of a suite that `eval` then leaves out: those have no schema.
+    """
+    node = OmegaConf.select(config, path)
+    if node is None or not is_dataclass(OmegaConf.get_type(node)):
+        return None
+    return OmegaConf.to_object(node)
+
+
+def _suites(config: DictConfig) -> dict[str, Any]:
+    """The suites that a class measures, by name."""
+    nodes = {
+        str(name): OmegaConf.to_container(node, resolve=True, enum_to_str=True)
+        for name, node in config.eval.items()
+        if name not in ("quick", "ranked", "verified", "judge") and node is not None
+    }
+    return {name: _plug_in(f"eval.{name}", node) for name, node in nodes.items()}
+
+
+def _judge(config: DictConfig) -> Any:
+    node = OmegaConf.select(config, "eval.judge")
+    if node is None:
+        return None
+    return _scorer("eval.judge", OmegaConf.to_container(node, resolve=True, enum_to_str=True))
+
+
+def _scorer(group: str, options: Any) -> Any:
+    """UserError: what is named is none, which would fail only when it is asked."""
+    scorer = _plug_in(group, options)
+    parts = scorer.members.values() if isinstance(scorer, Ensemble) else [scorer]
+    for member in parts:
+        if not isinstance(member, Scorer):
+            raise UserError(
+                f"{type(member).__name__}, which '{group}' names, is no scorer: let the class "
+                "inherit from rankdistill.score.Scorer."
+            )
+    return scorer
+
+
+def _refuse_added(node: Any, path: str) -> None:
+    """`+key=value` opens even a typed group: what its schema has not is refused here."""
+    if not isinstance(node, DictConfig):
+        return
+    schema = OmegaConf.get_type(node)
+    valid = [own.name for own in fields(schema)] if is_dataclass(schema) else None
+    for key in node:
+        if valid is not None and key not in (*valid, "_target_", "_convert_"):
+            raise UserError(f"'{path}' has no key '{key}': {suggest(str(key), valid)}")
+        if not OmegaConf.is_missing(node, key):
+            _refuse_added(node[key], f"{path}.{key}")
+
+
+def _plug_in(group: str, options: Any) -> Any:
+    """What `_target_` names, with the other keys as its arguments."""
+    target = options.get("_target_")
+    if not target:
+        raise UserError(
+            f"the option of '{group}' has no `_target_`: name the class that implements it."
+        )
+    try:
+        return instantiate(options)
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        raise UserError(_refused(group, target, options, str(error))) from error
+
+
+def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str:
+    unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
+    if unexpected:
+        from hydra.utils import get_class
+
+        valid = [own.name for own in fields(get_class(target))]
+        return f"'{group}' ({target}) has no key '{unexpected[1]}': {suggest(unexpected[1], valid)}"
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return f"'{group}' could not be built from `_target_: {target}`: {first}"
+
+
+def _check(settings: Settings) -> None:
+    try_objective(settings.objective)
+    sample = settings.sample
+    _at_least("sample.max_response_tokens", sample.max_response_tokens, 1)
+    _check_suites(settings)
+    _check_demands(settings)
+    _check_rounds(settings)
+    _check_retrieval(settings)
+    _check_augment(settings)
+    if settings.rank.path is None and sample.responses_per_prompt < 2:
+        raise UserError(
+            f"sample.responses_per_prompt is {sample.responses_per_prompt}; a ranking needs at "
+            "least 2 responses of the student to each prompt."
+        )
+    if sample.temperature <= 0:
+        raise UserError(
+            f"sample.temperature is {sample.temperature}; it must be above 0, or all responses to "
+            "a prompt are the same."
+        )
+    if not 0 < sample.top_p <= 1:
+        raise UserError(f"sample.top_p is {sample.top_p}; it must be above 0 and at most 1.")
+
+
+def _check_augment(settings: Settings) -> None:
+    augment = settings.prompts.augment
+    if augment.requests and settings.rank.path is not None:
+        raise UserError(
+            "prompts.augment writes prompts that an existing ranked set (rank.path) has no "
+            "responses to: set prompts.augment.requests=0, or rank.path=null."
+        )
+
+
+def _check_demands(settings: Settings) -> None:
+    """Refuse a verifier of demands where no prompt has any, before anything is sampled."""
+    asked = [*members(settings.scorer).values()]
+    asked += [] if settings.judge is None else [*members(settings.judge).values()]
+    if not any(getattr(scorer, "rule", None) == "ifeval" for scorer in asked):
+        return
+    given, keep = settings.rank.path is not None, settings.prompts.keep
+    ranked_only = given and (settings.reward.only or settings.quick is None)
+    drawn = settings.prompts.instructions is not None and not given
+    if drawn or ranked_only or "instruction_id_list" in keep:
+        return
+    where = "the ranked set (rank.path) has" if given else "the prompts have"
+    remedy = "recipe=ranked_set" if given else "prompts=instructions"
+    raise UserError(
+        f"score.rule=ifeval checks the demands of prompts, and {where} none that are known: take "
+        f"{remedy}, another score, or keep their columns by "
+        "'prompts.keep=[instruction_id_list,kwargs]'."
+    )
+
+
+def _check_rounds(settings: Settings) -> None:
+    _at_least("rounds", settings.rounds, 0)
+    if settings.rounds == 0 and settings.reward.only:
+        raise UserError("rounds is 0, and reward.only leaves nothing to train: set rounds=1.")
+    if settings.trains and settings.base is not None:
+        raise UserError(
+            "base is for recipe=evaluate, which trains nothing: a training run holds its student "
+            "against what it was before."
+        )
+    if settings.rounds <= 1:
+        return
+    remedy = "set rounds=1"
+    if isinstance(settings.train, PPOTrainOptions):
+        raise UserError(
+            f"rounds is {settings.rounds}, but train=ppo samples anew in every iteration: "
+            f"{remedy}, and train.epochs as you like."
+        )
+    if settings.rank.path is not None or settings.reward.only:
+        given = "reward.only" if settings.reward.only else "rank.path"
+        raise UserError(
+            f"rounds is {settings.rounds}, but {given} leaves nothing to repeat: {remedy}."
+        )
+
+
+def _check_retrieval(settings: Settings) -> None:
+    retrieval = settings.retrieval
+    if retrieval is None:
+        return
+    wrong = {
+        "reward.only=true": not settings.reward.only,
+        "warmup=none": settings.warmup.lessons is not None,
+    }
+    if any(wrong.values()):
+        listed = ", ".join(remedy for remedy, needed in wrong.items() if needed)
+        raise UserError(f"retrieval trains a re-ranker and nothing else: set {listed}.")
+
+
+def _check_suites(settings: Settings) -> None:
+    quick, ranked = settings.quick, settings.ranked
+    if settings.verified is not None and quick is None and ranked is None and not settings.suites:
+        raise UserError(
+            "eval=[verified] reads the answers that quick has the models write: give "
+            "eval=[quick,verified]."
+        )
+    applies = ranked is not None and settings.rank.path is not None and settings.trains
+    if quick is None and not applies and not settings.suites:
+        raise UserError(NO_SUITE)
+    if quick is not None and not settings.trains and settings.base is None:
+        raise UserError(
+            "rounds is 0, and warmup=none leaves nothing to train, so eval=[quick] has nothing to "
+            "compare: set rounds=1, or with recipe=evaluate give base, the model that the student "
+            "is held against."
+        )
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if value < least:
+        raise UserError(f"{key} is {value}; it must be at least {least}.")

@@ -1,0 +1,280 @@
+"""The evaluate stage of a verified run: which demands answers follow, under every control.
+
+An *arm* is a model and a way to have it answer: sampled, greedy, with a better prompt, the best of
+n samples. None of them trains; what a trained student gains must be more than each of them gives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rankdistill.console import result
+from rankdistill.errors import UserError
+from rankdistill.evaluate.guards import (
+    base_of,
+    only_marks_share,
+    plain_figures,
+    right_share,
+)
+from rankdistill.evaluate.prompting import PROMPTINGS, prompted
+from rankdistill.evaluate.readings import belongs, teacher_logp
+from rankdistill.evaluate.schema import VerifiedOptions
+from rankdistill.evaluate.verified import (
+    Verified,
+    best_of_rows,
+    demand_rows,
+    kinds_of,
+    subset,
+    tally,
+)
+from rankdistill.models import encode_prompt
+from rankdistill.records import Group, Prompt
+from rankdistill.sample.model_folder import max_positions
+from rankdistill.score.ensemble import members
+from rankdistill.score.verifier import Verifier
+from rankdistill.stages.comparison import LABELS, evaluation_judge
+from rankdistill.stages.run import Model, Run
+from rankdistill.stages.sample import sample
+from rankdistill.stages.score import score
+from rankdistill.stages.settings import Settings
+from rankdistill.store import Partial
+
+GUARDED = ("warmed_up", "trained", "teacher")
+"""Models whose answers are guarded: what training changed, and what the teacher's are like."""
+
+
+def verifier_of(settings: Settings) -> Verifier | None:
+    """The rule that the evaluation's answers are held against; None: no verifier judges here."""
+    for scorer in members(evaluation_judge(settings)).values():
+        if isinstance(scorer, Verifier):
+            return scorer
+    return None
+
+
+def is_plain(prompt: Mapping[str, Any]) -> bool:
+    """Whether a prompt was made without any demand, so that there is nothing to verify."""
+    columns = json.loads(prompt.get("columns") or "{}")
+    return columns.get("demands") == []
+
+
+@dataclass
+class Verification:
+    """The arms of a run's models on its held-out prompts."""
+
+    run: Run
+    suite: VerifiedOptions
+    verifier: Verifier
+    by_split: Mapping[str, Sequence[Prompt]]
+    """With `plain`: the held-out prompts without demands."""
+    prompts_key: str
+    responses_per_prompt: int
+    _prompting: dict[str, Any] | None = None
+    _looked: bool = False
+    _known: dict[str, list[Group]] = field(default_factory=dict)
+
+    @cached_property
+    def trained_kinds(self) -> list[str]:
+        """The kinds of demands that train prompts have."""
+        return kinds_of(self.by_split["train"], self.verifier.rule)
+
+    def before_training(self, models: Mapping[str, Model]) -> None:
+        """Have the students answer while their engine runs, and choose the better prompt.
+
+        Args:
+            models: `warmed_up`, and `start` where there is one.
+        """
+        self._find_prompting(models["warmed_up"])
+        for name, model in models.items():
+            self._arms(name, model)
+
+    def sample(self, models: Mapping[str, Model]) -> None:
+        """Have all models answer in one pass, before any of them is read.
+
+        The teacher first: its engine is of another shape than the students', which then serves
+        the control as well.
+        """
+        self._find_prompting(models["warmed_up"])
+        for name, model in sorted(models.items(), key=lambda item: item[0] != "teacher"):
+            self._arms(name, model)
+            if name in GUARDED and self.by_split["plain"]:
+                self._plain(name, model)
+
+    def measure(
+        self, models: Mapping[str, Model], labels: Mapping[str, str], sharpened: float | None
+    ) -> Verified:
+        """All arms of all models, and the guards.
+
+        Args:
+            models: By the name in the report.
+            labels: Their headings.
+            sharpened: Temperature of the same-entropy control; None: there is none.
+        """
+        arms = {name: self._arms(name, model) for name, model in models.items()}
+        if sharpened is not None:
+            groups = self._answers(models["warmed_up"], "sharpened", sharpened)
+            arms["sharpened"] = {"sharpened": groups}
+        rows, headings = [], {}
+        for name in [name for name in LABELS if name in arms]:
+            label = labels.get(name, f"{labels['warmed_up']}, T={sharpened or 1.0:.2f}")
+            for arm, groups in arms[name].items():
+                own = demand_rows(groups, arm, self.trained_kinds, self.verifier.rule)
+                way = arm.removeprefix(name).lstrip("_").replace("_", " ")
+                if way == "samples":
+                    for n in self.suite.best_of:
+                        rows += best_of_rows(own, f"{name}_best_of_{n}", n)
+                        headings[f"{name}_best_of_{n}"] = f"{label}, best of {n}"
+                    continue
+                rows += own
+                headings[arm] = f"{label}, {way}" if way else label
+        guards = {
+            name: self._guards(name, model) for name, model in models.items() if name in GUARDED
+        }
+        return Verified(rows, headings, self._prompting, guards, self.verifier.rule)
+
+    def _arms(self, name: str, model: Model) -> dict[str, list[Group]]:
+        """The verified answers of one model, by arm."""
+        arms = {name: self._answers(model, name)}
+        if name == "start":
+            return arms
+        if self.suite.greedy:
+            arms[f"{name}_greedy"] = self._answers(model, f"{name}, greedy", 0.0, count=1)
+        if self._prompting is not None:
+            way = self._prompting["chosen"]
+            arms[f"{name}_prompted"] = self._answers(model, f"{name}, prompted", way=way)
+        if name == "warmed_up" and self.suite.best_of:
+            few = self.by_split["heldout"][: self.suite.best_of_prompts]
+            key = f"{self.prompts_key} first {len(few)}"
+            count = max(self.suite.best_of)
+            arms[f"{name}_samples"] = self._answers(
+                model, f"{name}, {count} samples", count=count, prompts=few, key=key
+            )
+        return arms
+
+    def _answers(
+        self,
+        model: Model,
+        what: str,
+        temperature: float | None = None,
+        *,
+        count: int | None = None,
+        way: str | None = None,
+        prompts: Sequence[Prompt] | None = None,
+        key: str | None = None,
+    ) -> list[Group]:
+        """What a model writes to the held-out prompts, or others, verified; once by `what`."""
+        if what in self._known:
+            return self._known[what]
+        prompts = self.by_split["heldout"] if prompts is None else prompts
+        key = key or self.prompts_key
+        if way is not None:
+            prompts, key = [prompted(prompt, way) for prompt in prompts], f"{key} {way} 2"
+        source = "teacher" if model == self.run.teacher else "student"
+        count = count or self.responses_per_prompt
+        sampled = sample(self.run, model, prompts, key, source, count, temperature=temperature)
+        groups: list[Any] = sampled.rows()
+        verifier: Any = self.verifier
+        scored = score(self.run, groups, sampled.key, model, what, verifier)
+        self._known[what] = scored.rows()  # type: ignore[assignment]
+        return self._known[what]
+
+    def _find_prompting(self, model: Model) -> None:
+        """Choose the better prompt, once in a run."""
+        if self.suite.prompted and not self._looked:
+            self._prompting, self._looked = self._choose(model), True
+
+    def _choose(self, model: Model) -> dict[str, Any] | None:
+        """The better prompt that does best on validation prompts, and the figures of all."""
+        prompts = self.by_split["validation"]
+        if not prompts:
+            return None
+        ways = [way for way in PROMPTINGS if self._fits(model, way)]
+        if not ways:
+            return None
+        figures = {way: self._validation_share(model, way) for way in (None, *ways)}
+        chosen = max(ways, key=lambda way: figures[way])
+        told = {way or "as asked": figure for way, figure in figures.items()}
+        shown = ", ".join(f"{way} {100 * figure:.1f} %" for way, figure in told.items())
+        result(f"better prompt: {chosen} ({shown} of the validation prompts' demands)")
+        return {"chosen": chosen, "validation": told}
+
+    def _fits(self, model: Model, way: str) -> bool:
+        """Whether every prompt, asked so, is one that the template takes and has room for."""
+        tokenizer = model.tokenizer()
+        most = max_positions(model.folder) or math.inf
+        room = most - self.run.settings.sample.max_response_tokens
+        prompts = [*self.by_split["validation"], *self.by_split["heldout"]]
+        try:
+            asked = (encode_prompt(tokenizer, prompted(p, way)["messages"]) for p in prompts)
+            return all(len(ids) <= room for ids in asked)
+        except UserError:
+            return False  # a template without system messages
+
+    def _validation_share(self, model: Model, way: str | None) -> float:
+        groups = self._answers(
+            model, f"{way or 'as asked'}, validation", way=way,
+            prompts=self.by_split["validation"],
+        )  # fmt: skip
+        rows = demand_rows(groups, "validation", self.trained_kinds, self.verifier.rule)
+        of = tally(subset(rows, "trained"))
+        return 0.0 if of is None else float(of.mean(np.ones(len(of.clusters))))
+
+    def _guards(self, name: str, model: Model) -> dict[str, Any]:
+        """What a gain that is a hack would cost; see `rankdistill.evaluate.guards`."""
+        groups = self._answers(model, name)
+        right, of = right_share(groups)
+        found: dict[str, Any] = {
+            "right": right,
+            "right_of": of,
+            "only_marks": only_marks_share(groups),
+            **self._read(name, model, groups),
+        }
+        if self.by_split["plain"]:
+            answers = self._plain(name, model)
+            right, of = right_share(answers)
+            found["plain"] = {**plain_figures(answers), "right": right, "right_of": of}
+        return found
+
+    def _plain(self, name: str, model: Model) -> list[Group]:
+        """The answers to prompts without demands."""
+        what, key = f"{name}, nothing demanded", f"{self.prompts_key} plain"
+        return self._answers(model, what, prompts=self.by_split["plain"], key=key)
+
+    def _read(self, name: str, model: Model, groups: Sequence[Group]) -> Mapping[str, Any]:
+        """What the teacher says of the answers: do they belong to their prompts, how likely?"""
+        run = self.run
+        bases = sorted({b for prompt in self.by_split["heldout"] if (b := base_of(prompt))})
+        few = [group for group in groups if base_of(group)][: self.suite.guard_prompts]
+        identity = {
+            "code": 1,
+            "reading": "guards",
+            "model": model.identity,
+            "teacher": run.teacher.identity,
+            "groups": self.prompts_key,
+            "settings": [run.settings.seed, run.settings.sample.temperature, len(few), bases],
+            "answers": [[r["text"] for r in group["responses"]] for group in groups],
+            "layout": run.settings.train.layout.name,
+        }
+
+        def make(partial: Partial) -> Mapping[str, Any]:
+            layout, budget = run.settings.train.layout.name, self.suite.max_batch_tokens
+            reading = (run.teacher, self._teacher, layout, budget)
+            row = {
+                "teacher_logp": teacher_logp(groups, model, *reading),
+                "belongs": belongs(few, bases, *reading, seed=0) if few else None,
+                "belongs_of": len(few),
+            }
+            partial.shards().put([row])
+            return {key: value for key, value in row.items() if value is not None}
+
+        return run.stage("evaluate", f"guards, {name}", identity, make).rows()[0]
+
+    @cached_property
+    def _teacher(self) -> Any:
+        return self.run.teacher.load_on_device()

@@ -1,0 +1,201 @@
+"""AlpacaEval (Li et al. 2023; length control: Dubois et al. 2024): a win rate against a reference.
+
+Where it differs from the `alpaca_eval` package: the judge sees every pair in both orders and
+answers first, second or tie, where the package shows one random order and weighs by the
+log-probability of one token; and the length control has no term of difficulty (`length_control`).
+So compare figures of this suite with each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rankdistill.errors import UserError
+from rankdistill.evaluate.schema import AlpacaEvalOptions
+from rankdistill.prompts.sources import read_rows
+from rankdistill.score.judge.modes import Question
+from rankdistill.score.judge.prompts import Frame, delimited, load_criterion, load_frame
+from rankdistill.score.judge.verdicts import duel_form
+from rankdistill.statistics import mean_interval
+from rankdistill.store import Output, Partial
+from rankdistill.suites.answers import Request, sampled_by, write_answers
+from rankdistill.suites.base import Figure, Measured, Suite, mean_figure
+from rankdistill.suites.judging import check_judge, endpoint_options, judge, judge_identity
+from rankdistill.suites.length_control import length_controlled
+
+if TYPE_CHECKING:
+    from rankdistill.stages.run import Model, Run
+
+FORM = duel_form(explain=False)
+
+
+@dataclass(frozen=True)
+class AlpacaEval(AlpacaEvalOptions, Suite):
+    """Win rates against the outputs of a reference; the keys are in `eval/alpaca_eval.yaml`.
+
+    Raises:
+        UserError: no reference, or a value out of its range.
+    """
+
+    name: ClassVar[str] = "alpaca_eval"
+
+    def about(self) -> str:
+        """How it was measured, in a few words."""
+        against = self._rows[0]["generator"]
+        count = len(self._rows)
+        return f"{count} instructions against {against}, judged by {self.judge.model}"
+
+    def check(self, run: Run) -> None:
+        """Read the reference's outputs and the prompt, and ask the judge a question."""
+        _ = self._rows, self._frame
+        check_judge(self._endpoint)
+
+    def measure(self, run: Run, model: Model, role: str) -> Measured:
+        """The figures of a model, from the store where they are known; see `Suite`."""
+        answers = self._answers(run, model, role)
+        texts = {row["id"]: row["text"] for row in answers.rows("answers")}
+        options = self._endpoint
+        rows = [row for row in self._rows if row["id"] in texts]
+        asked = [(row["id"], self._questions(row, texts[row["id"]])) for row in rows]
+        identity = {
+            "code": 1,
+            "suite": self.name,
+            "version": self.version,
+            "answers": answers.key,
+            "reference": self._rows,
+            "frame": self._frame.text,
+            "criterion": self._criterion,
+            "judge": judge_identity(options),
+        }
+
+        def make(partial: Partial) -> Mapping[str, Any]:
+            return judge(options, asked, partial)
+
+        what = f"{role}: alpaca_eval, {len(asked)} pairs judged by {options.model}"
+        return self._measured(run.stage("evaluate", what, identity, make), texts)
+
+    def _answers(self, run: Run, model: Model, role: str) -> Output:
+        identity = {
+            "code": 1,
+            "suite": f"{self.name} answers",
+            "version": self.version,
+            "model": model.identity,
+            "instructions": [row["instruction"] for row in self._rows],
+            "temperature": self.temperature,
+            "max_response_tokens": self.max_response_tokens,
+            **sampled_by(run),
+        }
+
+        def make(partial: Partial) -> Mapping[str, Any]:
+            requests = [
+                Request(
+                    row["id"], [{"role": "user", "content": row["instruction"]}], self.temperature
+                )
+                for row in self._rows
+            ]
+            shards = partial.shards("answers")
+            written = write_answers(run, model, requests, self.max_response_tokens, shards)
+            return {"responses": len(written)}
+
+        what = f"{role}: alpaca_eval, answers to {len(self._rows)} instructions"
+        return run.stage("evaluate", what, identity, make)
+
+    def _questions(self, row: Mapping[str, str], text: str) -> list[Question]:
+        """The pair in both orders; the model's response is first in the first."""
+        conversation = [{"role": "user", "content": row["instruction"]}]
+        return [
+            Question(
+                self._frame.ask(
+                    conversation,
+                    first=delimited("FIRST RESPONSE", first),
+                    second=delimited("SECOND RESPONSE", second),
+                    criterion=self._criterion,
+                    answer=FORM.told,
+                ),
+                FORM,
+            )
+            for first, second in ((text, row["output"]), (row["output"], text))
+        ]
+
+    def _measured(self, output: Output, texts: Mapping[str, str]) -> Measured:
+        shares = {}
+        for row in output.rows("verdicts"):
+            if None not in row["values"]:
+                straight, swapped = row["values"]
+                shares[row["id"]] = (_won(straight, 0) + _won(swapped, 1)) / 2
+        rows = [row for row in self._rows if row["id"] in shares]
+        won = [shares[row["id"]] for row in rows]
+        lengths = [float(len(texts[row["id"]])) for row in rows]
+        baseline = [float(len(row["output"])) for row in rows]
+        counts = {**output.manifest["counts"], "set_aside": len(self._rows) - len(rows)}
+        against = f"against {self._rows[0]['generator']}"
+        said = (
+            f"Win rate {against}; a tie, or verdicts that contradict each other, half.",
+            f"Win rate {against} at equal length (GLM without a term of difficulty).",
+        )
+        titles = ("AlpacaEval, win rate", "AlpacaEval, by length")
+        keys = ("win_rate", "length_controlled_win_rate")
+        if not won:
+            figures = [mean_figure(*of, []) for of in zip(keys, titles, said, strict=True)]
+        else:
+            intervals = (mean_interval(won, seed=0), length_controlled(won, lengths, baseline))
+            figures = [
+                Figure(key, title, text, of.mean, of.low, of.high, len(won))
+                for key, title, text, of in zip(keys, titles, said, intervals, strict=True)
+            ]
+        length = mean_figure(
+            "length", "AlpacaEval, length", "Characters of a response.", lengths, share=False
+        )
+        return Measured([*figures, length], counts)
+
+    @property
+    def _endpoint(self) -> Any:
+        return endpoint_options("eval.alpaca_eval.judge", self.judge)
+
+    @cached_property
+    def _frame(self) -> Frame:
+        return load_frame("pairwise", self.prompt, "eval.alpaca_eval.prompt")
+
+    @cached_property
+    def _criterion(self) -> str:
+        return load_criterion("overall")[1]
+
+    @cached_property
+    def _rows(self) -> list[dict[str, str]]:
+        """Instructions with the reference's outputs."""
+        if self.reference is None:
+            raise UserError(
+                "eval=[alpaca_eval] needs the outputs of a reference model: give "
+                "eval.alpaca_eval.reference, a file with instruction, output and generator."
+            )
+        rows = []
+        for number, (where, row) in enumerate(read_rows(self.reference)):
+            missing = [
+                key for key in ("instruction", "output") if not isinstance(row.get(key), str)
+            ]
+            if missing:
+                raise UserError(
+                    f"There is no text '{missing[0]}' in {where} (eval.alpaca_eval.reference): its "
+                    "columns must be instruction, output and generator."
+                )
+            generator = str(row.get("generator") or "the reference")
+            rows.append(
+                {
+                    "id": str(number),
+                    "instruction": row["instruction"],
+                    "output": row["output"],
+                    "generator": generator,
+                }
+            )
+        if not rows:
+            raise UserError(f"The file '{self.reference}' (eval.alpaca_eval.reference) is empty.")
+        return rows[: self.limit]
+
+
+def _won(ranks: list[int], position: int) -> float:
+    """1, 0, or one half for a tie, of the response that was shown at `position`."""
+    mine, other = ranks[position], ranks[1 - position]
+    return (float(mine < other) + float(mine <= other)) / 2

@@ -1,0 +1,102 @@
+"""What a suite is, and what it hands to the report."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rankdistill.statistics import LEVEL, Interval, mean_interval
+
+if TYPE_CHECKING:
+    from rankdistill.stages.run import Model, Run
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of one model."""
+
+    key: str
+    """Key in `metrics.json`, below its suite."""
+    title: str
+    """What the row of the table is called."""
+    meaning: str
+    """One sentence below the table."""
+    mean: float | None
+    """None: no item was left to average."""
+    low: float | None
+    high: float | None
+    """The 95 % interval over items; None: there is none."""
+    items: int
+    """That were averaged."""
+    share: bool = True
+    """In [0, 1], shown in per cent; False: on a scale of its own."""
+    detail: bool = False
+    """Part of another figure: in the report, not in the terminal's table."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a suite found of one model."""
+
+    figures: Sequence[Figure]
+    counts: Mapping[str, float] = field(default_factory=dict)
+    """What it took, and what was set aside."""
+
+
+class Suite(ABC):
+    """Measures one model. Frozen dataclasses implement it, named by `_target_` in `eval/`."""
+
+    version: int
+    """Figures of different versions do not compare."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What `eval=[...]` calls it."""
+
+    @abstractmethod
+    def about(self) -> str:
+        """How it was measured, in a few words."""
+
+    def check(self, run: Run) -> None:  # noqa: B027  (most have nothing to refuse)
+        """Refuse at start-up what can be known there. UserError: it cannot work."""
+
+    @abstractmethod
+    def measure(self, run: Run, model: Model, role: str) -> Measured:
+        """The figures of a model, from the store where they are known.
+
+        Args:
+            role: Its name in the report, for the person.
+        """
+
+    def others(self, run: Run) -> dict[str, Measured]:
+        """What it measures that is no model of the run, as a reward model, by its heading."""
+        return {}
+
+
+def mean_figure(
+    key: str,
+    title: str,
+    meaning: str,
+    values: Sequence[float],
+    *,
+    share: bool = True,
+    detail: bool = False,
+) -> Figure:
+    """The mean of one value per item, with its interval over items (bootstrap of seed 0).
+
+    Where all shares are 0, or all 1, resampling shows no spread: the bound is then exact (Clopper
+    and Pearson 1934).
+    """
+    if not values:
+        return Figure(key, title, meaning, None, None, None, 0, share, detail)
+    interval = mean_interval(values, seed=0)
+    if share and interval.mean in (0.0, 1.0):
+        bound = ((1.0 - LEVEL) / 2.0) ** (1.0 / len(values))
+        low, high = (0.0, 1.0 - bound) if interval.mean == 0.0 else (bound, 1.0)
+        interval = Interval(interval.mean, low, high)
+    return Figure(
+        key, title, meaning, interval.mean, interval.low, interval.high, len(values), share, detail
+    )

@@ -1,0 +1,209 @@
+"""MT-Bench (Zheng et al. 2023, arXiv:2306.05685): two turns, each rated from 1 to 10 by a judge.
+
+Questions, reference answers and judge prompts are FastChat's (Apache-2.0). As there: a category has
+its own temperature, mathematics, reasoning and coding are judged beside a reference answer, the
+second turn is judged with the whole conversation, and an answer counts by its [[rating]]. Here an
+answer that cannot be read is asked for again, then set aside; FastChat counts it as -1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rankdistill.errors import UserError
+from rankdistill.evaluate.schema import MTBenchOptions
+from rankdistill.score.judge.modes import Question
+from rankdistill.score.judge.verdicts import Form, Reply
+from rankdistill.store import Output, Partial
+from rankdistill.suites.answers import Request, sampled_by, write_answers
+from rankdistill.suites.base import Figure, Measured, Suite, mean_figure
+from rankdistill.suites.judging import check_judge, endpoint_options, judge, judge_identity
+from rankdistill.suites.mt_bench_files import (
+    PLACEHOLDER,
+    read_frames,
+    read_questions,
+    read_references,
+)
+
+if TYPE_CHECKING:
+    from rankdistill.stages.run import Model, Run
+
+TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
+"""By category; the others are answered greedily."""
+WITH_REFERENCE = ("math", "reasoning", "coding")
+_RATING = re.compile(r"\[\[(\d+\.?\d*)\]\]")
+_RATING_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
+
+
+@dataclass(frozen=True)
+class MTBench(MTBenchOptions, Suite):
+    """The ratings of a model's answers; the keys are explained in `eval/mt_bench.yaml`.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    name: ClassVar[str] = "mt_bench"
+
+    def about(self) -> str:
+        """How it was measured, in a few words."""
+        return f"{len(self._asked)} questions of two turns, judged by {self.judge.model}"
+
+    def check(self, run: Run) -> None:
+        """Read all files, and ask the judge a question."""
+        for row in self._asked:
+            if row["category"] in WITH_REFERENCE and row["id"] not in self._reference_answers:
+                raise UserError(
+                    f"Question {row['id']} ({row['category']}) has no reference answer: add one to "
+                    "the file that eval.mt_bench.references names."
+                )
+        _ = self._frames
+        check_judge(self._endpoint, FORM)
+
+    def measure(self, run: Run, model: Model, role: str) -> Measured:
+        """The figures of a model, from the store where they are known; see `Suite`."""
+        answers = self._answers(run, model, role)
+        turns = {row["id"]: row["turns"] for row in answers.rows("items")}
+        options = self._endpoint
+        asked = [pair for row in self._asked for pair in self._questions(row, turns[row["id"]])]
+        identity = {
+            "code": 1,
+            "suite": self.name,
+            "version": self.version,
+            "answers": answers.key,
+            "prompts": self._frames,
+            "references": self._reference_answers,
+            "judge": judge_identity(options),
+        }
+
+        def make(partial: Partial) -> Mapping[str, Any]:
+            return judge(options, asked, partial)
+
+        what = f"{role}: mt_bench, {len(asked)} answers judged by {options.model}"
+        output = run.stage("evaluate", what, identity, make)
+        unanswered = 2 * len(self._asked) - len(asked)
+        return self._measured(output, unanswered)
+
+    def _answers(self, run: Run, model: Model, role: str) -> Output:
+        identity = {
+            "code": 1,
+            "suite": f"{self.name} answers",
+            "version": self.version,
+            "model": model.identity,
+            "questions": self._asked,
+            "max_response_tokens": self.max_response_tokens,
+            **sampled_by(run),
+        }
+
+        def make(partial: Partial) -> Mapping[str, Any]:
+            turns: dict[str, list[str]] = {row["id"]: [] for row in self._asked}
+            for turn in (0, 1):
+                requests = [
+                    Request(
+                        row["id"],
+                        _conversation(row["turns"][: turn + 1], turns[row["id"]]),
+                        TEMPERATURES.get(row["category"], 0.0),
+                    )
+                    for row in self._asked
+                    if len(turns[row["id"]]) == turn
+                ]
+                shards = partial.shards(f"turn_{turn + 1}")
+                most = self.max_response_tokens
+                for name, text in write_answers(run, model, requests, most, shards).items():
+                    turns[name].append(text)
+            partial.shards("items").put([{"id": k, "turns": v} for k, v in turns.items()])
+            return {"responses": sum(map(len, turns.values()))}
+
+        what = f"{role}: mt_bench, answers to {len(self._asked)} questions"
+        return run.stage("evaluate", what, identity, make)
+
+    def _questions(
+        self, row: Mapping[str, Any], answers: Sequence[str]
+    ) -> list[tuple[str, list[Question]]]:
+        """The judge's question to every turn that was answered."""
+        kind = "single-math-v1" if row["category"] in WITH_REFERENCE else "single-v1"
+        reference = self._reference_answers.get(row["id"], ["", ""])
+        parts = {
+            "question": row["turns"][0],
+            "answer": answers[0] if answers else "",
+            **{f"question_{i}": text for i, text in enumerate(row["turns"], 1)},
+            **{f"answer_{i}": text for i, text in enumerate(answers, 1)},
+            **{f"ref_answer_{i}": text for i, text in enumerate(reference, 1)},
+        }
+        names = [kind, f"{kind}-multi-turn"][: len(answers)]
+        return [
+            (f"{row['id']}/{turn}", [self._question(name, parts)])
+            for turn, name in enumerate(names, 1)
+        ]
+
+    def _question(self, name: str, parts: Mapping[str, str]) -> Question:
+        frame = self._frames[name]
+        # In one pass: what models wrote is never searched for placeholders.
+        text = PLACEHOLDER.sub(lambda found: parts.get(found[1], found[0]), frame["template"])
+        system = {"role": "system", "content": frame["system"]}
+        return Question([system, {"role": "user", "content": text}], FORM)
+
+    def _measured(self, output: Output, unanswered: int) -> Measured:
+        ratings: dict[str, dict[int, float]] = {}
+        for row in output.rows("verdicts"):
+            name, _, turn = row["id"].rpartition("/")
+            if row["values"][0] is not None:
+                ratings.setdefault(name, {})[int(turn)] = row["values"][0]
+        counts = dict(output.manifest["counts"])
+        counts["set_aside"] = counts.get("set_aside", 0) + unanswered
+
+        def mean(key: str, title: str, meaning: str, values: list[float], part: bool) -> Figure:
+            return mean_figure(key, title, meaning, values, share=False, detail=part)
+
+        told = "Mean rating, 1 to 10"
+        overall = [fmean(of.values()) for of in ratings.values()]
+        figures = [mean("score", "MT-Bench", f"{told}, of both turns.", overall, False)]
+        for turn in (1, 2):
+            values = [of[turn] for of in ratings.values() if turn in of]
+            title = f"MT-Bench, turn {turn}"
+            figures.append(mean(f"turn_{turn}", title, f"{told}.", values, False))
+        category = {row["id"]: row["category"] for row in self._asked}
+        for name in dict.fromkeys(category.values()):
+            values = [fmean(of.values()) for key, of in ratings.items() if category[key] == name]
+            figures.append(mean(name, f"MT-Bench, {name}", f"{told}.", values, True))
+        return Measured(figures, counts)
+
+    @property
+    def _endpoint(self) -> Any:
+        return endpoint_options("eval.mt_bench.judge", self.judge)
+
+    @cached_property
+    def _asked(self) -> list[dict[str, Any]]:
+        return read_questions(self.questions)[: self.limit]
+
+    @cached_property
+    def _reference_answers(self) -> dict[str, list[str]]:
+        return read_references(self.references)
+
+    @cached_property
+    def _frames(self) -> dict[str, dict[str, str]]:
+        return read_frames(self.prompts)
+
+
+def read_rating(reply: Reply) -> float | None:
+    """The rating that a judge's answer ends with, 1 to 10; None where there is none."""
+    found = _RATING.findall(reply.text) or _RATING_BACKUP.findall(reply.text)
+    rating = float(found[0]) if found else None
+    return rating if rating is not None and 1 <= rating <= 10 else None
+
+
+FORM = Form(schema={}, told='Rating: "[[5]]"', read=read_rating)
+
+
+def _conversation(asked: Sequence[str], answered: Sequence[str]) -> list[dict[str, str]]:
+    messages = []
+    for i, text in enumerate(asked):
+        messages.append({"role": "user", "content": text})
+        if i < len(answered):
+            messages.append({"role": "assistant", "content": answered[i]})
+    return messages

