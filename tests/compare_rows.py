@@ -17,8 +17,7 @@ from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.verified import DemandRow
 from rankdistill.records import Group
 from rankdistill.report import metrics_of
-from rankdistill.report.answers import write_answers
-from rankdistill.report.demands import write_demands
+from rankdistill.report.answers import write_answers, write_demands
 from rankdistill.report.metrics import write_metrics
 
 OBJECTIVES = {

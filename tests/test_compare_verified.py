@@ -32,7 +32,7 @@ from rankdistill.compare.sentences import findings, headline
 from rankdistill.compare.verified import contributions, over_seeds, verified_tables
 from rankdistill.compare.verified_table import verified_rows
 from rankdistill.evaluate.verified import DemandRow, difference, share, tally
-from rankdistill.report.demands import write_demands
+from rankdistill.report.answers import write_demands
 from rankdistill.report.html import typeset
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "figures" / "demands.py"

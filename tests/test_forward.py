@@ -29,8 +29,10 @@ from rankdistill.forward import (
     response_logps,
     sum_by_candidate,
 )
-from rankdistill.trainer.dropout import disable_dropout
-from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
+from rankdistill.trainer.gradient_checkpointing import (
+    disable_dropout,
+    enable_gradient_checkpointing,
+)
 
 ARCHITECTURES = (
     "llama",

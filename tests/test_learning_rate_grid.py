@@ -12,7 +12,7 @@ import pytest
 from tiny_run import TINY, run_here
 
 from rankdistill.errors import UserError
-from rankdistill.report.learning_rates import rate_labels, rate_rows, rate_title
+from rankdistill.report.stages import rate_labels, rate_rows, rate_title
 from rankdistill.stages.grid import GridSearch, train_at_best_rate
 from rankdistill.store import Store
 

@@ -15,7 +15,7 @@ from ppo_task import WANTED, config, policy, prompts, share_of_wanted, trainer
 
 from rankdistill.errors import UserError
 from rankdistill.sample.transformers import TransformersSampler
-from rankdistill.train.ppo.kl import KLController
+from rankdistill.train.ppo.losses import KLController
 from rankdistill.train.reward.model import load_reward_model
 
 ITERATIONS = 18

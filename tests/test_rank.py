@@ -11,7 +11,7 @@ import pytest
 from rankdistill.config import RankConfig, Select
 from rankdistill.errors import UserError
 from rankdistill.rank import rank_group, rank_groups, ranks, select
-from rankdistill.rank.table import write_table
+from rankdistill.rank.export import write_table
 
 
 def response(ids: list[int], score: float) -> dict:

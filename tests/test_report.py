@@ -16,10 +16,10 @@ from rich.console import Console
 
 from rankdistill.report import metrics_of, read_metrics, terminal_table, write_report
 from rankdistill.report.__main__ import main
+from rankdistill.report.answers import plain
 from rankdistill.report.headline import findings, headline, judge_warning
 from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
-from rankdistill.report.metrics import plain
 from rankdistill.report.table import number, percent, signed, table_rows
 from rankdistill.statistics import paired_difference
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rankdistill.objectives.divergences import DIVERGENCES, forward_kl
-from rankdistill.warmup.bits import bits_for, pack, packed_size, unpack
 from rankdistill.warmup.support import SupportRows, support
+from rankdistill.warmup.teacher_cache import bits_for, pack, packed_size, unpack
 
 TEMPERATURES = (1.0, 2.0, 4.0)
 

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from rankdistill.compare.demands import by_run, read
+from rankdistill.compare.markdown import verified_parts
 from rankdistill.compare.verified import verified_tables
-from rankdistill.compare.verified_markdown import verified_parts
 from rankdistill.errors import UserError
 
 

@@ -17,7 +17,7 @@ from rankdistill.compare.groups import Objective
 from rankdistill.compare.runs import FinishedRun
 from rankdistill.errors import UserError
 from rankdistill.evaluate.verified import DemandRow
-from rankdistill.report.demands import DEMANDS
+from rankdistill.report.answers import DEMANDS
 
 OWN = pa.schema(
     [

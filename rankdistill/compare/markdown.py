@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from rankdistill.compare import sentences, tables
+from rankdistill.compare import sentences, tables, verified_table
 from rankdistill.compare.answers import Answered, answered
 from rankdistill.compare.comparison import Comparison
+from rankdistill.compare.figures import points
 from rankdistill.compare.rows import table_rows
-from rankdistill.compare.verified_markdown import difference_parts, verified_parts
+from rankdistill.compare.tables import VERIFIED_DIFFERENCES, rows_of
+from rankdistill.compare.verified import VerifiedTables
+from rankdistill.compare.verified_table import SeedsCell
 from rankdistill.report.markdown_parts import cell, fenced, figures, inline, table
-from rankdistill.report.table import number
+from rankdistill.report.table import Cell, number
 
 SHOWN = 6
 """Prompts with their answers, those that the students disagree on most; the page has all."""
@@ -84,3 +87,30 @@ def _config(comparison: Comparison, labels: list[str]) -> list[str]:
 def _failed(comparison: Comparison) -> list[str]:
     told = [f"- {inline(run.folder.name)}: {inline(run.sentence)}" for run in comparison.failed]
     return ["## Failed", "\n".join(told)] if told else []
+
+
+def verified_parts(verified: VerifiedTables) -> list[str]:
+    """The table of demands followed with what its rows mean, and that of differences."""
+    rows = verified_table.verified_rows(verified)
+    cells = [[inline(row.title), *map(_cell, row.cells)] for row in rows]
+    return [
+        f"## {verified_table.TITLE}",
+        inline(verified_table.about(verified)),
+        table(["", *map(inline, verified.figures)], cells, numbers=True),
+        "\n".join(f"- **{inline(row.title)}**: {inline(row.explanation)}" for row in rows),
+        *difference_parts(rows_of(verified.differences, points), VERIFIED_DIFFERENCES),
+    ]
+
+
+def difference_parts(rows: list[tuple[str, Cell, str, str]], about: str) -> list[str]:
+    """A comparison's table of pairs; nothing without rows."""
+    if not rows:
+        return []
+    told = [[inline(pair), cell(of), inline(p), verdict] for pair, of, p, verdict in rows]
+    heads = ["", "difference", "corrected p", ""]
+    return ["## Differences", inline(about), table(heads, told, numbers=True)]
+
+
+def _cell(of: Cell) -> str:
+    each = of.per_seed if isinstance(of, SeedsCell) else ()
+    return f"{cell(of)}; seeds {', '.join(each)}" if each else cell(of)

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankdistill.errors import UserError
-from rankdistill.migrate.carried import Carried
+from rankdistill.migrate.carried import Carried, command, recipe
 from rankdistill.migrate.carry import carry
 from rankdistill.migrate.others import refuse_others
 from rankdistill.migrate.source import KINDS, kind_of, read
-from rankdistill.migrate.write import command, recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

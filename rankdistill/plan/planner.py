@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from rankdistill.accelerate import path_of
 from rankdistill.bench.flops import Work, sequences
 from rankdistill.plan.config import HardwareConfig, PlanConfig
 from rankdistill.plan.counts import Counts, count
@@ -22,7 +26,6 @@ from rankdistill.plan.memory import (
 )
 from rankdistill.plan.remedies import remedy
 from rankdistill.plan.shapes import Shape, shape_of
-from rankdistill.plan.spread import spread_of
 from rankdistill.plan.stage import (
     Stage,
     computing,
@@ -301,3 +304,27 @@ class Planner:
     def is_ppo(self) -> bool:
         """Whether the policy learns from a reward model."""
         return isinstance(self.settings.train, PPOTrainOptions)
+
+
+def spread_of(name: str | None, devices: int) -> Spread:
+    """The spread of a shipped configuration by its name; None: a copy on every device.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name is None:
+        return Spread(devices)
+    given = yaml.safe_load(Path(path_of(name)).read_text(encoding="utf-8"))
+    if "fsdp_config" in given:
+        offloaded = given["fsdp_config"]["fsdp_offload_params"]
+        return Spread(devices, True, True, True, offloaded, offloaded)
+    deepspeed = given["deepspeed_config"]
+    stage = deepspeed["zero_stage"]
+    return Spread(
+        devices,
+        weights=stage >= 3,
+        gradients=stage >= 2,
+        optimiser=True,
+        offloaded_optimiser=deepspeed["offload_optimizer_device"] == "cpu",
+        offloaded_weights=deepspeed.get("offload_param_device") == "cpu",
+    )

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from rankdistill.bench.flops import Work, sequences
-from rankdistill.plan.judging import judging
 from rankdistill.plan.memory import GIB, Memory, forward_memory, model_bytes
 from rankdistill.plan.planner import PASSES, Planner, precise
 from rankdistill.plan.stage import Stage, cost, grouped, times
 from rankdistill.score.ensemble import members
+from rankdistill.score.judge import LLMJudge
 from rankdistill.stages.verified import verifier_of
 from rankdistill.warmup.teacher_cache import CacheSpec
 
@@ -310,3 +310,34 @@ def _quick(planner: Planner) -> Iterator[Stage]:
         max_batch_tokens=quick.max_batch_tokens, group="student", others=beside,
     )  # fmt: skip
     yield replace(stage, seconds=stage.seconds + students * planner.hardware.start_seconds)
+
+
+QUESTION = 300
+"""Tokens of the question around a prompt and its responses."""
+VERDICT = 8
+"""Tokens of an answer without an explanation."""
+
+
+def judging(planner: Planner, scorer: LLMJudge, prompts: int, each: int) -> Stage:
+    """The stage in which a model of this machine judges groups."""
+    counts, settings = planner.counts, planner.settings
+    shape = planner.teacher
+    if scorer.model is not None:
+        shape = planner.shape(scorer.model, settings.teacher)
+    answer = scorer.max_answer_tokens if scorer.explain else VERDICT
+    asked = prompts * scorer.questions(each)
+    writing = planner.sampling("judge", shape, asked, 1)
+    scale = answer / counts.response
+    prompt = round(QUESTION + counts.prompt + scorer.shown(each) * counts.response)
+    read = planner.reading(
+        "score", f"{asked:,} questions to a judge", shape, settings.teacher,
+        sequences(asked, prompt, 0, rows=asked), max_batch_tokens=8192,
+    )  # fmt: skip
+    return replace(
+        read,
+        memory=writing.memory,
+        flops=read.flops + writing.flops * scale,
+        seconds=read.seconds + writing.seconds * scale,
+        share=writing.share,
+        remedy=writing.remedy and f"score.tensor_parallel_size={2 * scorer.tensor_parallel_size}",
+    )

@@ -9,8 +9,7 @@ from rankdistill.config import RankConfig
 from rankdistill.errors import UserError
 from rankdistill.rank.combine import with_moved_ballots, with_places, without_missing
 from rankdistill.rank.placebo import with_placebo
-from rankdistill.rank.ranking import rank_group, ranks
-from rankdistill.rank.select import select
+from rankdistill.rank.ranking import rank_group, ranks, select
 from rankdistill.records import Group
 
 __all__ = ["rank_group", "rank_groups", "ranks", "select"]

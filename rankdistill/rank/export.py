@@ -1,22 +1,18 @@
-"""A ranked set in the formats that other tools read.
-
-| format | a row |
-|---|---|
-| trl | prompt, chosen, rejected as conversations, and their scores: TRL's preference data |
-| ultrafeedback | instruction, and completions with their scores, as UltraFeedback has them |
-| jsonl | the group as it is: prompt, all responses, scores, ranks, ballots |
-"""
+"""The ranked set as files: a `datasets` table, TRL's rows."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from rankdistill.errors import UserError, suggest
+from rankdistill.records import Group
 
 Rows = Iterator[dict[str, Any]]
 PAIRS = ("best_worst", "all", "adjacent")
@@ -159,3 +155,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def write_table(groups: Sequence[Group], folder: Path) -> None:
+    """One Parquet file per split; `datasets.load_dataset(folder)` reads them as its splits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    by_split: dict[str, list[Group]] = {}
+    for group in groups:
+        by_split.setdefault(group["split"], []).append(group)
+    for split, rows in by_split.items():
+        Dataset.from_list([dict(row) for row in rows]).to_parquet(folder / f"{split}.parquet")

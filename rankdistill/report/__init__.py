@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rankdistill.report.answers import write_answers
-from rankdistill.report.demands import write_demands
+from rankdistill.report.answers import write_answers, write_demands
 from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
 from rankdistill.report.metrics import metrics_of, read_metrics, write_metrics

@@ -1,15 +1,18 @@
-"""`answers.jsonl`: every held-out prompt with all answers of all models, and their scores."""
+"""Answers: those that the report shows, and the files with all of them and their demands."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from rankdistill.records import Group
-from rankdistill.report.metrics import plain
-from rankdistill.report.samples import shown
+from rankdistill.evaluate.model_figures import common_prompts
+from rankdistill.evaluate.verified import DemandRow
+from rankdistill.records import Group, Response
+from rankdistill.report.run_report import RunReport
 
 ANSWERS = "answers.jsonl"
 
@@ -31,3 +34,118 @@ def write_answers(groups: Mapping[str, Sequence[Group]], folder: Path) -> None:
     if rows:
         lines = (json.dumps(plain(row), allow_nan=False) + "\n" for row in rows.values())
         (folder / ANSWERS).write_text("".join(lines), encoding="utf-8")
+
+
+SHOWN = 6
+
+HOW_CHOSEN = (
+    "Held-out prompts are ordered by the score difference between the trained student and the "
+    "baseline, and taken at even distances from the largest loss to the largest gain. Of every "
+    "model the first response sampled is shown, not its best. Scores are of that response; the "
+    "difference is of the means over all responses to the prompt."
+)
+
+
+def choose_samples(report: RunReport) -> list[dict[str, Any]]:
+    """At most `SHOWN` held-out prompts with every model's first response.
+
+    From the prompt where the trained student loses most to the one where it gains most. Only
+    prompts whose groups were handed over for both models.
+    """
+    models = {model.name: model for model in report.models}
+    trained, baseline = models[report.trained], models[report.baseline]
+    groups = {name: {g["prompt_id"]: g for g in rows} for name, rows in report.groups.items()}
+    at_hand = groups.get(trained.name, {}).keys() & groups.get(baseline.name, {}).keys()
+    differences = {
+        prompt: trained.per_prompt[prompt].mean - baseline.per_prompt[prompt].mean
+        for prompt in common_prompts(trained, baseline)
+        if prompt in at_hand
+    }
+    ordered = sorted(differences, key=lambda prompt: (differences[prompt], prompt))
+    return [
+        {
+            "prompt_id": prompt,
+            "difference": differences[prompt],
+            "position": f"{ordered.index(prompt) + 1} of {len(ordered)}",
+            "messages": [dict(m) for m in groups[trained.name][prompt]["messages"]],
+            "responses": {
+                model.name: _first(groups[model.name][prompt])
+                for model in report.models
+                if prompt in groups.get(model.name, {}) and groups[model.name][prompt]["responses"]
+            },
+        }
+        for prompt in _spread(ordered, SHOWN)
+    ]
+
+
+def _spread(ordered: list[str], count: int) -> list[str]:
+    """`count` of the values at even distances, both ends among them."""
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[round(i * (len(ordered) - 1) / (count - 1))] for i in range(count)]
+
+
+def _first(group: Group) -> dict[str, Any]:
+    return shown(group["responses"][0])
+
+
+def shown(response: Response) -> dict[str, Any]:
+    """What a report shows of a response."""
+    return {
+        "text": response["text"],
+        "score": response.get("score"),
+        "tokens": len(response["token_ids"]),
+        "cut": response["finish_reason"] == "length",
+    }
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: no NaN, no infinity (null instead), no tuple, no NumPy scalar."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, str) or value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Enum):
+        return value.name
+    if hasattr(value, "item"):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+DEMANDS = "demands.parquet"
+_COLUMNS = {
+    "arm": "string",
+    "prompt_id": "string",
+    "cluster": "string",
+    "kind": "string",
+    "side": "string",
+    "group": "string",
+    "trained": "bool",
+    "answer": "int64",
+    "followed": "float64",
+    "opposite": "float64",
+    "tokens": "int64",
+    "weight": "float64",
+}
+"""Their types are given, since a column that has nothing but nulls does not tell its own."""
+
+
+def write_demands(rows: Sequence[DemandRow], folder: Path) -> None:
+    """One row per demand and answer of every arm, from which all figures can be computed again.
+
+    Nothing is written where nothing was verified.
+    """
+    if not rows:
+        return
+    # Reports are also made again from metrics.json alone, which needs no `datasets`.
+    from datasets import Dataset, Features, Value
+
+    features = Features({name: Value(kind) for name, kind in _COLUMNS.items()})
+    table = Dataset.from_list([row.as_dict() for row in rows], features=features)
+    table.to_parquet(folder / DEMANDS)

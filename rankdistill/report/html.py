@@ -10,14 +10,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from rankdistill.report.answers import HOW_CHOSEN
 from rankdistill.report.headline import findings, headline, judge_warning
-from rankdistill.report.learning_rates import rate_labels, rate_rows, rate_title
 from rankdistill.report.plots import colour, plots_of
 from rankdistill.report.ranked import LONGER, ranked_labels, ranked_rows
 from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
-from rankdistill.report.samples import HOW_CHOSEN
-from rankdistill.report.stages import stage_rows
+from rankdistill.report.stages import rate_labels, rate_rows, rate_title, stage_rows
 from rankdistill.report.suites import suite_heads, suite_rows
 from rankdistill.report.svg import MUTED, VARIABLES
 from rankdistill.report.table import NOTHING, Row, labels, number, signed, table_rows

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rankdistill.report.answers import HOW_CHOSEN
 from rankdistill.report.headline import findings, headline, judge_warning
-from rankdistill.report.learning_rates import rate_labels, rate_rows, rate_title
 from rankdistill.report.markdown_parts import coded, fenced, figures, grid_parts, inline, table
 from rankdistill.report.ranked import ranked_labels, ranked_rows
 from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
-from rankdistill.report.samples import HOW_CHOSEN
-from rankdistill.report.stages import stage_rows
+from rankdistill.report.stages import rate_labels, rate_rows, rate_title, stage_rows
 from rankdistill.report.suites import suite_heads, suite_rows
 from rankdistill.report.table import labels, number, signed, table_rows
 from rankdistill.report.verified_guards import guard_heads, guard_rows

@@ -7,20 +7,18 @@ are there by prompt id, so that two runs can be compared pairwise later.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.evaluate.model_figures import ModelFigures, common_prompts
 from rankdistill.evaluate.verified_figures import verified_metrics
+from rankdistill.report.answers import choose_samples, plain
 from rankdistill.report.quality import way_to_teacher
 from rankdistill.report.ranked import ranked_metrics
 from rankdistill.report.run_report import RunReport
-from rankdistill.report.samples import choose_samples
 from rankdistill.statistics import (
     LEVEL,
     RESAMPLES,
@@ -113,25 +111,6 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     if not isinstance(metrics, dict) or metrics.get("format") != FORMAT:
         raise UserError(f"{path} is not of format {FORMAT}; run the recipe again to write it.")
     return metrics
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON has it: no NaN, no infinity (null instead), no tuple, no NumPy scalar."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, str) or value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, Enum):
-        return value.name
-    if hasattr(value, "item"):
-        return plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, int):
-        return value
-    if isinstance(value, Sequence):
-        return [plain(item) for item in value]
-    return str(value)
 
 
 def _model(model: ModelFigures, baseline: ModelFigures, report: RunReport) -> dict[str, Any]:

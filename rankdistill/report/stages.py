@@ -1,9 +1,11 @@
-"""What each stage did, as rows of text."""
+"""What each stage did, and how the learning rate was chosen, as rows of text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from rankdistill.report.table import Cell, Row, number
 
 
 def stage_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
@@ -51,3 +53,31 @@ def duration(seconds: float | None) -> str:
 
 def _short(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+Metrics = Mapping[str, Any]
+
+
+def rate_title(metrics: Metrics) -> str:
+    """The heading of the table."""
+    return f"The learning rate, {metrics['learning_rates']['chosen']:g}, chosen by validation"
+
+
+def rate_labels(metrics: Metrics) -> list[str]:
+    """The columns: every value of the grid; none where there was no grid."""
+    block = metrics.get("learning_rates")
+    return [f"{tried['learning_rate']:g}" for tried in block["tried"]] if block else []
+
+
+def rate_rows(metrics: Metrics) -> list[Row]:
+    """What validation says of every value."""
+    block = metrics.get("learning_rates")
+    if not block:
+        return []
+    told = (
+        f"The {block['what']}, {number(block['before'])} before training; the best is taken, of "
+        "equals the smallest. The held-out prompts are not looked at."
+    )
+    failures = [f"{t['learning_rate']:g}: {t['failure']}" for t in block["tried"] if t["failure"]]
+    cells = [Cell(number(tried["figure"], 4)) for tried in block["tried"]]
+    return [Row("figure", "Validation", " ".join([told, *failures]), cells)]

@@ -14,8 +14,8 @@ from rankdistill.console import say
 from rankdistill.errors import UserError, suggest
 from rankdistill.models.model import Model
 from rankdistill.sample.base import Request, Sampler, SamplingOptions, response_seed
-from rankdistill.sample.companions import check_torchvision
 from rankdistill.sample.vllm_models import no_backend, require_backend
+from rankdistill.sample.vllm_process import check_torchvision
 
 __all__ = [
     "Request",

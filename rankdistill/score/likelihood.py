@@ -17,9 +17,8 @@ from rankdistill.models import Model, encode_prompt, identity, recoded
 from rankdistill.records import Group
 from rankdistill.sample import require_backend, require_vllm
 from rankdistill.score.base import Scorer, TeacherAccess
-from rankdistill.score.remote import RemoteTeacher
+from rankdistill.score.remote import RemoteTeacher, served_logps
 from rankdistill.score.schema import LikelihoodOptions
-from rankdistill.score.served import served_logps
 
 NO_PROMPT = [{"role": "user", "content": ""}]
 """What the unconditional log-probability is conditioned on: a template needs a turn to answer."""

@@ -1,10 +1,12 @@
-"""Log-probabilities of responses from a teacher that somebody serves with `vllm serve`."""
+"""Log-probabilities of responses from a teacher that vLLM serves: here, or for somebody."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -12,6 +14,8 @@ import httpx
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
 from rankdistill.http_client import KEY_VARIABLE, client
+from rankdistill.models import Model
+from rankdistill.sample.vllm import VLLMSampler
 
 CONCURRENCY = 32
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -116,3 +120,21 @@ class RemoteTeacher:
             f"{self.url} (score.through) does not answer ({why}): start it with `vllm serve`, and "
             "run the same command again; what was scored is kept."
         )
+
+
+def served_logps(
+    engine: VLLMSampler, model: Model, groups: Sequence[TokenGroup]
+) -> Iterator[list[float]]:
+    """One group after the other, the log-probability of each of its responses, nats.
+
+    Sums over the response's tokens at temperature 1, as `rankdistill.forward.response_logps` gives
+    them. The engine has one such pass at a time.
+
+    Args:
+        model: What the engine serves.
+        groups: In the tokens of that model.
+    """
+    pairs = [(group.prompt, response) for group in groups for response in group.responses]
+    with closing(engine.response_logps(model, pairs)) as found:
+        for group in groups:
+            yield [sum(logps) for logps in islice(found, len(group.responses))]

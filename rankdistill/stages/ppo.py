@@ -21,7 +21,7 @@ from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.trainer import PPOTrainer
 from rankdistill.train.reward.model import load_reward_model
 from rankdistill.train.schema import PPOMethod, PPOTrainOptions
-from rankdistill.trainer.memory import peak_memory
+from rankdistill.trainer.progress import peak_memory
 
 LEARNING_RATE = 3e-6
 """Where `train.learning_rate` is null: that of Huang et al. 2024 (arXiv:2403.17031)."""

@@ -27,8 +27,7 @@ from rankdistill.train.reward.saving import Scale, save_reward_model
 from rankdistill.train.reward.trainer import RewardTrainer
 from rankdistill.trainer.config import RankingConfig
 from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
-from rankdistill.trainer.memory import peak_memory
-from rankdistill.trainer.progress import show_progress
+from rankdistill.trainer.progress import peak_memory, show_progress
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from rankdistill.store import Output, Partial
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
 from rankdistill.trainer.checkpoints import owes_evaluation
 from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
-from rankdistill.trainer.memory import peak_memory
 from rankdistill.trainer.output import save_trained
-from rankdistill.trainer.progress import show_progress
+from rankdistill.trainer.progress import peak_memory, show_progress
 
 FALLBACK_LEARNING_RATE = 1e-5
 """For an objective of somebody else's that suggests none."""

@@ -25,7 +25,7 @@ from rankdistill.train.groups import RankedGroup, candidates, load_groups
 from rankdistill.train.reference import COLUMN, length_limit, with_reference
 from rankdistill.trainer.batches import Averages, RankedBatch, step_loader
 from rankdistill.trainer.config import RankingConfig
-from rankdistill.trainer.dropout import disable_dropout
+from rankdistill.trainer.gradient_checkpointing import disable_dropout
 from rankdistill.trainer.steps import StepTrainer
 
 __all__ = ["RankingConfig", "RankingTrainer"]

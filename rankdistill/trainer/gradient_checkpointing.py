@@ -1,4 +1,4 @@
-"""Which activations stay for the backward pass, and which are computed again there."""
+"""What a model is told before it trains: no dropout, activations computed again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 _ATEN = torch.ops.aten
@@ -46,3 +47,18 @@ def enable_gradient_checkpointing(model: Any, choice: bool | str) -> None:
 def _policy(context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
     kept = operation in KEPT
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Sets every dropout probability of the model to 0, in place, LoRA's included.
+
+    A ranking compares log-probabilities of the same model; noise in them is noise in the order, and
+    a policy with dropout differs from its reference before the first step. Covers the modules and
+    the probabilities that attention layers keep as numbers (`attention_dropout`, `layerdrop`).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rankdistill.warmup.head import Recorder
 from rankdistill.warmup.matching import attach
-from rankdistill.warmup.recorder import Recorder
 from rankdistill.warmup.schema import HiddenOptions
 from rankdistill.warmup.stored import StoredDistillation
 

@@ -19,8 +19,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from rankdistill.errors import UserError
 from rankdistill.forward import GroupBatch
 from rankdistill.models.layers import decoder_layers
-from rankdistill.warmup.head import TeacherRows
-from rankdistill.warmup.recorder import Recorder
+from rankdistill.warmup.head import Recorder, TeacherRows
 
 LAST = "last"
 MODULE = "distillation_matching"

@@ -12,7 +12,7 @@ from rankdistill.records import Group
 from rankdistill.sample import Sampler
 from rankdistill.warmup.base import Training
 from rankdistill.warmup.distillation import Distillation, Lesson
-from rankdistill.warmup.recorder import Recorder
+from rankdistill.warmup.head import Recorder
 from rankdistill.warmup.schema import StoredOptions
 from rankdistill.warmup.teacher_cache import TeacherCache
 from rankdistill.warmup.teachers import (

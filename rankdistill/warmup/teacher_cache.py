@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as to_bytes
@@ -34,7 +35,6 @@ from rankdistill.console import progress, say
 from rankdistill.errors import UserError
 from rankdistill.forward import bound_layout, collate, micro_batches
 from rankdistill.store.files import sha256_of, write_atomically
-from rankdistill.warmup.bits import bits_for, pack, packed_size, unpack
 from rankdistill.warmup.head import HiddenRows
 from rankdistill.warmup.options import TokenRow
 from rankdistill.warmup.support import Support, SupportHead
@@ -310,3 +310,27 @@ def _digest(rows: Sequence[TokenRow]) -> str:
     for row in rows:
         digest.update(json.dumps([list(row.tokens.prompt), list(row.response)]).encode())
     return digest.hexdigest()
+
+
+def bits_for(vocabulary: int) -> int:
+    """Bits of the largest id."""
+    return max(1, (vocabulary - 1).bit_length())
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Bytes of `count` ids."""
+    return -(-count * bits // 8)
+
+
+def pack(ids: Tensor, bits: int) -> Tensor:
+    """[N, k] ids below ``2**bits`` -> [N, packed_size(k, bits)] uint8, lowest bit first."""
+    places = (ids.cpu().numpy()[..., None] >> np.arange(bits)) & 1
+    flat = places.astype(np.uint8).reshape(len(ids), -1)
+    return torch.from_numpy(np.packbits(flat, axis=1, bitorder="little"))
+
+
+def unpack(packed: Tensor, count: int, bits: int) -> Tensor:
+    """[N, bytes] uint8 -> [N, count] int64."""
+    flat = np.unpackbits(packed.numpy(), axis=1, count=count * bits, bitorder="little")
+    places = flat.reshape(len(packed), count, bits).astype(np.int64)
+    return torch.from_numpy(places @ (1 << np.arange(bits)))

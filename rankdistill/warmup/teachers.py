@@ -20,9 +20,8 @@ from rankdistill.models import Model, device, identity, place
 from rankdistill.models.layers import decoder_layers
 from rankdistill.models.load import PRECISIONS
 from rankdistill.sample.vllm import VLLMSampler
-from rankdistill.warmup.head import HiddenRows, Target, TeacherRows
+from rankdistill.warmup.head import HiddenRows, Recorder, Target, TeacherRows
 from rankdistill.warmup.options import TokenRow
-from rankdistill.warmup.recorder import Recorder
 from rankdistill.warmup.support import SupportRows, support_of_logps
 from rankdistill.warmup.teacher_cache import CacheSpec, Maker, TeacherCache, Tensors, joined
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from rankdistill.forward import bind, bound_layout, collate, micro_batches
 from rankdistill.trainer.batches import RankedBatch
 from rankdistill.trainer.config import RankingConfig
-from rankdistill.trainer.dropout import disable_dropout
+from rankdistill.trainer.gradient_checkpointing import disable_dropout
 from rankdistill.trainer.steps import StepTrainer
 from rankdistill.warmup.head import DistillationHead, DistillationSums
 from rankdistill.warmup.matching import MODULE, StateMatching

@@ -30,7 +30,7 @@ from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
 from rankdistill.train.ppo.checkpoint import Progress, last_complete, restore, save
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Experience
-from rankdistill.train.ppo.kl import KLController
+from rankdistill.train.ppo.losses import KLController
 from rankdistill.train.ppo.rollout import Reward, Rollouts
 from rankdistill.train.ppo.update import Updates
 from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing

@@ -17,7 +17,7 @@ from rankdistill.train.reward.model import logits, score_layer
 from rankdistill.train.schema import RewardLoss
 from rankdistill.trainer.batches import Averages
 from rankdistill.trainer.config import RankingConfig
-from rankdistill.trainer.dropout import disable_dropout
+from rankdistill.trainer.gradient_checkpointing import disable_dropout
 from rankdistill.trainer.steps import StepTrainer
 
 PAIRS = RewardLoss()
