@@ -25,7 +25,7 @@ class Optimiser:
         weight_decay: Of AdamW, >= 0.
         max_grad_norm: Norm that gradients are clipped to.
         gradient_checkpointing: Recompute activations in the backward pass: false, true, or
-            `selective` (see `rankdistill.trainer.gradient_checkpointing`).
+            `selective` (see `rankdistill.trainer.modes`).
         logging_steps: Steps between logged figures.
         save_steps: Steps between checkpoints.
 

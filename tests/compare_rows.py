@@ -15,10 +15,10 @@ from report_rows import Done, held_out_groups, history, model_figures, run_repor
 
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.verified import DemandRow
-from rankdistill.records import Group
 from rankdistill.report import metrics_of
 from rankdistill.report.answers import write_answers, write_demands
 from rankdistill.report.metrics import write_metrics
+from rankdistill.rows import Group
 
 OBJECTIVES = {
     # lead, length, KL, entropy

@@ -17,8 +17,8 @@ import numpy as np
 from rankdistill.evaluate.figures import cut_share, group_distinct_2, mean_length, repetition
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.verified import DemandRow, Verified
-from rankdistill.records import Group
 from rankdistill.report import RunReport, write_report
+from rankdistill.rows import Group
 
 PROMPTS = (
     "Name three things that float on water and say why they float.",

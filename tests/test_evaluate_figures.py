@@ -11,7 +11,7 @@ from rankdistill.evaluate.figures import (
     mean_length,
     repetition,
 )
-from rankdistill.records import Group, Response
+from rankdistill.rows import Group, Response
 
 
 def response(token_ids: list[int], finish: str = "stop") -> Response:

@@ -19,7 +19,7 @@ from rankdistill.evaluate.tokens import (
 )
 from rankdistill.forward import TokenGroup, bind, collate
 from rankdistill.models import encode_prompt, encode_response
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.statistics import tau_b
 
 TEXTS = {

@@ -29,10 +29,7 @@ from rankdistill.forward import (
     response_logps,
     sum_by_candidate,
 )
-from rankdistill.trainer.gradient_checkpointing import (
-    disable_dropout,
-    enable_gradient_checkpointing,
-)
+from rankdistill.trainer.modes import disable_dropout, enable_gradient_checkpointing
 
 ARCHITECTURES = (
     "llama",

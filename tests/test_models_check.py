@@ -12,10 +12,10 @@ from conftest import build_model, build_tokenizer, model_in
 from tiny_run import TINY, composed
 
 from rankdistill.app import cli
-from rankdistill.config import Precision, Quantization
 from rankdistill.errors import UserError
 from rankdistill.models import LoRA, load_model, place, stored_precision
 from rankdistill.models.check import check_loading, check_trainable
+from rankdistill.schema import Precision, Quantization
 from rankdistill.stages import settings as built
 from rankdistill.stages.run import Run
 from rankdistill.store import Store

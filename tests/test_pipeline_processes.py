@@ -14,7 +14,7 @@ from conftest import build_model, build_tokenizer
 from safetensors.torch import load_file
 from tiny_run import TINY
 
-from rankdistill import launch
+from rankdistill import distributed
 from rankdistill.app.cli import main
 from rankdistill.errors import UserError
 
@@ -106,14 +106,14 @@ def test_a_mistake_in_a_stage_of_the_main_process_ends_both(tmp_path, teacher):
 
 def test_another_process_speaks_if_the_main_one_does_not_end_it(monkeypatch, capsys):
     waited: list[float] = []
-    monkeypatch.setattr("rankdistill.launch.time.sleep", waited.append)
-    launch.say_mistake("The disk is full.")
+    monkeypatch.setattr("rankdistill.distributed.time.sleep", waited.append)
+    distributed.say_mistake("The disk is full.")
     monkeypatch.setenv("RANK", "3")
-    launch.say_mistake("The disk is full.")
+    distributed.say_mistake("The disk is full.")
     assert (
         capsys.readouterr().err == "error: The disk is full.\nerror: (rank 3) The disk is full.\n"
     )
-    assert waited == [launch.PATIENCE_SECONDS]
+    assert waited == [distributed.PATIENCE_SECONDS]
 
 
 ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no"}
@@ -135,13 +135,13 @@ TWO = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}
     ],
 )
 def test_what_the_launcher_did_not_give(environment, accelerator, said):
-    lines = launch.remarks(environment, accelerator)
+    lines = distributed.remarks(environment, accelerator)
     assert len(lines) == (said is not None) and all(said in line for line in lines)
 
 
 def test_processes_that_know_nothing_of_each_other_are_refused():
     with pytest.raises(UserError, match="torchrun --nproc_per_node 4"):
-        launch.remarks({"OMPI_COMM_WORLD_SIZE": "4"}, False)
+        distributed.remarks({"OMPI_COMM_WORLD_SIZE": "4"}, False)
 
 
 def test_accelerate_is_as_the_remarks_take_it_to_be(tmp_path):
@@ -154,4 +154,4 @@ def test_accelerate_is_as_the_remarks_take_it_to_be(tmp_path):
     )
     shown = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(shown) == 1, done.stdout + done.stderr
-    assert len(launch.remarks(shown[0], False)) == 1
+    assert len(distributed.remarks(shown[0], False)) == 1

@@ -19,7 +19,7 @@ from rankdistill.plan.__main__ import main
 from rankdistill.plan.memory import Spread, Training, product_bytes, token_bytes
 from rankdistill.plan.remedies import remedy
 from rankdistill.plan.shapes import shape_of
-from rankdistill.trainer.gradient_checkpointing import KEPT
+from rankdistill.trainer.modes import KEPT
 
 MISTRAL = "mistralai/Mistral-7B-v0.1"
 RANKED = [

@@ -8,10 +8,10 @@ import random
 import pytest
 from tiny_run import TINY, run_here
 
-from rankdistill.config import AugmentConfig
 from rankdistill.prompts.augment import REASONS, Filter, requests, text_of, written
 from rankdistill.prompts.language import Language
 from rankdistill.prompts.similarity import NearDuplicates, rouge_l, words
+from rankdistill.schema import AugmentConfig
 from rankdistill.stages.augment import new_prompts
 
 SEEDS = [

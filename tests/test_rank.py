@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from rankdistill.config import RankConfig, Select
 from rankdistill.errors import UserError
 from rankdistill.rank import rank_group, rank_groups, ranks, select
-from rankdistill.rank.export import write_table
+from rankdistill.rank.write import write_table
+from rankdistill.schema import RankConfig, Select
 
 
 def response(ids: list[int], score: float) -> dict:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from judge_data import group
 
-from rankdistill.config import Aggregate, RankConfig, Select
 from rankdistill.errors import UserError
 from rankdistill.rank import rank_groups
 from rankdistill.rank.combine import combine, debiased, scale_of
 from rankdistill.rank.diagnostics import agreement, diagnose, krippendorff_alpha
+from rankdistill.schema import Aggregate, RankConfig, Select
 from rankdistill.stages.rank import _require_agreement
 
 

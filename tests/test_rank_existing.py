@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from conftest import build_tokenizer
 
-from rankdistill.config import Fractions, Limits, PromptsConfig, RankConfig, Select
 from rankdistill.errors import UserError
 from rankdistill.rank.existing import read_ranked
 from rankdistill.rank.formats import ranked_row
+from rankdistill.schema import Fractions, Limits, PromptsConfig, RankConfig, Select
 
 TOKENIZER = build_tokenizer()
 HI = [{"role": "user", "content": "Hi"}]
@@ -220,7 +220,7 @@ def test_rankings_of_the_same_prompt_stay_apart_in_one_split(tmp_path):
 
 
 def test_a_stated_split_wins_and_what_a_run_wrote_is_read_again(tmp_path):
-    from rankdistill.rank.export import write_table
+    from rankdistill.rank.write import write_table
 
     groups, _ = read(tmp_path, [listed("Hi", 2.0, 1.0, split="test"), listed("Yo", 1.0, 0.0)])
     assert {g["messages"][0]["content"]: g["split"] for g in groups}["Hi"] == "heldout"

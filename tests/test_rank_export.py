@@ -9,9 +9,9 @@ import pytest
 
 from rankdistill.errors import UserError
 from rankdistill.rank import __main__ as command
-from rankdistill.rank.export import export, write_table
 from rankdistill.rank.formats import ranked_row
 from rankdistill.rank.load import load_groups
+from rankdistill.rank.write import export, write_table
 
 
 def group(prompt_id: str, *scored: tuple[str, float, int], split="train"):

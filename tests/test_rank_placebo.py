@@ -13,8 +13,8 @@ from scipy.stats import kendalltau
 from test_rank import config, group
 from tiny_run import composed
 
-from rankdistill.config import Select
 from rankdistill.rank import rank_groups
+from rankdistill.schema import Select
 from rankdistill.stages import settings
 from rankdistill.stages.rank import rank
 from rankdistill.store import Store, key_of

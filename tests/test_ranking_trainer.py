@@ -15,7 +15,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt
 from rankdistill.objectives import ObjectiveOutput
 from rankdistill.trainer.batches import StepBatches
-from rankdistill.trainer.gradient_checkpointing import disable_dropout
+from rankdistill.trainer.modes import disable_dropout
 
 
 def gpt2():

@@ -12,8 +12,8 @@ from pathlib import Path
 import browser
 import pytest
 
-from rankdistill.rank.export import write_table
 from rankdistill.rank.load import load_groups
+from rankdistill.rank.write import write_table
 from rankdistill.review.__main__ import main
 from rankdistill.review.server import ReviewServer
 from rankdistill.review.session import Review

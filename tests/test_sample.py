@@ -13,7 +13,7 @@ from scipy import stats
 
 from rankdistill.errors import UserError
 from rankdistill.models import decode_response
-from rankdistill.records import Response
+from rankdistill.rows import Response
 from rankdistill.sample import SamplingOptions, open_sampler, resolve_sampler, response_seed
 from rankdistill.sample.choose import choose, filtered
 from rankdistill.sample.model_folder import stop_ids

@@ -7,7 +7,7 @@ import json
 import pyarrow.parquet as pq
 from test_pipeline_verified import run
 
-from rankdistill.records import Group, Response
+from rankdistill.rows import Group, Response
 from rankdistill.sample.cluster import with_cluster
 
 

@@ -14,9 +14,9 @@ from warmup_runs import warm_up
 from rankdistill.errors import UserError
 from rankdistill.models import load_model, load_tokenizer
 from rankdistill.prompts import prompt_id
-from rankdistill.records import Message
+from rankdistill.rows import Message
 from rankdistill.warmup.conversations import Conversations, rows_of
-from rankdistill.warmup.options import token_rows
+from rankdistill.warmup.rows import token_rows
 from rankdistill.warmup.sft import SFTWarmup
 
 # As Qwen3's does with thoughts: an earlier answer is written differently once others follow.

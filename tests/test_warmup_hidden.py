@@ -18,7 +18,7 @@ from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import load_model
 from rankdistill.warmup.hidden import HiddenWarmup
 from rankdistill.warmup.matching import MODULE, attach, relations
-from rankdistill.warmup.options import TokenRow
+from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teachers import Divergence, LiveTeacher
 from rankdistill.warmup.trainer import distil
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import build_model, build_tokenizer
 
-from rankdistill.config import Precision
+from rankdistill.schema import Precision
 from rankdistill.stages import warmup as stage
 from rankdistill.stages.lessons import Taught
 from rankdistill.stages.run import Model, Run

@@ -23,7 +23,7 @@ from rankdistill.warmup.hidden import HiddenWarmup
 from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.none import NoWarmup
 from rankdistill.warmup.on_policy import OnPolicyWarmup
-from rankdistill.warmup.options import token_rows
+from rankdistill.warmup.rows import token_rows
 from rankdistill.warmup.sft import SFTWarmup
 from rankdistill.warmup.teachers import Divergence, LiveTeacher, TeacherModel
 from rankdistill.warmup.trainer import mean_divergence

@@ -15,7 +15,7 @@ from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind, collate
 from rankdistill.models import load_model, load_tokenizer
 from rankdistill.warmup.logits import LogitsWarmup
-from rankdistill.warmup.options import TokenRow
+from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teacher_cache import CacheSpec, TeacherCache
 from rankdistill.warmup.teachers import (
     CachedTeacher,

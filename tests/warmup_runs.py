@@ -8,7 +8,7 @@ from typing import Any
 
 from conftest import model_in
 
-from rankdistill.warmup.base import Training
+from rankdistill.warmup.warmup import Training
 
 
 def warm_up(

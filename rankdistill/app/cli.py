@@ -13,7 +13,7 @@ from collections.abc import Callable
 from rankdistill.app import catalogue
 from rankdistill.app.hydra_setup import register
 from rankdistill.app.job import ANOTHER_FOLDER, Job
-from rankdistill.launch import say_mistake
+from rankdistill.distributed import say_mistake
 
 USAGE = """rankdistill - a student writes, a teacher ranks, the student learns the ranking.
 

@@ -12,7 +12,8 @@ from typing import Any, get_origin, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from rankdistill.app import catalogue
-from rankdistill.config import (
+from rankdistill.evaluate import schema as suites
+from rankdistill.schema import (
     PromptsConfig,
     RankConfig,
     RetrievalConfig,
@@ -21,7 +22,6 @@ from rankdistill.config import (
     StudentConfig,
     TeacherConfig,
 )
-from rankdistill.evaluate import schema as suites
 from rankdistill.score import schema as score
 from rankdistill.score.ensemble import Ensemble
 from rankdistill.train import schema as train

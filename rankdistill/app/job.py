@@ -6,8 +6,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from rankdistill.distributed import say_mistake
 from rankdistill.errors import FAILURE, UserError
-from rankdistill.launch import say_mistake
 from rankdistill.store.faults import writable
 
 ANOTHER_FOLDER = "make it writable or make space, or give another run folder with hydra.run.dir=..."

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from hydra.experimental.callback import Callback
 
+from rankdistill.distributed import say_mistake
 from rankdistill.errors import FAILURE, UserError
-from rankdistill.launch import say_mistake
 
 PACKAGES = {
     "hydra_joblib_launcher": "joblib",

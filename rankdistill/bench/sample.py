@@ -13,7 +13,7 @@ from rankdistill.bench.measure import take_turns
 from rankdistill.bench.results import Row, Unequal
 from rankdistill.bench.settings import Point, Settings, random_group
 from rankdistill.console import heading, result
-from rankdistill.sample.base import SamplingOptions, response_seed
+from rankdistill.sample.sampler import SamplingOptions, response_seed
 from rankdistill.sample.transformers import decode
 
 GENERATE = "generate(num_return_sequences=K)"

@@ -17,8 +17,8 @@ from rankdistill.bench.settings import TINY, Point, Settings, random_group
 from rankdistill.bench.training import Step, compare
 from rankdistill.console import heading, result
 from rankdistill.forward import bind, collate
-from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
-from rankdistill.warmup.options import TokenRow
+from rankdistill.trainer.modes import enable_gradient_checkpointing
+from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teacher_cache import CacheSpec, TeacherCache
 from rankdistill.warmup.teachers import CachedTeacher, Divergence, LiveTeacher, Teacher
 from rankdistill.warmup.trainer import distil

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
-from rankdistill.records import Group, Response
+from rankdistill.rows import Group, Response
 
 
 def distinct_n(responses: Iterable[Sequence[int]], n: int = 2) -> float | None:

@@ -17,7 +17,7 @@ from statistics import fmean
 from rankdistill.evaluate.figures import repetition
 from rankdistill.prompts.demands import kinds
 from rankdistill.prompts.instructions import demands_of
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.score.verifier.instructions import follows
 
 OTHERS = 10

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from rankdistill.prompts.instructions import demands_of
-from rankdistill.records import Message, Prompt
+from rankdistill.rows import Message, Prompt
 
 SYSTEM = (
     "Follow every requirement of the request to the letter: its length, its form, and what must or "

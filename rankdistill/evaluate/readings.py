@@ -18,7 +18,7 @@ from rankdistill.evaluate.students import token_groups
 from rankdistill.evaluate.tokens import batches_of, policy_values
 from rankdistill.forward import TokenGroup, bind, response_logps
 from rankdistill.models import Model, encode_prompt, encode_response, recoded
-from rankdistill.records import Group, Message
+from rankdistill.rows import Group, Message
 
 QUESTION = "Here is an answer:\n\n{answer}\n\nWhich request is it an answer to?"
 NO_ANSWER = "..."

@@ -24,7 +24,7 @@ from rankdistill.evaluate.tokens import (
 )
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import encode_prompt
-from rankdistill.records import Group, Response
+from rankdistill.rows import Group, Response
 from rankdistill.statistics import tau_b
 
 

@@ -20,7 +20,7 @@ from scipy import stats
 
 from rankdistill.prompts.demands import kinds
 from rankdistill.prompts.instructions import demands_of
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.score.verifier.instructions import follows
 from rankdistill.statistics import LEVEL, RESAMPLES, Interval
 

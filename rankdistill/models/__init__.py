@@ -9,7 +9,6 @@ from rankdistill.models.adapters import (
     merged_copy,
 )
 from rankdistill.models.device import device
-from rankdistill.models.export import export_untied
 from rankdistill.models.layers import (
     evenly_spaced_layers,
     first_layers,
@@ -31,6 +30,7 @@ from rankdistill.models.tokenizer import (
     tokenizer_difference,
     tokenizers_agree,
 )
+from rankdistill.models.untied import export_untied
 from rankdistill.store import home
 
 __all__ = [

@@ -1,6 +1,6 @@
 """What a ranking teaches: one file per objective, all of them on the same ranked lists."""
 
-from rankdistill.objectives.base import Candidates, Objective, ObjectiveOutput
+from rankdistill.objectives.candidates import Candidates, Objective, ObjectiveOutput
 from rankdistill.objectives.cpo import CPO
 from rankdistill.objectives.dpo import DPO
 from rankdistill.objectives.hinge_dpo import HingeDPO

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rankdistill.objectives.base import Candidates, ObjectiveOutput
+from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_positive
 from rankdistill.objectives.lists import RankedLists, differences
 from rankdistill.objectives.watch import watch

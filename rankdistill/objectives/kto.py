@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rankdistill.objectives.base import Candidates, ObjectiveOutput
+from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative, check_number, check_positive
 from rankdistill.objectives.lists import RankedLists, average
 from rankdistill.objectives.watch import watch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rankdistill.objectives.base import Candidates, ObjectiveOutput
+from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_choice, check_positive
 from rankdistill.objectives.lists import RankedLists, average, differences
 from rankdistill.objectives.watch import watch

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.errors import UserError
-from rankdistill.objectives.base import Candidates
+from rankdistill.objectives.candidates import Candidates
 
 Reduction = Literal["mean", "sum"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rankdistill.objectives.base import Candidates, ObjectiveOutput
+from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative
 from rankdistill.objectives.lists import RankedLists, differences
 from rankdistill.objectives.watch import watch

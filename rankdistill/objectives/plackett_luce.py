@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from rankdistill.objectives.base import Candidates, ObjectiveOutput
+from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_count, check_positive
 from rankdistill.objectives.lists import RankedLists
 from rankdistill.objectives.watch import watch

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch.nn.functional import logsigmoid
 
-from rankdistill.objectives.base import Candidates, ObjectiveOutput
+from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative, check_positive
 from rankdistill.objectives.lists import RankedLists, differences
 from rankdistill.objectives.watch import watch

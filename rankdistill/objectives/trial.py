@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rankdistill.errors import UserError
-from rankdistill.objectives.base import Candidates, Objective, ObjectiveOutput
+from rankdistill.objectives.candidates import Candidates, Objective, ObjectiveOutput
 
 PROMPTS, RESPONSES = 2, 3
 

@@ -15,7 +15,7 @@ from rankdistill.prompts.formats import conversation, response_in, unread_column
 from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.prompts.splits import Splitter
-from rankdistill.records import Message, Prompt
+from rankdistill.rows import Message, Prompt
 
 __all__ = ["load_prompts", "prompt_id", "source_identity"]
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from rankdistill.prompts.language import Language
 from rankdistill.prompts.similarity import NearDuplicates, words
-from rankdistill.records import Message, Prompt
+from rankdistill.rows import Message, Prompt
 
 SHOWN = 4
 """Prompts that a request for another one shows."""

@@ -16,7 +16,7 @@ from rankdistill.prompts.turns import (
     role_of,
     turns,
 )
-from rankdistill.records import Message
+from rankdistill.rows import Message
 
 COLUMNS = (
     "messages", "prompt", "conversations", "conversation", "instruction", "question", "query",

@@ -17,7 +17,7 @@ from typing import Any
 from rankdistill.errors import UserError, suggest
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.demands import Demand, Kind, Side, demand, kinds
-from rankdistill.records import Message, Prompt
+from rankdistill.rows import Message, Prompt
 
 COLUMNS = ("instruction_id_list", "kwargs")
 """IFEval's own columns, which every prompt here has."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.records import Prompt, Split
+from rankdistill.rows import Prompt, Split
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 _NAMES: dict[str, Split] = {

@@ -21,7 +21,7 @@ from typing import Any
 
 from rankdistill.errors import suggest
 from rankdistill.prompts.odd_rows import OddRow
-from rankdistill.records import Message
+from rankdistill.rows import Message
 
 ROLES = {
     "user": "user", "human": "user", "prompter": "user", "question": "user",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rankdistill.config import RankConfig
 from rankdistill.errors import UserError
 from rankdistill.rank.combine import with_moved_ballots, with_places, without_missing
 from rankdistill.rank.placebo import with_placebo
 from rankdistill.rank.ranking import rank_group, ranks, select
-from rankdistill.records import Group
+from rankdistill.rows import Group
+from rankdistill.schema import RankConfig
 
 __all__ = ["rank_group", "rank_groups", "ranks", "select"]
 

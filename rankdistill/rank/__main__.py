@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", help="only train, validation or heldout")
     given = parser.parse_args(arguments)
 
-    from rankdistill.rank.export import export
     from rankdistill.rank.load import load_groups
+    from rankdistill.rank.write import export
 
     try:
         groups = (

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
-from rankdistill.records import Ballot
+from rankdistill.rows import Ballot
 
 Vote = tuple[Ballot, float]
 """A ballot and its weight, above 0."""

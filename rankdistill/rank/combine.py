@@ -11,7 +11,7 @@ import numpy as np
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.rank.aggregate import AGGREGATIONS, Vote, ballot_of
-from rankdistill.records import Ballot, Group, Response
+from rankdistill.rows import Ballot, Group, Response
 
 Scale = Mapping[str, tuple[float, float]]
 """Mean and standard deviation of each scorer's values."""

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from rankdistill.rank.aggregate import duels
-from rankdistill.records import Ballot, Group
+from rankdistill.rows import Ballot, Group
 from rankdistill.statistics import mean_agreement, mean_interval, tau_b
 
 HUMAN = ("human", "imported")

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rankdistill.config import PromptsConfig, RankConfig
 from rankdistill.errors import UserError
 from rankdistill.models import decode_response, encode_answers, encode_prompt, encode_response
 from rankdistill.prompts import encoded_length, kept_columns, prompt_id, read_rows
@@ -20,7 +19,8 @@ from rankdistill.prompts.splits import SPLITS, Splitter
 from rankdistill.rank.formats import ranked_row
 from rankdistill.rank.preferences import columns_of
 from rankdistill.rank.ranking import distinct, rank_group
-from rankdistill.records import Group, Message, Response, Split
+from rankdistill.rows import Group, Message, Response, Split
+from rankdistill.schema import PromptsConfig, RankConfig
 
 
 def read_ranked(

@@ -21,7 +21,7 @@ from rankdistill.prompts.formats import conversation
 from rankdistill.prompts.odd_rows import OddRow
 from rankdistill.prompts.turns import encodable, parsed, rows_of_columns
 from rankdistill.rank.preferences import KNOWN, PairColumns, pair_of, unpaired
-from rankdistill.records import Message
+from rankdistill.rows import Message
 
 LISTS = ("responses", "completions", "answers", "generations", "candidates")
 """Columns with the responses; the first that a row has filled is read."""

@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 
-from rankdistill.records import Group, Response
+from rankdistill.rows import Group, Response
 
 
 def with_placebo(group: Group, seed: int, counts: Counter[str]) -> Group:

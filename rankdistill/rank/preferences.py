@@ -11,7 +11,7 @@ from rankdistill.errors import UserError, suggest
 from rankdistill.prompts.formats import has_column, row_turns, value_at
 from rankdistill.prompts.odd_rows import OddRow
 from rankdistill.prompts.turns import Turn, messages, role_of, turns
-from rankdistill.records import Message
+from rankdistill.rows import Message
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from rankdistill.records import Group, Response
+from rankdistill.rows import Group, Response
 
 
 def ranks(scores: Sequence[float], tie_margin: float = 0.0) -> list[int]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from rankdistill.evaluate.model_figures import common_prompts
 from rankdistill.evaluate.verified import DemandRow
-from rankdistill.records import Group, Response
 from rankdistill.report.run_report import RunReport
+from rankdistill.rows import Group, Response
 
 ANSWERS = "answers.jsonl"
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.ranked import RankedSet
 from rankdistill.evaluate.verified import Verified
-from rankdistill.records import Group
+from rankdistill.rows import Group
 
 
 class Stage(Protocol):

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-from rankdistill.config import RetrievalConfig
 from rankdistill.errors import UserError
 from rankdistill.prompts import read_rows
 from rankdistill.retrieval.docstrings import known_items
+from rankdistill.schema import RetrievalConfig
 
 DOCSTRINGS = "docstrings"
 

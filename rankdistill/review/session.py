@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.rank.export import write_table
 from rankdistill.rank.load import load_groups
+from rankdistill.rank.write import write_table
 
 SCORER = "human"
 

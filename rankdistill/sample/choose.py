@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rankdistill.sample.base import SamplingOptions
+from rankdistill.sample.sampler import SamplingOptions
 
 
 def choose(

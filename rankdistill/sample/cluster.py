@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from rankdistill.records import Group, Response
+from rankdistill.rows import Group, Response
 
 SOURCE = "cluster"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.models import decode_response
-from rankdistill.records import Response
+from rankdistill.rows import Response
 
 _NOT_SHAPE = ("_name_or_path", "transformers_version", "tie_word_embeddings")
 

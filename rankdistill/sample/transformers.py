@@ -17,10 +17,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from rankdistill.errors import UserError
 from rankdistill.models.model import Model
-from rankdistill.records import Response
-from rankdistill.sample.base import Request, SamplingOptions, response_seed
+from rankdistill.rows import Response
 from rankdistill.sample.choose import choose
 from rankdistill.sample.model_folder import check_positions, contents, stop_ids, to_response
+from rankdistill.sample.sampler import Request, SamplingOptions, response_seed
 
 
 class TransformersSampler(AbstractContextManager["TransformersSampler"]):

@@ -17,8 +17,7 @@ import torch
 
 from rankdistill.errors import UserError
 from rankdistill.models import Model, export_untied, home
-from rankdistill.records import Response
-from rankdistill.sample.base import Request, SamplingOptions, response_seed
+from rankdistill.rows import Response
 from rankdistill.sample.model_folder import (
     check_positions,
     contents,
@@ -27,6 +26,7 @@ from rankdistill.sample.model_folder import (
     stop_ids,
     to_response,
 )
+from rankdistill.sample.sampler import Request, SamplingOptions, response_seed
 from rankdistill.sample.vllm_process import Answers, VLLMProcess
 from rankdistill.store.removal import folders_named, is_running
 

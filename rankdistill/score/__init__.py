@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from rankdistill.records import Group
-from rankdistill.score.base import Scorer, TeacherAccess, Verdict
+from rankdistill.rows import Group
+from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
 
 __all__ = ["Scorer", "TeacherAccess", "Verdict", "score_groups"]
 

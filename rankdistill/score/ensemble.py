@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.records import Group
-from rankdistill.score.base import Scorer
+from rankdistill.rows import Group
+from rankdistill.score.scorer import Scorer
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.forward import TokenGroup, bind, collate, micro_batches, response_logps
 from rankdistill.models import Model, encode_prompt, identity, recoded
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.sample import require_backend, require_vllm
-from rankdistill.score.base import Scorer, TeacherAccess
 from rankdistill.score.remote import RemoteTeacher, served_logps
 from rankdistill.score.schema import LikelihoodOptions
+from rankdistill.score.scorer import Scorer, TeacherAccess
 
 NO_PROMPT = [{"role": "user", "content": ""}]
 """What the unconditional log-probability is conditioned on: a template needs a turn to answer."""

@@ -20,9 +20,9 @@ from rankdistill.fields import identity_of
 from rankdistill.models import Loading, Model, device, encode_prompt, encode_response, locate
 from rankdistill.models.load import PRECISIONS
 from rankdistill.models.locate import first_line
-from rankdistill.records import Group
-from rankdistill.score.base import Scorer, TeacherAccess, Verdict
+from rankdistill.rows import Group
 from rankdistill.score.schema import RewardModelOptions
+from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
 from rankdistill.train.reward.model import SHIFT, shift_of
 
 

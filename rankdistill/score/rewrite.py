@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from rankdistill.models import Model, encode_response
-from rankdistill.records import Group, Response
+from rankdistill.rows import Group, Response
 from rankdistill.score.verifier.instructions import follows
 
 

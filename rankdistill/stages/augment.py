@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rankdistill.config import AugmentConfig
 from rankdistill.models import encode_prompt
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.augment import REASONS, Filter, requests, written
-from rankdistill.records import Group, Message, Prompt
+from rankdistill.rows import Group, Message, Prompt
+from rankdistill.schema import AugmentConfig
 from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
 from rankdistill.store import Output, Partial

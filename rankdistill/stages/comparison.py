@@ -11,7 +11,7 @@ from rankdistill.evaluate.schema import QuickOptions
 from rankdistill.evaluate.students import HeldOut
 from rankdistill.models import tokenizers_agree
 from rankdistill.rank.combine import Scale
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.score import Scorer
 from rankdistill.score.ensemble import absolute, members
 from rankdistill.score.verifier import Verifier

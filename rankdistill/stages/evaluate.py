@@ -15,7 +15,7 @@ from rankdistill.evaluate.schema import QuickOptions
 from rankdistill.evaluate.students import evaluate_model
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
-from rankdistill.records import Group, Prompt
+from rankdistill.rows import Group, Prompt
 from rankdistill.score.ensemble import merged
 from rankdistill.stages.comparison import LABELS, Answers, Reference, evaluation_judge, label_of
 from rankdistill.stages.run import Model, Run

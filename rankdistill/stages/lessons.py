@@ -10,7 +10,7 @@ from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.prompts import prompt_id, source_identity
-from rankdistill.records import Group, Prompt
+from rankdistill.rows import Group, Prompt
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import score

@@ -23,13 +23,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rankdistill import console
-from rankdistill.config import RoundReference
-from rankdistill.launch import remarks
+from rankdistill.distributed import remarks
 from rankdistill.models import recoded
-from rankdistill.records import Group, Prompt
 from rankdistill.report import RunReport
-from rankdistill.sample.base import response_seed
+from rankdistill.rows import Group, Prompt
 from rankdistill.sample.cluster import with_cluster
+from rankdistill.sample.sampler import response_seed
+from rankdistill.schema import RoundReference
 from rankdistill.score.ensemble import is_relative, members
 from rankdistill.score.rewrite import rewrites
 from rankdistill.stages import settings

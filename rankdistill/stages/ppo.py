@@ -12,7 +12,7 @@ from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.models import merged, save_model
 from rankdistill.models.model import model_of
-from rankdistill.records import Prompt
+from rankdistill.rows import Prompt
 from rankdistill.sample import SamplingOptions
 from rankdistill.stages.reward import ModelReward, Rewarding, reads
 from rankdistill.stages.run import Model, Run

@@ -15,8 +15,8 @@ from rankdistill.rank import rank_groups
 from rankdistill.rank.combine import combine, debiased
 from rankdistill.rank.diagnostics import diagnose
 from rankdistill.rank.existing import parts, read_ranked
-from rankdistill.rank.export import write_table
-from rankdistill.records import Group
+from rankdistill.rank.write import write_table
+from rankdistill.rows import Group
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
 

@@ -12,7 +12,7 @@ from rankdistill.evaluate.tokens import batches_of, policy_values
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import encode_prompt
 from rankdistill.rank import rank_group
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.stages.comparison import label_of
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Output, Partial

@@ -9,10 +9,10 @@ from statistics import median
 from typing import Any
 
 from rankdistill.console import progress
-from rankdistill.records import Group
 from rankdistill.retrieval.data import Collection
 from rankdistill.retrieval.measures import graded, ndcg, reciprocal_rank, reordered
 from rankdistill.retrieval.retrievers import Retriever, open_retriever
+from rankdistill.rows import Group
 from rankdistill.score.likelihood import Reader
 from rankdistill.stages.retrieve import Graded, by_passage, by_query_likelihood
 from rankdistill.stages.reward import ModelReward, Rewarding, backbone_of
@@ -20,7 +20,7 @@ from rankdistill.stages.run import Model, Run
 from rankdistill.stages.suites import block
 from rankdistill.statistics import paired_difference
 from rankdistill.store import Partial
-from rankdistill.suites.base import Figure, Measured, mean_figure
+from rankdistill.suites.suite import Figure, Measured, mean_figure
 
 VERSION = 1
 """Of the figures: those of different versions do not compare."""

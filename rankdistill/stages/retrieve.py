@@ -17,9 +17,9 @@ from rankdistill.errors import UserError
 from rankdistill.models import decode_response, encode_prompt, encode_response
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.splits import SPLITS, Splitter
-from rankdistill.records import Group, Message, Response
 from rankdistill.retrieval.data import Collection
 from rankdistill.retrieval.retrievers import open_retriever, retriever_identity
+from rankdistill.rows import Group, Message, Response
 from rankdistill.score.ensemble import members
 from rankdistill.score.likelihood import Likelihood
 from rankdistill.stages.run import Run

@@ -13,7 +13,7 @@ from typing import Any
 
 from rankdistill.console import result
 from rankdistill.models import encode_prompt, recoded
-from rankdistill.records import Group, Prompt
+from rankdistill.rows import Group, Prompt
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.judge.prompts import Frame, delimited
 from rankdistill.score.rewrite import best_response

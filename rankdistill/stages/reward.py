@@ -16,7 +16,7 @@ from rankdistill.fields import identity_of
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import device, encode_prompt, recoded
 from rankdistill.models.model import model_of
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.stages.run import Model, Run
 from rankdistill.statistics import mean_interval, paired_difference
 from rankdistill.store import Output, Partial
@@ -25,8 +25,8 @@ from rankdistill.train.reward.gate import check_gate, gate_figures
 from rankdistill.train.reward.model import load_reward_model, rewards
 from rankdistill.train.reward.saving import Scale, save_reward_model
 from rankdistill.train.reward.trainer import RewardTrainer
-from rankdistill.trainer.config import RankingConfig
-from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
+from rankdistill.trainer.arguments import RankingConfig
+from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.progress import peak_memory, show_progress
 
 

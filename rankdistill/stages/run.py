@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill import models
-from rankdistill.config import Precision, StudentConfig, TeacherConfig
 from rankdistill.console import heading, result
 from rankdistill.models.model import Loading, Model
 from rankdistill.sample import (
@@ -21,7 +20,8 @@ from rankdistill.sample import (
     sampler_options,
     served_sampler,
 )
-from rankdistill.score.base import TeacherAccess
+from rankdistill.schema import Precision, StudentConfig, TeacherConfig
+from rankdistill.score.scorer import TeacherAccess
 from rankdistill.stages.settings import Settings
 from rankdistill.store import Output, Partial, Store
 from rankdistill.trackers import tracked

@@ -8,7 +8,7 @@ from typing import Any
 
 from rankdistill.console import progress
 from rankdistill.models import encode_prompt
-from rankdistill.records import Prompt
+from rankdistill.rows import Prompt
 from rankdistill.sample import SamplingOptions
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Output, Partial

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from rankdistill.console import progress
 from rankdistill.rank.combine import Scale, scale_of, standardised
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.score import Scorer, score_groups
 from rankdistill.score.ensemble import members, merged
 from rankdistill.stages.run import Model, Run

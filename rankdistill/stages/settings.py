@@ -10,7 +10,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from rankdistill.config import (
+from rankdistill.errors import UserError, suggest
+from rankdistill.evaluate.schema import QuickOptions, RankedOptions, VerifiedOptions
+from rankdistill.objectives.candidates import Objective
+from rankdistill.objectives.trial import try_objective
+from rankdistill.schema import (
     PromptsConfig,
     RankConfig,
     RetrievalConfig,
@@ -19,15 +23,11 @@ from rankdistill.config import (
     StudentConfig,
     TeacherConfig,
 )
-from rankdistill.errors import UserError, suggest
-from rankdistill.evaluate.schema import QuickOptions, RankedOptions, VerifiedOptions
-from rankdistill.objectives.base import Objective
-from rankdistill.objectives.trial import try_objective
-from rankdistill.score.base import Scorer
 from rankdistill.score.ensemble import Ensemble, members
+from rankdistill.score.scorer import Scorer
 from rankdistill.trackers import chosen_trackers
 from rankdistill.train.schema import PPOTrainOptions, RewardOptions, TrainOptions
-from rankdistill.warmup.base import Warmup
+from rankdistill.warmup.warmup import Warmup
 
 NO_SUITE = (
     "no suite of `eval` applies, so there would be nothing to report: give eval=[quick] or "

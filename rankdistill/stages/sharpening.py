@@ -13,7 +13,7 @@ from rankdistill.evaluate.students import HeldOut
 from rankdistill.evaluate.tokens import batches_of, matching_temperature, mean_entropy
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import encode_prompt
-from rankdistill.records import Prompt
+from rankdistill.rows import Prompt
 from rankdistill.stages.comparison import Reference
 from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rankdistill.config import LayerChoice
 from rankdistill.errors import UserError
 from rankdistill.models import (
     encode_prompt,
@@ -18,7 +17,8 @@ from rankdistill.models import (
 )
 from rankdistill.models.check import check_loading, check_trainable
 from rankdistill.models.model import model_of
-from rankdistill.records import Prompt
+from rankdistill.rows import Prompt
+from rankdistill.schema import LayerChoice
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Output, Partial
 

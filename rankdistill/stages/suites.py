@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rankdistill.stages.run import Model, Run
-from rankdistill.suites.base import Measured, Suite
+from rankdistill.suites.suite import Measured, Suite
 
 
 def check_suites(run: Run) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.console import is_main_process
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.stages.run import Model, Run
-from rankdistill.warmup.base import Training
 from rankdistill.warmup.teachers import table_size
+from rankdistill.warmup.warmup import Training
 
 
 @dataclass(frozen=True)

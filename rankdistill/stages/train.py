@@ -13,7 +13,7 @@ from rankdistill.stages.run import Model, Run
 from rankdistill.store import Output, Partial
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
 from rankdistill.trainer.checkpoints import owes_evaluation
-from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
+from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.progress import peak_memory, show_progress
 

@@ -15,7 +15,7 @@ from statistics import fmean
 from hydra.core.hydra_config import HydraConfig
 
 from rankdistill.errors import UserError
-from rankdistill.records import Prompt
+from rankdistill.rows import Prompt
 from rankdistill.stages.evaluate import Evaluation
 from rankdistill.stages.ranked import pair_accuracy
 from rankdistill.stages.run import Model, Run

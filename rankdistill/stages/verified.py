@@ -35,7 +35,7 @@ from rankdistill.evaluate.verified import (
     tally,
 )
 from rankdistill.models import encode_prompt
-from rankdistill.records import Group, Prompt
+from rankdistill.rows import Group, Prompt
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.ensemble import members
 from rankdistill.score.verifier import Verifier

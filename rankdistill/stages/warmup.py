@@ -19,10 +19,10 @@ from rankdistill.stages.sample import sample
 from rankdistill.stages.student import fewer_layers
 from rankdistill.stages.teacher import Rows, stored_outputs
 from rankdistill.store import Output, Partial
-from rankdistill.warmup.base import Training
 from rankdistill.warmup.distillation import other_tokenizer
 from rankdistill.warmup.hidden import HiddenWarmup
 from rankdistill.warmup.sft import SFTWarmup
+from rankdistill.warmup.warmup import Training
 
 SEEDS_APART = 1_000_003
 """Between the seeds of two rounds' samples: other runs' seeds are small numbers."""

@@ -23,9 +23,9 @@ from rankdistill.store.files import (
     sync_folder,
     write_atomically,
 )
+from rankdistill.store.followers import Follower
 from rankdistill.store.identity import canonical, is_key, key_of
 from rankdistill.store.locks import held, held_at_once
-from rankdistill.store.ranks import Follower
 from rankdistill.store.removal import is_folder, refuse_link, remove_folder
 from rankdistill.store.shards import Shards, in_order, is_intact, is_shard, parse
 

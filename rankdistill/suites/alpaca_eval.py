@@ -22,9 +22,9 @@ from rankdistill.score.judge.verdicts import duel_form
 from rankdistill.statistics import mean_interval
 from rankdistill.store import Output, Partial
 from rankdistill.suites.answers import Request, sampled_by, write_answers
-from rankdistill.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.suites.judging import check_judge, endpoint_options, judge, judge_identity
 from rankdistill.suites.length_control import length_controlled
+from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run

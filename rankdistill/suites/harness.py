@@ -23,8 +23,8 @@ from rankdistill.fields import identity_of
 from rankdistill.models.device import device
 from rankdistill.models.locate import first_line
 from rankdistill.prompts.sources import source_identity
-from rankdistill.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.suites.local import files_identity, split_files, task_rows, write_rows
+from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run

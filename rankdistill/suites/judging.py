@@ -13,12 +13,12 @@ import httpx
 from rankdistill.console import progress
 from rankdistill.errors import UserError
 from rankdistill.fields import at_least
-from rankdistill.score.base import Verdict
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import Plan, Question
 from rankdistill.score.judge.runner import run as run_plans
 from rankdistill.score.judge.verdicts import Form
 from rankdistill.score.schema import JudgeEndpoint
+from rankdistill.score.scorer import Verdict
 from rankdistill.store import Partial
 
 Asked = tuple[str, Sequence[Question]]

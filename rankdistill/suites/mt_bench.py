@@ -21,7 +21,6 @@ from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.verdicts import Form, Reply
 from rankdistill.store import Output, Partial
 from rankdistill.suites.answers import Request, sampled_by, write_answers
-from rankdistill.suites.base import Figure, Measured, Suite, mean_figure
 from rankdistill.suites.judging import check_judge, endpoint_options, judge, judge_identity
 from rankdistill.suites.mt_bench_files import (
     PLACEHOLDER,
@@ -29,6 +28,7 @@ from rankdistill.suites.mt_bench_files import (
     read_questions,
     read_references,
 )
+from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run

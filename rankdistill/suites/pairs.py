@@ -19,7 +19,7 @@ from rankdistill.evaluate.schema import PairsOptions
 from rankdistill.models import encode_prompt, encode_response
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.rank.formats import ranked_row
-from rankdistill.suites.base import Figure, Measured, Suite, mean_figure
+from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run

@@ -77,7 +77,7 @@ def ranked_group(
     0, -1, ...; scores without ranks give the ranks, where only equal scores tie.
 
     Args:
-        row: `Group` of records.py, optionally with `reference_logps`, a value per response; or a
+        row: `Group` of rows.py, optionally with `reference_logps`, a value per response; or a
             preference row, see `as_group`.
         index: Position of the row, by which it is named where it has no `prompt_id`.
 

@@ -23,9 +23,9 @@ from rankdistill.models import adapted, load_model, load_tokenizer, place
 from rankdistill.objectives import RRHF, Objective, ObjectiveOutput
 from rankdistill.train.groups import RankedGroup, candidates, load_groups
 from rankdistill.train.reference import COLUMN, length_limit, with_reference
+from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.batches import Averages, RankedBatch, step_loader
-from rankdistill.trainer.config import RankingConfig
-from rankdistill.trainer.gradient_checkpointing import disable_dropout
+from rankdistill.trainer.modes import disable_dropout
 from rankdistill.trainer.steps import StepTrainer
 
 __all__ = ["RankingConfig", "RankingTrainer"]
@@ -42,7 +42,7 @@ class RankingTrainer(StepTrainer):
         model: The policy: a model, a peft model, or a path for `rankdistill.models.load_model`. Its
             forward is bound (see `rankdistill.forward.bind`) and its dropout set to 0, in place.
         args: See `RankingConfig`.
-        train_dataset: A list or `Dataset` of `Group` rows (records.py) or of TRL's preference rows.
+        train_dataset: A list or `Dataset` of `Group` rows (rows.py) or of TRL's preference rows.
         objective: RRHF by default.
         processing_class: The policy's tokenizer; needed unless `model` is a path.
         eval_dataset: As `train_dataset`, or several by name.

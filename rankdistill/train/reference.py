@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from rankdistill.forward import bind, bound_layout, collate, micro_batches, response_logps
 from rankdistill.models import load_model, place
 from rankdistill.train.groups import RankedGroup, ranked_group
-from rankdistill.trainer.config import RankingConfig
+from rankdistill.trainer.arguments import RankingConfig
 
 COLUMN = "reference_logps"
 

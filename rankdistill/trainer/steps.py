@@ -16,9 +16,9 @@ from transformers import Trainer
 
 from rankdistill.errors import UserError
 from rankdistill.forward import bound_layout, micro_batches
+from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.batches import RankedBatch, Row, step_loader
 from rankdistill.trainer.checkpoints import last_checkpoint
-from rankdistill.trainer.config import RankingConfig
 
 
 class StepTrainer(Trainer, ABC):

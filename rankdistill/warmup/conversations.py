@@ -20,7 +20,7 @@ from rankdistill.prompts import prompt_id
 from rankdistill.prompts.formats import conversation, response_in, unread_columns
 from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows
-from rankdistill.records import Group, Message, Response, Split
+from rankdistill.rows import Group, Message, Response, Split
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rankdistill.models import place
 from rankdistill.objectives.divergences import divergence_named
 from rankdistill.warmup.alignment import NOWHERE, SharedTokens
 from rankdistill.warmup.head import BlockDivergence, HiddenRows
-from rankdistill.warmup.options import TokenRow
+from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teachers import Divergence
 
 

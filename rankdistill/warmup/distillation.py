@@ -14,17 +14,18 @@ from transformers import PreTrainedTokenizerBase
 from rankdistill.errors import UserError
 from rankdistill.models import Model, tokenizer_difference
 from rankdistill.objectives.divergences import divergence_named
-from rankdistill.records import Group
-from rankdistill.trainer.config import RankingConfig
-from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
+from rankdistill.rows import Group
+from rankdistill.trainer.arguments import RankingConfig
+from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.progress import show_progress
-from rankdistill.warmup.base import Training, Warmup
 from rankdistill.warmup.matching import MODULE
-from rankdistill.warmup.options import TokenRow, figures, token_rows, training_arguments
+from rankdistill.warmup.optimisation import training_arguments
+from rankdistill.warmup.rows import TokenRow, figures, token_rows
 from rankdistill.warmup.schema import DistillationOptions
 from rankdistill.warmup.teachers import Teacher, TeacherModel
 from rankdistill.warmup.trainer import DistillationTrainer
+from rankdistill.warmup.warmup import Training, Warmup
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rankdistill.models import encode_response
-from rankdistill.records import Group, Message, Response
+from rankdistill.rows import Group, Message, Response
 from rankdistill.warmup.schema import Lessons
 
 _WRITTEN = ("text", "token_ids", "finish_reason", "source")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rankdistill.models import Model
-from rankdistill.records import Group
-from rankdistill.warmup.base import Training, Warmup
+from rankdistill.rows import Group
 from rankdistill.warmup.schema import NoWarmupOptions
+from rankdistill.warmup.warmup import Training, Warmup
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.sample import response_seed
 from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.schema import OnPolicyOptions

@@ -14,15 +14,16 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from rankdistill.errors import UserError
 from rankdistill.models import Model
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.trainer.checkpoints import last_checkpoint
-from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
+from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.progress import show_progress
-from rankdistill.warmup.base import Training, Warmup
 from rankdistill.warmup.conversations import Conversations
-from rankdistill.warmup.options import TokenRow, figures, token_rows, training_arguments
+from rankdistill.warmup.optimisation import training_arguments
+from rankdistill.warmup.rows import TokenRow, figures, token_rows
 from rankdistill.warmup.schema import SFTOptions
+from rankdistill.warmup.warmup import Training, Warmup
 
 IGNORED = -100
 

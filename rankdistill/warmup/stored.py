@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.models import Model
-from rankdistill.records import Group
+from rankdistill.rows import Group
 from rankdistill.sample import Sampler
-from rankdistill.warmup.base import Training
 from rankdistill.warmup.distillation import Distillation, Lesson
 from rankdistill.warmup.head import Recorder
 from rankdistill.warmup.schema import StoredOptions
@@ -24,6 +23,7 @@ from rankdistill.warmup.teachers import (
     fill,
     from_vllm,
 )
+from rankdistill.warmup.warmup import Training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from rankdistill.errors import UserError
 from rankdistill.forward import bound_layout, collate, micro_batches
 from rankdistill.store.files import sha256_of, write_atomically
 from rankdistill.warmup.head import HiddenRows
-from rankdistill.warmup.options import TokenRow
+from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.support import Support, SupportHead
 
 SHARD_TOKENS = 16_384

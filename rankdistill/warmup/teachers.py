@@ -21,7 +21,7 @@ from rankdistill.models.layers import decoder_layers
 from rankdistill.models.load import PRECISIONS
 from rankdistill.sample.vllm import VLLMSampler
 from rankdistill.warmup.head import HiddenRows, Recorder, Target, TeacherRows
-from rankdistill.warmup.options import TokenRow
+from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.support import SupportRows, support_of_logps
 from rankdistill.warmup.teacher_cache import CacheSpec, Maker, TeacherCache, Tensors, joined
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.rank.aggregate import borda
-from rankdistill.records import Ballot, Group
-from rankdistill.score.base import Verdict
+from rankdistill.rows import Ballot, Group
 from rankdistill.score.judge.prompts import Frame, delimited
 from rankdistill.score.judge.verdicts import LETTERS, Form, duel_form, order_form, rating_form
+from rankdistill.score.scorer import Verdict
 
 
 @dataclass(frozen=True)

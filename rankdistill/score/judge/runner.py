@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from rankdistill.score.base import Verdict
 from rankdistill.score.judge.modes import Plan, Question
+from rankdistill.score.scorer import Verdict
 
 
 @dataclass(frozen=True)

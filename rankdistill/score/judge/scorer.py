@@ -12,13 +12,13 @@ from rankdistill import models
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.models.model import Model
-from rankdistill.records import Group
-from rankdistill.score.base import Scorer, TeacherAccess, Verdict
+from rankdistill.rows import Group
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import MODES, Brief
 from rankdistill.score.judge.prompts import load_criterion, load_frame
 from rankdistill.score.judge.runner import Respondent, run
 from rankdistill.score.schema import JudgeOptions
+from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.fields import identity_of
-from rankdistill.records import Group
-from rankdistill.score.base import Scorer, TeacherAccess
+from rankdistill.rows import Group
 from rankdistill.score.schema import VerifierOptions
+from rankdistill.score.scorer import Scorer, TeacherAccess
 from rankdistill.score.verifier import answers, instructions
 from rankdistill.score.verifier.function import load_function, source_digest
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from rankdistill.forward import GroupBatch, LMHead, TokenLogps, bind
 from rankdistill.train.reward.model import score_layer
-from rankdistill.trainer.gradient_checkpointing import disable_dropout
+from rankdistill.trainer.modes import disable_dropout
 
 
 class ActorCritic(nn.Module):

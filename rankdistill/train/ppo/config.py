@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rankdistill.errors import UserError
 from rankdistill.fields import at_least, require_choice
 from rankdistill.forward import LAYOUTS
-from rankdistill.sample.base import SamplingOptions
+from rankdistill.sample.sampler import SamplingOptions
 from rankdistill.train.schema import PPOMethod
 
 

@@ -24,8 +24,8 @@ from rankdistill.forward import (
     micro_batches,
 )
 from rankdistill.models import Loading, Model, encode_prompt, merged_copy, save_model
-from rankdistill.records import Group
-from rankdistill.sample.base import Sampler, response_seed
+from rankdistill.rows import Group
+from rankdistill.sample.sampler import Sampler, response_seed
 from rankdistill.store.removal import folders_named, refuse_link
 from rankdistill.train.ppo.agreement import check_agreement, disagreement
 from rankdistill.train.ppo.checkpoint import NUMBER

@@ -25,7 +25,7 @@ from rankdistill.console import say
 from rankdistill.errors import UserError
 from rankdistill.forward import bind
 from rankdistill.models import Loading, WithoutAdapters
-from rankdistill.sample.base import Sampler
+from rankdistill.sample.sampler import Sampler
 from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
 from rankdistill.train.ppo.checkpoint import Progress, last_complete, restore, save
 from rankdistill.train.ppo.config import PPOConfig
@@ -33,7 +33,7 @@ from rankdistill.train.ppo.experience import Experience
 from rankdistill.train.ppo.losses import KLController
 from rankdistill.train.ppo.rollout import Reward, Rollouts
 from rankdistill.train.ppo.update import Updates
-from rankdistill.trainer.gradient_checkpointing import enable_gradient_checkpointing
+from rankdistill.trainer.modes import enable_gradient_checkpointing
 
 ADAM_EPSILON = 1e-5
 """As in the original code (Huang et al. 2024, arXiv:2403.17031): gradients here are small."""

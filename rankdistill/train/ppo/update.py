@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bound_layout, collate, micro_batches
-from rankdistill.sample.base import response_seed
+from rankdistill.sample.sampler import response_seed
 from rankdistill.train.ppo.checkpoint import last_complete
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Experience

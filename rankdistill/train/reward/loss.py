@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.objectives.base import Candidates
+from rankdistill.objectives.candidates import Candidates
 from rankdistill.objectives.lists import RankedLists, differences
 from rankdistill.train.schema import REWARD_LOSSES
 

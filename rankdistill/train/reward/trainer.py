@@ -15,9 +15,9 @@ from rankdistill.train.reference import length_limit
 from rankdistill.train.reward.loss import ranking_loss
 from rankdistill.train.reward.model import logits, score_layer
 from rankdistill.train.schema import RewardLoss
+from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.batches import Averages
-from rankdistill.trainer.config import RankingConfig
-from rankdistill.trainer.gradient_checkpointing import disable_dropout
+from rankdistill.trainer.modes import disable_dropout
 from rankdistill.trainer.steps import StepTrainer
 
 PAIRS = RewardLoss()

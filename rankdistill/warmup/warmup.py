@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.models import LoRA, Model
-from rankdistill.records import Group
-from rankdistill.sample.base import Sampler
+from rankdistill.rows import Group
+from rankdistill.sample.sampler import Sampler
 from rankdistill.warmup.lessons import Lessons
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 
 from rankdistill.errors import UserError
 from rankdistill.models.model import Model
-from rankdistill.records import Response
+from rankdistill.rows import Response
 
 Request = tuple[str, list[int]]
 """A prompt's id and its token ids."""

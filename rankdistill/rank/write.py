@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.records import Group
+from rankdistill.rows import Group
 
 Rows = Iterator[dict[str, Any]]
 PAIRS = ("best_worst", "all", "adjacent")

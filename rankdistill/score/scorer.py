@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rankdistill.records import Ballot, Group
+from rankdistill.rows import Ballot, Group
 
 if TYPE_CHECKING:  # a model brings torch, and the schemas of scorers are read without it
     from rankdistill.models.model import Model
