@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from rankdistill.errors import FAILURE, UserError
 from rankdistill.report.metrics import FILE, read_metrics
+from rankdistill.stages.moved import MOVED
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,14 @@ def _read(folder: Path) -> FinishedRun:
         values = OmegaConf.to_container(OmegaConf.load(config))
     except Exception as error:
         raise UserError(f"{config} is not a configuration ({error}); run it again.") from None
-    return FinishedRun(folder, read_metrics(folder), dict(flat(values)))
+    return FinishedRun(folder, read_metrics(folder), _now(flat(values)))
+
+
+def _now(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The settings with `_target_`s as they are today, so that older runs compare."""
+    return {
+        key: MOVED.get(value, value) if key.endswith("_target_") else value for key, value in values
+    }
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,23 +1,33 @@
-"""`python -m rankdistill.migrate FILE`: the command, and what has no place in it."""
+"""`python -m rankdistill.migrate FILE`: the command, and what has no place in it.
+
+A file of ours gets the new names of classes that have moved.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rankdistill.errors import UserError
 from rankdistill.migrate.carried import Carried, command, recipe
 from rankdistill.migrate.carry import carry
 from rankdistill.migrate.others import refuse_others
-from rankdistill.migrate.source import KINDS, kind_of, read
+from rankdistill.migrate.source import KINDS, kind_of, read, text_of
+from rankdistill.migrate.targets import names_ours, renamed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the command; exit code 2 on a person's mistake."""
     given = _parser().parse_args(arguments)
     try:
+        if names_ours(text := text_of(given.file)):
+            text, found = renamed(text)
+            if found or given.to is not None:
+                _write(given.to or given.file.expanduser(), text)
+            _show_renamed(given.to or given.file, found)
+            return 0
         source = read(given.file)
         refuse_others(given.file, source)
         kind = given.kind or kind_of(given.file, source)
@@ -33,12 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _show_renamed(file: Path, found: Mapping[str, str]) -> None:
+    for old, new in found.items():
+        print(f"{old} is {new} now")
+    print(f"{file}: rewritten" if found else f"{file}: names nothing that has moved")
+
+
 def _write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--to {file} cannot be written ({error.strerror}).") from error
+        raise UserError(f"{file} cannot be written ({error.strerror}).") from error
 
 
 def _show(carried: Carried, kind: str, to: Path | None) -> None:
@@ -64,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m rankdistill.migrate",
         description="A configuration of TRL or the alignment-handbook as overrides of rankdistill.",
     )
-    parser.add_argument("file", type=Path, help="YAML of `trl sft|dpo` or of the handbook")
+    parser.add_argument("file", type=Path, help="YAML of `trl sft|dpo`, of the handbook, or ours")
     parser.add_argument("--kind", choices=KINDS, help="the trainer, where the file does not tell")
     parser.add_argument(
         "--devices", type=int, default=1, metavar="N", help="GPUs that its batch sizes are for (1)"

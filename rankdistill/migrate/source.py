@@ -38,17 +38,22 @@ TELLING = {
 """Keys by which a trainer is known, the more telling trainer first; many have a `beta`."""
 
 
+def text_of(file: Path) -> str:
+    """UserError where there is no such file, or none of text."""
+    try:
+        return file.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UserError(f"'{file}' cannot be read ({reason}): give a YAML file.") from error
+
+
 def read(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
         UserError: no such file, no YAML, or no mapping of names to values.
     """
-    try:
-        text = file.expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise UserError(f"'{file}' cannot be read ({reason}): give a YAML file.") from error
+    text = text_of(file)
     try:
         found = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:

@@ -25,6 +25,7 @@ from rankdistill.schema import (
 )
 from rankdistill.score.ensemble import Ensemble, members
 from rankdistill.score.scorer import Scorer
+from rankdistill.stages.moved import MOVED
 from rankdistill.trackers import chosen_trackers
 from rankdistill.train.schema import PPOTrainOptions, RewardOptions, TrainOptions
 from rankdistill.warmup.warmup import Warmup
@@ -175,6 +176,11 @@ def _plug_in(group: str, options: Any) -> Any:
     if not target:
         raise UserError(
             f"the option of '{group}' has no `_target_`: name the class that implements it."
+        )
+    if target in MOVED:
+        raise UserError(
+            f"'{group}' names `{target}`, which is `{MOVED[target]}` now: write "
+            "that, or have `python -m rankdistill.migrate FILE` rewrite the file."
         )
     try:
         return instantiate(options)
