@@ -33,7 +33,7 @@ HEAVY = ("torch", "transformers", "trl", "datasets", "lm_eval")
 
 def test_the_schemas_are_registered_without_anything_heavy():
     code = (
-        "import sys; from rankdistill.schema import register_schemas; register_schemas();"
+        "import sys; from rankdistill.app.hydra_setup import register_schemas; register_schemas();"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
