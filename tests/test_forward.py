@@ -25,10 +25,10 @@ from rankdistill.forward import (
     attention,
     bind,
     collate,
-    merge,
     response_logps,
     sum_by_candidate,
 )
+from rankdistill.forward import attention as merge
 from rankdistill.trainer.modes import disable_dropout, enable_gradient_checkpointing
 
 ARCHITECTURES = (

@@ -11,7 +11,8 @@ from conftest import build_model
 from forward_oracle import ragged_groups
 from torch.nn.attention.flex_attention import create_mask
 
-from rankdistill.forward import LAYOUTS, attention, bind, collate, flex, response_logps
+from rankdistill.forward import LAYOUTS, attention, bind, collate, response_logps
+from rankdistill.forward import plan as flex
 from rankdistill.forward.plan import AttentionPlan, Segment
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

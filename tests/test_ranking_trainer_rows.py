@@ -15,7 +15,8 @@ from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt, encode_response
 from rankdistill.objectives import DPO
-from rankdistill.train.groups import candidates, load_groups, ranked_group
+from rankdistill.train.groups import load_groups, ranked_group
+from rankdistill.train.ranking import candidates
 
 USER = [{"role": "user", "content": "Why?"}]
 YES = [{"role": "assistant", "content": "Because."}]

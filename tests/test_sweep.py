@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from tiny_run import TINY
 
-from rankdistill.app.cli import main
-from rankdistill.app.job import Job, sentence
+from rankdistill.app.cli import Job, main, sentence
 from rankdistill.errors import UserError
 from rankdistill.stages import pipeline
 

@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from rankdistill.errors import UserError
-from rankdistill.forward.backbone import follow_groups, hidden_states
-from rankdistill.forward.batch import GroupBatch, check_layout, sum_by_candidate
-from rankdistill.forward.capability import why_only_padded
+from rankdistill.forward.attention import register
+from rankdistill.forward.batch import (
+    GroupBatch,
+    TokenGroup,
+    check_layout,
+    collate,
+    sum_by_candidate,
+)
 from rankdistill.forward.head import Head, LMHead, TokenLogps, only_linear
 
 log = logging.getLogger(__name__)
@@ -158,3 +164,115 @@ def _with_groups(original: Callable) -> Callable:
     parameters = [model, *signature.parameters.values()]
     forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return forward
+
+
+def hidden_states(model: Any, batch: GroupBatch, *, grouped: bool) -> Tensor:
+    """[N, D]: the hidden states that predict the response tokens, after the backbone's last norm.
+
+    `grouped`: the model's attention may be handed a plan; where it may not, the batch is padded.
+    """
+    if not grouped:
+        batch = batch.in_layout("padded")
+    else:
+        follow_groups(model)
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False, "return_dict": True}
+    if batch.plan is None and grouped:
+        # No mask: padding is on the right, where causal attention does not look.
+        inputs["in_rows"] = True
+    elif batch.plan is None:
+        inputs["attention_mask"] = batch.attention_mask
+    else:
+        # A mask of four axes goes to the layers as it is: none is built, and the plan replaces it.
+        device = batch.input_ids.device
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+        inputs["position_ids"] = batch.position_ids
+        inputs["group_plan"] = batch.plan
+    hidden = getattr(model, backbone_name(model))(**inputs).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, batch.predictors.to(hidden.device))
+
+
+def backbone_name(model: Any) -> str:
+    """The attribute that holds the backbone: what the architecture says, or the usual names."""
+    names = (model.base_model_prefix, "model", "transformer")
+    return next(name for name in names if hasattr(model, name))
+
+
+def follow_groups(model: Any) -> None:
+    """Lets the model's attention implementation follow group plans.
+
+    At every call, because `set_attn_implementation` may have changed it. It is left in place
+    afterwards: gradient checkpointing runs the layers again during the backward pass.
+    """
+    name = model.config._attn_implementation
+    following = register(name)
+    if following != name:
+        model.config._attn_implementation = following
+
+
+ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+PROBE = (TokenGroup([1, 2, 3], [[4, 5, 3], [2], [4, 1]]), TokenGroup([2, 4], [[1, 3], [5, 2]]))
+
+
+def why_only_padded(model: Any) -> str | None:
+    """Why the model can compute padded rows only, as the end of a sentence; None where it can more.
+
+    Known reasons are read off the configuration; what an architecture does beyond that is tried, on
+    two tiny groups.
+
+    Raises:
+        UserError: the model is an encoder-decoder, where a prompt is no prefix of its responses.
+    """
+    config = model.config
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"{type(model).__name__} is an encoder-decoder; choose a decoder-only language model."
+        )
+    others = set(getattr(config, "layer_types", None) or ()) - ATTENTION_LAYERS
+    if others or getattr(model, "_is_stateful", False):
+        named = f" ({', '.join(sorted(others))})" if others else ""
+        return f"it has layers other than attention over all or the last tokens{named}"
+    if any(name.rsplit(".", 1)[-1] == "sinks" for name, _ in model.named_parameters()):
+        return "it has attention sinks"
+    if not getattr(config, "is_causal", True) or getattr(
+        config, "use_bidirectional_attention", False
+    ):
+        return "its attention is not causal"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention does not go through transformers' AttentionInterface"
+    return _what_a_trial_shows(model)
+
+
+def _what_a_trial_shows(model: Any) -> str | None:
+    """As `why_only_padded`, from running two tiny groups through the backbone."""
+    weight = model.get_input_embeddings().weight
+    if weight.is_meta or weight.numel() == 0:  # nothing to try it on: weights come later
+        return None
+    batch = collate(PROBE, "shared").to(weight.device)
+    name = model.config._attn_implementation
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            padded = hidden_states(model, batch.in_layout("padded"), grouped=True)
+            shared = hidden_states(model, batch, grouped=True)
+    finally:
+        model.config._attn_implementation = name
+        for module, training in modes:
+            module.training = training
+    if _has_window(model.config) and batch.plan is not None and batch.plan.windows == {None}:
+        return "its attention is not told of the sliding window"
+    # Parts of a float64 model compute in float32 all the same: eager softmax, some rotations.
+    tolerance = max(torch.finfo(t).eps for t in (padded.dtype, torch.float32)) ** 0.5
+    # Not finite: these are no weights yet (another process holds them), so nothing is shown.
+    if padded.isfinite().all() and not (padded - shared).norm() <= tolerance * padded.norm():
+        return "tried on two tiny groups, its layouts did not agree"
+    return None
+
+
+def _has_window(config: Any) -> bool:
+    layer_types = getattr(config, "layer_types", None)
+    return (
+        getattr(config, "sliding_window", None) is not None
+        and getattr(config, "use_sliding_window", True)
+        and (layer_types is None or "sliding_attention" in layer_types)
+    )

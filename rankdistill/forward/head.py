@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from rankdistill.errors import UserError
-from rankdistill.forward.backbone import backbone_name
 from rankdistill.forward.batch import GroupBatch
+from rankdistill.forward.binding import backbone_name
 
 
 class LMHead:

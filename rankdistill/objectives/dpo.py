@@ -14,8 +14,7 @@ from rankdistill.objectives.checks import (
     check_not_negative,
     check_positive,
 )
-from rankdistill.objectives.lists import RankedLists, differences
-from rankdistill.objectives.watch import watch
+from rankdistill.objectives.lists import RankedLists, differences, watch
 
 
 @dataclass(frozen=True)

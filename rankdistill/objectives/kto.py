@@ -10,8 +10,7 @@ from torch import Tensor
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative, check_number, check_positive
-from rankdistill.objectives.lists import RankedLists, average
-from rankdistill.objectives.watch import watch
+from rankdistill.objectives.lists import RankedLists, average, watch
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_choice, check_positive
-from rankdistill.objectives.lists import RankedLists, average, differences
-from rankdistill.objectives.watch import watch
+from rankdistill.objectives.lists import RankedLists, average, differences, watch
 
 
 @dataclass(frozen=True)

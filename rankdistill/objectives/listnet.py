@@ -10,8 +10,7 @@ from torch import Tensor
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_positive
-from rankdistill.objectives.lists import RankedLists, average, logsumexp
-from rankdistill.objectives.watch import watch
+from rankdistill.objectives.lists import RankedLists, average, logsumexp, watch
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative
-from rankdistill.objectives.lists import RankedLists, differences
-from rankdistill.objectives.watch import watch
+from rankdistill.objectives.lists import RankedLists, differences, watch
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import torch
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_count, check_positive
-from rankdistill.objectives.lists import RankedLists
-from rankdistill.objectives.watch import watch
+from rankdistill.objectives.lists import RankedLists, watch
 
 
 @dataclass(frozen=True)

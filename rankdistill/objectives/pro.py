@@ -10,8 +10,7 @@ from torch import Tensor
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_flag, check_not_negative
-from rankdistill.objectives.lists import RankedLists
-from rankdistill.objectives.watch import watch
+from rankdistill.objectives.lists import RankedLists, watch
 
 
 @dataclass(frozen=True)

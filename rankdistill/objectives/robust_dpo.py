@@ -9,8 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_label_smoothing, check_positive
-from rankdistill.objectives.lists import RankedLists, differences
-from rankdistill.objectives.watch import watch
+from rankdistill.objectives.lists import RankedLists, differences, watch
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_choice
-from rankdistill.objectives.lists import RankedLists, Reduction
-from rankdistill.objectives.watch import watch
+from rankdistill.objectives.lists import RankedLists, Reduction, watch
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative
-from rankdistill.objectives.lists import RankedLists, differences
-from rankdistill.objectives.watch import watch
+from rankdistill.objectives.lists import RankedLists, differences, watch
 
 
 @dataclass(frozen=True)

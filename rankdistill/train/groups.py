@@ -8,14 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankdistill.console import say
 from rankdistill.errors import UserError
-from rankdistill.forward import ResponseLogps, TokenGroup
+from rankdistill.forward import TokenGroup
 from rankdistill.models import encode_answers, encode_prompt, encode_response
-from rankdistill.objectives import Candidates
 from rankdistill.rank.formats import as_group
 from rankdistill.rank.ranking import ranks
 
@@ -104,29 +102,6 @@ def ranked_group(
         scores,
         order,
         _reference(group, prompt_id),
-    )
-
-
-def candidates(groups: Sequence[RankedGroup], output: ResponseLogps) -> Candidates:
-    """What the objective sees of B groups; `output` [B, C] has their log-probabilities."""
-    logps = output.logps
-    shape, device = tuple(logps.shape), logps.device
-    # Large scores with small gaps need float64, which Apple's GPUs do not have.
-    scores_dtype = torch.float32 if device.type == "mps" else torch.float64
-
-    def padded(rows: Iterable[Sequence[float]], dtype: torch.dtype) -> torch.Tensor:
-        table = [[*row, *[0] * (shape[1] - len(row))] for row in rows]
-        return torch.tensor(table, dtype=dtype, device=device).reshape(shape)
-
-    reference = [group.reference_logps for group in groups]
-    known = [row for row in reference if row is not None]
-    return Candidates(
-        logps=logps,
-        lengths=output.lengths,
-        scores=padded((group.scores for group in groups), scores_dtype),
-        mask=padded(([1] * len(group.scores) for group in groups), torch.bool),
-        ranks=padded((group.ranks for group in groups), torch.long),
-        reference_logps=padded(known, logps.dtype) if len(known) == len(groups) else None,
     )
 
 

@@ -7,7 +7,7 @@ RankingTrainer(model, RankingConfig("out"), rows, processing_class=tokenizer).tr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,15 +18,14 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from rankdistill.errors import UserError
-from rankdistill.forward import TokenGroup, bind, collate, response_logps
+from rankdistill.forward import ResponseLogps, TokenGroup, bind, collate, response_logps
 from rankdistill.models import adapted, load_model, load_tokenizer, place
-from rankdistill.objectives import RRHF, Objective, ObjectiveOutput
-from rankdistill.train.groups import RankedGroup, candidates, load_groups
+from rankdistill.objectives import RRHF, Candidates, Objective, ObjectiveOutput
+from rankdistill.train.groups import RankedGroup, load_groups
 from rankdistill.train.reference import COLUMN, length_limit, with_reference
 from rankdistill.trainer.arguments import RankingConfig
-from rankdistill.trainer.batches import Averages, RankedBatch, step_loader
 from rankdistill.trainer.modes import disable_dropout
-from rankdistill.trainer.steps import StepTrainer
+from rankdistill.trainer.steps import Averages, RankedBatch, StepTrainer, step_loader
 
 __all__ = ["RankingConfig", "RankingTrainer"]
 
@@ -213,3 +212,26 @@ def _adapted(model: Any, config: PeftConfig, seed: int) -> PeftModel:
             "them first (model.merge_and_unload()), or leave peft_config out to train them on."
         )
     return adapted(model, config, seed)
+
+
+def candidates(groups: Sequence[RankedGroup], output: ResponseLogps) -> Candidates:
+    """What the objective sees of B groups; `output` [B, C] has their log-probabilities."""
+    logps = output.logps
+    shape, device = tuple(logps.shape), logps.device
+    # Large scores with small gaps need float64, which Apple's GPUs do not have.
+    scores_dtype = torch.float32 if device.type == "mps" else torch.float64
+
+    def padded(rows: Iterable[Sequence[float]], dtype: torch.dtype) -> torch.Tensor:
+        table = [[*row, *[0] * (shape[1] - len(row))] for row in rows]
+        return torch.tensor(table, dtype=dtype, device=device).reshape(shape)
+
+    reference = [group.reference_logps for group in groups]
+    known = [row for row in reference if row is not None]
+    return Candidates(
+        logps=logps,
+        lengths=output.lengths,
+        scores=padded((group.scores for group in groups), scores_dtype),
+        mask=padded(([1] * len(group.scores) for group in groups), torch.bool),
+        ranks=padded((group.ranks for group in groups), torch.long),
+        reference_logps=padded(known, logps.dtype) if len(known) == len(groups) else None,
+    )

@@ -32,7 +32,7 @@ from rankdistill.train.ppo.checkpoint import NUMBER
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Episode
 from rankdistill.train.reward.model import last_rows, with_next_token
-from rankdistill.trainer.batches import StepBatches
+from rankdistill.trainer.steps import StepBatches
 
 Reward = Callable[[Sequence[Group]], list[list[float]]]
 """Groups with sampled responses -> the score of each, `[group][response]`; higher is better."""

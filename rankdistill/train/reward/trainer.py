@@ -10,15 +10,15 @@ from transformers import PreTrainedTokenizerBase
 
 from rankdistill.forward import ResponseLogps, TokenGroup, bind
 from rankdistill.objectives.lists import RankedLists, differences
-from rankdistill.train.groups import RankedGroup, candidates, load_groups
+from rankdistill.train.groups import RankedGroup, load_groups
+from rankdistill.train.ranking import candidates
 from rankdistill.train.reference import length_limit
 from rankdistill.train.reward.loss import ranking_loss
 from rankdistill.train.reward.model import logits, score_layer
 from rankdistill.train.schema import RewardLoss
 from rankdistill.trainer.arguments import RankingConfig
-from rankdistill.trainer.batches import Averages
 from rankdistill.trainer.modes import disable_dropout
-from rankdistill.trainer.steps import StepTrainer
+from rankdistill.trainer.steps import Averages, StepTrainer
 
 PAIRS = RewardLoss()
 
