@@ -14,7 +14,15 @@ from tokenizers import models as token_models
 from transformers import PreTrainedTokenizerFast
 
 from rankdistill.errors import UserError
-from rankdistill.models import encode_answers, encode_prompt, load_tokenizer
+from rankdistill.models import (
+    Model,
+    encode_answers,
+    encode_prompt,
+    load_tokenizer,
+    recoded,
+    recoding,
+    token_group,
+)
 from rankdistill.train.groups import ranked_group
 
 ASK = [{"role": "user", "content": "Is it?"}]
@@ -82,6 +90,26 @@ def test_what_a_template_puts_before_an_answer(template, prompt, answer):
     assert tokenizer.decode(ids).endswith(prompt)
     assert tokenizer.decode(answers[0]) == answer
     assert answers[1][-1] == tokenizer.eos_token_id
+
+
+def test_a_teacher_that_would_think_reads_an_answer_where_one_stands(tmp_path):
+    # Its likelihood was that of a thought: the answer stood behind the open <think>.
+    plain, thinking = tmp_path / "plain", tmp_path / "thinking"
+    writer = Model(saved(plain), {"model": "writer"})
+    other = build_tokenizer()
+    other.add_tokens([AddedToken("<more>", special=True)])  # not the writer's tokenizer
+    other.chat_template = THINKING
+    reader = Model(saved(thinking, other), {"model": "reader"})
+    response = {"text": "Yes", "token_ids": [7], "finish_reason": "stop", "source": "student"}
+    group = {"prompt_id": "p", "split": "train", "messages": ASK, "responses": [response]}
+    [read] = recoded([group], writer, reader)
+    tokens = token_group(read, reader.tokenizer())
+    text = reader.tokenizer().decode([*tokens.prompt, *tokens.responses[0]])
+    assert text.endswith("<|im_start|>assistant\nYes<|im_end|>") and "<think>" not in text
+    assert recoding(writer, reader) and not recoding(writer, writer)
+    # Beside the responses of another model it stands behind the whole prompt.
+    [joined] = recoded([group], writer, reader, whole_prompt=True)
+    assert "prompt_tokens" not in joined
 
 
 def test_an_answer_that_the_template_changes_is_refused():

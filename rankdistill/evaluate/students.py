@@ -23,7 +23,7 @@ from rankdistill.evaluate.tokens import (
     policy_values,
 )
 from rankdistill.forward import TokenGroup, bind
-from rankdistill.models import encode_prompt
+from rankdistill.models import token_group
 from rankdistill.rows import Group, Response
 from rankdistill.statistics import tau_b
 
@@ -178,7 +178,7 @@ def token_groups(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) ->
     """Prompt and response ids of the groups that have a response token."""
     rows: list[TokenGroup] = []
     for group in groups:
-        responses = [r["token_ids"] for r in group["responses"] if r["token_ids"]]
-        if responses:
-            rows.append(TokenGroup(encode_prompt(tokenizer, group["messages"]), responses))
+        written = [r for r in group["responses"] if r["token_ids"]]
+        if written:
+            rows.append(token_group({**group, "responses": written}, tokenizer))
     return rows

@@ -18,7 +18,7 @@ from rankdistill.models.layers import (
 )
 from rankdistill.models.load import load_model, place, stored_precision
 from rankdistill.models.locate import identity, locate
-from rankdistill.models.model import Loading, Model, recoded
+from rankdistill.models.model import Loading, Model, recoded, recoding
 from rankdistill.models.saving import save_model
 from rankdistill.models.template import chat_template, with_chat_template
 from rankdistill.models.tokenizer import (
@@ -27,6 +27,7 @@ from rankdistill.models.tokenizer import (
     encode_prompt,
     encode_response,
     load_tokenizer,
+    token_group,
     tokenizer_difference,
     tokenizers_agree,
 )
@@ -61,8 +62,10 @@ __all__ = [
     "merged_copy",
     "place",
     "recoded",
+    "recoding",
     "save_model",
     "stored_precision",
+    "token_group",
     "tokenizer_difference",
     "tokenizers_agree",
     "with_chat_template",

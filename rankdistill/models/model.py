@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from rankdistill.errors import UserError
 from rankdistill.models.adapters import LoRA, load_trainable
 from rankdistill.models.device import device
 from rankdistill.models.load import (
@@ -21,7 +22,13 @@ from rankdistill.models.load import (
     stored_quantization,
 )
 from rankdistill.models.locate import identity, locate
-from rankdistill.models.tokenizer import encode_response, load_tokenizer, tokenizers_agree
+from rankdistill.models.tokenizer import (
+    encode_answers,
+    encode_prompt,
+    encode_response,
+    load_tokenizer,
+    tokenizers_agree,
+)
 from rankdistill.store import Output
 
 
@@ -151,28 +158,50 @@ class Model:
             raise OwnCodeError(error.path, self.loading.trust_key) from error
 
 
-def recoded(groups: Sequence[Any], writer: Model, reader: Model) -> list[Any]:
+def recoding(writer: Model, reader: Model) -> dict[str, int]:
+    """What an identity says where `recoded` has to change tokens; {} where the tokenizers agree."""
+    if writer.path == reader.path or tokenizers_agree(reader.tokenizer(), writer.tokenizer()):
+        return {}
+    return {"recoding": 2}
+
+
+def recoded(
+    groups: Sequence[Any], writer: Model, reader: Model, *, whole_prompt: bool = False
+) -> list[Any]:
     """The groups with their responses' `token_ids` in the tokens of another model.
 
-    Unchanged where the two tokenizers agree. EOS is added where the response ended.
+    Unchanged where the two tokenizers agree. Otherwise the responses are what the reader's chat
+    template makes of them, see `encode_answers`; EOS is added where a response ended.
 
     Args:
         groups: `Group` rows.
         writer: The model whose tokens the responses have.
         reader: The model whose tokens they get.
+        whole_prompt: Whether they stand behind the whole prompt, as those of a group do that they
+            are to join; else a thought that the template opens may be left out.
     """
-    if writer.path == reader.path:
+    if not recoding(writer, reader):
         return list(groups)
     tokenizer = reader.tokenizer()
-    if tokenizers_agree(tokenizer, writer.tokenizer()):
-        return list(groups)
+    return [_recoded(group, tokenizer, whole_prompt) for group in groups]
 
-    def code(response: Mapping[str, Any]) -> dict[str, Any]:
-        ids = encode_response(tokenizer, response["text"])
-        ids = ids if response["finish_reason"] == "stop" else ids[:-1]
-        return {**response, "token_ids": ids}
 
-    return [{**group, "responses": [code(r) for r in group["responses"]]} for group in groups]
+def _recoded(group: Any, tokenizer: Any, whole_prompt: bool) -> Any:
+    texts = [response["text"] for response in group["responses"]]
+    whole = len(encode_prompt(tokenizer, group["messages"]))
+    try:
+        prompt, answers = encode_answers(tokenizer, group["messages"], texts)
+    except UserError:  # the template would change a text, and what was said is to be read
+        prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
+    if whole_prompt and len(prompt) < whole:
+        prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
+    coded = [
+        {**response, "token_ids": ids if response["finish_reason"] == "stop" else ids[:-1]}
+        for response, ids in zip(group["responses"], answers, strict=True)
+    ]
+    others = {key: value for key, value in group.items() if key != "prompt_tokens"}
+    shorter = {"prompt_tokens": len(prompt)} if len(prompt) < whole else {}
+    return {**others, **shorter, "responses": coded}
 
 
 def model_of(output: Output, loading: Loading) -> Model:

@@ -17,6 +17,7 @@ from jinja2.exceptions import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError
+from rankdistill.forward.batch import TokenGroup
 from rankdistill.models.load import refusal
 from rankdistill.models.locate import first_line, locate
 
@@ -83,6 +84,12 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if not token_ids or token_ids[-1] != tokenizer.eos_token_id:
         token_ids.append(tokenizer.eos_token_id)
     return token_ids
+
+
+def token_group(group: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> TokenGroup:
+    """A `Group` in tokens: its prompt, as far as its responses stand behind it, and their ids."""
+    prompt = encode_prompt(tokenizer, group["messages"])[: group.get("prompt_tokens")]
+    return TokenGroup(prompt, [response["token_ids"] for response in group["responses"]])
 
 
 def encode_answers(

@@ -13,7 +13,7 @@ from torch import Tensor
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.forward import TokenGroup, bind, collate, micro_batches, response_logps
-from rankdistill.models import Model, encode_prompt, identity, recoded
+from rankdistill.models import Model, encode_prompt, identity, recoded, token_group
 from rankdistill.rows import Group
 from rankdistill.sample import require_backend, require_vllm
 from rankdistill.score.remote import RemoteTeacher, served_logps
@@ -129,13 +129,7 @@ class Likelihood(LikelihoodOptions, Scorer):
 def _tokens(model: Model, groups: Sequence[Group], access: TeacherAccess) -> list[TokenGroup]:
     """The groups in a model's tokens."""
     tokenizer = model.tokenizer()
-    return [
-        TokenGroup(
-            encode_prompt(tokenizer, group["messages"]),
-            [response["token_ids"] for response in group["responses"]],
-        )
-        for group in recoded(groups, access.writer, model)
-    ]
+    return [token_group(group, tokenizer) for group in recoded(groups, access.writer, model)]
 
 
 def _bare(tokens: Sequence[TokenGroup], model: Model) -> list[TokenGroup]:

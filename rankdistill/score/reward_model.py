@@ -17,7 +17,7 @@ import torch
 from rankdistill import models
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
-from rankdistill.models import Loading, Model, device, encode_prompt, encode_response, locate
+from rankdistill.models import Loading, Model, device, encode_answers, locate
 from rankdistill.models.load import PRECISIONS
 from rankdistill.models.locate import first_line
 from rankdistill.rows import Group
@@ -82,7 +82,8 @@ class RewardModel(RewardModelOptions, Scorer):
 
     def _encode(self, model: Any, tokenizer: Any, group: Group, text: str) -> list[int]:
         if hasattr(model.config, SHIFT):
-            return encode_prompt(tokenizer, group["messages"]) + encode_response(tokenizer, text)
+            prompt, [answer] = encode_answers(tokenizer, group["messages"], [text])
+            return prompt + answer
         conversation = [*group["messages"], {"role": "assistant", "content": text}]
         told = tokenizer.apply_chat_template(conversation, tokenize=False)
         return list(tokenizer(told, add_special_tokens=False)["input_ids"])

@@ -97,7 +97,7 @@ def _nothing(run: Run, lessons: Lessons) -> str:
 
 
 def _of_data(run: Run, prompts: Output) -> Output:
-    identity = {"code": 1, "prompts": prompts.key, "tokenizer": dict(run.start.identity)}
+    identity = {"code": 2, "prompts": prompts.key, "tokenizer": dict(run.start.identity)}
 
     def make(partial: Partial) -> Mapping[str, Any]:
         groups = from_data(

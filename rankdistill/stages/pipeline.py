@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from rankdistill import console
 from rankdistill.distributed import remarks
-from rankdistill.models import recoded
+from rankdistill.models import recoded, recoding
 from rankdistill.report import RunReport
 from rankdistill.rows import Group, Prompt
 from rankdistill.sample.cluster import with_cluster
@@ -253,8 +253,10 @@ def _ranked(
     groups: list[Any] = sampled.rows()
     key: Any = sampled.key
     if job.settings.sample.teacher_response and teacher_response is not None:
-        more = recoded(teacher_response.rows(), job.teacher, warm)
-        groups, key = _joined(groups, more), [sampled.key, teacher_response.key]
+        more = recoded(teacher_response.rows(), job.teacher, warm, whole_prompt=True)
+        changed = recoding(job.teacher, warm)
+        groups = _joined(groups, more)
+        key = [sampled.key, teacher_response.key, *([changed] if changed else [])]
     if job.settings.sample.from_cluster:
         groups, key = with_cluster(groups), [key, "cluster 1"]
     scored = score(job, groups, key, warm, f"{len(groups)} prompts")

@@ -9,8 +9,8 @@ from typing import Any
 
 from rankdistill.evaluate.ranked import RankedSet, Ranking, by_prompt
 from rankdistill.evaluate.tokens import batches_of, policy_values
-from rankdistill.forward import TokenGroup, bind
-from rankdistill.models import encode_prompt
+from rankdistill.forward import bind
+from rankdistill.models import token_group
 from rankdistill.rank import rank_group
 from rankdistill.rows import Group
 from rankdistill.stages.comparison import label_of
@@ -79,12 +79,7 @@ def _values(
 
     def make(partial: Partial) -> Mapping[str, Any]:
         tokenizer, layout = model.tokenizer(), settings.train.layout.name
-        tokens = [
-            TokenGroup(
-                encode_prompt(tokenizer, g["messages"]), [r["token_ids"] for r in g["responses"]]
-            )
-            for g in groups
-        ]
+        tokens = [token_group(group, tokenizer) for group in groups]
         most = settings.ranked.max_batch_tokens if settings.ranked else 4096
         batches = batches_of(tokens, max_batch_tokens=most, layout=layout)
         values = policy_values(bind(model.load_on_device(), layout), batches)

@@ -25,7 +25,7 @@ SOURCE = "teacher_revision"
 
 def revisions(
     run: Run, groups: Sequence[Group], groups_key: Any, writer: Model
-) -> tuple[list[Group], str]:
+) -> tuple[list[Group], Any]:
     """One rewrite of each prompt's best response, in the writer's tokens, and what determines them.
 
     Prompts of which no response has a score, or whose question is too long for the teacher, have
@@ -62,7 +62,9 @@ def revisions(
         for key, group in known.items()
         if key in written
     ]
-    return recoded(rows, run.teacher, writer), second.key
+    more = recoded(rows, run.teacher, writer, whole_prompt=True)
+    changed = recoding(run.teacher, writer)
+    return more, [second.key, changed] if changed else second.key
 
 
 def _prompt(group: Group) -> Any:

@@ -13,8 +13,8 @@ import torch
 from rankdistill.console import result
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
-from rankdistill.forward import TokenGroup, bind
-from rankdistill.models import device, encode_prompt, recoded
+from rankdistill.forward import bind
+from rankdistill.models import device, recoded, recoding, token_group
 from rankdistill.models.model import model_of
 from rankdistill.rows import Group
 from rankdistill.stages.run import Model, Run
@@ -75,6 +75,7 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
         "layout": run.settings.train.layout.name,
         "precision": run.settings.student.precision.name,
         "seed": run.settings.seed,
+        **recoding(warm, backbone),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -120,13 +121,7 @@ class ModelReward:
     def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
         """`[group][response]`: mean 0 and standard deviation 1 on the model's own scale."""
         rows = groups if self._same else recoded(groups, self._writer, self._model)
-        tokens = [
-            TokenGroup(
-                encode_prompt(self._tokenizer, row["messages"]),
-                [response["token_ids"] for response in row["responses"]],
-            )
-            for row in rows
-        ]
+        tokens = [token_group(row, self._tokenizer) for row in rows]
         return rewards(self._loaded, tokens, self._max_batch_tokens)
 
 
@@ -160,6 +155,8 @@ def reward_answers(
     }
     content = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
     identity = {"code": 1, "reward_model": rewarding.model.identity, "answers": content}
+    for writer in writers.values():
+        identity |= recoding(writer, rewarding.model)
 
     def make(partial: Partial) -> Mapping[str, Any]:
         rows = []
@@ -246,13 +243,7 @@ def _of_the_student(rows: Sequence[Any]) -> list[Any]:
 
 
 def _logits(model: Any, rows: Sequence[Any], tokenizer: Any, settings: Any) -> list[float]:
-    tokens = [
-        TokenGroup(
-            encode_prompt(tokenizer, row["messages"]),
-            [response["token_ids"] for response in row["responses"]],
-        )
-        for row in rows
-    ]
+    tokens = [token_group(row, tokenizer) for row in rows]
     return [x for row in rewards(model, tokens, settings.max_batch_tokens) for x in row]
 
 

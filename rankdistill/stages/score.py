@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rankdistill.console import progress
+from rankdistill.models import recoding
 from rankdistill.rank.combine import Scale, scale_of, standardised
 from rankdistill.rows import Group
 from rankdistill.score import Scorer, score_groups
@@ -101,6 +102,7 @@ def _score(
         "teacher": run.teacher.identity if uses_teacher else None,
         "layout": access.layout if uses_teacher else None,
         **({} if name == scorer.name else {"name": name}),
+        **(recoding(writer, run.teacher) if uses_teacher else {}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from rankdistill.evaluate.students import HeldOut
 from rankdistill.evaluate.tokens import batches_of, matching_temperature, mean_entropy
-from rankdistill.forward import TokenGroup, bind
-from rankdistill.models import encode_prompt
+from rankdistill.forward import bind
+from rankdistill.models import token_group
 from rankdistill.rows import Prompt
 from rankdistill.stages.comparison import Reference
 from rankdistill.stages.run import Run
@@ -117,11 +117,5 @@ def _entropy_at(
 
 
 def _batches(held_out: HeldOut, groups: Sequence[Any]) -> Any:
-    tokens = [
-        TokenGroup(
-            encode_prompt(held_out.tokenizer, group["messages"]),
-            [response["token_ids"] for response in group["responses"]],
-        )
-        for group in groups[: held_out.read_prompts]
-    ]
+    tokens = [token_group(group, held_out.tokenizer) for group in groups[: held_out.read_prompts]]
     return batches_of(tokens, max_batch_tokens=held_out.max_batch_tokens, layout=held_out.layout)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rankdistill.console import is_main_process
 from rankdistill.errors import UserError
-from rankdistill.models import recoded, tokenizer_difference
+from rankdistill.models import recoded, recoding, tokenizer_difference
 from rankdistill.models.model import model_of
 from rankdistill.score.verifier import Verifier
 from rankdistill.stages.lessons import Taught
@@ -59,14 +59,16 @@ def _warmed(run: Run, student: Model, teacher: Model, taught: Taught) -> tuple[M
     warmup = run.settings.warmup
     groups = recoded(taught.train, taught.writer, student)
     validation = recoded(taught.validation, taught.writer, student)
+    changed = recoding(taught.writer, student)
+    key = [taught.key, changed] if changed else taught.key
     if warmup.rounds is None:
-        return _trained(run, student, teacher, Rows(groups, validation, taught.key))
+        return _trained(run, student, teacher, Rows(groups, validation, key))
     history: History = []
     for number in range(warmup.rounds):
         seed = run.settings.seed + SEEDS_APART * (number + 1)
         own = sample(run, student, taught.prompts, taught.prompts_key, "student", 1, seed=seed)
         mixed = warmup.mixed(own.rows(), groups, seed)  # type: ignore[arg-type]
-        rows = Rows(mixed, validation, [own.key, taught.key])
+        rows = Rows(mixed, validation, [own.key, key])
         student, of_round = _trained(run, student, teacher, rows)
         done = max((row["step"] for row in history), default=0)
         history += [{**row, "step": row["step"] + done} for row in of_round]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
 from rankdistill.evaluate.schema import PairsOptions
-from rankdistill.models import encode_prompt, encode_response
+from rankdistill.models import encode_answers
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.rank.formats import ranked_row
 from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
@@ -63,8 +63,8 @@ class Pairs(PairsOptions, Suite):
             tokenizer = model.tokenizer()
             ids, groups = [], []
             for row in self._rows:
-                prompt = encode_prompt(tokenizer, row["messages"])
-                sides = [encode_response(tokenizer, row[side]) for side in ("chosen", "rejected")]
+                texts = [row[side] for side in ("chosen", "rejected")]
+                prompt, sides = encode_answers(tokenizer, row["messages"], texts)
                 if len(prompt) + max(map(len, sides)) <= self.max_tokens:
                     ids.append(row["id"])
                     groups.append(TokenGroup(prompt, sides))

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rankdistill.console import say
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
-from rankdistill.models import encode_answers, encode_prompt, encode_response
+from rankdistill.models import encode_answers, encode_response, token_group
 from rankdistill.rank.formats import as_group
 from rankdistill.rank.ranking import ranks
 
@@ -111,14 +111,16 @@ def _token_ids(
     """The prompt, and its responses: the ids that they have, else those of their text."""
     responses = group["responses"]
     texts = [response for response in responses if not response.get("token_ids")]
-    prompt = encode_prompt(tokenizer, group["messages"])
+    prompt = token_group({**group, "responses": []}, tokenizer).prompt
+    if not texts:
+        return list(prompt), [list(response["token_ids"]) for response in responses]
     whole, answers = encode_answers(tokenizer, group["messages"], [r["text"] for r in texts])
     if len(texts) == len(responses):
         prompt = whole
     elif len(whole) < len(prompt):  # those that have ids stand behind the whole prompt
         answers = [encode_response(tokenizer, response["text"]) for response in texts]
     written = iter(answers)
-    return prompt, [
+    return list(prompt), [
         list(response["token_ids"])
         if response.get("token_ids")
         else _ended(response, next(written))

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rankdistill.models import encode_response
+from rankdistill.models import encode_answers, encode_prompt, encode_response
 from rankdistill.rows import Group, Message, Response
 from rankdistill.warmup.schema import Lessons
 
@@ -92,17 +92,23 @@ def from_data(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerB
     """The prompts that came with a response, with that response; of a ranked set the best one."""
     groups = []
     for row in rows:
+        shorter = row.get("prompt_tokens")
         if row.get("responses"):
             best = min(row["responses"], key=lambda response: response.get("rank", 0))
             response = {key: best[key] for key in _WRITTEN}
         elif row.get("response"):
             text = row["response"]
-            ids = encode_response(tokenizer, text)
+            prompt, [ids] = encode_answers(tokenizer, row["messages"], [text])
+            if len(prompt) < len(encode_prompt(tokenizer, row["messages"])):
+                shorter = len(prompt)
             response = {"text": text, "token_ids": ids, "finish_reason": "stop", "source": "data"}
         else:
             continue
-        prompt = {key: row[key] for key in ("prompt_id", "split", "messages")}
-        groups.append({**prompt, "responses": [response]})
+        group = {key: row[key] for key in ("prompt_id", "split", "messages")}
+        group["responses"] = [response]
+        if shorter is not None:
+            group["prompt_tokens"] = shorter
+        groups.append(group)
     return groups
 
 

@@ -11,7 +11,7 @@ from transformers.trainer_utils import TrainOutput
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
-from rankdistill.models import encode_prompt
+from rankdistill.models import token_group
 from rankdistill.rows import Group
 
 
@@ -56,7 +56,7 @@ def token_rows(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> l
     """
     rows: list[TokenRow] = []
     for group in groups:
-        prompt = encode_prompt(tokenizer, group["messages"])
+        prompt = token_group(group, tokenizer).prompt
         for response in group["responses"]:
             if response["token_ids"]:
                 tokens = TokenGroup(prompt, [response["token_ids"]])
