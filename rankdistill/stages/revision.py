@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from rankdistill.console import result
-from rankdistill.models import encode_prompt, recoded
+from rankdistill.models import encode_prompt, recoded, recoding
 from rankdistill.rows import Group, Prompt
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.judge.prompts import Frame, delimited
