@@ -22,7 +22,7 @@ from rankdistill.forward.batch import (
     collate,
     sum_by_candidate,
 )
-from rankdistill.forward.head import Head, LMHead, TokenLogps, only_linear
+from rankdistill.forward.head import Head, LMHead, TokenLogps, backbone_name, only_linear
 
 log = logging.getLogger(__name__)
 
@@ -189,12 +189,6 @@ def hidden_states(model: Any, batch: GroupBatch, *, grouped: bool) -> Tensor:
         inputs["group_plan"] = batch.plan
     hidden = getattr(model, backbone_name(model))(**inputs).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, batch.predictors.to(hidden.device))
-
-
-def backbone_name(model: Any) -> str:
-    """The attribute that holds the backbone: what the architecture says, or the usual names."""
-    names = (model.base_model_prefix, "model", "transformer")
-    return next(name for name in names if hasattr(model, name))
 
 
 def follow_groups(model: Any) -> None:

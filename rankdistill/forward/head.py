@@ -12,7 +12,12 @@ from torch.utils.checkpoint import checkpoint
 
 from rankdistill.errors import UserError
 from rankdistill.forward.batch import GroupBatch
-from rankdistill.forward.binding import backbone_name
+
+
+def backbone_name(model: Any) -> str:
+    """The attribute that holds the backbone: what the architecture says, or the usual names."""
+    names = (model.base_model_prefix, "model", "transformer")
+    return next(name for name in names if hasattr(model, name))
 
 
 class LMHead:
