@@ -188,10 +188,10 @@ def test_recipe_likelihood_takes_what_it_took(capsys, monkeypatch, tmp_path):
 
 
 def test_opposite_demands_double_the_prompts_and_the_candidates_but_not_the_samples(capsys):
-    once = plan(capsys, "recipe=rrhf", "prompts.limit.train=100", "rank.select=all")
-    twice = plan(
+    twice = plan(capsys, "recipe=rrhf", "prompts.limit.train=100", "rank.select=all")
+    once = plan(
         capsys, "recipe=rrhf", "prompts.limit.train=100", "rank.select=all",
-        "prompts.instructions.both_sides=true", "sample.from_cluster=true",
+        "prompts.instructions.both_sides=false", "sample.from_cluster=false",
     )  # fmt: skip
     assert (once["counts"]["train"], twice["counts"]["train"]) == (100, 200)
     assert (once["counts"]["responses"], twice["counts"]["responses"]) == (8, 16)

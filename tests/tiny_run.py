@@ -36,7 +36,8 @@ TINY = [*LIKELIHOOD, *SMALL]
 """Short prompts, judged by the teacher: what a model of random weights writes follows no demand."""
 VERIFIED = [
     *SMALL, "prompts.max_prompt_tokens=800", "prompts.limit.train=12",
-    "prompts.instructions.demands_per_prompt=[4]", "sample.max_response_tokens=60",
+    "prompts.instructions.demands_per_prompt=[4]", "prompts.instructions.both_sides=false",
+    "sample.from_cluster=false", "sample.max_response_tokens=60",
     "sample.temperature=1.0", "eval.verified.best_of=[1,2]", "eval.verified.best_of_prompts=2",
     "eval.verified.guard_prompts=2",
 ]  # fmt: skip
