@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+import forked
 import pytest
 from conftest import build_model, build_tokenizer
 from datasets import load_dataset
@@ -97,31 +93,21 @@ def _content(store: Store, stage: str) -> dict[str, object]:
 
 def test_kill_9_while_sampling_and_training_changes_nothing(tmp_path, teacher):
     """Three kills at different stages, then the run that ends: samples and weights as unbroken."""
-    command = [
-        sys.executable, "-m", "rankdistill", *TINY, f"teacher.path={teacher}",
-        "train.save_steps=1", "sample.transformers.batch_size=4", "hydra.run.dir=run",
+    arguments = [
+        *TINY, f"teacher.path={teacher}", "train.save_steps=1", "sample.transformers.batch_size=4",
+        "hydra.run.dir=run",
     ]  # fmt: skip
 
-    def environment(home: str) -> dict[str, str]:
-        return {**os.environ, "RANKDISTILL_HOME": str(tmp_path / home), "OMP_NUM_THREADS": "1"}
+    def started(home: str) -> forked.Forked:
+        place = {"RANKDISTILL_HOME": str(tmp_path / home)}
+        return forked.Forked("rankdistill", *arguments, cwd=tmp_path, **place)
 
-    unbroken = subprocess.run(
-        command, cwd=tmp_path, env=environment("a"), capture_output=True, text=True
-    )
+    unbroken = started("a").wait()
     assert unbroken.returncode == 0, unbroken.stderr
     broken = Store(tmp_path / "b")
     for pattern in ("sample-*/files/rows/*", "train-*/scratch/checkpoints/*/trainer_state.json"):
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment("b"), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        while process.poll() is None and not list((broken.root / "partial").glob(pattern)):
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, f"nothing matched {pattern}"
-    resumed = subprocess.run(
-        command, cwd=tmp_path, env=environment("b"), capture_output=True, text=True
-    )
+        started("b").kill_at(broken.root / "partial", pattern)
+    resumed = started("b").wait()
     assert resumed.returncode == 0, resumed.stderr
     whole = Store(tmp_path / "a")
     for stage in ("sample", "score", "rank", "train"):

@@ -1,0 +1,98 @@
+"""Commands as `python -m MODULE` runs them, in a fork of a process that has imported all they need.
+
+A Python of its own would spend 5 to 8 seconds on importing torch and transformers. What is about
+those imports themselves, or about a module that must not be imported, needs a new one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PRELOADED = [
+    "rankdistill.cli", "rankdistill.pipeline", "rankdistill.sample.transformers",
+    "rankdistill.warmup.logits",
+]  # fmt: skip
+HERE = str(Path(__file__).parent)
+
+
+class Forked:
+    """A command that runs, in a process group of its own; its output is in two files."""
+
+    def __init__(
+        self, module: str, *arguments: str, cwd: Path | str = "/", **environment: str
+    ) -> None:
+        self.args = [module, *arguments]
+        self._folder = Path(tempfile.mkdtemp(prefix="forked-"))
+        given = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        options = (module, arguments, str(cwd), given, str(self._folder))
+        self._process: Any = _context().Process(target=_become, args=options)
+        self._process.start()
+
+    def kill_at(self, folder: Path, pattern: str) -> None:
+        """Ends it, and all that it started, as soon as `folder` has a file of that pattern."""
+        while self._process.is_alive() and not list(folder.glob(pattern)):
+            time.sleep(0.002)
+        self.kill()
+        done = self.wait()
+        assert done.returncode == -signal.SIGKILL, f"{pattern} was not there: {done.stderr[-3000:]}"
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def wait(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """What it said, when it has ended; the code is minus the signal's number if one did it."""
+        self._process.join(timeout)
+        if self._process.is_alive():
+            self.kill()
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        said = [(self._folder / name).read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(self.args, self._process.exitcode, *said)
+
+
+def run(
+    module: str, *arguments: str, cwd: Path | str = "/", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The command from its beginning to its end."""
+    return Forked(module, *arguments, cwd=cwd, **environment).wait()
+
+
+@cache
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def _become(
+    module: str, arguments: list[str], cwd: str, environment: Mapping[str, str], folder: str
+) -> None:
+    """Runs in the fork."""
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        getattr(sys, name).reconfigure(encoding="utf-8", line_buffering=True)
+    sys.argv = [module, *arguments]
+    # A command of the package must find all that it imports without the tests' folder.
+    ours = Path(HERE, f"{module}.py").is_file()
+    sys.path[:] = [cwd, *(path for path in sys.path if path and (ours or path != HERE))]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()
