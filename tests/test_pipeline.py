@@ -10,7 +10,7 @@ import pytest
 from conftest import build_model, build_tokenizer
 from datasets import load_dataset
 from tiny_run import TINY as SHRUNK
-from tiny_run import refusal, run_here
+from tiny_run import refusal, run_here, shrunk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rankdistill.store import Store
@@ -57,6 +57,38 @@ def test_every_stage_runs_and_the_run_folder_is_complete(monkeypatch, tmp_path, 
     for stage in ("prompts", "student", "warmup", "rank"):
         assert all(reused for _, reused in keys_by_stage(other)[stage]), stage
     assert [reused for _, reused in keys_by_stage(other)["train"]] == [False]
+
+
+def test_a_response_of_the_teacher_joins_each_train_group(
+    monkeypatch, tmp_path, teacher, shared_home
+):
+    monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
+    folder = run_here(
+        monkeypatch, tmp_path, *shrunk("likelihood"), "recipe=likelihood", "rounds=2",
+        f"teacher.path={teacher}", "sample.teacher_response=true",
+    )  # fmt: skip
+    made = keys_by_stage(folder)
+    rows = {key: Store(shared_home).find(key).rows() for keys in made.values() for key, _ in keys}
+    # The teacher is asked before the first round, whose ranking and the second's have its answer.
+    of_teacher = {
+        key for key, _ in made["sample"]
+        if {(r["split"], r["responses"][0]["source"]) for r in rows[key]} == {("train", "teacher")}
+    }  # fmt: skip
+    assert len(of_teacher) == 1
+    written = {row["prompt_id"]: row["responses"][0]["text"] for row in rows[of_teacher.pop()]}
+    assert len(written) == 6
+    rounds = list(zip(made["score"][:2], made["rank"], strict=True))
+    for (scored, _), (ranked, _) in rounds:
+        for group in rows[scored]:
+            by_student = [r["text"] for r in group["responses"] if r["source"] == "student"]
+            by_teacher = [r["text"] for r in group["responses"] if r["source"] == "teacher"]
+            taught = [written[group["prompt_id"]]] if group["split"] == "train" else []
+            assert len(by_student) == 4 and by_teacher == taught
+            assert all(response["score"] < 0 for response in group["responses"])
+        # Where a student happened to write the same, one of the two is enough.
+        assert [{r["text"] for r in group["responses"]} for group in rows[scored]] == [
+            {r["text"] for r in group["responses"]} for group in rows[ranked]
+        ]
 
 
 def test_a_run_starts_from_an_existing_ranked_set(monkeypatch, tmp_path, teacher):

@@ -23,14 +23,20 @@ def stages(planner: Planner) -> list[Stage]:
 
 def _before(planner: Planner) -> Iterator[Stage]:
     settings = planner.settings
-    if settings.student.keep_layers is None:
-        return
+    if settings.student.keep_layers is not None:
+        yield _student(planner)
+    if settings.rank.path is None and settings.sample.teacher_response:
+        yield planner.sampling("teacher", planner.teacher, planner.counts.train, 1)
+
+
+def _student(planner: Planner) -> Stage:
+    settings = planner.settings
     whole = settings.student.path or settings.teacher.path
     shape = planner.shape(whole, settings.student)
     memory = forward_memory(
         shape, precise(settings.student.precision), None, planner.counts.longest_prompt, 1
     )
-    yield Stage(
+    return Stage(
         "student", f"{settings.student.keep_layers} of {shape.layers} layers", shape.parameters,
         planner.done(memory), 0, 0, 2 * planner.hardware.start_seconds, disk=planner.saved,
     )  # fmt: skip
@@ -142,8 +148,6 @@ def _round(planner: Planner, prompts: int) -> Iterator[Stage]:
     if settings.rank.path is None:
         each = settings.sample.responses_per_prompt
         yield planner.sampling("student", planner.student, prompts, each)
-        if settings.sample.teacher_response:
-            yield planner.sampling("teacher", planner.teacher, prompts, 1)
     if settings.rank.path is None or settings.rank.rescore:
         for scorer in members(settings.scorer).values():
             yield from _scored(planner, scorer, prompts, counts.responses)
