@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rankdistill.evaluate.figures import cut_share, group_distinct_n, mean_length, repetition
+from rankdistill.evaluate.figures import cut_share, group_distinct_2, mean_length, repetition
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.report import RunReport, write_report
 from rankdistill.evaluate.verified import DemandRow, Verified
@@ -113,7 +113,7 @@ def model_figures(name: str, groups: list[Group], seed: int = 0) -> ModelFigures
         kl_to_baseline=kl_to_baseline,
         kl_to_teacher=kl_to_teacher,
         entropy=entropy,
-        distinct_2=group_distinct_n(groups),
+        distinct_2=group_distinct_2(groups),
         repetition=float(np.mean([repetition(r["token_ids"], 1) for r in responses])),
         response_tokens=mean_length(responses),
         cut_share=cut_share(responses),

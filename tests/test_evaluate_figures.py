@@ -7,7 +7,7 @@ import pytest
 from rankdistill.evaluate.figures import (
     cut_share,
     distinct_n,
-    group_distinct_n,
+    group_distinct_2,
     mean_length,
     repetition,
 )
@@ -49,9 +49,9 @@ def test_length_and_cut_share():
     assert cut_share(responses) == pytest.approx(1 / 3)
 
 
-def test_group_distinct_n_averages_over_prompts():
+def test_group_distinct_2_averages_over_prompts():
     one = group(response([1, 2, 3]), response([1, 2, 3]))  # 2 of 4
     other = group(response([4, 5, 6]), response([7, 8, 9]))  # 4 of 4
     empty = group(response([1]), response([2]))  # no bigram
-    assert group_distinct_n([one, other, empty]) == (0.5 + 1.0) / 2
-    assert group_distinct_n([empty]) is None
+    assert group_distinct_2([one, other, empty]) == (0.5 + 1.0) / 2
+    assert group_distinct_2([empty]) is None

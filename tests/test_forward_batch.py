@@ -51,7 +51,7 @@ def test_response_tokens_come_in_one_order(layout: str) -> None:
 
 
 def test_a_batch_moves_as_a_whole() -> None:
-    moved = collate(GROUPS, "padded").to("meta", non_blocking=True)
+    moved = collate(GROUPS, "padded").to("meta")
     tensors = [x for x in vars(moved).values() if isinstance(x, torch.Tensor)]
     assert len(tensors) == 7 and all(x.is_meta for x in tensors)
 

@@ -215,14 +215,13 @@ def test_one_prompt_proves_nothing():
     assert "A single prompt has no interval" in text_of(findings(found))
 
 
-def test_few_prompts_unscored_responses_and_notes_are_said():
+def test_few_prompts_and_unscored_responses_are_said():
     rows = {name: held_out_groups(name, 8) for name in ("warmed_up", "trained")}
     models = [replace(model_figures(n, groups), unscored=3) for n, groups in rows.items()]
-    found = metrics_of(run_report(models=models, groups=rows, notes=["The teacher was quantised."]))
+    found = metrics_of(run_report(models=models, groups=rows))
     text = text_of(findings(found))
     assert "Only 8 prompts" in text
     assert "3 responses of trained got no score" in text
-    assert "The teacher was quantised." in text
 
 
 def test_the_banner_is_there_only_where_the_judge_was_the_teacher(metrics, page_text):
@@ -286,9 +285,7 @@ def attacked() -> dict[str, Any]:
                 response["text"] = ATTACK
     models = [replace(model_figures(n, rows), label=f"{n} {ATTACK}") for n, rows in groups.items()]
     texts = dict.fromkeys(("title", "recipe", "command", "judge"), ATTACK)
-    return metrics_of(
-        run_report(models=models, groups=groups, versions={ATTACK: ATTACK}, notes=[ATTACK], **texts)
-    )
+    return metrics_of(run_report(models=models, groups=groups, versions={ATTACK: ATTACK}, **texts))
 
 
 def test_what_others_wrote_is_escaped_in_html(attacked):

@@ -120,7 +120,7 @@ def test_the_store_imports_nothing_heavy():
 
 def test_made_once_and_found_afterwards():
     store = Store()
-    first = store.output("sample", {"seed": 1}, make_nine, {"batch_size": 4, "where": Path("/x")})
+    first = store.output("sample", {"seed": 1}, make_nine)
     again = Store().output("sample", {"seed": 1.0}, lambda partial: pytest.fail("made twice"))
     assert first == again
     assert again.rows() == rows_of(*range(9)) and again.rows("others") == []
@@ -134,11 +134,10 @@ def test_manifest():
         "train",
         {"rate": 1e-4},
         lambda p: {**make_nine(p), "loss": np.float32(0.5)},
-        {"device": "cpu"},
     )
     written = json.loads((output.path / "manifest.json").read_bytes())
     assert written == output.manifest
-    assert written["identity"] == {"rate": 0.0001} and written["details"] == {"device": "cpu"}
+    assert written["identity"] == {"rate": 0.0001}
     assert written["counts"] == {"made": 9, "loss": 0.5} and written["rows"] == {"rows": 9}
     assert written["attempts"] == 1 and written["seconds"] >= 0
     assert {"python", "torch", "transformers", "trl"} <= written["versions"].keys()

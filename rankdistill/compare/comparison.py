@@ -24,6 +24,8 @@ from rankdistill.compare.statistics import Estimate, of_differences, of_objectiv
 from rankdistill.compare.verified import VerifiedTables, unmeasured, verified_tables
 from rankdistill.evaluate.statistics import Interval, share_won
 
+SEED = 0
+"""Of all resampling."""
 Values = Callable[[FinishedRun], Mapping[str, float]]
 """A value by prompt id."""
 
@@ -101,8 +103,8 @@ class Comparison:
         return next(found, None)
 
 
-def compare_runs(runs: Runs, *, seed: int = 0) -> Comparison:
-    """All figures that rest on resampling; `seed` is the resampling's."""
+def compare_runs(runs: Runs) -> Comparison:
+    """All figures that rest on resampling."""
     objectives = objectives_of(runs.finished)
     sampled = runs.finished[0].sampled
     trained, before, control = (_values(role, sampled) for role in ROLES)
@@ -119,8 +121,8 @@ def compare_runs(runs: Runs, *, seed: int = 0) -> Comparison:
         if all(set(prompts) <= control(run).keys() for run in o.runs)
     }
     stacks = {label: np.stack(list(rows.values())) for label, rows in tables.items()}
-    scores = of_objectives(list(stacks.values()), seed=seed)
-    table, verified, why_not = _verified(objectives, seed)
+    scores = of_objectives(list(stacks.values()), seed=SEED)
+    table, verified, why_not = _verified(objectives)
     return Comparison(
         objectives=objectives,
         failed=runs.failed,
@@ -128,9 +130,9 @@ def compare_runs(runs: Runs, *, seed: int = 0) -> Comparison:
         left_out=left_out,
         sampled=sampled,
         scores=dict(zip(tables, scores, strict=True)),
-        leads=_leads(stacks, minus, seed),
-        over_control=_leads(stacks, sharp, seed),
-        differences=_differences(objectives, tables, prompts, sampled, seed),
+        leads=_leads(stacks, minus),
+        over_control=_leads(stacks, sharp),
+        differences=_differences(objectives, tables, prompts, sampled),
         demands=table,
         verified=verified,
         not_verified=why_not,
@@ -138,7 +140,7 @@ def compare_runs(runs: Runs, *, seed: int = 0) -> Comparison:
 
 
 def _verified(
-    objectives: Sequence[Objective], seed: int
+    objectives: Sequence[Objective],
 ) -> tuple[Any, VerifiedTables | None, str | None]:
     """The table of all rows and its figures, or why there are none where some run was verified."""
     runs = [run for objective in objectives for run in objective.runs]
@@ -151,7 +153,7 @@ def _verified(
             "No figures of verified demands: no answers before and after training to demands of "
             f"trained kinds in {', '.join(without[:3])}{' and others' if without[3:] else ''}."
         )  # fmt: skip
-    return table, verified_tables(rows, seed=seed), None
+    return table, verified_tables(rows, seed=SEED), None
 
 
 ROLES = ("trained", "baseline", "control")
@@ -175,9 +177,9 @@ def _row(values: Mapping[str, float], prompts: Sequence[str]) -> np.ndarray:
 Rows = Mapping[str, Sequence[np.ndarray]]
 
 
-def _leads(stacks: Mapping[str, np.ndarray], minus: Rows, seed: int) -> dict[str, Tested]:
+def _leads(stacks: Mapping[str, np.ndarray], minus: Rows) -> dict[str, Tested]:
     differences = [stacks[label] - np.stack(minus[label]) for label in minus]
-    return dict(zip(minus, tested(of_objectives(differences, seed=seed)), strict=True))
+    return dict(zip(minus, tested(of_objectives(differences, seed=SEED)), strict=True))
 
 
 def _differences(
@@ -185,15 +187,14 @@ def _differences(
     tables: Tables,
     prompts: Sequence[str],
     sampled: bool,
-    seed: int,
 ) -> list[Difference]:
     """Every pair, and where answers were sampled, how often one wins."""
-    found = pair_differences(tables, seed=seed)
+    found = pair_differences(tables, seed=SEED)
     if not sampled:
         return found
     of = {objective.label: objective for objective in objectives}
     won = [_won(of[d.better], of[d.worse], prompts) for d in found]
-    wins = of_differences(won, len(objectives), null=0.5, seed=seed)
+    wins = of_differences(won, len(objectives), null=0.5, seed=SEED)
     return [replace(d, wins=one) for d, one in zip(found, wins, strict=True)]
 
 

@@ -49,12 +49,14 @@ def cut_share(responses: Iterable[Response]) -> float:
     return fmean(response["finish_reason"] == "length" for response in responses)
 
 
-def group_distinct_n(groups: Iterable[Group], n: int = 2) -> float | None:
-    """`distinct_n` of the responses to one prompt, averaged over prompts; None: no n-gram at all.
+def group_distinct_2(groups: Iterable[Group]) -> float | None:
+    """`distinct_n` of pairs of tokens in the responses to one prompt, averaged over prompts.
+
+    None: there is no pair at all.
 
     How different a model's answers to the same prompt are, from each other and within themselves.
     """
-    shares = [distinct_n((r["token_ids"] for r in group["responses"]), n) for group in groups]
+    shares = [distinct_n((r["token_ids"] for r in group["responses"]), 2) for group in groups]
     defined = [share for share in shares if share is not None]
     return fmean(defined) if defined else None
 

@@ -76,7 +76,6 @@ def paired_difference(
     b: Sequence[float],
     *,
     seed: int,
-    level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> Interval:
     """The mean of ``a - b`` over prompts; position i of both is the same prompt.
@@ -84,7 +83,7 @@ def paired_difference(
     ValueError: different lengths, no prompt, or a value that is not finite.
     """
     differences = [x - y for x, y in zip(a, b, strict=True)]
-    return mean_interval(differences, seed=seed, level=level, resamples=resamples)
+    return mean_interval(differences, seed=seed, resamples=resamples)
 
 
 def win_rate(
@@ -93,7 +92,6 @@ def win_rate(
     tie_margin: float = 0.0,
     *,
     seed: int = 0,
-    level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> Interval:
     """How often a response of `a` is scored above a response of `b` to the same prompt, in [0, 1].
@@ -108,8 +106,8 @@ def win_rate(
     ValueError: different lengths, no prompt, or a prompt without a response.
     """
     shares = [share_won(x, y, tie_margin) for x, y in zip(a, b, strict=True)]
-    interval = mean_interval(shares, seed=seed, level=level, resamples=resamples)
-    bound = ((1.0 - level) / 2.0) ** (1.0 / len(shares))
+    interval = mean_interval(shares, seed=seed, resamples=resamples)
+    bound = ((1.0 - LEVEL) / 2.0) ** (1.0 / len(shares))
     if interval.low == interval.high == 1.0:
         return Interval(1.0, bound, 1.0)
     if interval.low == interval.high == 0.0:
@@ -117,31 +115,10 @@ def win_rate(
     return interval
 
 
-def kendall_tau(
-    policy_values: Sequence[Sequence[float]],
-    teacher_scores: Sequence[Sequence[float]],
-    *,
-    seed: int = 0,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-) -> Agreement:
-    """How well the policy orders the responses of each group as the teacher does.
-
-    policy_values: per group, one value a response (the policy's mean log-probability);
-    teacher_scores: the same shape. Ties are handled by tau-b (Kendall 1945). Groups where it is
-    undefined are left out and counted.
-
-    ValueError: different numbers of groups, or of responses in a group.
-    """
-    taus = [tau_b(v, s) for v, s in zip(policy_values, teacher_scores, strict=True)]
-    return mean_agreement(taus, seed=seed, level=level, resamples=resamples)
-
-
 def mean_agreement(
     taus: Sequence[float | None],
     *,
     seed: int,
-    level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> Agreement:
     """The average of one tau a group; None stands for a group where it is undefined."""
@@ -149,7 +126,7 @@ def mean_agreement(
     skipped = len(taus) - len(defined)
     if not defined:
         return Agreement(None, None, None, 0, skipped)
-    interval = mean_interval(defined, seed=seed, level=level, resamples=resamples)
+    interval = mean_interval(defined, seed=seed, resamples=resamples)
     return Agreement(interval.mean, interval.low, interval.high, len(defined), skipped)
 
 

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rankdistill.evaluate.figures import cut_share, group_distinct_n, mean_length, repetition
+from rankdistill.evaluate.figures import cut_share, group_distinct_2, mean_length, repetition
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.statistics import tau_b
 from rankdistill.evaluate.tokens import (
@@ -67,14 +67,13 @@ def evaluate_model(
     *,
     label: str | None = None,
     temperature: float | None = None,
-    sampling_seconds: float | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> ModelFigures:
     """The figures of one model.
 
     groups: the model's own responses to the held-out prompts, with their `score`. label: its
     heading, default: the name. temperature: at which they were sampled, default: the held-out
-    set's. sampling_seconds: how long that took, None where unknown. tokenizer: the model's own
+    set's. tokenizer: the model's own
     where it is not the students'; then the figures that need the others' tokens are None.
 
     ValueError: no response to measure.
@@ -86,7 +85,6 @@ def evaluate_model(
     token_figures = _TokenFigures(model, held_out, temperature, tokenizer is None)
     own = token_groups(groups[: held_out.read_prompts], tokenizer or held_out.tokenizer)
     entropy, kl_to_baseline = token_figures.entropy_and_kl(own)
-    tokens = sum(len(response["token_ids"]) for response in responses)
     return ModelFigures(
         name=name,
         label=label or name,
@@ -97,12 +95,12 @@ def evaluate_model(
         kl_to_baseline=kl_to_baseline,
         kl_to_teacher=token_figures.kl_to_teacher(),
         entropy=entropy,
-        distinct_2=group_distinct_n(groups),
+        distinct_2=group_distinct_2(groups),
         repetition=fmean(repetition(response["token_ids"]) for response in responses),
         response_tokens=mean_length(responses),
         cut_share=cut_share(responses),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        tokens_per_second=tokens / sampling_seconds if sampling_seconds else None,
+        tokens_per_second=None,  # known to who sampled
     )
 
 

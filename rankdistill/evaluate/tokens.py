@@ -75,27 +75,18 @@ def mean_entropy(
     return _mean(token_entropy(model, batch, temperature) for batch in batches)
 
 
-def divergence(
-    model_p: PreTrainedModel,
-    model_q: PreTrainedModel,
-    batches: Iterable[GroupBatch],
-    temperatures: tuple[float, float] = (1.0, 1.0),
-) -> float:
-    """KL(p || q) averaged over all response tokens, nats a token. ValueError: no token.
-
-    On responses that p sampled this estimates the divergence of the two policies from each other,
-    a token; it is exact in the last step and Monte Carlo in the contexts.
-    """
-    return _mean(token_divergence(model_p, model_q, batch, temperatures) for batch in batches)
-
-
 def entropy_and_divergence(
     model_p: PreTrainedModel,
     model_q: PreTrainedModel,
     batches: Iterable[GroupBatch],
     temperatures: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[float, float]:
-    """`mean_entropy` of p and `divergence` of p from q, with one pass of each over a batch."""
+    """Entropy of p and KL(p || q), each averaged over all response tokens, nats per token.
+
+    On responses that p sampled the latter estimates the divergence of the two policies from each
+    other; it is exact in the last step and Monte Carlo in the contexts. Each model makes one pass
+    over a batch. ValueError: no token.
+    """
     entropies: list[Tensor] = []
 
     def both(hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Tensor:
@@ -125,7 +116,7 @@ class KnownRows:
     def divergence_to(
         self, model_q: PreTrainedModel, temperatures: tuple[float, float] = (1.0, 1.0)
     ) -> float:
-        """As `divergence`, of the known model from `model_q`."""
+        """KL of the known model from `model_q`, as in `entropy_and_divergence`."""
         with _measuring(self.model), _measuring(model_q):
             return _mean(self._parts(model_q, temperatures))
 
@@ -146,9 +137,7 @@ class KnownRows:
         return rows
 
 
-def policy_values(
-    model: PreTrainedModel, batches: Iterable[GroupBatch], *, temperature: float = 1.0
-) -> list[list[float]]:
+def policy_values(model: PreTrainedModel, batches: Iterable[GroupBatch]) -> list[list[float]]:
     """The policy's own value of every response, per group: its mean log-probability, nats a token.
 
     Ranks the responses as RRHF does, so that its order can be held against the teacher's.
@@ -156,7 +145,7 @@ def policy_values(
     values: list[list[float]] = []
     with _measuring(model):
         for batch in batches:
-            result = response_logps(model, batch.to(model.device), temperature=temperature)
+            result = response_logps(model, batch.to(model.device))
             means = result.logps / result.lengths.clamp(min=1)
             for row, lengths in zip(means.tolist(), result.lengths.tolist(), strict=True):
                 values.append([v for v, length in zip(row, lengths, strict=True) if length > 0])

@@ -76,10 +76,10 @@ class GroupBatch:
         """[B, C] bool, True is a real candidate."""
         return self.lengths > 0
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> GroupBatch:
+    def to(self, device: torch.device | str) -> GroupBatch:
         """The batch with its tensors on `device`."""
         tensors = {name: x for name, x in vars(self).items() if isinstance(x, Tensor)}
-        moved = {name: x.to(device, non_blocking=non_blocking) for name, x in tensors.items()}
+        moved = {name: x.to(device) for name, x in tensors.items()}
         return replace(self, **moved)
 
     def in_layout(self, layout: str) -> GroupBatch:

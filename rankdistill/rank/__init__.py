@@ -18,14 +18,6 @@ __all__ = ["rank_group", "rank_groups", "ranks", "select"]
 REASONS = ("score_missing", "single", "all_tied")
 
 
-def check(config: RankConfig) -> None:
-    """Refuse a margin below 0 and a `top_k` below 2."""
-    if config.tie_margin < 0:
-        raise UserError(f"rank.tie_margin is {config.tie_margin}; it must be at least 0.")
-    if config.top_k < 2:
-        raise UserError(f"rank.top_k is {config.top_k}; a ranking needs at least 2 responses.")
-
-
 def rank_groups(
     groups: Sequence[Group], config: RankConfig, seed: int
 ) -> tuple[list[Group], Counter[str]]:

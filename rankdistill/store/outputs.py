@@ -41,7 +41,7 @@ class Output:
     path: Path
     """The folder with what the stage wrote. Not to be written to."""
     manifest: dict[str, Any] = field(repr=False)
-    """stage, key, identity, details, versions, started, finished, seconds, counts, rows, files."""
+    """stage, key, identity, versions, started, finished, seconds, counts, rows, files."""
 
     def rows(self, name: str = "rows") -> list[dict[str, Any]]:
         """The rows that the stage appended to the shards `name`, in order; none if there are none.
@@ -100,7 +100,6 @@ class Store:
         stage: str,
         identity: Mapping[str, Any],
         make: Make,
-        details: Mapping[str, Any] | None = None,
         *,
         every_rank: bool = False,
     ) -> Output:
@@ -114,8 +113,6 @@ class Store:
             stage: Lower-case name, the first part of the key.
             identity: What determines the content, in JSON's types; see `canonical_json`.
             make: Fills `Partial.path`; what it returns (counts, metrics) goes into the manifest.
-            details: What a person wants to know but does not determine the content (batch sizes,
-                devices); goes into the manifest.
             every_rank: Under torchrun: all ranks enter `make`, as training needs, rank 0 publishes
                 when its own returns (let `make` end with a barrier if other ranks write files).
                 Otherwise ranks above 0 wait, by polling, until the output is there.
@@ -138,7 +135,6 @@ class Store:
                     "stage": stage,
                     "key": key,
                     "identity": canonical(identity),
-                    "details": dict(details or {}),
                 }
                 return self._build(key, about, make)
 

@@ -72,7 +72,7 @@ def findings(metrics: Mapping[str, Any]) -> list[Finding]:
     """What a reader must know beside the headline, the most important first."""
     ranked = _ranked(metrics) + [Finding("plain", text) for text in suite_cautions(metrics)]
     if not metrics["models"]:
-        return ranked + _ranking(metrics) + [Finding("plain", note) for note in metrics["notes"]]
+        return ranked + _ranking(metrics)
     if has_verified_headline(metrics):
         # How sure the gain is, and whether a control reaches it, is in the headline already.
         said = verified_findings(metrics)
@@ -177,7 +177,7 @@ def _cautions(metrics: Mapping[str, Any]) -> list[Finding]:
         if model["unscored_responses"]:
             who = f"{model['unscored_responses']} responses of {model['label']}"
             cautions.append(Finding("warning", f"{who} got no score and are left out."))
-    return cautions + [Finding("plain", note) for note in metrics["notes"]]
+    return cautions
 
 
 def _ranked(metrics: Mapping[str, Any]) -> list[Finding]:

@@ -89,7 +89,6 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         "training_history": list(report.training_history),
         "warmup_history": list(report.warmup_history),
         "versions": dict(report.versions),
-        "notes": list(report.notes),
     }
     return plain(content)
 

@@ -71,8 +71,6 @@ class RunReport:
     """The Trainer's log history."""
     warmup_history: Sequence[Mapping[str, Any]] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    """Sentences that a reader must know."""
     baseline: str = "warmed_up"
     """The model that differences are taken to."""
     trained: str = "trained"

@@ -18,8 +18,8 @@ HOW_CHOSEN = (
 )
 
 
-def choose_samples(report: RunReport, count: int = SHOWN) -> list[dict[str, Any]]:
-    """At most `count` held-out prompts with every model's first response.
+def choose_samples(report: RunReport) -> list[dict[str, Any]]:
+    """At most `SHOWN` held-out prompts with every model's first response.
 
     From the prompt where the trained student loses most to the one where it gains most. Only
     prompts whose groups were handed over for both models.
@@ -46,7 +46,7 @@ def choose_samples(report: RunReport, count: int = SHOWN) -> list[dict[str, Any]
                 if prompt in groups.get(model.name, {}) and groups[model.name][prompt]["responses"]
             },
         }
-        for prompt in _spread(ordered, count)
+        for prompt in _spread(ordered, SHOWN)
     ]
 
 
