@@ -5,10 +5,12 @@ python tests/report_rows.py FOLDER [verified]
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 from rankdistill.evaluate.figures import cut_share, group_distinct_2, mean_length, repetition
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.verified import DemandRow, Verified
-from rankdistill.report import RunReport, write_report
+from rankdistill.report import RunReport, metrics_of, write_report
 from rankdistill.rows import Group
 
 PROMPTS = (
@@ -273,6 +275,16 @@ STAGES = [
     Done("train", "RRHF on 93 ranked groups, learning rate 1e-05", "abcdef0123", 201.0, False,
          {"steps": 36, "tokens": 52000}),
 ]  # fmt: skip
+
+
+def verified_metrics() -> dict[str, Any]:
+    """The metrics of `verified_report`, for a test to change."""
+    return copy.deepcopy(_verified_metrics_once())
+
+
+@cache
+def _verified_metrics_once() -> dict[str, Any]:
+    return metrics_of(verified_report())
 
 
 if __name__ == "__main__":

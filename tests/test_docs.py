@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from tiny_run import TINY, composed, run_here
+from tiny_run import TINY, composed, run_here, shrunk
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -94,29 +94,21 @@ def to_run() -> list[str]:
     return sorted({p for p in more if not re.search("seed=[12]", p)})
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
 @pytest.mark.parametrize("point", to_run())
-def test_commands_run(point, folder, home, teacher, monkeypatch, tmp_path):
-    monkeypatch.setenv("RANKDISTILL_HOME", str(home))
+def test_commands_run(point, folder, shared_home, teacher, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
     monkeypatch.syspath_prepend(str(folder))
     for name in ("my.jsonl", "gsm8k.jsonl", "ranked.jsonl", "ranked_replies.jsonl", "my_conf"):
         (tmp_path / name).symlink_to(folder / name)
     overrides = [re.sub(r"Qwen/\S+", str(teacher), part) for part in shlex.split(point)]
     given = {part.split("=")[0] for part in overrides}
-    small = [part for part in TINY if part.split("=")[0] not in given]
-    if "ranked_set" in point or "warmup=none" in point:
-        small.remove("warmup.epochs=1")
+    recipe = re.search(r"recipe=(\w+)", point)
+    small = [p for p in (shrunk(recipe[1]) if recipe else TINY) if p.split("=")[0] not in given]
+    if "warmup=none" in point:
+        small = [part for part in small if not part.startswith("warmup.")]
     if "teacher.path" not in given:
         small.append(f"teacher.path={teacher}")
-    run = run_here(
-        monkeypatch, tmp_path, "--config-dir", "my_conf", *overrides, *small,
-        *(["reward.min_accuracy=0"] if "reward_model" in point else []),
-        *([] if "ranked_set" in point else ["eval.quick.sharpening_control=false"]),
-    )  # fmt: skip
+    run = run_here(monkeypatch, tmp_path, "--config-dir", "my_conf", *overrides, *small)
     assert json.loads((run / "metrics.json").read_text())["stages"]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from export_runs import finished_run
+from folders import content, written
 from test_export import logits
 
 from rankdistill.errors import UserError
@@ -23,19 +24,6 @@ from rankdistill.export.record import FILES, RECORD
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return finished_run(tmp_path_factory.mktemp("runs") / "run")
-
-
-def written(path: Path, text: str = "years of work") -> Path:
-    """A file of the person's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def refused(run: Path, to: Path, capsys) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from ppo_processes import CASES, long_run, share, weights
@@ -73,8 +74,9 @@ def test_the_coefficient_and_the_learning_rate_move(unbroken):
 
 def test_kill_9_in_a_rollout_and_in_an_update(tmp_path, unbroken):
     for where, iteration in (("rollout", 2), ("update", 4)):
-        command = [sys.executable, SCRIPT, "die", str(tmp_path), where, str(iteration)]
-        killed = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True)
+        arguments = ["die", str(tmp_path), where, str(iteration)]
+        home = {"RANKDISTILL_HOME": str(tmp_path / "home")}
+        killed = forked.run("ppo_processes", *arguments, **home)
         assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
         assert last_complete(tmp_path) == tmp_path / f"checkpoint-{iteration}"
     again = long_run(tmp_path)

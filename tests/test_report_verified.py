@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from typing import Any
 
 import pytest
-from report_rows import ARMS, KINDS, interval, run_report, verified_report
+from report_rows import ARMS, KINDS, interval, run_report, verified_metrics, verified_report
 from rich.console import Console
 from test_report import ATTACK, Page
 
@@ -25,15 +24,9 @@ from rankdistill.report.verified_tables import verified_grids as grids_of
 TITLES = ("Demands followed", "What the gain is more than", "By kind")
 
 
-@pytest.fixture(scope="module")
-def made() -> dict[str, Any]:
-    return metrics_of(verified_report())
-
-
 @pytest.fixture
-def metrics(made) -> dict[str, Any]:
-    """A copy that a test may change."""
-    return copy.deepcopy(made)
+def metrics() -> dict[str, Any]:
+    return verified_metrics()
 
 
 def lines_of(grid) -> dict[str, list[str]]:
@@ -43,8 +36,8 @@ def lines_of(grid) -> dict[str, list[str]]:
 # The tables.
 
 
-def test_a_row_per_arm_in_the_order_of_the_argument(made):
-    assert [line.full_title for line in demands_followed(made).lines] == [
+def test_a_row_per_arm_in_the_order_of_the_argument(metrics):
+    assert [line.full_title for line in demands_followed(metrics).lines] == [
         "before warm-up",
         "warmed up",
         "warmed up, same entropy, T=0.81",
@@ -60,25 +53,25 @@ def test_a_row_per_arm_in_the_order_of_the_argument(made):
     ]
 
 
-def test_the_figures_of_an_arm(made):
+def test_the_figures_of_an_arm(metrics):
     """16 of 20 answers follow each kind of mark, 12 of 20 each restriction: 80 and 60 %, together
     70 %; all others follow the opposite, so 70 minus 30 is 40."""
-    grid = demands_followed(made)
+    grid = demands_followed(metrics)
     assert lines_of(grid)["trained"][:5] == ["70.0", "80.0", "60.0", "45.0", "40.0"]
     assert lines_of(grid)["trained"][6] == "33"
     trained = next(line for line in grid.lines if line.title == "trained")
-    share = made["verified"]["arms"]["trained"]["trained"]
+    share = metrics["verified"]["arms"]["trained"]["trained"]
     assert trained.cells[0].low == f"{100 * share['low']:.1f}"
     assert trained.cells[0].high == f"{100 * share['high']:.1f}"
     assert trained.marked and trained.model == "trained"
     assert len(grid.columns) == len(trained.cells) == 7
 
 
-def test_the_best_of_n_says_whose_tokens_they_are(made):
-    lines = lines_of(demands_followed(made))
+def test_the_best_of_n_says_whose_tokens_they_are(metrics):
+    lines = lines_of(demands_followed(metrics))
     assert lines["warmed up, best of 16"][-1] == "608 for 16"  # 16 answers of 38 tokens
     assert lines["warmed up, best of 1"][-1] == "38 for 1"
-    assert "the best of n on the first 40 prompts alone" in demands_followed(made).about
+    assert "the best of n on the first 40 prompts alone" in demands_followed(metrics).about
 
 
 def test_contrasts_are_in_points_and_bold_beyond_noise(metrics):
@@ -94,29 +87,29 @@ def test_contrasts_are_in_points_and_bold_beyond_noise(metrics):
     assert len(grid.lines) == len(metrics["verified"]["contrasts"]) == 8
 
 
-def test_kinds_stand_below_their_group(made):
+def test_kinds_stand_below_their_group(metrics):
     """Of 20 answers 8 follow a restriction before and 12 after; 40 - 60 and 60 - 40 is left."""
-    grid = by_kind(made)
+    grid = by_kind(metrics)
     assert [line.title for line in grid.lines if not line.cells] == [
         "Restrictions", "Marks", "Restrictions, kept out", "Marks, kept out",
     ]  # fmt: skip
     assert {line.title for line in grid.lines if line.cells} == set(KINDS)
     words = lines_of(grid)["words"]
     assert words[:5] == ["40.0", "60.0", "+20.0", "-20.0", "20.0"]
-    sides = made["verified"]["arms"]["trained"]["kinds"]["words"]["sides"]
+    sides = metrics["verified"]["arms"]["trained"]["kinds"]["words"]["sides"]
     assert words[5].splitlines()[1].startswith("at most words ")
     assert words[5].endswith(f"to {100 * sides['at_most_words']:.1f}")
 
 
-def test_guards_say_of_how_many_answers(made):
-    rows = {row.key: [cell.value for cell in row.cells] for row in guard_rows(made)}
-    assert [label for _, label in guard_heads(made)] == ["warmed up", "trained", "teacher"]
+def test_guards_say_of_how_many_answers(metrics):
+    rows = {row.key: [cell.value for cell in row.cells] for row in guard_rows(metrics)}
+    assert [label for _, label in guard_heads(metrics)] == ["warmed up", "trained", "teacher"]
     assert rows["right"] == ["25.0 % of 96", "22.0 % of 96", "50.0 % of 96"]
     assert rows["plain_right"] == ["35.0 % of 20", "32.0 % of 20", "60.0 % of 20"]
     assert rows["belongs"][1] == "72.0 % of 24"
     assert rows["teacher_logp"][1] == "-1.510"
     assert rows["plain_unasked"][1] == "bullets 12.5 %\nbold 5.0 %"
-    repetition = made["models"]["trained"]["repetition"]
+    repetition = metrics["models"]["trained"]["repetition"]
     assert rows["repetition"][1] == f"{100 * repetition:.1f} %"
 
 

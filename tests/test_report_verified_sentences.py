@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
-from report_rows import interval, run_report, verified_report
+from report_rows import interval, run_report, verified_metrics
 from test_report import text_of
 
 from rankdistill.report import metrics_of
@@ -16,15 +15,9 @@ from rankdistill.report.markdown import markdown_report
 from rankdistill.report.verified_sentences import judge_line
 
 
-@pytest.fixture(scope="module")
-def made() -> dict[str, Any]:
-    return metrics_of(verified_report())
-
-
 @pytest.fixture
-def metrics(made) -> dict[str, Any]:
-    """A copy that a test may change."""
-    return copy.deepcopy(made)
+def metrics() -> dict[str, Any]:
+    return verified_metrics()
 
 
 def with_contrasts(metrics: dict[str, Any], **changes: tuple) -> dict[str, Any]:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from conftest import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 from warmup_killed import warm_up
-
-SCRIPT = Path(__file__).with_name("warmup_killed.py")
 
 
 @pytest.fixture
@@ -28,15 +22,7 @@ def models(tmp_path):
 
 def killed_where(there: str, models: Path, out: Path) -> None:
     """Starts the warm-up and kills it as soon as a file is there."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(models), str(out)], env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    while process.poll() is None and not list(out.glob(there)):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, f"nothing matched {there}"
+    forked.Forked("warmup_killed", str(models), str(out)).kill_at(out, there)
 
 
 def test_killed_while_caching_and_while_training(models):

@@ -7,24 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from folders import content, written
 from test_pipeline_faults import QUICK
 from tiny_run import run_here
 
 from rankdistill.stages.written import RECORD, replace_folder
-
-
-def written(path: Path, text: str = "years of work") -> Path:
-    """A file of the person's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-def content(folder: Path) -> dict[str, str]:
-    """Every file below a folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
-
 
 OLD = {"config.json": "old", "model-1.safetensors": "weights", "templates/chat.jinja": "old"}
 NEW = {"config.json": "new", "model.safetensors": "other weights"}

@@ -11,7 +11,7 @@ import pytest
 from conftest import build_model, build_tokenizer
 from omegaconf import OmegaConf
 from recipe_files import conversations, ranked_set
-from tiny_run import SMALL, TINY, composed, refusal, run_here
+from tiny_run import SMALL, TINY, composed, refusal, run_here, shrunk
 
 from rankdistill.accelerate import path_of
 from rankdistill.app import catalogue
@@ -157,12 +157,6 @@ def test_a_point_of_the_ablation_changes_one_thing(recipe):
 
 
 @pytest.fixture(scope="module")
-def shared_home(tmp_path_factory):
-    """One store for the ablation: its points share what they can."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[str]:
     """Graded lists, and conversations that answer some of their prompts too."""
     folder = tmp_path_factory.mktemp("data")
@@ -177,9 +171,8 @@ def point(monkeypatch, tmp_path, teacher, shared_home, files):
     def run(recipe: str, *more: str):
         given = [w for w in files if recipe != "zephyr_no_sft" or "train_conv" not in w]
         folder = run_here(
-            monkeypatch, tmp_path, f"recipe={recipe}", *TINY, *given, f"teacher.path={teacher}",
-            "eval.quick.sharpening_control=false", "reward.epochs=1", "reward.prompts_per_step=3",
-            *more,
+            monkeypatch, tmp_path, f"recipe={recipe}", *shrunk(recipe), *given,
+            f"teacher.path={teacher}", "reward.epochs=1", "reward.prompts_per_step=3", *more,
         )  # fmt: skip
         return json.loads((folder / "metrics.json").read_text())
 
@@ -211,7 +204,7 @@ def test_two_steps_of_every_point_on_the_same_held_out_prompts(point):
         assert stages(metrics, "rank")[0]["key"] == stages(whole, "rank")[0]["key"]
         assert metrics["ranked_set"]["prompts"] == 4
         assert metrics["models"]["teacher"]["score"] == whole["models"]["teacher"]["score"]
-    assert not dsft["reused"] and stages(found["zephyr_pro"], "warmup")[0]["reused"]
+    assert stages(found["zephyr_pro"], "warmup")[0]["reused"]
     start = found["zephyr"]["models"]["start"]["score"]
     assert found["zephyr_no_sft"]["models"]["warmed_up"]["score"] == start
     assert (
