@@ -24,7 +24,7 @@ KINDS = list(kinds().values())
 
 
 def options(**changes: Any) -> InstructionOptions:
-    return InstructionOptions(**{**SHIPPED, "seed": 0, **changes})  # type: ignore[arg-type]
+    return InstructionOptions(**{**SHIPPED, "both_sides": False, "seed": 0, **changes})  # type: ignore[arg-type]
 
 
 @cache

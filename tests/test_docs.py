@@ -52,7 +52,8 @@ def folder(tmp_path_factory) -> Path:
         )
         for name, content in blocks:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(content, encoding="utf-8")
+            with (folder / name).open("a", encoding="utf-8") as file:  # mine.py goes on
+                file.write(content)
     (folder / "my_conf/objective/mine.yaml").write_text("_target_: rankdistill.objectives.PRO\n")
     words = [f"word {i} and {i + 1}" for i in range(30)]
     prompts = [{"prompt": f"Say {word}.", "answer": i} for i, word in enumerate(words)]
@@ -64,6 +65,11 @@ def folder(tmp_path_factory) -> Path:
     ]
     for name in ("ranked.jsonl", "ranked_replies.jsonl"):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in ranked))
+    named = [
+        {"question": f"Say {word}.", "answer_a": word, "answer_b": "No.", "winner": "ab"[i % 2]}
+        for i, word in enumerate(words)
+    ]
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in named))
     return folder
 
 
@@ -98,7 +104,15 @@ def to_run() -> list[str]:
 def test_commands_run(point, folder, shared_home, teacher, monkeypatch, tmp_path):
     monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
     monkeypatch.syspath_prepend(str(folder))
-    for name in ("my.jsonl", "gsm8k.jsonl", "ranked.jsonl", "ranked_replies.jsonl", "my_conf"):
+    shown = (
+        "my.jsonl",
+        "mine.jsonl",
+        "gsm8k.jsonl",
+        "ranked.jsonl",
+        "ranked_replies.jsonl",
+        "my_conf",
+    )
+    for name in shown:
         (tmp_path / name).symlink_to(folder / name)
     overrides = [re.sub(r"Qwen/\S+", str(teacher), part) for part in shlex.split(point)]
     given = {part.split("=")[0] for part in overrides}

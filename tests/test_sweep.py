@@ -191,7 +191,7 @@ def test_parallel_points_share_and_a_killed_sweep_continues(monkeypatch, tmp_pat
     assert len({record["key"] for record in records if record["stage"] == "train"}) == 2
 
     # The finished sweep again, one point after the other: no model is loaded, nothing computed.
-    for name in ("rankdistill.models.load.load_model", "rankdistill.stages.comparison.load_model"):
+    for name in ("rankdistill.models.load.load_model", "rankdistill.models.model.load_model"):
         monkeypatch.setattr(name, lambda *args, **kwargs: pytest.fail("a model was loaded"))
     assert swept(monkeypatch, tmp_path, *arguments) == 0
     told = capsys.readouterr().out
