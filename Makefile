@@ -25,9 +25,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/basedpyright
 
-# Two processes of one thread each: most tests are too small to use two.
+# Two processes of one thread each: most tests are too small to use two. The files go in the order
+# of tests/conftest.py, the longest first; pytest-xdist would have those of most tests first.
 tests: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The site, in build/site; a broken link or a name that is not there fails.
 docs: $(READY)

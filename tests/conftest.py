@@ -144,6 +144,22 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Files of about a minute and more, longest first, and before them those that start vLLM. Docs and
+# Zephyr take stages from the store of the recipes, so they come when these are done.
+LONGEST = (
+    "test_serve_vllm", "test_sample_bundled", "test_score_judge_vllm", "test_suites_harness",
+    "test_ppo_vllm", "test_recipes", "test_sweep", "test_configs", "test_pipeline", "test_docs",
+    "test_pipeline_kills", "test_zephyr", "test_pipeline_processes", "test_pipeline_ppo",
+    "test_pipeline_ranked",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: one that starts last would hold one of two processes alone."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--regenerate-golden", action="store_true", help="record the keys of test_golden_keys.py"

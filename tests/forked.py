@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,24 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """The command from its beginning to its end."""
     return Forked(module, *arguments, cwd=cwd, **environment).wait()
+
+
+def together(
+    module: str, *arguments: str, cwd: Path | str = "/", **environment: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """Two processes of one launch, with what torchrun tells each of them."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    launch = {
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": f"forked-{port}",
+    }  # fmt: skip
+    both = [
+        Forked(module, *arguments, cwd=cwd, **launch, **environment, RANK=rank, LOCAL_RANK=rank)
+        for rank in ("0", "1")
+    ]
+    return [process.wait() for process in both]
 
 
 @cache

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import forked
 import pytest
@@ -15,8 +11,6 @@ import torch
 from ppo_processes import CASES, long_run, share, weights
 
 from rankdistill.train.ppo.checkpoint import STATE, last_complete
-
-SCRIPT = str(Path(__file__).parent / "ppo_processes.py")
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +24,6 @@ def unbroken(tmp_path_factory):
     ]
     run.train()
     return run, folder
-
-
-def environment(folder: Path) -> dict[str, str]:
-    tests = Path(__file__).parent
-    paths = os.pathsep.join([str(tests.parent), str(tests)])
-    return {
-        **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths,
-        "RANKDISTILL_HOME": str(folder / "home"),
-    }  # fmt: skip
 
 
 def assert_same_end(run, wanted):
@@ -85,15 +70,9 @@ def test_kill_9_in_a_rollout_and_in_an_update(tmp_path, unbroken):
 
 
 def test_two_processes_are_one(tmp_path):
-    launched = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-            "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0", SCRIPT, "share",
-            str(tmp_path),
-        ],
-        env=environment(tmp_path), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert launched.returncode == 0, launched.stderr[-3000:]
+    home = {"RANKDISTILL_HOME": str(tmp_path / "home")}
+    both = forked.together("ppo_processes", "share", str(tmp_path), **home)
+    assert [done.returncode for done in both] == [0, 0], [done.stderr[-3000:] for done in both]
     alone = share(tmp_path / "alone")
     for rank in (0, 1):
         results = torch.load(tmp_path / f"process-{rank}.pt")

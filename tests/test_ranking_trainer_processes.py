@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import forked
 import pytest
 import torch
 from ranking_trainer_processes import CASES, run
@@ -16,18 +12,10 @@ from torch.testing import assert_close
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """The results of both processes of one launch, which runs all cases."""
-    folder, tests = tmp_path_factory.mktemp("processes"), Path(__file__).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RANKDISTILL_HOME": str(folder / "home")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
-    launched = subprocess.run(
-        [
-            sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-            "--master_port", "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
-            str(tests / "ranking_trainer_processes.py"), str(folder),
-        ],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert launched.returncode == 0, launched.stderr[-3000:]
+    folder = tmp_path_factory.mktemp("processes")
+    home = {"RANKDISTILL_HOME": str(folder / "home")}
+    both = forked.together("ranking_trainer_processes", str(folder), **home)
+    assert [done.returncode for done in both] == [0, 0], [done.stderr[-3000:] for done in both]
     return [torch.load(folder / f"process-{rank}.pt") for rank in (0, 1)]
 
 

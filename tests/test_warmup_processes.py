@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import torch
 import warmup_runs
 from conftest import build_model, build_tokenizer
@@ -42,15 +41,9 @@ def test_two_processes_end_where_one_does(tmp_path):
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     warm_up(tmp_path, tmp_path / "one")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
-         __file__, tmp_path, tmp_path / "two"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = [str(tmp_path), str(tmp_path / "two")]
+    both = forked.together("test_warmup_processes", *arguments, CUDA_VISIBLE_DEVICES="")
+    assert [done.returncode for done in both] == [0, 0], [done.stderr[-3000:] for done in both]
     one, two = (
         AutoModelForCausalLM.from_pretrained(tmp_path / name / "model").state_dict()
         for name in ("one", "two")
