@@ -262,6 +262,30 @@ def test_rows_of_kto_with_one_prompt_are_one_ranking(tmp_path):
     assert counts["single"] == 1
 
 
+@pytest.mark.parametrize("ids", ["abc", [9906, 13], [-1], [0.5], [None], [7, 8]])
+def test_ids_that_this_tokenizer_did_not_write_are_written_again(ids, tmp_path):
+    responses = [{"text": "a", "score": 1.0, "token_ids": ids}, {"text": "b", "score": 0.0}]
+    row = {"prompt_id": "x", "messages": HI, "responses": responses}
+    [group], counts = read(tmp_path, [row])
+    assert group["responses"][0]["token_ids"] == TOKENIZER("a<|im_end|>")["input_ids"]
+    assert counts["retokenised"] == 1
+
+
+def test_ids_behind_a_part_of_the_prompt_come_back_there(tmp_path):
+    ids = [TOKENIZER(f"{text}<|im_end|>")["input_ids"] for text in "ab"]
+    responses = [
+        {"text": t, "score": s, "token_ids": i} for t, s, i in zip("ab", (1, 0), ids, strict=True)
+    ]
+    row = {"prompt_id": "x", "messages": HI, "responses": responses, "prompt_tokens": 5}
+    [group], _ = read(tmp_path, [row])
+    assert group["prompt_tokens"] == 5
+
+
+def test_a_group_without_responses_is_refused_by_the_trainer():
+    with pytest.raises(UserError, match="Row 3 has the columns messages, responses"):
+        ranked_group({"messages": HI, "responses": []}, 3, TOKENIZER)
+
+
 def test_equal_prompts_share_a_split_whatever_they_are_called(tmp_path):
     rows = [
         {"prompt_id": f"row{i}", "prompt": "Hi", "chosen": f"Yes {i}.", "rejected": "No."}

@@ -67,7 +67,10 @@ def read_ranked(
         content = prompt_id(messages)
         stated = row.get(prompts.split_column) if prompts.split_column else None
         beside = kept_columns(row, prompts.keep, where) if prompts.keep else None
-        read = _Row(splitter.split_of(content, stated, where), messages, given, beside)
+        split = splitter.split_of(content, stated, where)
+        behind = row.get("prompt_tokens")
+        behind = behind if isinstance(behind, int) and behind > 0 else None
+        read = _Row(split, messages, given, beside, behind)
         if given[0].get("unpaired"):
             unpaired.setdefault(content, replace(read, responses=[])).responses.extend(given)
             continue
@@ -99,6 +102,8 @@ class _Row:
     messages: list[Message]
     responses: list[dict[str, Any]]
     columns: str | None
+    prompt_tokens: int | None
+    """As in `Group`, where the row brings it."""
 
     def group(
         self, name: str, tokenizer: Any, rank: RankConfig, counts: Counter[str]
@@ -127,6 +132,8 @@ class _Row:
         """
         own = [_own_ids(response, tokenizer) for response in self.responses]
         texts = [r["text"] for r, ids in zip(self.responses, own, strict=True) if ids is None]
+        if not texts:  # as they were written, behind as much of the prompt as then
+            return self.prompt_tokens, [ids for ids in own if ids is not None]
         brought = sum(bool(response.get("token_ids")) for response in self.responses)
         counts["retokenised"] += brought - sum(ids is not None for ids in own)
         whole = len(encode_prompt(tokenizer, self.messages))
@@ -154,7 +161,9 @@ def _grouped(
 def _own_ids(response: Mapping[str, Any], tokenizer: Any) -> list[int] | None:
     """The ids that a response brings, where this tokenizer wrote them."""
     ids = response.get("token_ids")
-    if not ids or min(ids) < 0 or max(ids) >= len(tokenizer):
+    if not isinstance(ids, list | tuple) or not ids:
+        return None
+    if not all(isinstance(i, int) and 0 <= i < len(tokenizer) for i in ids):
         return None
     return list(ids) if decode_response(tokenizer, ids) == response["text"] else None
 

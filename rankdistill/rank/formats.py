@@ -90,7 +90,8 @@ def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         UserError: neither a group nor a ranked row, see `ranked_row`.
     """
     responses = row.get("responses")
-    if row.get("messages") and isinstance(responses, list) and isinstance(responses[0], Mapping):
+    ready = isinstance(responses, list) and responses and isinstance(responses[0], Mapping)
+    if row.get("messages") and ready:
         return row
     pair = row.get("chosen") is not None and row.get("rejected") is not None
     if not pair and not any(row.get(name) for name in LISTS):
