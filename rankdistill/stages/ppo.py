@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from rankdistill.console import is_main_process, progress
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
-from rankdistill.models import merged, save_model
+from rankdistill.models import Rows, merged, save_model
 from rankdistill.models.model import model_of
-from rankdistill.rows import Prompt
 from rankdistill.sample import SamplingOptions
 from rankdistill.stages.reward import ModelReward, Rewarding, reads
 from rankdistill.stages.run import Model, Run
@@ -42,8 +41,7 @@ def check_ppo(run: Run) -> None:
 def ppo(
     run: Run,
     student: Model,
-    prompts: Sequence[Prompt],
-    prompts_key: str,
+    prompts: Rows,
     rewarding: Rewarding,
     *,
     learning_rate: float | None = None,
@@ -52,7 +50,6 @@ def ppo(
 
     Args:
         prompts: Of the train split.
-        prompts_key: What determines them.
         learning_rate: Peak; None: `train.learning_rate`, else LEARNING_RATE times its scale.
     """
     train = run.settings.train
@@ -63,7 +60,7 @@ def ppo(
         "code": 1,
         "student": student.identity,
         "reward_model": rewarding.model.identity,
-        "prompts": prompts_key,
+        "prompts": prompts.key,
         "ppo": identity_of(train, instead=INDIRECT),
         "prompts_per_rollout": config.prompts_per_rollout,
         "sampling": vars(config.sampling),
@@ -88,7 +85,7 @@ def _train(
     run: Run,
     settings: PPOTrainOptions,
     student: Model,
-    prompts: Sequence[Prompt],
+    prompts: Rows,
     rewarding: Rewarding,
     learning_rate: float | None,
     partial: Partial,
@@ -98,7 +95,7 @@ def _train(
     trainer = PPOTrainer(
         student.trainable(run.lora, run.settings.seed),
         _config(run, settings, learning_rate, str(partial.scratch / "checkpoints")),
-        prompts,
+        prompts.rows,
         tokenizer,
         ModelReward(run, rewarding.model, student),
         run.sampler(),

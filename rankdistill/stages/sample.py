@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rankdistill.console import progress
-from rankdistill.models import encode_prompt
-from rankdistill.rows import Prompt
+from rankdistill.models import Rows, encode_prompt
 from rankdistill.sample import SamplingOptions
 from rankdistill.stages.run import Model, Run
-from rankdistill.store import Output, Partial
+from rankdistill.store import Partial
 
 
 def sample(
     run: Run,
     model: Model,
-    prompts: Sequence[Prompt],
-    prompts_key: str,
+    prompts: Rows,
     source: str,
     responses_per_prompt: int,
     *,
     temperature: float | None = None,
     seed: int | None = None,
     max_response_tokens: int | None = None,
-) -> Output:
+) -> Rows:
     """Groups of responses that `model` writes to `prompts`; a killed run continues where it was.
 
     Args:
-        prompts_key: What determines `prompts`.
         source: Who writes: `student`, `teacher`.
         temperature: Instead of `sample.temperature`.
         seed: Instead of the run's.
@@ -48,7 +45,7 @@ def sample(
     identity = {
         "code": 1,
         "model": model.identity,
-        "prompts": prompts_key,
+        "prompts": prompts.key,
         "splits": splits,
         "source": source,
         "sampler": run.sampler_name,
@@ -61,13 +58,13 @@ def sample(
 
     where = f"{run.sampler_name}, {' and '.join(splits)}"
     what = f"{source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
-    return run.stage("sample", what, identity, make)
+    return Rows.of(run.stage("sample", what, identity, make), model)
 
 
 def _sample_rows(
     run: Run,
     model: Model,
-    prompts: Sequence[Prompt],
+    prompts: Rows,
     options: SamplingOptions,
     source: str,
     partial: Partial,

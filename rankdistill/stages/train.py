@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rankdistill.fields import identity_of
+from rankdistill.models import Rows
 from rankdistill.models.model import model_of
 from rankdistill.stages.reference import reference_logps
 from rankdistill.stages.run import Model, Run
@@ -41,9 +43,8 @@ def train(
     reference = reference or student
     run.close_sampler()
     objective = run.settings.objective
-    rows = ranked.rows()
-    training = [row for row in rows if row["split"] == "train"]
-    validation = [row for row in rows if row["split"] == "validation"]
+    rows = Rows.of(ranked, student)
+    training, validation = (rows.of_splits(split).rows for split in ("train", "validation"))
     if learning_rate is None:
         learning_rate = peak_learning_rate(run)
     identity = {
@@ -56,10 +57,10 @@ def train(
         "seed": run.settings.seed,
         **run.trained_in,
     }
-    used = training + validation
     logps: Mapping[str, Any] = {}
     if objective.needs_reference:
-        logps = reference_logps(run, reference, used, ranked.key)
+        used = replace(rows, rows=[*training, *validation])
+        logps = reference_logps(run, reference, used)
         if reference != student:
             identity["reference"] = reference.identity
 
