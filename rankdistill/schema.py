@@ -17,7 +17,7 @@ from rankdistill.fields import at_least, within
 Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
 LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced", "first"])
-SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
+
 Aggregate = Enum("Aggregate", ["mean", "borda", "bradley_terry", "elo"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k", "random_k", "spread"])
 RoundReference = Enum("RoundReference", ["fixed", "moved"])
@@ -127,7 +127,8 @@ class TransformersConfig:
 
 @dataclass
 class SampleConfig:
-    sampler: SamplerName
+    sampler: Any
+    """A name of `rankdistill.sample.NAMES`, or what names a `Sampler` by its `_target_`."""
     responses_per_prompt: int
     temperature: float
     top_p: float

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.models.model import Model
@@ -49,11 +51,19 @@ class SamplingOptions:
             raise UserError(f"sample.top_p is {self.top_p}; it must be above 0 and at most 1.")
 
 
-class Sampler(Protocol):
-    """Writes responses with a model. One instance serves consecutive stages, then is closed."""
+class Sampler(AbstractContextManager, ABC):
+    """Writes responses with a model. One instance serves consecutive stages, then is closed.
+
+    `sample.sampler` names those of the package, and the class of another by `_target_`.
+    """
 
     name: str
     """Part of the identity of what it samples."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its responses depend on beside its name and the arguments of `sample`; hashed."""
+        return {}
 
     def prepare(self, model: Model, requests: Sequence[Request], options: SamplingOptions) -> None:
         """Load what `sample` needs for these arguments, so that its first response need not wait.
@@ -61,8 +71,8 @@ class Sampler(Protocol):
         Raises:
             UserError: as `sample`.
         """
-        ...
 
+    @abstractmethod
     def sample(
         self,
         model: Model,
@@ -86,15 +96,27 @@ class Sampler(Protocol):
             UserError: a prompt and its response do not fit into the model's positions, or the
                 model cannot be served.
         """
-        ...
+
+    def response_logps(
+        self, model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> Iterable[list[float]] | None:
+        """The log-probability of every token of the responses, nats, at temperature 1, unfiltered.
+
+        Args:
+            model: Weights and tokenizer in a folder.
+            pairs: (prompt ids, response ids).
+
+        Returns:
+            One list per pair, in their order; None: it cannot tell, so that PPO does not notice
+            where sampler and trainer differ.
+        """
+        return None
 
     def close(self) -> None:
         """Free memory and processes; the next call starts anew."""
-        ...
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exception: Any) -> None: ...
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
 
 
 def response_seed(seed: int, prompt_id: str, number: int) -> int:

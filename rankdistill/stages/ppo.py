@@ -55,7 +55,7 @@ def ppo(
     train = run.settings.train
     assert isinstance(train, PPOTrainOptions)
     config = _config(run, train, learning_rate, "")
-    dtype = run.settings.sample.vllm.dtype if run.sampler_name == "vllm" else None
+
     identity = {
         "code": 1,
         "student": student.identity,
@@ -65,8 +65,7 @@ def ppo(
         "prompts_per_rollout": config.prompts_per_rollout,
         "sampling": vars(config.sampling),
         "learning_rate": config.learning_rate,
-        "sampler": run.sampler_name,
-        "dtype": dtype,
+        **run.sampled_by,
         "seed": run.settings.seed,
         **run.trained_in,
     }

@@ -48,8 +48,7 @@ def sample(
         "prompts": prompts.key,
         "splits": splits,
         "source": source,
-        "sampler": run.sampler_name,
-        "dtype": settings.vllm.dtype if run.sampler_name == "vllm" else None,
+        **run.sampled_by,
         "options": vars(options),
     }
 
