@@ -12,7 +12,6 @@ from rankdistill.models import Rows, tokenizers_agree
 from rankdistill.rows import Group
 from rankdistill.score import Scorer
 from rankdistill.score.ensemble import absolute, members
-from rankdistill.score.verifier import Verifier
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.settings import Settings
 
@@ -100,6 +99,6 @@ def judged_by_own_teacher(settings: Settings) -> bool:
     if not ranked or (settings.rank.path is not None and not settings.rank.rescore):
         return False
     judge = evaluation_judge(settings)
-    if all(isinstance(member, Verifier) for member in members(judge).values()):
+    if all(member.by_rule for member in members(judge).values()):
         return False
     return judge.identity == absolute(settings.scorer).identity

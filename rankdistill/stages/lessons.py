@@ -37,8 +37,8 @@ def teach(run: Run, prompts: Rows, by_split: Mapping[str, Rows]) -> Rows | None:
     lessons: Lessons | None = run.settings.warmup.lessons
     if lessons is None:
         return None
-    if lessons.source == "conversations":
-        outputs = [_of_conversations(run, by_split)]
+    if (own := run.settings.warmup.own_conversations) is not None:
+        outputs = [_of_conversations(run, own, by_split)]
     elif lessons.source == "data":
         outputs = [_of_data(run, prompts)]
     else:
@@ -56,10 +56,10 @@ def teach(run: Run, prompts: Rows, by_split: Mapping[str, Rows]) -> Rows | None:
 
 
 def _nothing(run: Run, lessons: Lessons) -> str:
-    if lessons.source == "conversations":
-        path = run.settings.options["warmup"]["conversations"]
+    own = run.settings.warmup.own_conversations
+    if own is not None:
         return (
-            f"warmup.conversations '{path}' leaves nothing to learn: it needs conversations in "
+            f"warmup.conversations '{own.path}' leaves nothing to learn: it needs conversations in "
             "which an assistant answers, more than warmup.validation_conversations of them, whose "
             "first answer begins within warmup.max_conversation_tokens."
         )
@@ -86,10 +86,9 @@ def _of_data(run: Run, prompts: Rows) -> Rows:
     return Rows.of(run.stage("lessons", "the responses that the prompts came with", identity, make))
 
 
-def _of_conversations(run: Run, by_split: Mapping[str, Rows]) -> Rows:
+def _of_conversations(run: Run, own: Conversations, by_split: Mapping[str, Rows]) -> Rows:
     """Conversations of a data set of their own, none of which answers what is measured on."""
-    warmup: Any = run.settings.warmup
-    own: Conversations = warmup.own_conversations
+
     measured_on = [*by_split["validation"], *by_split["heldout"]]
     held_out = {prompt_id(prompt["messages"]) for prompt in measured_on}
     identity = {

@@ -26,9 +26,9 @@ def check_prompts(settings: Settings) -> None:
         check_source(settings.prompts.path)
     elif not Path(settings.rank.path).expanduser().is_dir():
         check_source(settings.rank.path)
-    lessons = settings.warmup.lessons
-    if lessons is not None and lessons.source == "conversations":
-        check_source(settings.options["warmup"]["conversations"])
+    own = settings.warmup.own_conversations
+    if own is not None and settings.warmup.lessons is not None:
+        check_source(own.path)
 
 
 def load(run: Run) -> Rows:

@@ -19,8 +19,6 @@ from rankdistill.stages.student import fewer_layers
 from rankdistill.stages.teacher import stored_outputs
 from rankdistill.store import Partial
 from rankdistill.warmup.distillation import other_tokenizer
-from rankdistill.warmup.hidden import HiddenWarmup
-from rankdistill.warmup.sft import SFTWarmup
 from rankdistill.warmup.warmup import Training
 
 SEEDS_APART = 1_000_003
@@ -121,11 +119,10 @@ def check_warmup(run: Run) -> None:
             ladder, an engine that is not there, rationales without a verifier.
     """
     warmup = run.settings.warmup
-    if isinstance(warmup, HiddenWarmup) and run.lora is not None:
-        _check_projections(run)
+    warmup.check(run.start, run.teacher, run.lora)
     if warmup.assistants:
         _check_assistants(run, warmup.assistants)
-    if isinstance(warmup, SFTWarmup) and warmup.rationale:
+    if warmup.needs_verifier:
         _check_verifier(run)
     if (stored := warmup.stored) and stored.get("engine") == "vllm" and run.sampler_name != "vllm":
         raise UserError(
@@ -162,14 +159,4 @@ def _check_assistants(run: Run, assistants: Sequence[int]) -> None:
         raise UserError(
             f"warmup.assistants is {list(assistants)}, but the ladder must fall from the model's "
             f"{whole} layers to student.keep_layers={keep}: give layers in between."
-        )
-
-
-def _check_projections(run: Run) -> None:
-    sizes = [model.config().get_text_config().hidden_size for model in (run.start, run.teacher)]
-    if sizes[0] != sizes[1]:
-        raise UserError(
-            f"warmup=hidden would train projections between the student's {sizes[0]} and the "
-            f"teacher's {sizes[1]} dimensions, which a checkpoint of adapters cannot hold: set "
-            "student.lora.r=null, or take warmup=logits."
         )
