@@ -6,49 +6,31 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from rankdistill.errors import UserError
 from rankdistill.models.model import Model
 from rankdistill.rows import Response
+from rankdistill.schema import Sampling
 
 Request = tuple[str, list[int]]
 """A prompt's id and its token ids."""
 
 
 @dataclass(frozen=True)
-class SamplingOptions:
-    """What is sampled. Order of the filters, as in vLLM: temperature, then top-k, then top-p.
+class SamplingOptions(Sampling):
+    """What is sampled."""
 
-    Args:
-        responses_per_prompt: K, at least 1. The first K responses do not depend on K.
-        temperature: 0 takes the most likely token, and all K responses are the same.
-        top_p: Smallest set of most likely tokens whose probability reaches it; 1 is off.
-        top_k: Number of most likely tokens; 0 is off.
-        max_response_tokens: Responses are cut after it and marked `length`.
-        seed: A response depends on the seed, its prompt's id and its number, and on nothing else.
-
-    Raises:
-        UserError: a value outside its range.
-    """
-
-    responses_per_prompt: int
-    temperature: float
-    top_p: float
-    top_k: int
     max_response_tokens: int
     seed: int
+    """A response depends on the seed, its prompt's id and its number, and on nothing else."""
 
-    def __post_init__(self) -> None:
-        for name in ("responses_per_prompt", "max_response_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"sample.{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("temperature", "top_k"):
-            if getattr(self, name) < 0:
-                raise UserError(f"sample.{name} is {getattr(self, name)}; it must be at least 0.")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"sample.top_p is {self.top_p}; it must be above 0 and at most 1.")
+    @classmethod
+    def of(cls, drawn: Sampling, seed: int, **instead: Any) -> SamplingOptions:
+        """The keys of a group such as `sample`, some of them replaced unless by None."""
+        same = {own.name: getattr(drawn, own.name) for own in fields(Sampling)}
+        given = {name: value for name, value in instead.items() if value is not None}
+        return cls(**{**same, **given}, seed=seed)
 
 
 class Sampler(AbstractContextManager, ABC):

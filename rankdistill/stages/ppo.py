@@ -137,7 +137,8 @@ def _critic(run: Run, settings: PPOTrainOptions, student: Model, rewarding: Rewa
 def _config(
     run: Run, settings: PPOTrainOptions, learning_rate: float | None, output_dir: str
 ) -> PPOConfig:
-    rollout, sample = settings.rollout, run.settings.sample
+    rollout = settings.rollout
+    most = rollout.max_response_tokens or run.settings.sample.max_response_tokens
     if learning_rate is None:
         learning_rate = settings.learning_rate
     if learning_rate is None:
@@ -145,14 +146,7 @@ def _config(
     same = {own.name: getattr(settings, own.name) for own in fields(PPOMethod)}
     return PPOConfig(
         output_dir=output_dir,
-        sampling=SamplingOptions(
-            responses_per_prompt=rollout.responses_per_prompt,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            top_k=rollout.top_k,
-            max_response_tokens=rollout.max_response_tokens or sample.max_response_tokens,
-            seed=run.settings.seed,
-        ),
+        sampling=SamplingOptions.of(rollout, run.settings.seed, max_response_tokens=most),
         prompts_per_rollout=rollout.prompts,
         layout=settings.layout.name,
         mixed_precision=MIXED.get(run.settings.student.precision.name, "no"),

@@ -32,14 +32,12 @@ def sample(
         seed: Instead of the run's.
         max_response_tokens: Instead of `sample.max_response_tokens`.
     """
-    settings = run.settings.sample
-    options = SamplingOptions(
+    options = SamplingOptions.of(
+        run.settings.sample,
+        run.settings.seed if seed is None else seed,
         responses_per_prompt=responses_per_prompt,
-        temperature=settings.temperature if temperature is None else temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        max_response_tokens=max_response_tokens or settings.max_response_tokens,
-        seed=run.settings.seed if seed is None else seed,
+        temperature=temperature,
+        max_response_tokens=max_response_tokens,
     )
     splits = sorted({prompt["split"] for prompt in prompts})
     identity = {

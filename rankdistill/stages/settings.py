@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.evaluate.schema import QuickOptions, RankedOptions, VerifiedOptions
-from rankdistill.fields import require_choice
+from rankdistill.fields import require, require_choice
 from rankdistill.objectives.candidates import Objective
 from rankdistill.objectives.trial import try_objective
 from rankdistill.sample import NAMES, Sampler
@@ -235,7 +235,6 @@ def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str
 def _check(settings: Settings) -> None:
     try_objective(settings.objective)
     sample = settings.sample
-    _at_least("sample.max_response_tokens", sample.max_response_tokens, 1)
     _check_suites(settings)
     _check_demands(settings)
     _check_rounds(settings)
@@ -251,8 +250,6 @@ def _check(settings: Settings) -> None:
             f"sample.temperature is {sample.temperature}; it must be above 0, or all responses to "
             "a prompt are the same."
         )
-    if not 0 < sample.top_p <= 1:
-        raise UserError(f"sample.top_p is {sample.top_p}; it must be above 0 and at most 1.")
 
 
 def _check_augment(settings: Settings) -> None:
@@ -285,7 +282,7 @@ def _check_demands(settings: Settings) -> None:
 
 
 def _check_rounds(settings: Settings) -> None:
-    _at_least("rounds", settings.rounds, 0)
+    require("rounds", settings.rounds, settings.rounds >= 0, "at least 0")
     if settings.rounds == 0 and settings.reward.only:
         raise UserError("rounds is 0, and reward.only leaves nothing to train: set rounds=1.")
     if settings.trains and settings.base is not None:
@@ -337,8 +334,3 @@ def _check_suites(settings: Settings) -> None:
             "compare: set rounds=1, or with recipe=evaluate give base, the model that the student "
             "is held against."
         )
-
-
-def _at_least(key: str, value: float, least: float) -> None:
-    if value < least:
-        raise UserError(f"{key} is {value}; it must be at least {least}.")
