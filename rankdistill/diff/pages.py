@@ -59,14 +59,8 @@ def _render(name: str, escape: bool, rows: Sequence[Change], before: str, after:
 
 @cache
 def _environment(escape: bool) -> Environment:
-    return environment(
-        "rankdistill.diff",
-        escape=escape,
-        number=number,
-        signed=signed,
-        percent=percent,
-        marked=_marked,
-    )
+    filters = {"number": number, "signed": signed, "percent": percent, "marked": _marked}
+    return environment("rankdistill.diff", escape=escape, **filters)
 
 
 def _marked(piece: tuple[str, str]) -> str:

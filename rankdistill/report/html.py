@@ -93,14 +93,8 @@ def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 @cache
 def _environment() -> Environment:
-    return environment(
-        "rankdistill.report",
-        escape=True,
-        number=number,
-        signed=signed,
-        typeset=typeset,
-        coded=coded,
-    )
+    filters = {"number": number, "signed": signed, "typeset": typeset, "coded": coded}
+    return environment("rankdistill.report", escape=True, **filters)
 
 
 def coded(text: str) -> Markup:
