@@ -28,8 +28,8 @@ class Rows:
     Iterates over its rows.
     """
 
-    rows: Sequence[Any]
-    """`Prompt` or `Group` rows."""
+    source: Sequence[Any] | Output
+    """`Prompt` or `Group` rows, or the output that has them, which keeps a large set on disk."""
     key: Any = None
     """What determines them, for the identity of what is made of them."""
     writer: Model | None = None
@@ -40,22 +40,33 @@ class Rows:
     @classmethod
     def of(cls, output: Output, writer: Model | None = None) -> Rows:
         """The rows of a stage's output."""
-        return cls(output.rows(), output.key, writer, output.manifest["counts"])
+        return cls(output, output.key, writer, output.manifest["counts"])
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """The rows; those of an output are read each time."""
+        return self.source.rows() if isinstance(self.source, Output) else self.source
+
+    def held(self) -> Rows:
+        """The same, read once and kept in memory."""
+        return replace(self, source=self.rows)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        if isinstance(self.source, Output):
+            return self.source.manifest["rows"].get("rows", 0)
+        return len(self.source)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.rows)
 
     def of_splits(self, *splits: str) -> Rows:
         """Those of some splits. The key stays: who takes them says of which splits they are."""
-        return replace(self, rows=[row for row in self.rows if row["split"] in splits])
+        return replace(self, source=[row for row in self.rows if row["split"] in splits])
 
     def first(self, count: int | None) -> Rows:
         """The first `count`, or all that there are where it is None."""
         rows = self.rows[:count]
-        return replace(self, rows=rows, key=f"{self.key} first {len(rows)}")
+        return replace(self, source=rows, key=f"{self.key} first {len(rows)}")
 
     def joined(self, more: Rows) -> Rows:
         """The groups, each with the responses that `more` has to the same prompt behind its own."""
@@ -64,7 +75,7 @@ class Rows:
             {**group, "responses": [*group["responses"], *others.get(group["prompt_id"], [])]}
             for group in self.rows
         ]
-        return replace(self, rows=rows, key=[self.key, more.key])
+        return replace(self, source=rows, key=[self.key, more.key])
 
     def recoded(self, reader: Model, *, whole_prompt: bool = False) -> Rows:
         """The same in the tokens of another model, see `recoded`."""
@@ -73,7 +84,7 @@ class Rows:
         if not changed:
             return replace(self, writer=reader)
         rows = recoded(self.rows, self.writer, reader, whole_prompt=whole_prompt)
-        return replace(self, rows=rows, key=[self.key, changed], writer=reader)
+        return replace(self, source=rows, key=[self.key, changed], writer=reader)
 
     def tokens(self, reader: Model) -> list[TokenGroup]:
         """The groups in the tokens of a model that reads them, see `token_groups`."""

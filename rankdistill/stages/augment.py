@@ -18,7 +18,8 @@ from rankdistill.store import Partial
 
 def augmented(run: Run, prompts: Rows) -> Rows:
     """The prompts with further train prompts that the teacher wrote, and how many were dropped."""
-    settings, rows = run.settings.prompts, prompts.rows
+    settings, prompts = run.settings.prompts, prompts.held()
+    rows = prompts.rows
     augment = settings.augment
     seeds = prompts.of_splits("train").rows
     if not seeds:

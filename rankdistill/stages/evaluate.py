@@ -77,10 +77,10 @@ class Evaluation:
         count = self.suite.responses_per_prompt
         source = "teacher" if model == run.teacher else "student"
         sampled = sample(run, model, self.prompts, source, count, temperature=temperature)
-        split = "validation" if sampled.of_splits("validation").rows else "held-out"
+        split = "validation" if self.prompts.of_splits("validation").rows else "held-out"
         what = f"{name}, {len(sampled)} {split} prompts"
         judge = evaluation_judge(run.settings)
-        scored = score(run, sampled, what, judge, self.scale)
+        scored = score(run, sampled, what, judge, self.scale).held()
         if model == self.baseline and self.scale is None:
             self.scale = scale_of(scored.rows, weights_of(run, judge))
         used = run.settings.sample.temperature if temperature is None else temperature

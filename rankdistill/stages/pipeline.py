@@ -234,7 +234,7 @@ def _ranked(
     """The student's responses in round `number`, scored by the teacher and ranked."""
     settings = job.settings.sample
     both = [*by_split["train"], *by_split["validation"]]
-    prompts = replace(by_split["train"], rows=both)
+    prompts = replace(by_split["train"], source=both)
     seed = response_seed(job.settings.seed, "round", number) if number else None
     groups = sample(job, warm, prompts, "student", settings.responses_per_prompt, seed=seed)
     if teacher_response is not None:
@@ -242,7 +242,7 @@ def _ranked(
         keys = [more.key] if more.key == teacher_response.key else more.key
         groups = replace(groups.joined(more), key=[groups.key, *keys])
     if settings.from_cluster:
-        groups = replace(groups, rows=with_cluster(groups.rows), key=[groups.key, "cluster 1"])
+        groups = replace(groups, source=with_cluster(groups.rows), key=[groups.key, "cluster 1"])
     scored = score(job, groups, f"{len(groups)} prompts")
     if settings.teacher_revision:
         scored = _revised(job, scored)
@@ -265,7 +265,7 @@ def _revised(job: Run, groups: Rows) -> Rows:
     what = f"{len(more)} revisions"
     if is_relative(job.settings.scorer):  # a judge of orders must see them beside the others
         bare = [{name: part for name, part in g.items() if name != "ballots"} for g in groups]
-        return score(job, replace(groups, rows=bare).joined(more), what)
+        return score(job, replace(groups, source=bare).joined(more), what)
     return groups.joined(score(job, more, what))
 
 
@@ -275,5 +275,5 @@ def _rewritten(job: Run, groups: Rows) -> Rows:
     rows = rewrites(groups.rows, groups.writer, job.settings.sample.max_response_tokens)
     if not rows:
         return groups
-    more = replace(groups, rows=rows, key=[groups.key, "rewritten 1"])
+    more = replace(groups, source=rows, key=[groups.key, "rewritten 1"])
     return groups.joined(score(job, more, f"{len(rows)} rewrites"))

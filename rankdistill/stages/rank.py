@@ -58,7 +58,8 @@ def rank(run: Run, groups: Rows, scorers: Sequence[str] | None = None) -> Output
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        scored = combine(groups.rows, weights, how)
+        rows = groups.rows
+        scored = combine(rows, weights, how)
         slope = None
         if settings.length_debias:
             scored, slope = debiased(scored)
@@ -66,7 +67,7 @@ def rank(run: Run, groups: Rows, scorers: Sequence[str] | None = None) -> Output
         partial.shards().put(ranked)
         write_table(ranked, partial.path / "ranked")
         found = {"aggregate": how, "weights": weights, "length_slope": slope}
-        found = diagnose(groups.rows) | found
+        found = diagnose(rows) | found
         (partial.path / DIAGNOSTICS).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return dict(counts)
 

@@ -52,7 +52,7 @@ def pair_accuracy(run: Run, imported: Rows, model: Model, name: str, split: str)
 def _groups(run: Run, imported: Rows, split: str) -> Rows:
     margin = run.settings.rank.tie_margin
     ranked = (rank_group(row, margin, Counter()) for row in imported.of_splits(split))
-    return replace(imported, rows=[group for group in ranked if group is not None])
+    return replace(imported, source=[group for group in ranked if group is not None])
 
 
 def _ranking(group: Group) -> Ranking:

@@ -101,11 +101,11 @@ def graded_by_teacher(run: Run, candidates: Rows) -> Rows:
     assert run.settings.retrieval is not None
     if not by_query_likelihood(run):
         return score(run, candidates, f"{len(candidates)} queries")
-    request = run.settings.retrieval.request
+    candidates, request = candidates.held(), run.settings.retrieval.request
     asked = by_passage(candidates.rows, request, run.start.tokenizer())
     turned = Rows(asked, [candidates.key, request], run.start)
     scored = score(run, turned, f"queries under {len(turned)} passages")
-    return replace(scored, rows=_back(candidates.rows, scored.rows))
+    return replace(scored, source=_back(candidates.rows, scored.rows))
 
 
 def by_query_likelihood(run: Run) -> bool:

@@ -29,6 +29,7 @@ def revisions(run: Run, groups: Rows) -> Rows:
     Prompts of which no response has a score, or whose question is too long for the teacher, have
     none.
     """
+    groups = groups.held()
     assert groups.writer is not None
     best = {
         group["prompt_id"]: top for group in groups if (top := best_response(group)) is not None
@@ -57,7 +58,7 @@ def revisions(run: Run, groups: Rows) -> Rows:
         for name, group in known.items()
         if name in written
     ]
-    return replace(second, rows=rows).recoded(groups.writer, whole_prompt=True)
+    return replace(second, source=rows).recoded(groups.writer, whole_prompt=True)
 
 
 def _prompt(group: Group) -> Any:

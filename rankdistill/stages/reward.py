@@ -56,7 +56,7 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
     run.close_sampler()
     settings = run.settings.reward
     backbone = backbone_of(run, warm)
-    rows = Rows.of(ranked, warm).recoded(backbone)
+    rows = Rows.of(ranked, warm).held().recoded(backbone)
     training = rows.of_splits("train").rows
     # A gate is a choice, and choices are made on validation; one that is only reported may use all.
     judging = ("validation", "heldout") if settings.only else ("validation",)

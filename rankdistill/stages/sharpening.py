@@ -105,6 +105,6 @@ def _entropy_at(run: Run, reference: Reference, prompts: Rows, temperature: floa
 
 
 def _batches(held_out: HeldOut, answers: Rows, baseline: Model) -> Any:
-    read = replace(answers, rows=answers.rows[: held_out.read_prompts])
+    read = replace(answers, source=answers.rows[: held_out.read_prompts])
     budget, layout = held_out.max_batch_tokens, held_out.layout
     return batches_of(read.tokens(baseline), max_batch_tokens=budget, layout=layout)

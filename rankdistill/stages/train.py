@@ -41,7 +41,7 @@ def train(
     reference = reference or student
     run.close_sampler()
     objective = run.settings.objective
-    rows = Rows.of(ranked, student)
+    rows = Rows.of(ranked, student).held()
     training, validation = (rows.of_splits(split).rows for split in ("train", "validation"))
     if learning_rate is None:
         learning_rate = peak_learning_rate(run)
@@ -57,7 +57,7 @@ def train(
     }
     logps: Mapping[str, Any] = {}
     if objective.needs_reference:
-        used = replace(rows, rows=[*training, *validation])
+        used = replace(rows, source=[*training, *validation])
         logps = reference_logps(run, reference, used)
         if reference != student:
             identity["reference"] = reference.identity

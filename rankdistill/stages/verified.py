@@ -171,7 +171,7 @@ class Verification:
         source = "teacher" if model == self.run.teacher else "student"
         count = count or self.responses_per_prompt
         sampled = sample(self.run, model, prompts, source, count, temperature=temperature)
-        self._known[what] = score(self.run, sampled, what, self.verifier)
+        self._known[what] = score(self.run, sampled, what, self.verifier).held()
         return self._known[what]
 
     def _find_prompting(self, model: Model) -> None:

@@ -34,7 +34,7 @@ def evaluate(run: Run, report: RunReport) -> None:
         # Between models as they are there is no training that sharpening could pass for.
         quick = replace(settings.quick, sharpening_control=False)
         held_out = [row for row in prompts.of_splits("heldout") if not is_plain(row)]
-        evaluation = Evaluation(run, quick, replace(prompts, rows=held_out), run.base)
+        evaluation = Evaluation(run, quick, replace(prompts, source=held_out), run.base)
         figures, report.groups = evaluation.compare(models)
         report.models = [replace(model, label=labels[model.name]) for model in figures]
     report.suites = measure_suites(run, models, labels)
