@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from importlib.resources import files
 
+from rankdistill.command_line import says_mistakes
 from rankdistill.errors import UserError, suggest
 
 USAGE = (
@@ -35,16 +36,14 @@ def path_of(name: str) -> str:
     return known[name]
 
 
+@says_mistakes
 def main() -> None:
     """Prints a path for its name; without one, the names."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         print("\n".join([USAGE, *configurations()]))
-        return
-    try:
+    else:
         print(path_of(sys.argv[1]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from rankdistill.distributed import rank
+
 console = Console(highlight=False)
 
 _label = ""
@@ -52,7 +54,7 @@ def quiet() -> None:
 
 def is_main_process() -> bool:
     """Whether this process is the one that talks (rank 0)."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
 def label_lines(label: str) -> None:

@@ -15,6 +15,11 @@ PATIENCE_SECONDS = 10.0
 _MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
+def rank() -> int:
+    """This process's rank under torchrun or accelerate launch; 0 when alone."""
+    return int(os.environ.get("RANK") or 0)
+
+
 def remarks(environment: Mapping[str, str], accelerator: bool) -> list[str]:
     """A line for everything that the launcher was asked for and did not get.
 
@@ -57,9 +62,8 @@ def say_mistake(message: str) -> None:
     Rank 0 reports errors. Other ranks wait PATIENCE_SECONDS to be killed by the launcher, and
     report only if they are not.
     """
-    rank = os.environ.get("RANK", "0")
-    if rank == "0":
+    if rank() == 0:
         print(f"error: {message}", file=sys.stderr, flush=True)
         return
     time.sleep(PATIENCE_SECONDS)
-    print(f"error: (rank {rank}) {message}", file=sys.stderr, flush=True)
+    print(f"error: (rank {rank()}) {message}", file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from rankdistill.errors import UserError
 from rankdistill.fields import at_least, within
@@ -17,7 +17,7 @@ from rankdistill.fields import at_least, within
 Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
 LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced", "first"])
-SamplerName = Enum("SamplerName", ["auto", "vllm", "transformers"])
+
 Aggregate = Enum("Aggregate", ["mean", "borda", "bradley_terry", "elo"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k", "random_k", "spread"])
 RoundReference = Enum("RoundReference", ["fixed", "moved"])
@@ -125,13 +125,40 @@ class TransformersConfig:
     batch_size: int
 
 
-@dataclass
-class SampleConfig:
-    sampler: SamplerName
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn. Order of the filters, as in vLLM: temperature, top-k, top-p.
+
+    Args:
+        responses_per_prompt: K, at least 1. The first K responses do not depend on K.
+        temperature: 0 takes the most likely token, and all K responses are the same.
+        top_p: Smallest set of most likely tokens whose probability reaches it; 1 is off.
+        top_k: Number of most likely tokens; 0 is off.
+        max_response_tokens: Responses are cut after it and marked `length`.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    GROUP: ClassVar[str] = "sample"
+    """Where the keys are in the configuration, for a message."""
+
     responses_per_prompt: int
     temperature: float
     top_p: float
     top_k: int
+    max_response_tokens: int | None
+
+    def __post_init__(self) -> None:
+        at_least(self.GROUP, self, 1, "responses_per_prompt", "max_response_tokens")
+        at_least(self.GROUP, self, 0, "temperature", "top_k")
+        within(self.GROUP, self, "(0, 1]", "top_p")
+
+
+@dataclass(frozen=True)
+class SampleConfig(Sampling):
+    sampler: Any
+    """A name of `rankdistill.sample.NAMES`, or what names a `Sampler` by its `_target_`."""
     max_response_tokens: int
     teacher_response: bool
     teacher_revision: bool

@@ -89,3 +89,36 @@ def test_a_warm_up_of_ones_own_has_rounds_and_a_store(user_folder, teacher, monk
     assert stages(in_rounds).count("warmup") == 2
     kept = run_here(monkeypatch, user_folder, *run, "warmup=keeping", "student.keep_layers=null")
     assert stages(kept).count("teacher") == stages(kept).count("warmup") == 1
+
+
+def test_a_sampler_of_ones_own_writes_the_responses(user_folder, teacher, monkeypatch, capsys):
+    run = [
+        "--config-dir=my_conf", "recipe=likelihood", *TINY, f"teacher.path={teacher}",
+        "sample=beam_search", "eval.quick.sharpening_control=false",
+    ]  # fmt: skip
+    folder = run_here(monkeypatch, user_folder, *run, "sample.sampler.beams=5")
+    assert "(beam_search, train and validation)" in " ".join(capsys.readouterr().out.split())
+    again = run_here(monkeypatch, user_folder, *run, "sample.sampler.beams=5")
+    made = [
+        {row["key"] for row in json.loads((path / "metrics.json").read_text())["stages"]}
+        for path in (folder, again)
+    ]
+    assert made[0] == made[1]
+    file = user_folder / "mine.py"
+    file.write_text(file.read_text().replace('"beam_search"', '"vllm"'))
+    sys.modules.pop("mine", None)
+    with pytest.raises(SystemExit):
+        run_here(monkeypatch, user_folder, *run)
+    assert "the sampler BeamSearch is called 'vllm': rename it" in capsys.readouterr().err
+
+
+def test_a_suite_of_ones_own_measures_every_model(user_folder, teacher, monkeypatch):
+    folder = run_here(
+        monkeypatch, user_folder, "--config-dir=my_conf", "recipe=evaluate", "eval=[counting]",
+        f"teacher.path={teacher}", f"student.path={teacher}", "eval.counting.most=3",
+        "sample.sampler=transformers",
+    )  # fmt: skip
+    block = json.loads((folder / "metrics.json").read_text())["suites"]["counting"]
+    assert block["about"] == "up to 3, greedily"
+    [model] = block["models"].values()
+    assert model["figures"]["counts"]["items"] == 2

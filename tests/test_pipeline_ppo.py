@@ -159,6 +159,7 @@ def test_rounds_sample_anew_with_the_newest_student(monkeypatch, tmp_path, teach
     [
         (["rounds=2"], "rounds is 2, but train=ppo samples anew"),
         (["train.rollout.top_p=0.9"], "top_p=1"),
+        (["train.rollout.temperature=-1"], "train.rollout.temperature is -1"),
         (["train.rollout.top_k=7"], "top_k=0"),
         (["train.rollout.responses_per_prompt=1", "train.advantage=group"], "at least 2"),
         (["train.clip=0"], "train.clip is 0"),

@@ -13,6 +13,7 @@ from scipy.stats import kendalltau
 from test_rank import config, group
 from tiny_run import composed
 
+from rankdistill.models import Rows
 from rankdistill.rank import rank_groups
 from rankdistill.schema import Select
 from rankdistill.stages import settings
@@ -109,7 +110,7 @@ def ranked(seed: int = 0, **changes: Any):
         settings=SimpleNamespace(rank=config(**changes), seed=seed),
         stage=lambda name, what, identity, make: Store().output(name, identity, make),
     )
-    return rank(run, groups(9), "the groups")
+    return rank(run, Rows(groups(9), "the groups"))
 
 
 def test_the_key_changes_only_where_it_is_on():

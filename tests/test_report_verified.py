@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 import pytest
+from report_page import ATTACK, Page
 from report_rows import ARMS, KINDS, interval, run_report, verified_metrics, verified_report
 from rich.console import Console
-from test_report import ATTACK, Page
 
 from rankdistill.report import metrics_of, print_tables, render, write_report
 from rankdistill.report.__main__ import main

@@ -293,7 +293,7 @@ def test_seeds_are_hashed() -> None:
         ({"max_response_tokens": 0}, "sample.max_response_tokens is 0; it must be at least 1."),
         ({"temperature": -1.0}, "sample.temperature is -1.0; it must be at least 0."),
         ({"top_k": -1}, "sample.top_k is -1; it must be at least 0."),
-        ({"top_p": 0.0}, "sample.top_p is 0.0; it must be above 0 and at most 1."),
+        ({"top_p": 0.0}, "sample.top_p is 0.0; it must be in (0, 1]."),
     ],
 )
 def test_options_out_of_range(changed, message: str) -> None:

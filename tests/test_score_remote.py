@@ -7,9 +7,9 @@ import json
 import httpx
 import pytest
 
+from rankdistill import http_client
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
-from rankdistill.score import remote
 from rankdistill.score.likelihood import Likelihood
 from rankdistill.score.remote import RemoteTeacher
 
@@ -37,7 +37,7 @@ def test_sums_over_the_response_only_in_the_order_of_the_groups():
 
 
 def test_a_server_that_comes_back_loses_nothing(monkeypatch):
-    monkeypatch.setattr(remote, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(http_client, "BACKOFF_S", 0.0)
     failures = iter([httpx.Response(503), httpx.ConnectError("gone")])
 
     def troubled(request: httpx.Request) -> httpx.Response:
@@ -68,10 +68,15 @@ def without_logprobs(request: httpx.Request) -> httpx.Response:
     ],
 )
 def test_what_cannot_work_is_one_sentence(handler, told, monkeypatch):
-    monkeypatch.setattr(remote, "PAUSES_S", ())
+    monkeypatch.setattr(http_client, "BACKOFF_S", 0.0)
     with pytest.raises(UserError, match=told) as caught:
         teacher(handler).check()
     assert "\n" not in str(caught.value)
+
+
+def test_a_url_that_would_be_logged_with_its_secret_is_refused():
+    with pytest.raises(UserError, match=r"score.through carries credentials .* VLLM_API_KEY"):
+        RemoteTeacher("http://me:secret@localhost:1/v1")
 
 
 def test_the_key_comes_from_the_environment(monkeypatch):

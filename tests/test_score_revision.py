@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 from judge_data import group
 
+from rankdistill.models import Rows
 from rankdistill.stages import revision
 from rankdistill.stages.run import Model
 
@@ -14,15 +16,15 @@ from rankdistill.stages.run import Model
 def test_the_best_response_is_criticised_and_rewritten(monkeypatch, tiny_dir):
     asked: dict[str, list] = {}
 
-    def sample(run, model, prompts, key, source, count):
-        asked[source] = prompts
+    def sample(run, model, prompts, source, count):
+        asked[source] = prompts.rows
 
         def written(prompt):
             text = f"{source} of {prompt['prompt_id']}"
             return {"text": text, "token_ids": [5], "source": source, "finish_reason": "stop"}
 
         rows = [{**prompt, "responses": [written(prompt)]} for prompt in prompts]
-        return SimpleNamespace(rows=lambda: rows, key=f"{key}+{source}")
+        return Rows(rows, f"{prompts.key}+{source}", model)
 
     monkeypatch.setattr(revision, "sample", sample)
     groups = [group("p", "good {critique}", "bad"), group("q", "none"), group("r", "long" * 200)]
@@ -32,8 +34,9 @@ def test_the_best_response_is_criticised_and_rewritten(monkeypatch, tiny_dir):
     settings = SimpleNamespace(sample=SimpleNamespace(max_response_tokens=4))
     teacher = Model(str(tiny_dir), {})
     monkeypatch.setattr(revision, "max_positions", lambda folder: 900)
-    run = SimpleNamespace(teacher=teacher, settings=settings)
-    rows, key = revision.revisions(run, groups, "scored", teacher)
+    run: Any = SimpleNamespace(teacher=teacher, settings=settings)
+    found = revision.revisions(run, Rows(groups, "scored", teacher))
+    rows, key = found.rows, found.key
     # q has no score, r does not fit.
     assert [row["prompt_id"] for row in rows] == ["p"] and key.endswith("+teacher_revision")
     assert rows[0]["messages"] == groups[0]["messages"] and rows[0]["split"] == "train"

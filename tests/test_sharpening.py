@@ -11,6 +11,7 @@ from conftest import build_model
 
 from rankdistill.evaluate.tokens import batches_of, matching_temperature, mean_entropy
 from rankdistill.forward import TokenGroup, bind
+from rankdistill.models import Rows
 from rankdistill.stages import sharpening
 from rankdistill.stages.sharpening import BOUNDS, control_temperature
 
@@ -28,7 +29,7 @@ def control(
     """
     written: list[float] = []
 
-    def entropy_of_own(run, reference, prompts, prompts_key, temperature):
+    def entropy_of_own(run, reference, prompts, temperature):
         written.append(temperature)
         return entropy_at(temperature)
 
@@ -40,7 +41,7 @@ def control(
     monkeypatch.setattr(sharpening, "_entropy_at", entropy_of_own)
     run: Any = None
     reference: Any = SimpleNamespace(baseline=SimpleNamespace(temperature=own))
-    temperature = control_temperature(run, reference, [], "", own=entropy_at(own), wanted=wanted)
+    temperature = control_temperature(run, reference, Rows([]), own=entropy_at(own), wanted=wanted)
     return temperature, written
 
 

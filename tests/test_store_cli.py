@@ -87,7 +87,10 @@ def test_list_shows_damage_and_the_maker(filled, capsys):
     assert re.search(rf"{filled['one'].key} .* damaged", out)
     maker = f"by process {os.getpid()} on {os.uname().nodename}"
     assert re.search(rf"{store_key} .* building", out) and f"{store_key} building: {maker}\n" in out
-    assert err == f"Not removed, because it is being made ({store_key} {maker}): stop that first.\n"
+    assert (
+        err
+        == f"error: Not removed, because it is being made ({store_key} {maker}): stop that first.\n"
+    )
     assert store.find(store_key) is not None
 
 
@@ -166,7 +169,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     assert main(arguments) == 2
     err = capsys.readouterr().err
-    assert re.match(sentence, err) and err.count("\n") == 1
+    assert re.match(f"error: {sentence}", err) and err.count("\n") == 1
     assert filled["old"].path.exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import build_model, build_tokenizer
 
 from rankdistill.errors import UserError
-from rankdistill.models import encode_response
+from rankdistill.models import Rows, encode_response
 from rankdistill.stages import lessons
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Store
@@ -115,21 +115,21 @@ def job(tmp_path, tokenizer, monkeypatch):
     run.stage = lambda *args, **options: Run.stage(run, *args, **options)
     run.shown, run.said = [], {}
 
-    def sample(run, model, prompts, key, source, count, **_):
+    def sample(run, model, prompts, source, count, **_):
         run.shown.append([prompt["messages"][-1]["content"] for prompt in prompts])
         rows = [
             {**p, "responses": [response(tokenizer, text) for text in run.said[p["prompt_id"]]]}
             for p in prompts
         ]
-        return SimpleNamespace(rows=lambda: rows, key=f"sampled-{key}")
+        return Rows(rows, f"sampled-{prompts.key}", model)
 
-    def score(run, groups, key, writer, what):
+    def score(run, groups, what):
         rows = [
             {**g, "responses": [{**r, "score": float(len(r["text"]))} for r in g["responses"]]}
             for g in groups
         ]
         run.scored = [r["text"] for g in groups for r in g["responses"]]
-        return SimpleNamespace(rows=lambda: rows, key=f"scored-{key}")
+        return Rows(rows, f"scored-{groups.key}", groups.writer)
 
     monkeypatch.setattr(lessons, "sample", sample)
     monkeypatch.setattr(lessons, "score", score)
@@ -151,7 +151,8 @@ def taught(run, warmup, *names):
         for split in ("train", "validation")
     }
     rows = [prompt for of_split in prompts.values() for prompt in of_split]
-    return lessons.teach(run, SimpleNamespace(key="prompts", rows=lambda: rows), prompts)  # type: ignore[arg-type]
+    by_split = {split: Rows(of_split, "prompts") for split, of_split in prompts.items()}
+    return lessons.teach(run, Rows(rows, "prompts"), by_split)
 
 
 def texts(groups):
@@ -166,17 +167,19 @@ def test_a_rationale_is_learned_where_the_answer_is_good(job):
     }
     options = {"responses_per_prompt": 2, "minimum_score": 4.0, "request": "Think."}
     found = taught(job, SFTWarmup(rationale=True, **options), "t1", "t2", "v1")
-    assert texts(found.train) == {"t1": ["<think>x</think>right"]}
-    assert texts(found.validation) == {"v1": ["<think>y</think>ok"]}
+    assert texts(found.of_splits("train")) == {"t1": ["<think>x</think>right"]}
+    assert texts(found.of_splits("validation")) == {"v1": ["<think>y</think>ok"]}
     assert job.scored == ["no", "right", "no"]  # thoughts are not shown to the scorer
     assert job.shown == [["t1\n\nThink.", "t2\n\nThink."], ["v1\n\nThink."]]
-    assert found.train[0]["messages"] == [{"role": "user", "content": "t1"}]
+    assert found.rows[0]["messages"] == [{"role": "user", "content": "t1"}]
     counts = job.records[0].counts
     assert (counts["learned"], counts["low_score"], counts["empty"]) == (1, 2, 0)
     assert counts["unscored"] == 1
 
     found = taught(job, SFTWarmup(keep="best", responses_per_prompt=2), "t1", "v1")
-    assert texts(found.train) == {"t1": ["right"]} and texts(found.validation) == {"v1": ["ok"]}
+    assert texts(found.of_splits("train")) == {"t1": ["right"]} and texts(
+        found.of_splits("validation")
+    ) == {"v1": ["ok"]}
 
 
 def test_nothing_to_learn_from_is_said(job):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from conftest import build_model, build_tokenizer
 
+from rankdistill.models import Rows
 from rankdistill.schema import Precision
 from rankdistill.stages import warmup as stage
-from rankdistill.stages.lessons import Taught
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.warmup import warm_up
 from rankdistill.store import Store
@@ -21,7 +20,7 @@ from rankdistill.warmup.logits import LogitsWarmup
 from rankdistill.warmup.none import NoWarmup
 from rankdistill.warmup.on_policy import OnPolicyWarmup
 
-NO_PROMPTS: Any = None
+NO_PROMPTS = Rows([], "prompts")
 
 
 @pytest.fixture
@@ -59,21 +58,21 @@ def job(tmp_path):
     rows = [
         {
             "prompt_id": f"p{i}",
-            "split": "train",
+            "split": "train" if i < 6 else "validation",
             "messages": [{"role": "user", "content": "x" * i}],
             "responses": [response(1 + i % 7)],
         }
         for i in range(8)
     ]
-    taught = Taught(rows[:6], rows[6:], "rows", run.teacher, [], "prompts")
+    taught = Rows(rows, "rows", run.teacher)
     return run, Model(str(tmp_path / "student"), {"folder": "s"}), taught
 
 
-def warmed(job, warmup):
+def warmed(job, warmup, prompts=NO_PROMPTS):
     run, student, taught = job
     run.settings.warmup = warmup
     run.records.clear()
-    model, history = warm_up(run, student, NO_PROMPTS, taught)
+    model, history = warm_up(run, student, prompts, taught)
     return model, history, [(record.stage, record.reused) for record in run.records]
 
 
@@ -136,10 +135,10 @@ def test_what_is_measured_on_the_validation_prompts(job):
 
 def test_rounds_on_what_the_student_writes(job, monkeypatch):
     """Every round samples the student of the round before, with seeds of its own."""
-    run, student, taught = job
+    _, student, taught = job
     asked = []
 
-    def sample(run, model, prompts, prompts_key, source, count, *, seed):
+    def sample(run, model, prompts, source, count, *, seed):
         asked.append((model, seed))
         generator = torch.Generator().manual_seed(seed)
         rows = [
@@ -154,14 +153,12 @@ def test_rounds_on_what_the_student_writes(job, monkeypatch):
             }
             for prompt in prompts
         ]  # fmt: skip
-        return SimpleNamespace(rows=lambda: rows, key=f"own-{seed}")
+        return Rows(rows, f"own-{seed}", model)
 
     monkeypatch.setattr(stage, "sample", sample)
-    prompts = [
-        {key: value for key, value in group.items() if key != "responses"} for group in taught.train
-    ]
+    prompts = replace(taught, key="prompts", writer=None)
     warmup = OnPolicyWarmup(rounds=3, responses_per_step=3, student_share=0.5, learning_rate=1e-3)
-    model, history, stages = warmed((run, student, replace(taught, prompts=prompts)), warmup)
+    model, history, stages = warmed(job, warmup, prompts)
     assert stages == [("warmup", False)] * 3
     assert asked[0][0] == student and len({model.path for model, _ in asked}) == 3
     assert len({seed for _, seed in asked}) == 3 and model not in [model for model, _ in asked]
@@ -169,7 +166,7 @@ def test_rounds_on_what_the_student_writes(job, monkeypatch):
     assert steps == [1, 2, 3, 4, 5, 6]
 
     fewer = replace(warmup, rounds=2)
-    _, _, stages = warmed((run, student, replace(taught, prompts=prompts)), fewer)
+    _, _, stages = warmed(job, fewer, prompts)
     assert stages == [("warmup", True)] * 2  # the first rounds are the same
 
 

@@ -10,32 +10,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
 from rankdistill.bench import NAMES
 from rankdistill.bench.settings import BUNDLED, TINY, Settings
+from rankdistill.command_line import Parser, says_mistakes
 from rankdistill.console import console, quiet, say
 from rankdistill.errors import UserError, suggest
 
 TABLE_WIDTH = 130
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs benchmarks; the exit code: 0, 1 where compared results differ, 2 for a mistake."""
     # Threads that wait sleep, so that CPU seconds are work. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        options = _parser().parse_args(arguments)
-        names = _chosen(options.benchmark)
-        settings = Settings(options.model, options.rounds)
-        return _run(names, settings, options.json)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    options = _parser().parse_args(arguments)
+    names = _chosen(options.benchmark)
+    return _run(names, Settings(options.model, options.rounds), options.json)
 
 
 def _run(names: Sequence[str], settings: Settings, file: Path | None) -> int:
@@ -75,13 +69,8 @@ def _chosen(name: str) -> Sequence[str]:
     return (name,)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[0].upper()}{message[1:]}: see `{self.prog} --help`.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m rankdistill.bench",
         description="Measures what computing a prompt once saves, against the usual ways.",
     )

@@ -9,11 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rankdistill.errors import UserError
+from rankdistill.command_line import says_mistakes
 
 PROMPT = "\n> "
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Talks until the input ends; exit code 2 on a person's mistake."""
     given = _parser().parse_args(arguments)
@@ -34,9 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 speakers.append(Speaker(name, http, model or served_model(http)))
             say(f"[dim]{' and '.join(s.name for s in speakers)}. {HELP}[/]")
             converse(speakers, _lines(), console, sampling)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print()
     return 0

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rankdistill.command_line import says_mistakes
 from rankdistill.compare import FILES, compare
-from rankdistill.errors import UserError
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the comparison and prints where it is; exit code 2 on a person's mistake."""
     parser = argparse.ArgumentParser(
@@ -25,11 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder that the comparison is written to (default: %(default)s)",
     )  # fmt: skip
     given = parser.parse_args(arguments)
-    try:
-        page = compare(given.folders, given.to)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    page = compare(given.folders, given.to)
     for path in map(page.with_name, FILES):
         if path.is_file():
             print(path)

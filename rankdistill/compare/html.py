@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from rankdistill.compare import sentences, tables, verified_table
@@ -14,6 +14,7 @@ from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.plots import looks, plots_of
 from rankdistill.compare.rows import table_rows
 from rankdistill.report.html import typeset
+from rankdistill.report.rendering import environment
 from rankdistill.report.svg import VARIABLES
 from rankdistill.report.table import number
 
@@ -59,12 +60,4 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
 @cache
 def _environment() -> Environment:
     packages = ("rankdistill.compare", "rankdistill.report")
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader(name) for name in packages]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, typeset=typeset)
-    return environment
+    return environment(*packages, escape=True, number=number, typeset=typeset)

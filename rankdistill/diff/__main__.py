@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rankdistill.command_line import says_mistakes
 from rankdistill.errors import UserError
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table, writes a page where that is asked for; exit code 2 on a mistake."""
     parser = argparse.ArgumentParser(
@@ -29,20 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rankdistill.diff.pages import headline, html, markdown, terminal_table
 
     pages = {".html": html, ".md": markdown}
-    try:
-        if given.to is not None and given.to.suffix not in pages:
-            raise UserError(f"--to takes a .html or .md file, and not '{given.to}'.")
-        rows = changes(given.run_a, given.run_b)
-        names = str(given.run_a), str(given.run_b)
-        if given.to is not None:
-            text = pages[given.to.suffix](rows, *names)
+    if given.to is not None and given.to.suffix not in pages:
+        raise UserError(f"--to takes a .html or .md file, and not '{given.to}'.")
+    rows = changes(given.run_a, given.run_b)
+    names = str(given.run_a), str(given.run_b)
+    if given.to is not None:
+        text = pages[given.to.suffix](rows, *names)
+        try:
             given.to.write_bytes(text.encode("utf-8", errors="replace"))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: '{given.to}' can't be written ({error.strerror}).", file=sys.stderr)
-        return 2
+        except OSError as error:
+            raise UserError(f"'{given.to}' can't be written ({error.strerror}).") from error
     console = Console(highlight=False)
     console.print(terminal_table(rows[: given.shown], *names))
     console.print(headline(rows), soft_wrap=True)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from rankdistill.diff.changes import Change
+from rankdistill.report.rendering import environment
 from rankdistill.report.table import number, percent, signed
 
 STYLES = {"same": "", "gone": "red strike", "new": "green"}
@@ -58,15 +59,8 @@ def _render(name: str, escape: bool, rows: Sequence[Change], before: str, after:
 
 @cache
 def _environment(escape: bool) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("rankdistill.diff"),
-        autoescape=escape,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, signed=signed, percent=percent, marked=_marked)
-    return environment
+    filters = {"number": number, "signed": signed, "percent": percent, "marked": _marked}
+    return environment("rankdistill.diff", escape=escape, **filters)
 
 
 def _marked(piece: tuple[str, str]) -> str:

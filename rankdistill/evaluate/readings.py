@@ -14,10 +14,9 @@ import torch
 from transformers import PreTrainedModel
 
 from rankdistill.evaluate.guards import base_of, other_bases, top_1
-from rankdistill.evaluate.students import token_groups
 from rankdistill.evaluate.tokens import batches_of, policy_values
 from rankdistill.forward import TokenGroup, bind, response_logps
-from rankdistill.models import Model, encode_prompt, encode_response, recoded
+from rankdistill.models import Model, Rows, encode_prompt, encode_response
 from rankdistill.rows import Group, Message
 
 QUESTION = "Here is an answer:\n\n{answer}\n\nWhich request is it an answer to?"
@@ -25,8 +24,7 @@ NO_ANSWER = "..."
 
 
 def teacher_logp(
-    groups: Sequence[Group],
-    writer: Model,
+    answers: Rows,
     teacher: Model,
     loaded: PreTrainedModel,
     layout: str,
@@ -35,13 +33,12 @@ def teacher_logp(
     """Mean over answers of the teacher's mean log-probability, nats per token.
 
     Args:
-        groups: Answers with their prompts.
-        writer: The model whose tokenizer wrote them.
+        answers: With their prompts.
         loaded: The teacher, where it runs.
         layout: Of the grouped forward.
         max_batch_tokens: Tokens that go through it at once.
     """
-    rows = token_groups(recoded(groups, writer, teacher), teacher.tokenizer())
+    rows = answers.tokens(teacher)
     if not rows:
         return None
     batches = batches_of(rows, max_batch_tokens=max_batch_tokens, layout=layout)

@@ -23,7 +23,7 @@ from rankdistill.evaluate.tokens import (
     policy_values,
 )
 from rankdistill.forward import TokenGroup, bind
-from rankdistill.models import token_group
+from rankdistill.models import token_groups, written
 from rankdistill.rows import Group, Response
 from rankdistill.statistics import tau_b
 
@@ -150,8 +150,7 @@ class _TokenFigures:
         if not self.shares_tokenizer:
             return []
         ranked = self.held_out.ranked[: self.held_out.read_prompts]
-        scored = [_scored_only(group) for group in ranked]
-        scored = [group for group in scored if group["responses"]]
+        scored = written([_scored_only(group) for group in ranked])
         batches = self._batches(token_groups(scored, self.held_out.tokenizer))
         values = policy_values(self._bound(), batches)
         scores = [[r.get("score", 0.0) for r in group["responses"]] for group in scored]
@@ -170,15 +169,5 @@ def _score(response: Response) -> float | None:
 
 
 def _scored_only(group: Group) -> Group:
-    kept = [r for r in group["responses"] if _score(r) is not None and r["token_ids"]]
+    kept = [r for r in group["responses"] if _score(r) is not None]
     return {**group, "responses": kept}
-
-
-def token_groups(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> list[TokenGroup]:
-    """Prompt and response ids of the groups that have a response token."""
-    rows: list[TokenGroup] = []
-    for group in groups:
-        written = [r for r in group["responses"] if r["token_ids"]]
-        if written:
-            rows.append(token_group({**group, "responses": written}, tokenizer))
-    return rows

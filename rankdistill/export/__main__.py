@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankdistill.errors import UserError
+from rankdistill.command_line import says_mistakes
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the folder, and pushes it where that is asked for; exit code 2 on a mistake."""
     given = _parser().parse_args(arguments)
@@ -20,20 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rankdistill.export.source import EXPORT
 
     quiet()
-    try:
-        source = open_source(given.run, trust_remote_code=given.trust_remote_code)
-        if given.push is not None:
-            check_push(given.push)
-        to = given.to or source.folder / EXPORT
-        export(source, to, Options(given.precision, given.quantize, given.push))
-        say(f"[bold]export[/]  {to}")
-        if given.push is not None:
-            say(f"[bold]hub[/]     {push(to, given.push, given.private)}")
-        else:
-            say(f"[dim]python -m rankdistill.serve {given.run}   serves it[/]")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    source = open_source(given.run, trust_remote_code=given.trust_remote_code)
+    if given.push is not None:
+        check_push(given.push)
+    to = given.to or source.folder / EXPORT
+    export(source, to, Options(given.precision, given.quantize, given.push))
+    say(f"[bold]export[/]  {to}")
+    if given.push is not None:
+        say(f"[bold]hub[/]     {push(to, given.push, given.private)}")
+    else:
+        say(f"[dim]python -m rankdistill.serve {given.run}   serves it[/]")
     return 0
 
 

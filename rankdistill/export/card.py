@@ -7,12 +7,13 @@ from functools import cache
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from rankdistill.export.license import License, hub_name
 from rankdistill.export.source import Source
 from rankdistill.report.headline import findings, headline, judge_warning
 from rankdistill.report.ranked import ranked_labels, ranked_rows
+from rankdistill.report.rendering import environment
 from rankdistill.report.stages import duration, stage_rows
 from rankdistill.report.table import Row, labels, table_rows
 
@@ -190,15 +191,7 @@ def _tags(config: Mapping[str, Any], quantize: str) -> list[str]:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("rankdistill.export"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = _in_cell
-    return environment
+    return environment("rankdistill.export", escape=False, last_newline=True, cell=_in_cell)
 
 
 def _in_cell(text: Any) -> str:

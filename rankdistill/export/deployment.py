@@ -8,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from rankdistill.export.source import Source
+from rankdistill.report.rendering import environment
 from rankdistill.store.manifest import versions
 
 FILES = (
@@ -68,10 +69,4 @@ def _installed(package: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("rankdistill.export"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    return environment("rankdistill.export", escape=False, last_newline=True)

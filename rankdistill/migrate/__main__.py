@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rankdistill.command_line import says_mistakes
 from rankdistill.errors import UserError
 from rankdistill.migrate.carried import Carried, command, recipe
 from rankdistill.migrate.carry import carry
@@ -18,27 +19,27 @@ from rankdistill.migrate.source import KINDS, kind_of, read, text_of
 from rankdistill.migrate.targets import names_ours, renamed
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the command; exit code 2 on a person's mistake."""
     given = _parser().parse_args(arguments)
+    if names_ours(text := text_of(given.file)):
+        text, found = renamed(text)
+        if found or given.to is not None:
+            _write(given.to or given.file.expanduser(), text)
+        _show_renamed(given.to or given.file, found)
+        return 0
     try:
-        if names_ours(text := text_of(given.file)):
-            text, found = renamed(text)
-            if found or given.to is not None:
-                _write(given.to or given.file.expanduser(), text)
-            _show_renamed(given.to or given.file, found)
-            return 0
         source = read(given.file)
         refuse_others(given.file, source)
         kind = given.kind or kind_of(given.file, source)
         carried = carry(source, kind, given.devices)
-        if given.to is not None:
-            _write(given.to, recipe(carried, f"{given.file.name} ({kind})"))
-    except (UserError, TypeError, ValueError) as error:
-        wrong = error if isinstance(error, UserError) else f"'{given.file}' has a value that is no "
-        text = str(wrong) if isinstance(error, UserError) else f"{wrong}number ({error}): mend it."
-        print(f"error: {text}", file=sys.stderr)
-        return 2
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"'{given.file}' has a value that is no number ({error}): mend it."
+        ) from error
+    if given.to is not None:
+        _write(given.to, recipe(carried, f"{given.file.name} ({kind})"))
     _show(carried, kind, given.to)
     return 0
 

@@ -18,7 +18,8 @@ from rankdistill.models.layers import (
 )
 from rankdistill.models.load import load_model, place, stored_precision
 from rankdistill.models.locate import identity, locate
-from rankdistill.models.model import Loading, Model, recoded, recoding
+from rankdistill.models.model import Loading, Model
+from rankdistill.models.rows import Rows, recoded, recoding, token_groups, written
 from rankdistill.models.saving import save_model
 from rankdistill.models.template import chat_template, with_chat_template
 from rankdistill.models.tokenizer import (
@@ -38,6 +39,7 @@ __all__ = [
     "LoRA",
     "Loading",
     "Model",
+    "Rows",
     "WithoutAdapters",
     "adapted",
     "chat_template",
@@ -66,7 +68,9 @@ __all__ = [
     "save_model",
     "stored_precision",
     "token_group",
+    "token_groups",
     "tokenizer_difference",
     "tokenizers_agree",
     "with_chat_template",
+    "written",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from rankdistill.errors import UserError
 from rankdistill.models.adapters import LoRA, load_trainable
 from rankdistill.models.device import device
 from rankdistill.models.load import (
@@ -22,13 +21,7 @@ from rankdistill.models.load import (
     stored_quantization,
 )
 from rankdistill.models.locate import identity, locate
-from rankdistill.models.tokenizer import (
-    encode_answers,
-    encode_prompt,
-    encode_response,
-    load_tokenizer,
-    tokenizers_agree,
-)
+from rankdistill.models.tokenizer import load_tokenizer
 from rankdistill.store import Output
 
 
@@ -156,52 +149,6 @@ class Model:
             yield
         except OwnCodeError as error:
             raise OwnCodeError(error.path, self.loading.trust_key) from error
-
-
-def recoding(writer: Model, reader: Model) -> dict[str, int]:
-    """What an identity says where `recoded` has to change tokens; {} where the tokenizers agree."""
-    if writer.path == reader.path or tokenizers_agree(reader.tokenizer(), writer.tokenizer()):
-        return {}
-    return {"recoding": 2}
-
-
-def recoded(
-    groups: Sequence[Any], writer: Model, reader: Model, *, whole_prompt: bool = False
-) -> list[Any]:
-    """The groups with their responses' `token_ids` in the tokens of another model.
-
-    Unchanged where the two tokenizers agree. Otherwise the responses are what the reader's chat
-    template makes of them, see `encode_answers`; EOS is added where a response ended.
-
-    Args:
-        groups: `Group` rows.
-        writer: The model whose tokens the responses have.
-        reader: The model whose tokens they get.
-        whole_prompt: Whether they stand behind the whole prompt, as those of a group do that they
-            are to join; else a thought that the template opens may be left out.
-    """
-    if not recoding(writer, reader):
-        return list(groups)
-    tokenizer = reader.tokenizer()
-    return [_recoded(group, tokenizer, whole_prompt) for group in groups]
-
-
-def _recoded(group: Any, tokenizer: Any, whole_prompt: bool) -> Any:
-    texts = [response["text"] for response in group["responses"]]
-    whole = len(encode_prompt(tokenizer, group["messages"]))
-    try:
-        prompt, answers = encode_answers(tokenizer, group["messages"], texts)
-    except UserError:  # the template would change a text, and what was said is to be read
-        prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
-    if whole_prompt and len(prompt) < whole:
-        prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
-    coded = [
-        {**response, "token_ids": ids if response["finish_reason"] == "stop" else ids[:-1]}
-        for response, ids in zip(group["responses"], answers, strict=True)
-    ]
-    others = {key: value for key, value in group.items() if key != "prompt_tokens"}
-    shorter = {"prompt_tokens": len(prompt)} if len(prompt) < whole else {}
-    return {**others, **shorter, "responses": coded}
 
 
 def model_of(output: Output, loading: Loading) -> Model:

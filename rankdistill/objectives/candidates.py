@@ -53,3 +53,8 @@ class Objective(Protocol):
         ...
 
     def __call__(self, candidates: Candidates) -> ObjectiveOutput: ...
+
+
+def learning_rate_of(objective: Objective) -> float:
+    """The peak for AdamW that suits an objective: its `learning_rate`, which it need not have."""
+    return getattr(objective, "learning_rate", 1e-5)

@@ -7,26 +7,22 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rankdistill.errors import UserError
+from rankdistill.command_line import says_mistakes
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the plan; exit code 2 on a person's mistake."""
     from rankdistill.plan.compose import composed, parser
 
     given = parser().parse_args(arguments)
-    try:
-        settings, told, machine = composed(given.overrides, given.config_dir)
-        from rankdistill.plan.planner import Planner
-        from rankdistill.plan.stages import stages
-
-        planner = Planner(settings, told.plan, told.hardware)
-        found = stages(planner)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    settings, told, machine = composed(given.overrides, given.config_dir)
     from rankdistill.plan import table
+    from rankdistill.plan.planner import Planner
+    from rankdistill.plan.stages import stages
 
+    planner = Planner(settings, told.plan, told.hardware)
+    found = stages(planner)
     if given.json:
         json.dump(table.as_json(planner, found, machine), sys.stdout, indent=1)
         print()

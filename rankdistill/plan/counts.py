@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.plan.config import PlanConfig
@@ -145,10 +144,10 @@ def _measured(settings: Settings, path: str, ranked: bool) -> _Source:
 
 
 def _conversations(settings: Settings, plan: PlanConfig) -> int:
-    path: Any = getattr(settings.warmup, "conversations", None)
-    if path is None:
+    own = settings.warmup.own_conversations
+    if own is None:
         return 0
-    most = getattr(settings.warmup, "train_conversations", None)
+    path, most = own.path, own.train
     rows = plan.conversations or _known(path).get("rows")
     if rows is None and Path(path).expanduser().is_file():
         rows = sum(1 for _ in read_rows(path))

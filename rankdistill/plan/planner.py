@@ -110,7 +110,7 @@ class Planner:
     ) -> Stage:
         """`each` responses to `prompts` by an engine; `fresh`: the engine is started for it."""
         sample, counts, hardware = self.settings.sample, self.counts, self.hardware
-        engine = sample.sampler.name != "transformers"
+        engine = sample.sampler in ("auto", "vllm")
         precision = precise(sample.vllm.dtype) if engine else "float32"
         most = sample.vllm.max_num_seqs if engine else sample.transformers.batch_size
         engines, devices = sample.data_parallel, sample.tensor_parallel

@@ -110,7 +110,7 @@ def _lessons(planner: Planner, rows: int, rounds: int, *, head: str, live: bool)
 def _conversations(planner: Planner) -> Stage:
     """SFT on conversations: every token is a row of logits, rows are padded to the longest."""
     warmup: Any = planner.settings.warmup
-    rows, longest = planner.counts.conversations, warmup.max_conversation_tokens
+    rows, longest = planner.counts.conversations, warmup.own_conversations.max_tokens
     length = round(min(longest, planner.plan.response_tokens or longest))
     work = sequences(rows, 0, length)
     share = -(-warmup.responses_per_step // planner.hardware.devices)
@@ -176,16 +176,15 @@ def _scored(planner: Planner, scorer: Any, prompts: int, each: int) -> Iterator[
         if scorer.endpoint is None:
             yield judging(planner, scorer, prompts, each)
         return
-    model = getattr(scorer, "model", None)
-    if model is not None:
-        shape = planner.shape(model, scorer)
+    if scorer.model is not None:
+        shape = planner.shape(scorer.model, scorer)
     elif scorer.name == "likelihood" and not scorer.through.startswith("http"):
         shape = planner.teacher
     else:
         return
     yield planner.reading(
         "score", f"{prompts:,} groups of {each} by {scorer.name}", shape,
-        scorer if model is not None else settings.teacher, work,
+        scorer if scorer.model is not None else settings.teacher, work,
         max_batch_tokens=scorer.max_batch_tokens,
     )  # fmt: skip
 

@@ -12,6 +12,9 @@ from rich.text import Text
 from rankdistill.plan.memory import GIB, Memory
 from rankdistill.plan.planner import Planner
 from rankdistill.plan.stage import Stage, room
+from rankdistill.report.stages import duration
+from rankdistill.report.table import NOTHING
+from rankdistill.store.words import size_text
 
 WIDTH = 100
 """Columns that the table is made for."""
@@ -44,13 +47,22 @@ def table(planner: Planner, found: Sequence[Stage]) -> Table:
             Text(gib(stage.memory.total), style="" if fits else "bold red"),
             short(stage.tokens),
             short(stage.flops),
-            duration(stage.seconds),
+            duration(stage.seconds, roughly=True),
             size(stage.disk),
         )
     total = [sum(getattr(s, name) for s in found) for name in ("flops", "seconds", "disk")]
     most = max(stage.memory.total for stage in found)
     shown.add_section()
-    shown.add_row("all", "", "", gib(most), "", short(total[0]), duration(total[1]), size(total[2]))
+    shown.add_row(
+        "all",
+        "",
+        "",
+        gib(most),
+        "",
+        short(total[0]),
+        duration(total[1], roughly=True),
+        size(total[2]),
+    )
     return shown
 
 
@@ -116,17 +128,8 @@ def gib(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes on disk."""
-    if value <= 0:
-        return "-"
-    return gib(value) if value >= 0.1 * GIB else f"{value / 2**20:.1f} MiB"
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `7.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    """Bytes on disk; `-` for nothing."""
+    return size_text(value) if value > 0 else NOTHING
 
 
 def short(value: float) -> str:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankdistill.errors import UserError
+from rankdistill.command_line import says_mistakes
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the file and says what is in it; exit code 2 on a person's mistake."""
     parser = argparse.ArgumentParser(
@@ -28,16 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rankdistill.rank.load import load_groups
     from rankdistill.rank.write import export
 
-    try:
-        groups = (
-            group
-            for group in load_groups(given.ranked)
-            if given.split is None or group["split"] == given.split
-        )
-        written = export(groups, given.to, given.format, given.pairs)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    groups = (
+        group
+        for group in load_groups(given.ranked)
+        if given.split is None or group["split"] == given.split
+    )
+    written = export(groups, given.to, given.format, given.pairs)
     print(f"{given.to}: {written} rows")
     return 0
 

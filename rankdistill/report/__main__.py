@@ -9,10 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rankdistill.errors import UserError
+from rankdistill.command_line import says_mistakes
 from rankdistill.report import print_tables, read_metrics, render
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes `report.md` and `report.html` into the folder and prints the table; exit code 2 on a
     person's mistake."""
@@ -22,11 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="folder of a finished run")
     folder: Path = parser.parse_args(arguments).folder
-    try:
-        metrics = read_metrics(folder)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    metrics = read_metrics(folder)
     config = folder / "config.yaml"
     render(metrics, config.read_text(encoding="utf-8") if config.is_file() else "", folder)
     console = Console(highlight=False)

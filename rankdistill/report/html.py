@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from rankdistill.report.answers import HOW_CHOSEN
@@ -15,6 +15,7 @@ from rankdistill.report.headline import findings, headline, judge_warning
 from rankdistill.report.plots import colour, plots_of
 from rankdistill.report.ranked import LONGER, ranked_labels, ranked_rows
 from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
+from rankdistill.report.rendering import environment
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
 from rankdistill.report.stages import rate_labels, rate_rows, rate_title, stage_rows
 from rankdistill.report.suites import suite_heads, suite_rows
@@ -92,15 +93,8 @@ def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("rankdistill.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number, signed=signed, typeset=typeset, coded=coded)
-    return environment
+    filters = {"number": number, "signed": signed, "typeset": typeset, "coded": coded}
+    return environment("rankdistill.report", escape=True, **filters)
 
 
 def coded(text: str) -> Markup:

@@ -38,16 +38,16 @@ def counts(values: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def duration(seconds: float | None) -> str:
-    """`48 s`, `3 min 05 s`, `2 h 10 min`."""
+def duration(seconds: float | None, *, roughly: bool = False) -> str:
+    """`48 s`, `3 min 05 s`, `2 h 10 min`; `roughly`: minutes without seconds, of an estimate."""
     if seconds is None:
         return "-"
     whole = round(seconds)
     if whole < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+        return f"{seconds:.1f} s" if seconds < 10 and not roughly else f"{whole} s"
     minutes, rest = divmod(whole, 60)
     if minutes < 120:
-        return f"{minutes} min {rest:02d} s"
+        return f"{round(seconds / 60)} min" if roughly else f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rankdistill.store.words import size_text
+
 NOTHING = "-"
 """Not measured, or says nothing about this model."""
 
@@ -113,11 +115,8 @@ def count(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """269 MB: decimal units."""
-    if value is None:
-        return NOTHING
-    unit, factor = ("GB", 1e9) if value >= 1e9 else ("MB", 1e6)
-    return f"{value / factor:.3g} {unit}"
+    """Bytes as `size_text` has them."""
+    return NOTHING if value is None else size_text(value)
 
 
 def _simple(text: Callable[[Any], str]) -> Callable[[Any], Cell]:

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rankdistill.command_line import says_mistakes
 from rankdistill.errors import UserError
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until it is interrupted, then writes the set; exit code 2 on a person's mistake."""
     parser = argparse.ArgumentParser(
@@ -24,15 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rankdistill.review.server import ReviewServer
     from rankdistill.review.session import Review
 
+    review = Review(given.ranked)
     try:
-        review = Review(given.ranked)
         server = ReviewServer(review, given.port)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"error: port {given.port} can't be served ({error.strerror}).", file=sys.stderr)
-        return 2
+        raise UserError(f"port {given.port} can't be served ({error.strerror}).") from error
     print(f"{len(review.groups)} prompts, {len(review.ranks)} reviewed: {server.url}")
     try:
         print("Ctrl-C ends it and writes the set.", flush=True)

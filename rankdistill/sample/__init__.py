@@ -86,7 +86,7 @@ def require_vllm(key: str) -> None:
 
 
 def sampler_options(settings: SampleConfig, name: str) -> dict[str, Any]:
-    """What `open_sampler` takes for a resolved name, of the keys of `sample`."""
+    """What `open_sampler` takes for a resolved name of NAMES, of the keys of `sample`."""
     if name == "transformers":
         return asdict(settings.transformers)
     parallel = {key: getattr(settings, key) for key in PARALLEL}

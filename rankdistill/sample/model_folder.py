@@ -65,7 +65,12 @@ def max_positions(folder: Path) -> int | None:
 def to_response(
     tokenizer: Any, token_ids: list[int], ends: Collection[int], source: str
 ) -> Response:
-    """The row of a sampled response: `stop` if its last token is one of `ends`, else `length`."""
+    """The row of a sampled response: `stop` if one of its tokens is one of `ends`, else `length`.
+
+    What stands behind that token is padding, and left out.
+    """
+    first = next((i for i, token in enumerate(token_ids) if token in ends), len(token_ids))
+    token_ids = token_ids[: first + 1]
     return {
         "text": decode_response(tokenizer, token_ids),
         "token_ids": token_ids,

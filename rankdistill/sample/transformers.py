@@ -7,7 +7,6 @@ through the model once, the cache is repeated K times, and rows that have ended 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +19,10 @@ from rankdistill.models.model import Model
 from rankdistill.rows import Response
 from rankdistill.sample.choose import choose
 from rankdistill.sample.model_folder import check_positions, contents, stop_ids, to_response
-from rankdistill.sample.sampler import Request, SamplingOptions, response_seed
+from rankdistill.sample.sampler import Request, Sampler, SamplingOptions, response_seed
 
 
-class TransformersSampler(AbstractContextManager["TransformersSampler"]):
+class TransformersSampler(Sampler):
     """Samples in this process, in float32, on the accelerator where there is one.
 
     Batches are cut from the requests in their order and sampled one after the other, so a caller
@@ -84,12 +83,7 @@ class TransformersSampler(AbstractContextManager["TransformersSampler"]):
     def response_logps(
         self, model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> list[list[float]]:
-        """The log-probability of every token of the responses, nats, at temperature 1, unfiltered.
-
-        Args:
-            model: Weights and tokenizer in a folder.
-            pairs: (prompt ids, response ids).
-        """
+        """See `Sampler`."""
         network = self._load(model)
         rows = []
         for prompt, response in pairs:
@@ -102,9 +96,6 @@ class TransformersSampler(AbstractContextManager["TransformersSampler"]):
     def close(self) -> None:
         """Free the model."""
         self._loaded = None
-
-    def __exit__(self, *exception: Any) -> None:
-        self.close()
 
     def _load(self, model: Model) -> PreTrainedModel:
         key = (model.folder, contents(model.folder))

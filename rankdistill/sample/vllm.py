@@ -9,7 +9,6 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from rankdistill.sample.model_folder import (
     stop_ids,
     to_response,
 )
-from rankdistill.sample.sampler import Request, SamplingOptions, response_seed
+from rankdistill.sample.sampler import Request, Sampler, SamplingOptions, response_seed
 from rankdistill.sample.vllm_process import Answers, VLLMProcess
 from rankdistill.store.removal import folders_named, is_running
 
@@ -34,7 +33,7 @@ LENGTH_STEP = 256
 """The engine's context is rounded up to this, so that few changes of length restart it."""
 
 
-class VLLMSampler(AbstractContextManager["VLLMSampler"]):
+class VLLMSampler(Sampler):
     """Starts engines at the first call and keeps them; weights of the same shape are swapped in.
 
     Every response is a request of its own with a seed of its own; full blocks of a prompt's keys
@@ -123,14 +122,7 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
     def response_logps(
         self, model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> Generator[list[float]]:
-        """The log-probability of every token of the responses, nats, at temperature 1, unfiltered.
-
-        Of every pair in its order, as they are finished.
-
-        Args:
-            model: Weights and tokenizer in a folder.
-            pairs: (prompt ids, response ids).
-        """
+        """See `Sampler`; one after the other, as they are finished."""
         if not pairs:
             return
         texts = [[*prompt, *response] for prompt, response in pairs]
@@ -176,9 +168,6 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
-
-    def __exit__(self, *exception: Any) -> None:
-        self.close()
 
     def _serve(self, model: Model, length: int) -> None:
         """Have the engines hold `model`, with a context of at least `length` tokens."""

@@ -13,13 +13,13 @@ import httpx
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
-from rankdistill.http_client import KEY_VARIABLE, client
+from rankdistill.http_client import AGAIN, KEY_VARIABLE, check_url, client, pause_s
 from rankdistill.models import Model
 from rankdistill.sample.vllm import VLLMSampler
 
 CONCURRENCY = 32
-PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-_AGAIN = {408, 429, *range(500, 600)}
+RETRIES = 5
+"""Times that a request is sent again, half a minute in all."""
 
 
 class RemoteTeacher:
@@ -31,6 +31,7 @@ class RemoteTeacher:
     """
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+        check_url("score.through", url, KEY_VARIABLE)
         self.url = url.rstrip("/")
         limits = httpx.Limits(max_connections=CONCURRENCY)
         self._client = client(self.url, limits=limits, transport=transport)
@@ -94,7 +95,7 @@ class RemoteTeacher:
             ) from None
 
     def _asked(self, method: str, what: str, body: dict[str, Any] | None = None) -> Any:
-        for pause in (*PAUSES_S, None):
+        for attempt in range(1, RETRIES + 2):
             try:
                 response = self._client.request(method, f"{self.url}/{what}", json=body)
                 why = str(response.status_code)
@@ -107,15 +108,15 @@ class RemoteTeacher:
                     f"{self.url} (score.through) answers {why}: set the environment variable "
                     f"{KEY_VARIABLE} to its key."
                 )
-            if response is not None and response.status_code not in (200, *_AGAIN):
+            if response is not None and response.status_code not in (200, *AGAIN):
                 raise UserError(
                     f"{self.url} (score.through) refuses /{what} ({why}): it must be a `vllm "
                     "serve` of the model that teacher.path names, with room for its longest group."
                 )
             # Nobody there at start-up is a mistake; in the middle of a run it may come back.
-            if pause is None or what == "models":
+            if attempt > RETRIES or what == "models":
                 break
-            time.sleep(pause)
+            time.sleep(pause_s(attempt, response))
         raise UserError(
             f"{self.url} (score.through) does not answer ({why}): start it with `vllm serve`, and "
             "run the same command again; what was scored is kept."

@@ -111,6 +111,16 @@ class VerifierOptions:
     column: str
     pattern: str | None
 
+    @property
+    def by_rule(self) -> bool:
+        """See `Scorer`."""
+        return True
+
+    @property
+    def checks_demands(self) -> bool:
+        """See `Scorer`."""
+        return self.rule == "ifeval"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModelOptions:

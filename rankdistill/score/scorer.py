@@ -53,6 +53,13 @@ class Scorer(ABC):
     """Whether it needs the memory that a sampler's engine takes."""
     relative: bool = False
     """Whether its values compare the responses of one group only; see `absolute`."""
+    by_rule: bool = False
+    """Whether a rule gives its values, and no model's opinion."""
+    checks_demands: bool = False
+    """Whether it checks the demands of a prompt, of which prompts then need some."""
+    model: str | None = None
+    """A model of its own that it loads on this machine, as the person calls it. It then has
+    `precision`, `trust_remote_code` and `max_batch_tokens` as well, for `rankdistill.plan`."""
 
     @property
     @abstractmethod

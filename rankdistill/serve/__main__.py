@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankdistill.errors import UserError
+from rankdistill.command_line import says_mistakes
 from rankdistill.http_client import KEY_VARIABLE
 from rankdistill.serve.command import Serving, check_serving, server
 
@@ -17,6 +17,7 @@ QUESTION = "Why is the sky blue?"
 FIRST_TOKENS = 24
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until it is interrupted; exit code 2 on a person's mistake."""
     given, more = _split(sys.argv[1:] if arguments is None else list(arguments))
@@ -41,9 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _try(serving)
             say("[dim]Ctrl-C ends it.[/]")
             running.wait()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print()
     return 0

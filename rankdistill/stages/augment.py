@@ -6,38 +6,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rankdistill.models import encode_prompt
+from rankdistill.models import Rows, encode_prompt
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.augment import REASONS, Filter, requests, written
 from rankdistill.rows import Group, Message, Prompt
 from rankdistill.schema import AugmentConfig
 from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
-from rankdistill.store import Output, Partial
+from rankdistill.store import Partial
 
 
-def augmented(run: Run, prompts: Output) -> Output:
+def augmented(run: Run, prompts: Rows) -> Rows:
     """The prompts with further train prompts that the teacher wrote, and how many were dropped."""
-    settings, rows = run.settings.prompts, prompts.rows()
+    settings, prompts = run.settings.prompts, prompts.held()
+    rows = prompts.rows
     augment = settings.augment
-    seeds: list[Any] = [row for row in rows if row["split"] == "train"]
+    seeds = prompts.of_splits("train").rows
     if not seeds:
         return prompts
     asked = requests(seeds, augment.requests, augment.evolved, run.settings.seed)
-    asking: list[Any] = [
+    asking = [
         {"prompt_id": f"{request.kind}-{i}", "split": "train", "messages": request.messages}
         for i, request in enumerate(asked)
     ]
-    key: Any = {"prompts": prompts.key, "requests": asdict(augment), "code": 1}
-    answered = sample(
-        run, run.teacher, asking, key, "teacher", 1, max_response_tokens=settings.max_prompt_tokens
-    )
+    key = {"prompts": prompts.key, "requests": asdict(augment), "code": 1}
+    most = settings.max_prompt_tokens
+    answered = sample(run, run.teacher, Rows(asking, key), "teacher", 1, max_response_tokens=most)
     identity = {
         "code": 1,
         "prompts": prompts.key,
         "answers": answered.key,
         "augment": asdict(augment),
-        "max_prompt_tokens": settings.max_prompt_tokens,
+        "max_prompt_tokens": most,
         "tokenizer": dict(run.start.identity),
     }
 
@@ -45,16 +45,16 @@ def augmented(run: Run, prompts: Output) -> Output:
         tokenizer = run.start.tokenizer()
 
         def fits(prompt: Prompt) -> bool:
-            return len(encode_prompt(tokenizer, prompt["messages"])) <= settings.max_prompt_tokens
+            return len(encode_prompt(tokenizer, prompt["messages"])) <= most
 
-        more, counts = new_prompts(rows, answered.rows(), augment, fits)
+        more, counts = new_prompts(rows, answered.rows, augment, fits)
         partial.shards().put([*rows, *more])
         splits = ("train", "validation", "heldout")
         held = {s: sum(r["split"] == s for r in [*rows, *more]) for s in splits}
         return {"asked": len(asking), "kept": len(more), **counts, **held}
 
     what = f"{len(asking)} more by the teacher, from {len(seeds)}"
-    return run.stage("prompts", what, identity, make)
+    return Rows.of(run.stage("prompts", what, identity, make))
 
 
 def new_prompts(

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from rankdistill.evaluate.schema import QuickOptions
 from rankdistill.evaluate.students import HeldOut
-from rankdistill.models import tokenizers_agree
-from rankdistill.rank.combine import Scale
+from rankdistill.models import Rows, tokenizers_agree
 from rankdistill.rows import Group
 from rankdistill.score import Scorer
 from rankdistill.score.ensemble import absolute, members
-from rankdistill.score.verifier import Verifier
 from rankdistill.stages.run import Model, Run
-from rankdistill.stages.score import Outputs, Scored
 from rankdistill.stages.settings import Settings
 
 
@@ -25,18 +21,14 @@ class Answers:
     """A model's scored responses to the held-out prompts."""
 
     model: Model
-    scored: Scored
+    scored: Rows
     temperature: float
     tokens_per_second: float
 
-    scale: Scale | None = None
-    """Of several scorers' values: that of the warmed-up student's, so that models compare."""
-
-    @cached_property
-    def groups(self) -> list[Group]:
-        if isinstance(self.scored, Outputs):
-            return self.scored.rows(self.scale)  # type: ignore[return-value]
-        return self.scored.rows()  # type: ignore[return-value]
+    @property
+    def groups(self) -> Sequence[Group]:
+        """Of `scored`."""
+        return self.scored.rows
 
 
 @dataclass
@@ -107,6 +99,6 @@ def judged_by_own_teacher(settings: Settings) -> bool:
     if not ranked or (settings.rank.path is not None and not settings.rank.rescore):
         return False
     judge = evaluation_judge(settings)
-    if all(isinstance(member, Verifier) for member in members(judge).values()):
+    if all(member.by_rule for member in members(judge).values()):
         return False
     return judge.identity == absolute(settings.scorer).identity

@@ -6,21 +6,21 @@ sweep share those of the pruned student, the warmed-up student and the teacher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.schema import QuickOptions
 from rankdistill.evaluate.students import evaluate_model
+from rankdistill.models import Rows
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
-from rankdistill.rows import Group, Prompt
-from rankdistill.score.ensemble import merged
+from rankdistill.rows import Group
 from rankdistill.stages.comparison import LABELS, Answers, Reference, evaluation_judge, label_of
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
-from rankdistill.stages.score import Outputs, score
+from rankdistill.stages.score import score, weights_of
 from rankdistill.stages.sharpening import control_temperature
 from rankdistill.store import Partial
 
@@ -31,11 +31,11 @@ class Evaluation:
 
     run: Run
     suite: QuickOptions
-    prompts: Sequence[Prompt]
+    prompts: Rows
     """Of the held-out split."""
-    prompts_key: str
     baseline: Model
     scale: Scale | None = None
+    """Of several scorers' values: that of the baseline's answers, so that models compare."""
 
     def compare(
         self, models: Mapping[str, Model]
@@ -61,7 +61,6 @@ class Evaluation:
                 self.run,
                 reference,
                 self.prompts,
-                self.prompts_key,
                 own=figures["warmed_up"].entropy or 0.0,
                 wanted=figures["trained"].entropy or 0.0,
             )
@@ -69,7 +68,7 @@ class Evaluation:
             label = f"{label_of('warmed_up', models)}, T={temperature:.2f}"
             figures["sharpened"] = self.figures("sharpened", label, answers["sharpened"], reference)
         order = [name for name in LABELS if name in figures]
-        groups = {name: answers[name].groups for name in order}
+        groups = {name: list(answers[name].groups) for name in order}
         return [figures[name] for name in order], groups
 
     def answers(self, model: Model, name: str, temperature: float | None = None) -> Answers:
@@ -77,18 +76,15 @@ class Evaluation:
         run = self.run
         count = self.suite.responses_per_prompt
         source = "teacher" if model == run.teacher else "student"
-        sampled = sample(
-            run, model, self.prompts, self.prompts_key, source, count, temperature=temperature
-        )
-        groups: list[Any] = sampled.rows()
-        split = "validation" if groups and groups[0]["split"] == "validation" else "held-out"
-        what = f"{name}, {len(groups)} {split} prompts"
-        scored = score(run, groups, sampled.key, model, what, evaluation_judge(run.settings))
-        if isinstance(scored, Outputs) and model == self.baseline and self.scale is None:
-            self.scale = scale_of(merged([o.rows() for o in scored.outputs]), scored.weights)  # type: ignore[arg-type]
+        sampled = sample(run, model, self.prompts, source, count, temperature=temperature)
+        split = "validation" if self.prompts.of_splits("validation").rows else "held-out"
+        what = f"{name}, {len(sampled)} {split} prompts"
+        judge = evaluation_judge(run.settings)
+        scored = score(run, sampled, what, judge, self.scale).held()
+        if model == self.baseline and self.scale is None:
+            self.scale = scale_of(scored.rows, weights_of(run, judge))
         used = run.settings.sample.temperature if temperature is None else temperature
-        speed = sampled.manifest["counts"]["tokens_per_second"]
-        return Answers(model, scored, used, speed, self.scale)
+        return Answers(model, scored, used, sampled.counts["tokens_per_second"])
 
     def figures(
         self, name: str, label: str, answers: Answers, reference: Reference

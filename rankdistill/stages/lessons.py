@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from rankdistill.errors import UserError
+from rankdistill.models import Rows, written
 from rankdistill.prompts import prompt_id, source_identity
-from rankdistill.rows import Group, Prompt
-from rankdistill.stages.run import Model, Run
+from rankdistill.rows import Group
+from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import score
-from rankdistill.store import Output, Partial
+from rankdistill.store import Partial
 from rankdistill.warmup.conversations import Conversations
 from rankdistill.warmup.lessons import (
     Lessons,
@@ -25,24 +26,10 @@ from rankdistill.warmup.lessons import (
 )
 
 
-@dataclass(frozen=True)
-class Taught:
-    """Prompts with the responses that are learned."""
-
-    train: list[Group]
-    validation: list[Group]
-    """What the warm-up is measured on while it runs."""
-    key: Any
-    """What determines them."""
-    writer: Model
-    """The model whose tokens they have."""
-    prompts: list[Prompt]
-    """Of the train split, with or without a response."""
-    prompts_key: str
-
-
-def teach(run: Run, prompts: Output, by_split: Mapping[str, list[Prompt]]) -> Taught | None:
+def teach(run: Run, prompts: Rows, by_split: Mapping[str, Rows]) -> Rows | None:
     """What the warm-up of the settings learns from; None where it learns nothing.
+
+    Groups of the train split are learned, those of validation it is measured on while it runs.
 
     Raises:
         UserError: No response is left, or the prompts came with none.
@@ -50,37 +37,29 @@ def teach(run: Run, prompts: Output, by_split: Mapping[str, list[Prompt]]) -> Ta
     lessons: Lessons | None = run.settings.warmup.lessons
     if lessons is None:
         return None
-    if lessons.source == "conversations":
-        outputs = [_of_conversations(run, by_split)]
+    if (own := run.settings.warmup.own_conversations) is not None:
+        outputs = [_of_conversations(run, own, by_split)]
     elif lessons.source == "data":
         outputs = [_of_data(run, prompts)]
     else:
         outputs = [
-            _written(run, by_split[split], prompts.key, lessons, count)
+            _written(run, by_split[split], lessons, count)
             for split, count in (("train", lessons.responses_per_prompt), ("validation", 1))
-            if by_split[split] and count
+            if by_split[split].rows and count
         ]
-    groups: list[Any] = [group for output in outputs for group in output.rows()]
-    of_split = {
-        split: [group for group in groups if group["split"] == split]
-        for split in ("train", "validation")
-    }
-    if not of_split["train"] and lessons.responses_per_prompt:
+    groups = [group for output in outputs for group in output]
+    writer = run.teacher if lessons.source == "teacher" else run.start
+    taught = Rows(groups, [output.key for output in outputs], writer)
+    if not taught.of_splits("train").rows and lessons.responses_per_prompt:
         raise UserError(_nothing(run, lessons))
-    return Taught(
-        **of_split,
-        key=[output.key for output in outputs],
-        writer=run.teacher if lessons.source == "teacher" else run.start,
-        prompts=by_split["train"],
-        prompts_key=prompts.key,
-    )
+    return taught
 
 
 def _nothing(run: Run, lessons: Lessons) -> str:
-    if lessons.source == "conversations":
-        path = run.settings.options["warmup"]["conversations"]
+    own = run.settings.warmup.own_conversations
+    if own is not None:
         return (
-            f"warmup.conversations '{path}' leaves nothing to learn: it needs conversations in "
+            f"warmup.conversations '{own.path}' leaves nothing to learn: it needs conversations in "
             "which an assistant answers, more than warmup.validation_conversations of them, whose "
             "first answer begins within warmup.max_conversation_tokens."
         )
@@ -96,24 +75,20 @@ def _nothing(run: Run, lessons: Lessons) -> str:
     )
 
 
-def _of_data(run: Run, prompts: Output) -> Output:
+def _of_data(run: Run, prompts: Rows) -> Rows:
     identity = {"code": 2, "prompts": prompts.key, "tokenizer": dict(run.start.identity)}
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        groups = from_data(
-            [row for row in prompts.rows() if row["split"] != "heldout"],
-            run.start.tokenizer(),
-        )
+        groups = from_data(prompts.of_splits("train", "validation").rows, run.start.tokenizer())
         partial.shards().put(groups)
         return {"prompts": len(groups)}
 
-    return run.stage("lessons", "the responses that the prompts came with", identity, make)
+    return Rows.of(run.stage("lessons", "the responses that the prompts came with", identity, make))
 
 
-def _of_conversations(run: Run, by_split: Mapping[str, list[Prompt]]) -> Output:
+def _of_conversations(run: Run, own: Conversations, by_split: Mapping[str, Rows]) -> Rows:
     """Conversations of a data set of their own, none of which answers what is measured on."""
-    warmup: Any = run.settings.warmup
-    own: Conversations = warmup.own_conversations
+
     measured_on = [*by_split["validation"], *by_split["heldout"]]
     held_out = {prompt_id(prompt["messages"]) for prompt in measured_on}
     identity = {
@@ -131,62 +106,54 @@ def _of_conversations(run: Run, by_split: Mapping[str, list[Prompt]]) -> Output:
         partial.shards().put(groups)
         return counts
 
-    return run.stage("lessons", own.path, identity, make)
+    return Rows.of(run.stage("lessons", own.path, identity, make))
 
 
-def _written(
-    run: Run, prompts: Sequence[Prompt], prompts_key: str, lessons: Lessons, count: int
-) -> Output:
+def _written(run: Run, prompts: Rows, lessons: Lessons, count: int) -> Rows:
     """The teacher's responses to prompts of one split: as sampled, or what is chosen of them.
 
     Only train responses are chosen by score: what is measured on is not selected.
     """
-    key: Any = prompts_key
-    if lessons.request is not None:
-        key = f"{prompts_key} {lessons.request}"
-    asking: list[Any] = [{**p, "messages": asked(p["messages"], lessons.request)} for p in prompts]
-    sampled = sample(run, run.teacher, asking, key, "teacher", count)
+    asking = [{**p, "messages": asked(p["messages"], lessons.request)} for p in prompts]
+    key = prompts.key if lessons.request is None else f"{prompts.key} {lessons.request}"
+    sampled = sample(run, run.teacher, Rows(asking, key), "teacher", count)
     if lessons.as_sampled:
         return sampled
     messages = {prompt["prompt_id"]: prompt["messages"] for prompt in prompts}
-    whole: list[Any] = [{**r, "messages": messages[r["prompt_id"]]} for r in sampled.rows()]
+    whole: list[Any] = [{**row, "messages": messages[row["prompt_id"]]} for row in sampled]
     tokenizer = run.teacher.tokenizer()
     answers = [without_thoughts(group, tokenizer) for group in whole]
-    if prompts[0]["split"] != "train":
+    if prompts.rows[0]["split"] != "train":
         lessons = replace(lessons, keep="all", minimum_score=None)
-    scores_of = _scores(run, answers, sampled.key) if lessons.scored else None
+    key, scores = None, None
+    if lessons.scored:
+        shown = Rows(written(answers), {"answers": sampled.key}, run.teacher)
+        scored = score(run, shown, f"teacher, {len(shown)} prompts")
+        key, scores = scored.key, _scores(answers, scored)
     identity = {
         "code": 1,
         "sampled": sampled.key,
-        "scored": scores_of[0] if scores_of else None,
+        "scored": key,
         "lessons": asdict(lessons),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
         learned = whole if lessons.thoughts else answers
-        groups, counts = chosen(learned, scores_of[1] if scores_of else None, lessons)
+        groups, counts = chosen(learned, scores, lessons)
         partial.shards().put(groups)
         return {"prompts": len(groups), **counts}
 
-    return run.stage("lessons", f"chosen from {len(whole)} prompts' responses", identity, make)
+    what = f"chosen from {len(whole)} prompts' responses"
+    return Rows.of(run.stage("lessons", what, identity, make))
 
 
-def _scores(run: Run, answers: Sequence[Group], key: str) -> tuple[str, list[list[float | None]]]:
-    """The scorer's values `[group][response]` and the key of its output.
-
-    Answers without a token are not shown to the scorer, and have no score.
-    """
-    shown: list[Any] = [
-        {**group, "responses": [r for r in group["responses"] if r["token_ids"]]}
-        for group in answers
-    ]
-    shown = [group for group in shown if group["responses"]]
-    output = score(run, shown, {"answers": key}, run.teacher, f"teacher, {len(shown)} prompts")
+def _scores(answers: Sequence[Group], scored: Rows) -> list[list[float | None]]:
+    """The values `[group][response]`; None for an answer without a token, which was not scored."""
     values = {
         row["prompt_id"]: iter([response.get("score") for response in row["responses"]])
-        for row in output.rows()
+        for row in scored
     }
-    return output.key, [
+    return [
         [
             next(values[group["prompt_id"]]) if response["token_ids"] else None
             for response in group["responses"]

@@ -12,7 +12,7 @@ What a stage's output depends on is in the file of its name beside this one.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,8 @@ from omegaconf import DictConfig
 
 from rankdistill import console
 from rankdistill.distributed import remarks
-from rankdistill.models import recoded, recoding
+from rankdistill.models import Rows
 from rankdistill.report import RunReport
-from rankdistill.rows import Group, Prompt
 from rankdistill.sample.cluster import with_cluster
 from rankdistill.sample.sampler import response_seed
 from rankdistill.schema import RoundReference
@@ -93,22 +92,22 @@ def run(config: DictConfig) -> float | None:
 
 def _run(job: Run, report: RunReport) -> float | None:
     ranked_set = existing(job) if job.settings.rank.path is not None else None
-    prompts = ranked_set or load(job)
-    by_split = _by_split(prompts.rows())
+    prompts = load(job) if ranked_set is None else ranked_set
+    by_split = _by_split(prompts)
     start = student(job, prompts)
-    teacher_response = _teacher_response(job, by_split["train"], prompts.key)
+    teacher_response = _teacher_response(job, by_split["train"])
     taught = teach(job, prompts, by_split)
-    _answer_held_out(job, by_split["heldout"], prompts.key)
-    warm, report.warmup_history = warm_up(job, start, prompts, taught)
-    verification = _verification(job, by_split, prompts.key)
-    validation = Validation(job, by_split["validation"], prompts.key, warm, ranked_set)
+    _answer_held_out(job, by_split["heldout"])
+    warm, report.warmup_history = warm_up(job, start, by_split["train"], taught)
+    verification = _verification(job, by_split)
+    validation = Validation(job, by_split["validation"], warm, ranked_set)
     trained, ranked, rewarding = warm, None, None
     grid, learning_rate = job.settings.train.learning_rate_grid, None
     for number in range(job.settings.rounds):
         if ranked_set is not None:
             ranked = _ranked_again(job, ranked_set)
         else:
-            ranked = _ranked(job, trained, by_split, prompts.key, teacher_response, number)
+            ranked = _ranked(job, trained, by_split, teacher_response, number)
         if verification is not None and number == 0:
             students = {"warmed_up": warm} if start == warm else {"warmed_up": warm, "start": start}
             verification.before_training(students)
@@ -116,7 +115,7 @@ def _run(job: Run, report: RunReport) -> float | None:
             rewarding = reward_model(job, trained, ranked)
         if job.settings.reward.only:
             break
-        train_at = partial(_trained, job, trained, warm, ranked, rewarding, by_split, prompts.key)
+        train_at = partial(_trained, job, trained, warm, ranked, rewarding, by_split["train"])
         if grid and number == 0:  # later rounds train at the rate that the first one chose
             search = train_at_best_rate(grid, validation, train_at)
             learning_rate, report.learning_rates = search.learning_rate, search.figures
@@ -142,7 +141,7 @@ def _run(job: Run, report: RunReport) -> float | None:
         models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]
-    _judge(job, report, models, by_split["heldout"], prompts.key, verification)
+    _judge(job, report, models, by_split["heldout"], verification)
     job.close_sampler()
     if ranked_set is not None:
         report.ranked_set = order_held_out(job, ranked_set, models)
@@ -161,8 +160,7 @@ def _judge(
     job: Run,
     report: RunReport,
     models: Mapping[str, Model],
-    held_out: Sequence[Prompt],
-    prompts_key: str,
+    held_out: Rows,
     verification: Verification | None,
 ) -> None:
     """Fill the report with what the judge, and a verifier, say of the models' answers."""
@@ -173,7 +171,7 @@ def _judge(
         quick = replace(quick, sharpening_control=False)
     if verification is not None:
         verification.sample(models)
-    evaluation = Evaluation(job, quick, held_out, prompts_key, models["warmed_up"])
+    evaluation = Evaluation(job, quick, held_out, models["warmed_up"])
     report.models, report.groups = evaluation.compare(models)
     if verification is not None:
         headings = {name: label_of(name, models) for name in models}
@@ -187,121 +185,95 @@ def _trained(
     warm: Model,
     ranked: Output,
     rewarding: Rewarding | None,
-    by_split: dict[str, list[Prompt]],
-    prompts_key: str,
+    prompts: Rows,
     learning_rate: float | None,
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The student after one round of training, and its history."""
     if rewarding is not None:
-        train_prompts = by_split["train"]
-        return ppo(job, student, train_prompts, prompts_key, rewarding, learning_rate=learning_rate)
+        return ppo(job, student, prompts, rewarding, learning_rate=learning_rate)
     moved = job.settings.round_reference is RoundReference.moved
     reference = student if moved else warm
     return train(job, student, ranked, reference=reference, learning_rate=learning_rate)
 
 
-def _by_split(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Prompt]]:
+def _by_split(prompts: Rows) -> dict[str, Rows]:
     """The prompts of each split; `plain` are the held-out ones that demand nothing."""
-    names = ("train", "validation", "heldout", "plain")
-    by_split: dict[str, list[Prompt]] = {name: [] for name in names}
-    for row in rows:
+    by_split: dict[str, list[Any]] = {n: [] for n in ("train", "validation", "heldout", "plain")}
+    for row in prompts:
         prompt = {key: value for key, value in row.items() if key != "responses"}
-        name = "plain" if is_plain(row) else row["split"]
-        by_split[name].append(prompt)  # type: ignore[arg-type]
-    return by_split
+        by_split["plain" if is_plain(row) else row["split"]].append(prompt)
+    return {name: Rows(rows, prompts.key) for name, rows in by_split.items()}
 
 
-def _verification(
-    job: Run, by_split: dict[str, list[Prompt]], prompts_key: str
-) -> Verification | None:
+def _verification(job: Run, by_split: dict[str, Rows]) -> Verification | None:
     """What is measured of verified answers; None where no verifier judges the evaluation."""
     suite, quick, verifier = job.settings.verified, job.settings.quick, verifier_of(job.settings)
-    answered = quick is not None and not job.settings.reward.only and by_split["heldout"]
+    answered = not job.settings.reward.only and by_split["heldout"].rows
     if suite is None or quick is None or verifier is None or not answered:
         return None
-    count = quick.responses_per_prompt
-    return Verification(job, suite, verifier, by_split, prompts_key, count)
+    return Verification(job, suite, verifier, by_split, quick.responses_per_prompt)
 
 
-def _teacher_response(job: Run, prompts: Sequence[Prompt], prompts_key: str) -> Output | None:
+def _teacher_response(job: Run, prompts: Rows) -> Rows | None:
     """The teacher's response that joins each group, where one does."""
     if not job.settings.sample.teacher_response:
         return None
-    return sample(job, job.teacher, prompts, prompts_key, "teacher", 1)
+    return sample(job, job.teacher, prompts, "teacher", 1)
 
 
-def _answer_held_out(job: Run, prompts: Sequence[Prompt], prompts_key: str) -> None:
+def _answer_held_out(job: Run, prompts: Rows) -> None:
     """Have the teacher answer the held-out prompts while its engine runs, where it runs at all."""
     quick, lessons = job.settings.quick, job.settings.warmup.lessons
     if quick is not None and lessons is not None and lessons.source == "teacher":
-        sample(job, job.teacher, prompts, prompts_key, "teacher", quick.responses_per_prompt)
+        sample(job, job.teacher, prompts, "teacher", quick.responses_per_prompt)
 
 
 def _ranked(
-    job: Run,
-    warm: Model,
-    by_split: dict[str, list[Prompt]],
-    prompts_key: str,
-    teacher_response: Output | None,
-    number: int,
+    job: Run, warm: Model, by_split: dict[str, Rows], teacher_response: Rows | None, number: int
 ) -> Output:
     """The student's responses in round `number`, scored by the teacher and ranked."""
-    prompts = by_split["train"] + by_split["validation"]
-    count = job.settings.sample.responses_per_prompt
+    settings = job.settings.sample
+    both = [*by_split["train"], *by_split["validation"]]
+    prompts = replace(by_split["train"], source=both)
     seed = response_seed(job.settings.seed, "round", number) if number else None
-    sampled = sample(job, warm, prompts, prompts_key, "student", count, seed=seed)
-    groups: list[Any] = sampled.rows()
-    key: Any = sampled.key
-    if job.settings.sample.teacher_response and teacher_response is not None:
-        more = recoded(teacher_response.rows(), job.teacher, warm, whole_prompt=True)
-        changed = recoding(job.teacher, warm)
-        groups = _joined(groups, more)
-        key = [sampled.key, teacher_response.key, *([changed] if changed else [])]
-    if job.settings.sample.from_cluster:
-        groups, key = with_cluster(groups), [key, "cluster 1"]
-    scored = score(job, groups, key, warm, f"{len(groups)} prompts")
-    groups, key = scored.rows(), scored.key
-    if job.settings.sample.teacher_revision:
-        groups, key = _revised(job, warm, groups, key)
-    if job.settings.sample.rule_rewrite:
-        groups, key = _rewritten(job, warm, groups, key)
-    return rank(job, groups, key, list(members(job.settings.scorer)))
+    groups = sample(job, warm, prompts, "student", settings.responses_per_prompt, seed=seed)
+    if teacher_response is not None:
+        more = teacher_response.recoded(warm, whole_prompt=True)
+        keys = [more.key] if more.key == teacher_response.key else more.key
+        groups = replace(groups.joined(more), key=[groups.key, *keys])
+    if settings.from_cluster:
+        groups = replace(groups, source=with_cluster(groups.rows), key=[groups.key, "cluster 1"])
+    scored = score(job, groups, f"{len(groups)} prompts")
+    if settings.teacher_revision:
+        scored = _revised(job, scored)
+    if settings.rule_rewrite:
+        scored = _rewritten(job, scored)
+    return rank(job, scored, list(members(job.settings.scorer)))
 
 
-def _ranked_again(job: Run, ranked_set: Output) -> Output:
+def _ranked_again(job: Run, ranked_set: Rows) -> Output:
     """An existing set, ranked by the scores that it brings, or by ours beside them."""
-    groups: list[Any] = ranked_set.rows()
     if not job.settings.rank.rescore:
-        return rank(job, groups, ranked_set.key)
-    scored = score(job, groups, ranked_set.key, job.start, f"{len(groups)} groups of the set")
-    return rank(job, scored.rows(), scored.key, list(members(job.settings.scorer)))  # type: ignore[arg-type]
+        return rank(job, ranked_set)
+    scored = score(job, ranked_set, f"{len(ranked_set)} groups of the set")
+    return rank(job, scored, list(members(job.settings.scorer)))
 
 
-def _revised(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list[Any], Any]:
+def _revised(job: Run, groups: Rows) -> Rows:
     """The scored groups with the teacher's rewrite of the best response, scored as well."""
-    more, more_key = revisions(job, groups, key, warm)
+    more = revisions(job, groups)
     what = f"{len(more)} revisions"
     if is_relative(job.settings.scorer):  # a judge of orders must see them beside the others
         bare = [{name: part for name, part in g.items() if name != "ballots"} for g in groups]
-        scored = score(job, _joined(bare, more), [key, more_key], warm, what)  # type: ignore[arg-type]
-        return scored.rows(), scored.key
-    scored = score(job, more, more_key, warm, what)
-    return _joined(groups, scored.rows()), [key, scored.key]
+        return score(job, replace(groups, source=bare).joined(more), what)
+    return groups.joined(score(job, more, what))
 
 
-def _rewritten(job: Run, warm: Model, groups: list[Any], key: Any) -> tuple[list[Any], Any]:
+def _rewritten(job: Run, groups: Rows) -> Rows:
     """The scored groups with a rule's rewrite where no response met a demand, scored as well."""
-    more = rewrites(groups, warm, job.settings.sample.max_response_tokens)
-    if not more:
-        return groups, key
-    scored = score(job, more, [key, "rewritten 1"], warm, f"{len(more)} rewrites")
-    return _joined(groups, scored.rows()), [key, scored.key]
-
-
-def _joined(groups: Sequence[Group], additions: Sequence[Any]) -> list[Group]:
-    """The groups with the teacher's response to the same prompt added."""
-    more = {group["prompt_id"]: group["responses"] for group in additions}
-    return [
-        {**group, "responses": group["responses"] + more.get(group["prompt_id"], [])}
-        for group in groups
-    ]
+    assert groups.writer is not None
+    rows = rewrites(groups.rows, groups.writer, job.settings.sample.max_response_tokens)
+    if not rows:
+        return groups
+    more = replace(groups, source=rows, key=[groups.key, "rewritten 1"])
+    return groups.joined(score(job, more, f"{len(rows)} rewrites"))

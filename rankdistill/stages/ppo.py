@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from rankdistill.console import is_main_process, progress
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
-from rankdistill.models import merged, save_model
+from rankdistill.models import Rows, merged, save_model
 from rankdistill.models.model import model_of
-from rankdistill.rows import Prompt
 from rankdistill.sample import SamplingOptions
 from rankdistill.stages.reward import ModelReward, Rewarding, reads
 from rankdistill.stages.run import Model, Run
@@ -42,8 +41,7 @@ def check_ppo(run: Run) -> None:
 def ppo(
     run: Run,
     student: Model,
-    prompts: Sequence[Prompt],
-    prompts_key: str,
+    prompts: Rows,
     rewarding: Rewarding,
     *,
     learning_rate: float | None = None,
@@ -52,24 +50,22 @@ def ppo(
 
     Args:
         prompts: Of the train split.
-        prompts_key: What determines them.
         learning_rate: Peak; None: `train.learning_rate`, else LEARNING_RATE times its scale.
     """
     train = run.settings.train
     assert isinstance(train, PPOTrainOptions)
     config = _config(run, train, learning_rate, "")
-    dtype = run.settings.sample.vllm.dtype if run.sampler_name == "vllm" else None
+
     identity = {
         "code": 1,
         "student": student.identity,
         "reward_model": rewarding.model.identity,
-        "prompts": prompts_key,
+        "prompts": prompts.key,
         "ppo": identity_of(train, instead=INDIRECT),
         "prompts_per_rollout": config.prompts_per_rollout,
         "sampling": vars(config.sampling),
         "learning_rate": config.learning_rate,
-        "sampler": run.sampler_name,
-        "dtype": dtype,
+        **run.sampled_by,
         "seed": run.settings.seed,
         **run.trained_in,
     }
@@ -88,7 +84,7 @@ def _train(
     run: Run,
     settings: PPOTrainOptions,
     student: Model,
-    prompts: Sequence[Prompt],
+    prompts: Rows,
     rewarding: Rewarding,
     learning_rate: float | None,
     partial: Partial,
@@ -98,7 +94,7 @@ def _train(
     trainer = PPOTrainer(
         student.trainable(run.lora, run.settings.seed),
         _config(run, settings, learning_rate, str(partial.scratch / "checkpoints")),
-        prompts,
+        prompts.rows,
         tokenizer,
         ModelReward(run, rewarding.model, student),
         run.sampler(),
@@ -141,7 +137,8 @@ def _critic(run: Run, settings: PPOTrainOptions, student: Model, rewarding: Rewa
 def _config(
     run: Run, settings: PPOTrainOptions, learning_rate: float | None, output_dir: str
 ) -> PPOConfig:
-    rollout, sample = settings.rollout, run.settings.sample
+    rollout = settings.rollout
+    most = rollout.max_response_tokens or run.settings.sample.max_response_tokens
     if learning_rate is None:
         learning_rate = settings.learning_rate
     if learning_rate is None:
@@ -149,14 +146,7 @@ def _config(
     same = {own.name: getattr(settings, own.name) for own in fields(PPOMethod)}
     return PPOConfig(
         output_dir=output_dir,
-        sampling=SamplingOptions(
-            responses_per_prompt=rollout.responses_per_prompt,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            top_k=rollout.top_k,
-            max_response_tokens=rollout.max_response_tokens or sample.max_response_tokens,
-            seed=run.settings.seed,
-        ),
+        sampling=SamplingOptions.of(rollout, run.settings.seed, max_response_tokens=most),
         prompts_per_rollout=rollout.prompts,
         sampling_strategy=settings.sampling_strategy,
         layout=settings.layout.name,

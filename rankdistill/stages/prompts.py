@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.models import encode_prompt
+from rankdistill.models import Rows, encode_prompt
 from rankdistill.prompts import load_prompts, source_identity
 from rankdistill.prompts.demands import demands_digest
 from rankdistill.prompts.instructions import InstructionOptions, with_demands
@@ -17,7 +17,7 @@ from rankdistill.prompts.splits import SPLITS
 from rankdistill.stages.augment import augmented
 from rankdistill.stages.run import Run
 from rankdistill.stages.settings import Settings
-from rankdistill.store import Output, Partial
+from rankdistill.store import Partial
 
 
 def check_prompts(settings: Settings) -> None:
@@ -26,12 +26,12 @@ def check_prompts(settings: Settings) -> None:
         check_source(settings.prompts.path)
     elif not Path(settings.rank.path).expanduser().is_dir():
         check_source(settings.rank.path)
-    lessons = settings.warmup.lessons
-    if lessons is not None and lessons.source == "conversations":
-        check_source(settings.options["warmup"]["conversations"])
+    own = settings.warmup.own_conversations
+    if own is not None and settings.warmup.lessons is not None:
+        check_source(own.path)
 
 
-def load(run: Run) -> Output:
+def load(run: Run) -> Rows:
     """The prompts of all splits.
 
     Raises:
@@ -84,14 +84,14 @@ def load(run: Run) -> Output:
         partial.shards().put(rows)
         return counts
 
-    output = run.stage("prompts", settings.path, identity, make)
+    prompts = Rows.of(run.stage("prompts", settings.path, identity, make))
     if settings.augment.requests:
-        output = augmented(run, output)
+        prompts = augmented(run, prompts)
     needed = ["heldout"] if run.settings.rank.path else ["train", "heldout"]
     for split in needed:
-        if not output.manifest["counts"].get(split):
+        if not prompts.counts.get(split):
             raise UserError(
                 f"prompts.path '{settings.path}' leaves no prompt for the {split} split: give more "
                 f"prompts, or a larger prompts.splits.{split}."
             )
-    return output
+    return prompts

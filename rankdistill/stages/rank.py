@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
+from rankdistill.models import Rows
 from rankdistill.prompts import source_identity
 from rankdistill.rank import rank_groups
 from rankdistill.rank.combine import combine, debiased
 from rankdistill.rank.diagnostics import diagnose
 from rankdistill.rank.existing import parts, read_ranked
 from rankdistill.rank.write import write_table
-from rankdistill.rows import Group
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
 
@@ -24,13 +24,10 @@ DIAGNOSTICS = "diagnostics.json"
 """How far the ranking can be trusted; beside `ranked/` in the output."""
 
 
-def rank(
-    run: Run, groups: Sequence[Group], groups_key: Any, scorers: Sequence[str] | None = None
-) -> Output:
+def rank(run: Run, groups: Rows, scorers: Sequence[str] | None = None) -> Output:
     """The ranked groups; the output's `ranked/` is a data set that others can load.
 
     Args:
-        groups_key: What determines `groups`.
         scorers: Names of the scorers that this run asked; None if the scores come with the data.
 
     Raises:
@@ -49,7 +46,7 @@ def rank(
     draws = settings.placebo or chosen in ("best_random", "random_k")
     identity = {
         "code": 2,
-        "groups": groups_key,
+        "groups": groups.key,
         "weights": weights,
         "aggregate": how,
         "length_debias": settings.length_debias,
@@ -61,14 +58,16 @@ def rank(
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        scored = combine(groups, weights, how)
+        rows = groups.rows
+        scored = combine(rows, weights, how)
         slope = None
         if settings.length_debias:
             scored, slope = debiased(scored)
         ranked, counts = rank_groups(scored, settings, run.settings.seed)
         partial.shards().put(ranked)
         write_table(ranked, partial.path / "ranked")
-        found = diagnose(groups) | {"aggregate": how, "weights": weights, "length_slope": slope}
+        found = {"aggregate": how, "weights": weights, "length_slope": slope}
+        found = diagnose(rows) | found
         (partial.path / DIAGNOSTICS).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return dict(counts)
 
@@ -101,7 +100,7 @@ def _require_agreement(found: Mapping[str, Any], least: float | None) -> None:
         )
 
 
-def existing(run: Run) -> Output:
+def existing(run: Run) -> Rows:
     """The groups of `rank.path` with their scores, split and limited as prompts are.
 
     Raises:
@@ -136,7 +135,7 @@ def existing(run: Run) -> Output:
                 f"rank.path '{settings.path}' leaves no prompt for the {split} split: give more "
                 f"rows, or a larger prompts.splits.{split}."
             )
-    return output
+    return Rows.of(output, run.start)
 
 
 def _identity(path: str) -> dict[str, Any]:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from rankdistill.evaluate.ranked import RankedSet, Ranking, by_prompt
 from rankdistill.evaluate.tokens import batches_of, policy_values
 from rankdistill.forward import bind
-from rankdistill.models import token_group
+from rankdistill.models import Rows
 from rankdistill.rank import rank_group
 from rankdistill.rows import Group
 from rankdistill.stages.comparison import label_of
 from rankdistill.stages.run import Model, Run
-from rankdistill.store import Output, Partial
+from rankdistill.store import Partial
 
 
-def order_held_out(run: Run, imported: Output, models: Mapping[str, Model]) -> RankedSet | None:
+def order_held_out(run: Run, imported: Rows, models: Mapping[str, Model]) -> RankedSet | None:
     """What the students make of the held-out groups; None where the suite is not asked for.
 
     Args:
@@ -35,23 +36,23 @@ def order_held_out(run: Run, imported: Output, models: Mapping[str, Model]) -> R
         length_match=suite.length_match,
         rankings=[_ranking(group) for group in groups],
         labels={name: label_of(name, models) for name in names},
-        mean_logps={name: _values(run, models[name], name, groups, imported.key) for name in names},
+        mean_logps={name: _values(run, models[name], name, groups) for name in names},
         cut=sum(r["finish_reason"] == "length" for g in groups for r in g["responses"]),
     )
 
 
-def pair_accuracy(run: Run, imported: Output, model: Model, name: str, split: str) -> float | None:
+def pair_accuracy(run: Run, imported: Rows, model: Model, name: str, split: str) -> float | None:
     """Share of a split's pairs that `model` orders as they are ranked, a mean over its groups."""
     groups = _groups(run, imported, split)
     rankings = [_ranking(group) for group in groups]
-    shares = by_prompt(rankings, _values(run, model, name, groups, imported.key, split))
+    shares = by_prompt(rankings, _values(run, model, name, groups, split))
     return fmean(shares.values()) if shares else None
 
 
-def _groups(run: Run, imported: Output, split: str) -> list[Group]:
+def _groups(run: Run, imported: Rows, split: str) -> Rows:
     margin = run.settings.rank.tie_margin
-    rows: list[Any] = [row for row in imported.rows() if row["split"] == split]
-    return [g for row in rows if (g := rank_group(row, margin, Counter())) is not None]
+    ranked = (rank_group(row, margin, Counter()) for row in imported.of_splits(split))
+    return replace(imported, source=[group for group in ranked if group is not None])
 
 
 def _ranking(group: Group) -> Ranking:
@@ -62,7 +63,7 @@ def _ranking(group: Group) -> Ranking:
 
 
 def _values(
-    run: Run, model: Model, name: str, groups: list[Group], groups_key: str, split: str = "heldout"
+    run: Run, model: Model, name: str, groups: Rows, split: str = "heldout"
 ) -> list[list[float]]:
     """[group][response] mean log-probability, nats per token."""
     settings = run.settings
@@ -70,7 +71,7 @@ def _values(
         "code": 1,
         "suite": "ranked",
         "model": model.identity,
-        "groups": groups_key,
+        "groups": groups.key,
         "tie_margin": settings.rank.tie_margin,
         "layout": settings.train.layout.name,
         "precision": settings.student.precision.name,
@@ -78,10 +79,9 @@ def _values(
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        tokenizer, layout = model.tokenizer(), settings.train.layout.name
-        tokens = [token_group(group, tokenizer) for group in groups]
+        layout = settings.train.layout.name
         most = settings.ranked.max_batch_tokens if settings.ranked else 4096
-        batches = batches_of(tokens, max_batch_tokens=most, layout=layout)
+        batches = batches_of(groups.tokens(model), max_batch_tokens=most, layout=layout)
         values = policy_values(bind(model.load_on_device(), layout), batches)
         rows = zip(groups, values, strict=True)
         partial.shards().put([{"prompt_id": g["prompt_id"], "values": v} for g, v in rows])

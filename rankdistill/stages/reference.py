@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from rankdistill.models.device import device
+from rankdistill.models import Rows, device
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Partial
 from rankdistill.train.reference import ReferenceConfig, add_reference_logps
 
 
-def reference_logps(run: Run, model: Model, rows: Sequence[Any], ranked_key: str) -> dict[str, Any]:
+def reference_logps(run: Run, model: Model, ranked: Rows) -> dict[str, Any]:
     """The responses' log-probabilities under the reference, by prompt id."""
     identity = {
         "code": 1,
         "reference": model.identity,
-        "ranked": ranked_key,
+        "ranked": ranked.key,
         "layout": run.settings.train.layout.name,
         **run.trained_in,
     }
@@ -31,12 +31,11 @@ def reference_logps(run: Run, model: Model, rows: Sequence[Any], ranked_key: str
             device=device(),
         )
         policy = model.trainable(run.lora, run.settings.seed)
-        with_reference = add_reference_logps(rows, policy, model.tokenizer(), config)
+        with_reference = add_reference_logps(ranked.rows, policy, model.tokenizer(), config)
         columns = ("prompt_id", "reference_logps")
         partial.shards().put([{key: row[key] for key in columns} for row in with_reference])
-        return {"groups": len(rows)}
+        return {"groups": len(ranked)}
 
-    output = run.stage(
-        "reference", f"{len(rows)} groups under the student before training", identity, make
-    )
+    what = f"{len(ranked)} groups under the student before training"
+    output = run.stage("reference", what, identity, make)
     return {row["prompt_id"]: row["reference_logps"] for row in output.rows()}

@@ -48,10 +48,10 @@ def train_reranker(run: Run, report: RunReport) -> None:
     collection = read_collection(run.settings.retrieval)
     candidates = retrieve(run, collection)
     start = student(run, candidates)
-    graded = graded_by_teacher(run, candidates)
-    ranked = rank(run, graded.groups, graded.key, list(members(run.settings.scorer)))
+    scored = graded_by_teacher(run, candidates)
+    ranked = rank(run, scored, list(members(run.settings.scorer)))
     rewarding = reward_model(run, start, ranked)
-    report.suites = measure_reranking(run, collection, graded, start, rewarding)
+    report.suites = measure_reranking(run, collection, scored, start, rewarding)
     report.ranking = diagnostics(ranked)
     report.reward_model = rewarding.figures(run.settings.reward.min_accuracy)
     report.training_history = rewarding.history

@@ -9,12 +9,13 @@ from statistics import median
 from typing import Any
 
 from rankdistill.console import progress
+from rankdistill.models import Rows
 from rankdistill.retrieval.data import Collection
 from rankdistill.retrieval.measures import graded, ndcg, reciprocal_rank, reordered
 from rankdistill.retrieval.retrievers import Retriever, open_retriever
 from rankdistill.rows import Group
 from rankdistill.score.likelihood import Reader
-from rankdistill.stages.retrieve import Graded, by_passage, by_query_likelihood
+from rankdistill.stages.retrieve import by_passage, by_query_likelihood
 from rankdistill.stages.reward import ModelReward, Rewarding, backbone_of
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.suites import block
@@ -30,7 +31,7 @@ WARM_UP = 2
 
 
 def measure_reranking(
-    run: Run, collection: Collection, graded_groups: Graded, warm: Model, rewarding: Rewarding
+    run: Run, collection: Collection, scored: Rows, warm: Model, rewarding: Rewarding
 ) -> dict[str, Any]:
     """The block `suites` of `metrics.json`: the retriever's order, and those that re-rank it.
 
@@ -39,12 +40,12 @@ def measure_reranking(
     """
     settings = run.settings.retrieval
     assert settings is not None
-    groups = [group for group in graded_groups.groups if group["split"] == "heldout"]
+    groups = scored.of_splits("heldout").rows
     identity = {
         "code": 1,
         "suite": "reranking",
         "collection": collection.digest,
-        "graded": graded_groups.key,
+        "graded": scored.key,
         "reranker": rewarding.model.identity,
         "untrained": backbone_of(run, warm).identity,
         "seed": run.settings.seed,

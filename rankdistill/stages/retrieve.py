@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
 from rankdistill.console import progress
 from rankdistill.errors import UserError
-from rankdistill.models import decode_response, encode_prompt, encode_response
+from rankdistill.models import Rows, decode_response, encode_prompt, encode_response
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.splits import SPLITS, Splitter
 from rankdistill.retrieval.data import Collection
@@ -24,18 +24,10 @@ from rankdistill.score.ensemble import members
 from rankdistill.score.likelihood import Likelihood
 from rankdistill.stages.run import Run
 from rankdistill.stages.score import score
-from rankdistill.store import Output, Partial
+from rankdistill.store import Partial
 
 
-@dataclass(frozen=True)
-class Graded:
-    """Groups with the teacher's scores, and what determines them."""
-
-    groups: list[Group]
-    key: Any
-
-
-def retrieve(run: Run, collection: Collection) -> Output:
+def retrieve(run: Run, collection: Collection) -> Rows:
     """For each query a group of the passages that the retriever finds, the best first.
 
     `columns` of a group holds the ids of its `passages`, and of all that are `relevant`. Queries of
@@ -95,10 +87,10 @@ def retrieve(run: Run, collection: Collection) -> Output:
                 f"retrieval.queries leave none for the {split} split: give more of them, or a "
                 f"larger prompts.splits.{split} or prompts.limit.{split}."
             )
-    return output
+    return Rows.of(output, run.start)
 
 
-def graded_by_teacher(run: Run, candidates: Output) -> Graded:
+def graded_by_teacher(run: Run, candidates: Rows) -> Rows:
     """The groups scored by the teacher.
 
     A likelihood is asked for the query given each passage, log p(query | passage): the query
@@ -107,15 +99,13 @@ def graded_by_teacher(run: Run, candidates: Output) -> Graded:
     al. 2023, arXiv:2304.09542).
     """
     assert run.settings.retrieval is not None
-    groups: list[Any] = candidates.rows()
     if not by_query_likelihood(run):
-        scored = score(run, groups, candidates.key, run.start, f"{len(groups)} queries")
-        return Graded(scored.rows(), scored.key)  # type: ignore[arg-type]
-    request = run.settings.retrieval.request
-    asked = by_passage(groups, request, run.start.tokenizer())
-    key = [candidates.key, request]
-    scored = score(run, asked, key, run.start, f"queries under {len(asked)} passages")
-    return Graded(_back(groups, scored.rows()), scored.key)
+        return score(run, candidates, f"{len(candidates)} queries")
+    candidates, request = candidates.held(), run.settings.retrieval.request
+    asked = by_passage(candidates.rows, request, run.start.tokenizer())
+    turned = Rows(asked, [candidates.key, request], run.start)
+    scored = score(run, turned, f"queries under {len(turned)} passages")
+    return replace(scored, source=_back(candidates.rows, scored.rows))
 
 
 def by_query_likelihood(run: Run) -> bool:

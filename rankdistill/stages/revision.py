@@ -7,64 +7,58 @@ candidates instead of replacing them: the ranking decides whether it is better.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 from rankdistill.console import result
-from rankdistill.models import encode_prompt, recoded, recoding
+from rankdistill.models import Rows, encode_prompt
 from rankdistill.rows import Group, Prompt
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.judge.prompts import Frame, delimited
 from rankdistill.score.rewrite import best_response
-from rankdistill.stages.run import Model, Run
+from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
 
 SOURCE = "teacher_revision"
 
 
-def revisions(
-    run: Run, groups: Sequence[Group], groups_key: Any, writer: Model
-) -> tuple[list[Group], Any]:
-    """One rewrite of each prompt's best response, in the writer's tokens, and what determines them.
+def revisions(run: Run, groups: Rows) -> Rows:
+    """One rewrite of each prompt's best response, in the tokens of the scored groups.
 
     Prompts of which no response has a score, or whose question is too long for the teacher, have
     none.
-
-    Args:
-        groups: Scored groups.
-        groups_key: What determines `groups`.
     """
+    groups = groups.held()
+    assert groups.writer is not None
     best = {
         group["prompt_id"]: top for group in groups if (top := best_response(group)) is not None
     }
     known = {group["prompt_id"]: group for group in groups if group["prompt_id"] in best}
 
-    def asking(frame: str, **more: dict[str, str]) -> list[Prompt]:
+    def asking(key: str, frame: str, **more: dict[str, str]) -> Rows:
         question = Frame((files("rankdistill.conf") / f"sample/prompts/{frame}.md").read_text())
         asked = []
-        for key, group in known.items():
-            parts = {name: delimited(name.upper(), texts[key]) for name, texts in more.items()}
-            response = delimited("RESPONSE", best[key]["text"])
+        for name, group in known.items():
+            parts = {part: delimited(part.upper(), texts[name]) for part, texts in more.items()}
+            response = delimited("RESPONSE", best[name]["text"])
             messages = question.ask(group["messages"], response=response, **parts)
             asked.append({**_prompt(group), "messages": messages})
-        return _fitting(run, asked)
+        return Rows(_fitting(run, asked), key)
 
-    first = sample(run, run.teacher, asking("criticise"), f"{groups_key} criticised", "critic", 1)
-    critiques = {row["prompt_id"]: row["responses"][0]["text"] for row in first.rows()}
-    known = {key: group for key, group in known.items() if key in critiques}
-    second = sample(
-        run, run.teacher, asking("rewrite", critique=critiques), f"{first.key} rewritten", SOURCE, 1
-    )
-    written = {row["prompt_id"]: row["responses"] for row in second.rows()}
-    rows: list[Any] = [
-        {**_prompt(group), "responses": written[key]}
-        for key, group in known.items()
-        if key in written
+    asked = asking(f"{groups.key} criticised", "criticise")
+    first = sample(run, run.teacher, asked, "critic", 1)
+    critiques = {row["prompt_id"]: row["responses"][0]["text"] for row in first}
+    known = {name: group for name, group in known.items() if name in critiques}
+    asked = asking(f"{first.key} rewritten", "rewrite", critique=critiques)
+    second = sample(run, run.teacher, asked, SOURCE, 1)
+    written = {row["prompt_id"]: row["responses"] for row in second}
+    rows = [
+        {**_prompt(group), "responses": written[name]}
+        for name, group in known.items()
+        if name in written
     ]
-    more = recoded(rows, run.teacher, writer, whole_prompt=True)
-    changed = recoding(run.teacher, writer)
-    return more, [second.key, changed] if changed else second.key
+    return replace(second, source=rows).recoded(groups.writer, whole_prompt=True)
 
 
 def _prompt(group: Group) -> Any:

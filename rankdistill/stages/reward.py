@@ -14,7 +14,7 @@ from rankdistill.console import result
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.forward import bind
-from rankdistill.models import device, recoded, recoding, token_group
+from rankdistill.models import Rows, device, recoded, recoding, token_group, token_groups
 from rankdistill.models.model import model_of
 from rankdistill.rows import Group
 from rankdistill.stages.run import Model, Run
@@ -56,11 +56,11 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
     run.close_sampler()
     settings = run.settings.reward
     backbone = backbone_of(run, warm)
-    rows = recoded(ranked.rows(), warm, backbone)
-    training = [row for row in rows if row["split"] == "train"]
+    rows = Rows.of(ranked, warm).held().recoded(backbone)
+    training = rows.of_splits("train").rows
     # A gate is a choice, and choices are made on validation; one that is only reported may use all.
     judging = ("validation", "heldout") if settings.only else ("validation",)
-    held_out = [row for row in rows if row["split"] in judging]
+    held_out = rows.of_splits(*judging).rows
     if not training or not held_out:
         raise UserError(
             f"The ranking has {len(training)} groups to train a reward model on and "
@@ -243,7 +243,7 @@ def _of_the_student(rows: Sequence[Any]) -> list[Any]:
 
 
 def _logits(model: Any, rows: Sequence[Any], tokenizer: Any, settings: Any) -> list[float]:
-    tokens = [token_group(row, tokenizer) for row in rows]
+    tokens = token_groups(rows, tokenizer)
     return [x for row in rewards(model, tokens, settings.max_batch_tokens) for x in row]
 
 

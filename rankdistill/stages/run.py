@@ -56,7 +56,8 @@ class Run:
 
     def __post_init__(self) -> None:
         teacher, student = self.settings.teacher, self.settings.student
-        self.sampler_name = resolve_sampler(self.settings.sample.sampler.name)
+        own, asked = self.settings.sampler, self.settings.sample.sampler
+        self.sampler_name = resolve_sampler(asked) if own is None else own.name
         check_parallel(self.settings.sample, self.sampler_name)
         start = student.path or teacher.path
         teacher = _as_stored("teacher", teacher, teacher.path)
@@ -67,11 +68,18 @@ class Run:
         self.start = _with_template(_located("student", start, student), student.chat_template)
         base = self.settings.base
         self.base = None if base is None else _located("student", base, student)
-        asked, name = self.settings.sample.sampler.name, self.sampler_name
-        models = [self.start, self.teacher, *filter(None, [self.base])]
+        name, models = self.sampler_name, [self.start, self.teacher, *filter(None, [self.base])]
         self.sampler_name = served_sampler(asked, name, models)
         if self.sampler_name != name:
             check_parallel(self.settings.sample, self.sampler_name)
+
+    @property
+    def sampled_by(self) -> dict[str, Any]:
+        """What the identity of sampled responses says of the sampler."""
+        own = self.settings.sampler
+        dtype = self.settings.sample.vllm.dtype if self.sampler_name == "vllm" else None
+        more = {} if own is None else own.identity
+        return {"sampler": self.sampler_name, "dtype": dtype, **more}
 
     @property
     def trained_in(self) -> dict[str, Any]:
@@ -139,11 +147,13 @@ class Run:
         return self._open("vllm", dtype=self.settings.teacher.precision.name)
 
     def _open(self, name: str, **changed: Any) -> Any:
-        options = {**sampler_options(self.settings.sample, name), **changed}
+        own = self.settings.sampler
+        is_own = own is not None and own.name == name
+        options = {} if is_own else {**sampler_options(self.settings.sample, name), **changed}
         if self._sampler is not None and self._opened != (name, options):
             self.close_sampler()
         if self._sampler is None:
-            self._sampler = open_sampler(name, **options)
+            self._sampler = own if is_own else open_sampler(name, **options)
             self._opened = name, options
         return self._sampler
 

@@ -3,56 +3,50 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rankdistill.console import progress
-from rankdistill.models import encode_prompt
-from rankdistill.rows import Prompt
+from rankdistill.models import Rows, encode_prompt
 from rankdistill.sample import SamplingOptions
 from rankdistill.stages.run import Model, Run
-from rankdistill.store import Output, Partial
+from rankdistill.store import Partial
 
 
 def sample(
     run: Run,
     model: Model,
-    prompts: Sequence[Prompt],
-    prompts_key: str,
+    prompts: Rows,
     source: str,
     responses_per_prompt: int,
     *,
     temperature: float | None = None,
     seed: int | None = None,
     max_response_tokens: int | None = None,
-) -> Output:
+) -> Rows:
     """Groups of responses that `model` writes to `prompts`; a killed run continues where it was.
 
     Args:
-        prompts_key: What determines `prompts`.
         source: Who writes: `student`, `teacher`.
         temperature: Instead of `sample.temperature`.
         seed: Instead of the run's.
         max_response_tokens: Instead of `sample.max_response_tokens`.
     """
-    settings = run.settings.sample
-    options = SamplingOptions(
+    options = SamplingOptions.of(
+        run.settings.sample,
+        run.settings.seed if seed is None else seed,
         responses_per_prompt=responses_per_prompt,
-        temperature=settings.temperature if temperature is None else temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        max_response_tokens=max_response_tokens or settings.max_response_tokens,
-        seed=run.settings.seed if seed is None else seed,
+        temperature=temperature,
+        max_response_tokens=max_response_tokens,
     )
     splits = sorted({prompt["split"] for prompt in prompts})
     identity = {
         "code": 1,
         "model": model.identity,
-        "prompts": prompts_key,
+        "prompts": prompts.key,
         "splits": splits,
         "source": source,
-        "sampler": run.sampler_name,
-        "dtype": settings.vllm.dtype if run.sampler_name == "vllm" else None,
+        **run.sampled_by,
         "options": vars(options),
     }
 
@@ -61,13 +55,13 @@ def sample(
 
     where = f"{run.sampler_name}, {' and '.join(splits)}"
     what = f"{source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
-    return run.stage("sample", what, identity, make)
+    return Rows.of(run.stage("sample", what, identity, make), model)
 
 
 def _sample_rows(
     run: Run,
     model: Model,
-    prompts: Sequence[Prompt],
+    prompts: Rows,
     options: SamplingOptions,
     source: str,
     partial: Partial,

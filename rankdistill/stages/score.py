@@ -5,75 +5,47 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rankdistill.console import progress
-from rankdistill.models import recoding
+from rankdistill.models import Rows, recoding
 from rankdistill.rank.combine import Scale, scale_of, standardised
-from rankdistill.rows import Group
 from rankdistill.score import Scorer, score_groups
-from rankdistill.score.ensemble import members, merged
-from rankdistill.stages.run import Model, Run
+from rankdistill.score.ensemble import Ensemble, members, merged
+from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
-
-
-class Scored(Protocol):
-    """Scored groups, and what determines them."""
-
-    @property
-    def key(self) -> Any: ...
-
-    def rows(self) -> list[dict[str, Any]]: ...
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """The outputs of several scorers on the same groups."""
-
-    outputs: Sequence[Output]
-    weights: Mapping[str, float]
-
-    @property
-    def key(self) -> list[str]:
-        return [output.key for output in self.outputs]
-
-    def rows(self, scale: Scale | None = None) -> list[dict[str, Any]]:
-        """The groups, their `score` the weighted mean of the standardised values.
-
-        Args:
-            scale: Of the values; None is that of these groups.
-        """
-        groups = merged([output.rows() for output in self.outputs])  # type: ignore[arg-type]
-        scale = scale or scale_of(groups, self.weights)
-        return standardised(groups, self.weights, scale)  # type: ignore[return-value]
 
 
 def score(
     run: Run,
-    groups: Sequence[Group],
-    groups_key: Any,
-    writer: Model,
+    groups: Rows,
     what: str,
     scorer: Scorer | None = None,
-) -> Scored:
-    """The groups with `scores` in each response, and `score` where there is one scorer.
+    scale: Scale | None = None,
+) -> Rows:
+    """The groups with `scores` in each response, and `score`.
+
+    `score` is the value of the scorer, or the weighted mean of several scorers' standardised ones.
 
     Args:
-        groups_key: What determines `groups`.
-        writer: The model whose tokenizer the responses' token ids belong to.
         what: Whose responses, for the person.
         scorer: In place of the run's.
+        scale: Of several scorers' values; None is that of these groups.
     """
     asked = members(scorer or run.settings.scorer)
-    outputs = [
-        _score(run, groups, groups_key, writer, what, name, member)
-        for name, member in asked.items()
-    ]
+    outputs = [_score(run, groups, what, name, member) for name, member in asked.items()]
     if len(outputs) == 1:
-        return outputs[0]
+        return Rows.of(outputs[0], groups.writer)
+    weights = weights_of(run, scorer or run.settings.scorer)
+    rows = merged([output.rows() for output in outputs])  # type: ignore[arg-type]
+    rows = standardised(rows, weights, scale or scale_of(rows, weights))
+    return Rows(rows, [output.key for output in outputs], groups.writer)
+
+
+def weights_of(run: Run, scorer: Scorer | Ensemble) -> dict[str, float]:
+    """The weight of each scorer that `scorer` consists of, by name."""
     weights = run.settings.rank.weights or {}
-    return Outputs(outputs, {name: weights.get(name, 1.0) for name in asked})
+    return {name: weights.get(name, 1.0) for name in members(scorer)}
 
 
 def check_scorers(run: Run) -> None:
@@ -84,20 +56,14 @@ def check_scorers(run: Run) -> None:
             member.check(access)
 
 
-def _score(
-    run: Run,
-    groups: Sequence[Group],
-    groups_key: Any,
-    writer: Model,
-    what: str,
-    name: str,
-    scorer: Scorer,
-) -> Output:
+def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Output:
+    writer = groups.writer
+    assert writer is not None
     access = run.teacher_access(writer)
     uses_teacher = scorer.uses_teacher
     identity = {
         "code": 1,
-        "groups": groups_key,
+        "groups": groups.key,
         "scorer": scorer.identity,
         "teacher": run.teacher.identity if uses_teacher else None,
         "layout": access.layout if uses_teacher else None,
@@ -111,7 +77,7 @@ def _score(
         shards, taken = partial.shards(), partial.shards("counts")
         done, counts = len(shards.rows()), Counter[str]()
         with progress(len(groups), "groups", done=done) as bar:
-            for part in score_groups(scorer, groups, access, done, name=name, counts=counts):
+            for part in score_groups(scorer, groups.rows, access, done, name=name, counts=counts):
                 shards.append(part)
                 if counts:
                     taken.append([dict(counts)])

@@ -12,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.evaluate.schema import QuickOptions, RankedOptions, VerifiedOptions
+from rankdistill.fields import require, require_choice
 from rankdistill.objectives.candidates import Objective
 from rankdistill.objectives.trial import try_objective
+from rankdistill.sample import NAMES, Sampler
 from rankdistill.schema import (
     PromptsConfig,
     RankConfig,
@@ -26,6 +28,7 @@ from rankdistill.schema import (
 from rankdistill.score.ensemble import Ensemble, members
 from rankdistill.score.scorer import Scorer
 from rankdistill.stages.moved import MOVED
+from rankdistill.suites.suite import Suite
 from rankdistill.trackers import chosen_trackers
 from rankdistill.train.schema import PPOTrainOptions, RewardOptions, TrainOptions
 from rankdistill.warmup.warmup import Warmup
@@ -44,6 +47,8 @@ class Settings:
     teacher: TeacherConfig
     student: StudentConfig
     sample: SampleConfig
+    sampler: Sampler | None
+    """One of the user's own; None: the one that `sample.sampler` names."""
     rank: RankConfig
     retrieval: RetrievalConfig | None
     """What is searched, where a re-ranker is trained."""
@@ -52,8 +57,8 @@ class Settings:
     quick: QuickOptions | None
     ranked: RankedOptions | None
     verified: VerifiedOptions | None
-    suites: dict[str, Any]
-    """The others of `eval`, by name: each a `Suite`."""
+    suites: dict[str, Suite]
+    """The others of `eval`, by name."""
     warmup: Warmup
     scorer: Scorer | Ensemble
     judge: Scorer | Ensemble | None
@@ -78,7 +83,8 @@ def build(config: DictConfig) -> Settings:
     Raises:
         UserError: A plug-in refuses an argument, or a value is out of its range.
     """
-    unknown = set(config) - set(Settings.__dataclass_fields__) - {"score", "eval"}
+    groups = set(Settings.__dataclass_fields__) - {"sampler"} | {"score", "eval"}
+    unknown = set(config) - groups
     if unknown:
         name = sorted(map(str, unknown))[0]
         raise UserError(f"there is no key '{name}': {suggest(name, map(str, config))}")
@@ -90,18 +96,19 @@ def build(config: DictConfig) -> Settings:
         group: OmegaConf.to_container(config[group], resolve=True, enum_to_str=True)
         for group in ("warmup", "score", "objective")
     }
-    typed = {
+    typed: dict[str, Any] = {
         group: OmegaConf.to_object(config[group])
         for group in ("prompts", "teacher", "student", "sample", "rank", "reward", "train")
     }
     settings = Settings(
-        **typed,  # type: ignore[arg-type]
+        **typed,
+        sampler=_sampler(typed["sample"].sampler),
         retrieval=_typed(config, "retrieval"),
         quick=_typed(config, "eval.quick"),
         ranked=_typed(config, "eval.ranked"),
         verified=_typed(config, "eval.verified"),
         suites=_suites(config),
-        warmup=_plug_in("warmup", options["warmup"]),
+        warmup=_plug_in("warmup", options["warmup"], Warmup),
         scorer=_scorer("score", options["score"]),
         judge=_judge(config),
         objective=_plug_in("objective", options["objective"]),
@@ -127,14 +134,29 @@ def _typed(config: DictConfig, path: str) -> Any:
     return OmegaConf.to_object(node)
 
 
-def _suites(config: DictConfig) -> dict[str, Any]:
+def _suites(config: DictConfig) -> dict[str, Suite]:
     """The suites that a class measures, by name."""
     nodes = {
         str(name): OmegaConf.to_container(node, resolve=True, enum_to_str=True)
         for name, node in config.eval.items()
         if name not in ("quick", "ranked", "verified", "judge") and node is not None
     }
-    return {name: _plug_in(f"eval.{name}", node) for name, node in nodes.items()}
+    return {name: _plug_in(f"eval.{name}", node, Suite) for name, node in nodes.items()}
+
+
+def _sampler(sampler: Any) -> Sampler | None:
+    """What `sample.sampler` holds where it is a class of the user's own.
+
+    Raises:
+        UserError: It is no sampler, or is called as one of the package, whose responses it has not.
+    """
+    if not isinstance(sampler, dict):
+        require_choice("sample.sampler", sampler, NAMES)
+        return None
+    own = _plug_in("sample.sampler", sampler, Sampler)
+    if own.name in NAMES:
+        raise UserError(f"the sampler {type(own).__name__} is called '{own.name}': rename it.")
+    return own
 
 
 def _judge(config: DictConfig) -> Any:
@@ -145,16 +167,20 @@ def _judge(config: DictConfig) -> Any:
 
 
 def _scorer(group: str, options: Any) -> Any:
-    """UserError: what is named is none, which would fail only when it is asked."""
+    """A scorer, or several of them."""
     scorer = _plug_in(group, options)
-    parts = scorer.members.values() if isinstance(scorer, Ensemble) else [scorer]
-    for member in parts:
-        if not isinstance(member, Scorer):
-            raise UserError(
-                f"{type(member).__name__}, which '{group}' names, is no scorer: let the class "
-                "inherit from rankdistill.score.Scorer."
-            )
+    for member in scorer.members.values() if isinstance(scorer, Ensemble) else [scorer]:
+        _refuse_other(group, member, Scorer)
     return scorer
+
+
+def _refuse_other(group: str, plug_in: Any, kind: type) -> None:
+    """UserError: it is not of this kind, which would fail only when it is asked."""
+    if not isinstance(plug_in, kind):
+        raise UserError(
+            f"{type(plug_in).__name__}, which '{group}' names, is no {kind.__name__.lower()}: let "
+            f"the class inherit from {kind.__module__}.{kind.__name__}."
+        )
 
 
 def _refuse_added(node: Any, path: str) -> None:
@@ -170,8 +196,8 @@ def _refuse_added(node: Any, path: str) -> None:
             _refuse_added(node[key], f"{path}.{key}")
 
 
-def _plug_in(group: str, options: Any) -> Any:
-    """What `_target_` names, with the other keys as its arguments."""
+def _plug_in(group: str, options: Any, kind: type = object) -> Any:
+    """What `_target_` names, with the other keys as its arguments; UserError: it is no `kind`."""
     target = options.get("_target_")
     if not target:
         raise UserError(
@@ -183,7 +209,7 @@ def _plug_in(group: str, options: Any) -> Any:
             "that, or have `python -m rankdistill.migrate FILE` rewrite the file."
         )
     try:
-        return instantiate(options)
+        plug_in = instantiate(options)
     except InstantiationException as error:
         cause = error.__cause__
         while cause is not None and not isinstance(cause, UserError):
@@ -191,6 +217,8 @@ def _plug_in(group: str, options: Any) -> Any:
         if cause is not None:
             raise cause from None
         raise UserError(_refused(group, target, options, str(error))) from error
+    _refuse_other(group, plug_in, kind)
+    return plug_in
 
 
 def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str:
@@ -207,7 +235,6 @@ def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str
 def _check(settings: Settings) -> None:
     try_objective(settings.objective)
     sample = settings.sample
-    _at_least("sample.max_response_tokens", sample.max_response_tokens, 1)
     _check_suites(settings)
     _check_demands(settings)
     _check_rounds(settings)
@@ -223,8 +250,6 @@ def _check(settings: Settings) -> None:
             f"sample.temperature is {sample.temperature}; it must be above 0, or all responses to "
             "a prompt are the same."
         )
-    if not 0 < sample.top_p <= 1:
-        raise UserError(f"sample.top_p is {sample.top_p}; it must be above 0 and at most 1.")
 
 
 def _check_augment(settings: Settings) -> None:
@@ -240,7 +265,7 @@ def _check_demands(settings: Settings) -> None:
     """Refuse a verifier of demands where no prompt has any, before anything is sampled."""
     asked = [*members(settings.scorer).values()]
     asked += [] if settings.judge is None else [*members(settings.judge).values()]
-    if not any(getattr(scorer, "rule", None) == "ifeval" for scorer in asked):
+    if not any(scorer.checks_demands for scorer in asked):
         return
     given, keep = settings.rank.path is not None, settings.prompts.keep
     ranked_only = given and (settings.reward.only or settings.quick is None)
@@ -257,7 +282,7 @@ def _check_demands(settings: Settings) -> None:
 
 
 def _check_rounds(settings: Settings) -> None:
-    _at_least("rounds", settings.rounds, 0)
+    require("rounds", settings.rounds, settings.rounds >= 0, "at least 0")
     if settings.rounds == 0 and settings.reward.only:
         raise UserError("rounds is 0, and reward.only leaves nothing to train: set rounds=1.")
     if settings.trains and settings.base is not None:
@@ -309,8 +334,3 @@ def _check_suites(settings: Settings) -> None:
             "compare: set rounds=1, or with recipe=evaluate give base, the model that the student "
             "is held against."
         )
-
-
-def _at_least(key: str, value: float, least: float) -> None:
-    if value < least:
-        raise UserError(f"{key} is {value}; it must be at least {least}.")

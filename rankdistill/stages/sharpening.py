@@ -6,16 +6,16 @@ warmed-up student is sampled at the temperature that gives its responses the tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rankdistill.evaluate.students import HeldOut
 from rankdistill.evaluate.tokens import batches_of, matching_temperature, mean_entropy
 from rankdistill.forward import bind
-from rankdistill.models import token_group
-from rankdistill.rows import Prompt
+from rankdistill.models import Rows
 from rankdistill.stages.comparison import Reference
-from rankdistill.stages.run import Run
+from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
 from rankdistill.store import Partial
 
@@ -26,8 +26,7 @@ BOUNDS = (0.1, 5.0)
 def control_temperature(
     run: Run,
     reference: Reference,
-    prompts: Sequence[Prompt],
-    prompts_key: str,
+    prompts: Rows,
     *,
     own: float,
     wanted: float,
@@ -41,7 +40,6 @@ def control_temperature(
     Args:
         reference: Of the run; its baseline is the model that is sampled.
         prompts: Of the held-out split.
-        prompts_key: What determines them.
         own: Entropy of the baseline's responses at its own temperature, nats per token.
         wanted: The trained student's.
 
@@ -49,7 +47,7 @@ def control_temperature(
         A temperature within BOUNDS.
     """
     first = _for_own_responses(run, reference, wanted)
-    entropy = _entropy_at(run, reference, prompts, prompts_key, first)
+    entropy = _entropy_at(run, reference, prompts, first)
     if abs(own - entropy) < 1e-6:
         return first
     step = (wanted - entropy) * (reference.baseline.temperature - first) / (own - entropy)
@@ -63,7 +61,7 @@ def _for_own_responses(run: Run, reference: Reference, wanted: float) -> float:
         held_out = reference.held_out(run)
         matched = matching_temperature(
             bind(held_out.baseline, held_out.layout),
-            _batches(held_out, reference.baseline.groups),
+            _batches(held_out, reference.baseline.scored, reference.baseline.model),
             wanted,
             base_temperature=reference.baseline.temperature,
             bounds=BOUNDS,
@@ -82,23 +80,13 @@ def _for_own_responses(run: Run, reference: Reference, wanted: float) -> float:
     return run.stage("evaluate", what, identity, make).manifest["counts"]["temperature"]
 
 
-def _entropy_at(
-    run: Run,
-    reference: Reference,
-    prompts: Sequence[Prompt],
-    prompts_key: str,
-    temperature: float,
-) -> float:
+def _entropy_at(run: Run, reference: Reference, prompts: Rows, temperature: float) -> float:
     """Entropy of what the baseline writes at `temperature`, nats per token."""
     suite, baseline = reference.suite, reference.baseline.model
-    read_prompts = prompts[: suite.read_prompts]
-    key = prompts_key
     if suite.read_prompts is not None:
-        key = f"{prompts_key} first {len(read_prompts)}"
-    sampled = sample(
-        run, baseline, read_prompts, key, "student", suite.responses_per_prompt,
-        temperature=temperature,
-    )  # fmt: skip
+        prompts = prompts.first(suite.read_prompts)
+    count = suite.responses_per_prompt
+    sampled = sample(run, baseline, prompts, "student", count, temperature=temperature)
     identity = {
         "code": 1,
         "model": baseline.identity,
@@ -110,12 +98,13 @@ def _entropy_at(
     def make(partial: Partial) -> Mapping[str, Any]:
         held_out = reference.held_out(run)
         model = bind(held_out.baseline, held_out.layout)
-        return {"entropy": mean_entropy(model, _batches(held_out, sampled.rows()), temperature)}
+        return {"entropy": mean_entropy(model, _batches(held_out, sampled, baseline), temperature)}
 
     what = f"entropy of what it writes at temperature {temperature:.2f}"
     return run.stage("evaluate", what, identity, make).manifest["counts"]["entropy"]
 
 
-def _batches(held_out: HeldOut, groups: Sequence[Any]) -> Any:
-    tokens = [token_group(group, held_out.tokenizer) for group in groups[: held_out.read_prompts]]
-    return batches_of(tokens, max_batch_tokens=held_out.max_batch_tokens, layout=held_out.layout)
+def _batches(held_out: HeldOut, answers: Rows, baseline: Model) -> Any:
+    read = replace(answers, source=answers.rows[: held_out.read_prompts])
+    budget, layout = held_out.max_batch_tokens, held_out.layout
+    return batches_of(read.tokens(baseline), max_batch_tokens=budget, layout=layout)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.models import (
+    Rows,
     encode_prompt,
     evenly_spaced_layers,
     first_layers,
@@ -17,10 +18,9 @@ from rankdistill.models import (
 )
 from rankdistill.models.check import check_loading, check_trainable
 from rankdistill.models.model import model_of
-from rankdistill.rows import Prompt
 from rankdistill.schema import LayerChoice
 from rankdistill.stages.run import Model, Run
-from rankdistill.store import Output, Partial
+from rankdistill.store import Partial
 
 INFLUENCE_PROMPTS = 64
 """Prompts of the train split that the layers' influence is measured on."""
@@ -43,13 +43,13 @@ def check_models(run: Run) -> None:
         )
 
 
-def student(run: Run, prompts: Output) -> Model:
+def student(run: Run, prompts: Rows) -> Model:
     """The student before any training: as it was given, or with `student.keep_layers` layers."""
     keep = run.settings.student.keep_layers
     return run.start if keep is None else fewer_layers(run, run.start, keep, prompts)
 
 
-def fewer_layers(run: Run, whole: Model, keep: int, prompts: Output) -> Model:
+def fewer_layers(run: Run, whole: Model, keep: int, prompts: Rows) -> Model:
     """`keep` layers of a model, chosen as the settings of the student say."""
     settings = run.settings.student
     by_influence = settings.layer_choice is LayerChoice.influence
@@ -66,7 +66,9 @@ def fewer_layers(run: Run, whole: Model, keep: int, prompts: Output) -> Model:
         layers = model.config.get_text_config().num_hidden_layers
         record: dict[str, Any] = {"layers_before": layers, "layers": keep}
         if by_influence:
-            record["influence"] = layer_influence(model, _train_ids(prompts.rows(), tokenizer))
+            few = prompts.of_splits("train").rows[:INFLUENCE_PROMPTS]
+            ids = [encode_prompt(tokenizer, row["messages"]) for row in few]
+            record["influence"] = layer_influence(model, ids)
             record["kept"] = influential_layers(record["influence"], keep)
         elif settings.layer_choice is LayerChoice.first:
             record["kept"] = first_layers(layers, keep)
@@ -80,8 +82,3 @@ def fewer_layers(run: Run, whole: Model, keep: int, prompts: Output) -> Model:
     what = f"{keep} layers of {name if whole == run.start else 'an assistant'}"
     what = f"{what}, chosen by {settings.layer_choice.name}"
     return model_of(run.stage("student", what, identity, make), whole.loading)
-
-
-def _train_ids(rows: Sequence[Any], tokenizer: Any) -> list[list[int]]:
-    train: list[Prompt] = [row for row in rows if row["split"] == "train"]
-    return [encode_prompt(tokenizer, row["messages"]) for row in train[:INFLUENCE_PROMPTS]]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rankdistill.fields import identity_of
+from rankdistill.models import Rows
 from rankdistill.models.model import model_of
+from rankdistill.objectives.candidates import learning_rate_of
 from rankdistill.stages.reference import reference_logps
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Output, Partial
@@ -16,9 +19,6 @@ from rankdistill.trainer.checkpoints import owes_evaluation
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.progress import peak_memory, show_progress
-
-FALLBACK_LEARNING_RATE = 1e-5
-"""For an objective of somebody else's that suggests none."""
 
 INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale")
 """The peak learning rate is in the key, so the keys it is computed from are not."""
@@ -41,9 +41,8 @@ def train(
     reference = reference or student
     run.close_sampler()
     objective = run.settings.objective
-    rows = ranked.rows()
-    training = [row for row in rows if row["split"] == "train"]
-    validation = [row for row in rows if row["split"] == "validation"]
+    rows = Rows.of(ranked, student).held()
+    training, validation = (rows.of_splits(split).rows for split in ("train", "validation"))
     if learning_rate is None:
         learning_rate = peak_learning_rate(run)
     identity = {
@@ -56,10 +55,10 @@ def train(
         "seed": run.settings.seed,
         **run.trained_in,
     }
-    used = training + validation
     logps: Mapping[str, Any] = {}
     if objective.needs_reference:
-        logps = reference_logps(run, reference, used, ranked.key)
+        used = replace(rows, source=[*training, *validation])
+        logps = reference_logps(run, reference, used)
         if reference != student:
             identity["reference"] = reference.identity
 
@@ -79,8 +78,7 @@ def peak_learning_rate(run: Run) -> float:
     learning_rate = run.settings.train.learning_rate
     if learning_rate is not None:
         return learning_rate
-    suited = getattr(run.settings.objective, "learning_rate", FALLBACK_LEARNING_RATE)
-    return suited * run.settings.train.learning_rate_scale
+    return learning_rate_of(run.settings.objective) * run.settings.train.learning_rate_scale
 
 
 def _train(

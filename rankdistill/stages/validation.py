@@ -8,18 +8,16 @@ ranked.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from hydra.core.hydra_config import HydraConfig
 
 from rankdistill.errors import UserError
-from rankdistill.rows import Prompt
+from rankdistill.models import Rows
 from rankdistill.stages.evaluate import Evaluation
 from rankdistill.stages.ranked import pair_accuracy
 from rankdistill.stages.run import Model, Run
-from rankdistill.store import Output
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,10 @@ class Validation:
     """The validation split of a run."""
 
     run: Run
-    prompts: Sequence[Prompt]
-    prompts_key: str
+    prompts: Rows
     warm: Model
     """The student before its training."""
-    ranked_set: Output | None
+    ranked_set: Rows | None
     """An existing ranked set."""
 
     @property
@@ -43,7 +40,7 @@ class Validation:
 
     def check(self) -> None:
         """Raises UserError where there is nothing to validate on."""
-        if not self.prompts:
+        if not self.prompts.rows:
             raise UserError(
                 "A figure on validation prompts is asked for (train.learning_rate_grid, or a "
                 "sweeper such as Optuna's), and there are none: raise prompts.limit.validation or "
@@ -62,7 +59,7 @@ class Validation:
             assert self.ranked_set is not None
             figure = pair_accuracy(run, self.ranked_set, model, name, "validation")
         else:
-            evaluation = Evaluation(run, quick, self.prompts, self.prompts_key, self.warm)
+            evaluation = Evaluation(run, quick, self.prompts, self.warm)
             evaluation.answers(self.warm, "warmed up")  # shared, and an ensemble's scale
             groups = evaluation.answers(model, name).groups
             scores = [r.get("score", math.nan) for g in groups for r in g["responses"]]

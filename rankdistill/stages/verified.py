@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,8 +34,7 @@ from rankdistill.evaluate.verified import (
     subset,
     tally,
 )
-from rankdistill.models import encode_prompt
-from rankdistill.rows import Group, Prompt
+from rankdistill.models import Rows, encode_prompt
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.ensemble import members
 from rankdistill.score.verifier import Verifier
@@ -71,18 +70,17 @@ class Verification:
     run: Run
     suite: VerifiedOptions
     verifier: Verifier
-    by_split: Mapping[str, Sequence[Prompt]]
+    by_split: Mapping[str, Rows]
     """With `plain`: the held-out prompts without demands."""
-    prompts_key: str
     responses_per_prompt: int
     _prompting: dict[str, Any] | None = None
     _looked: bool = False
-    _known: dict[str, list[Group]] = field(default_factory=dict)
+    _known: dict[str, Rows] = field(default_factory=dict)
 
     @cached_property
     def trained_kinds(self) -> list[str]:
         """The kinds of demands that train prompts have."""
-        return kinds_of(self.by_split["train"], self.verifier.rule)
+        return kinds_of(self.by_split["train"].rows, self.verifier.rule)
 
     def before_training(self, models: Mapping[str, Model]) -> None:
         """Have the students answer while their engine runs, and choose the better prompt.
@@ -103,7 +101,7 @@ class Verification:
         self._find_prompting(models["warmed_up"])
         for name, model in sorted(models.items(), key=lambda item: item[0] != "teacher"):
             self._arms(name, model)
-            if name in GUARDED and self.by_split["plain"]:
+            if name in GUARDED and self.by_split["plain"].rows:
                 self._plain(name, model)
 
     def measure(
@@ -124,7 +122,7 @@ class Verification:
         for name in [name for name in LABELS if name in arms]:
             label = labels.get(name, f"{labels['warmed_up']}, T={sharpened or 1.0:.2f}")
             for arm, groups in arms[name].items():
-                own = demand_rows(groups, arm, self.trained_kinds, self.verifier.rule)
+                own = demand_rows(groups.rows, arm, self.trained_kinds, self.verifier.rule)
                 way = arm.removeprefix(name).lstrip("_").replace("_", " ")
                 if way == "samples":
                     for n in self.suite.best_of:
@@ -138,7 +136,7 @@ class Verification:
         }
         return Verified(rows, headings, self._prompting, guards, self.verifier.rule)
 
-    def _arms(self, name: str, model: Model) -> dict[str, list[Group]]:
+    def _arms(self, name: str, model: Model) -> dict[str, Rows]:
         """The verified answers of one model, by arm."""
         arms = {name: self._answers(model, name)}
         if name == "start":
@@ -149,12 +147,9 @@ class Verification:
             way = self._prompting["chosen"]
             arms[f"{name}_prompted"] = self._answers(model, f"{name}, prompted", way=way)
         if name == "warmed_up" and self.suite.best_of:
-            few = self.by_split["heldout"][: self.suite.best_of_prompts]
-            key = f"{self.prompts_key} first {len(few)}"
-            count = max(self.suite.best_of)
-            arms[f"{name}_samples"] = self._answers(
-                model, f"{name}, {count} samples", count=count, prompts=few, key=key
-            )
+            few = self.by_split["heldout"].first(self.suite.best_of_prompts)
+            count, what = max(self.suite.best_of), f"{name}, {max(self.suite.best_of)} samples"
+            arms[f"{name}_samples"] = self._answers(model, what, count=count, prompts=few)
         return arms
 
     def _answers(
@@ -165,23 +160,18 @@ class Verification:
         *,
         count: int | None = None,
         way: str | None = None,
-        prompts: Sequence[Prompt] | None = None,
-        key: str | None = None,
-    ) -> list[Group]:
+        prompts: Rows | None = None,
+    ) -> Rows:
         """What a model writes to the held-out prompts, or others, verified; once by `what`."""
         if what in self._known:
             return self._known[what]
         prompts = self.by_split["heldout"] if prompts is None else prompts
-        key = key or self.prompts_key
         if way is not None:
-            prompts, key = [prompted(prompt, way) for prompt in prompts], f"{key} {way} 2"
+            prompts = Rows([prompted(p, way) for p in prompts], f"{prompts.key} {way} 2")
         source = "teacher" if model == self.run.teacher else "student"
         count = count or self.responses_per_prompt
-        sampled = sample(self.run, model, prompts, key, source, count, temperature=temperature)
-        groups: list[Any] = sampled.rows()
-        verifier: Any = self.verifier
-        scored = score(self.run, groups, sampled.key, model, what, verifier)
-        self._known[what] = scored.rows()  # type: ignore[assignment]
+        sampled = sample(self.run, model, prompts, source, count, temperature=temperature)
+        self._known[what] = score(self.run, sampled, what, self.verifier).held()
         return self._known[what]
 
     def _find_prompting(self, model: Model) -> None:
@@ -191,8 +181,7 @@ class Verification:
 
     def _choose(self, model: Model) -> dict[str, Any] | None:
         """The better prompt that does best on validation prompts, and the figures of all."""
-        prompts = self.by_split["validation"]
-        if not prompts:
+        if not self.by_split["validation"].rows:
             return None
         ways = [way for way in PROMPTINGS if self._fits(model, way)]
         if not ways:
@@ -221,44 +210,45 @@ class Verification:
             model, f"{way or 'as asked'}, validation", way=way,
             prompts=self.by_split["validation"],
         )  # fmt: skip
-        rows = demand_rows(groups, "validation", self.trained_kinds, self.verifier.rule)
+        rows = demand_rows(groups.rows, "validation", self.trained_kinds, self.verifier.rule)
         of = tally(subset(rows, "trained"))
         return 0.0 if of is None else float(of.mean(np.ones(len(of.clusters))))
 
     def _guards(self, name: str, model: Model) -> dict[str, Any]:
         """What a gain that is a hack would cost; see `rankdistill.evaluate.guards`."""
-        groups = self._answers(model, name)
-        right, of = right_share(groups)
+        answers = self._answers(model, name)
+        right, of = right_share(answers.rows)
         found: dict[str, Any] = {
             "right": right,
             "right_of": of,
-            "only_marks": only_marks_share(groups),
-            **self._read(name, model, groups),
+            "only_marks": only_marks_share(answers.rows),
+            **self._read(name, model, answers),
         }
-        if self.by_split["plain"]:
+        if self.by_split["plain"].rows:
             answers = self._plain(name, model)
-            right, of = right_share(answers)
-            found["plain"] = {**plain_figures(answers), "right": right, "right_of": of}
+            right, of = right_share(answers.rows)
+            found["plain"] = {**plain_figures(answers.rows), "right": right, "right_of": of}
         return found
 
-    def _plain(self, name: str, model: Model) -> list[Group]:
+    def _plain(self, name: str, model: Model) -> Rows:
         """The answers to prompts without demands."""
-        what, key = f"{name}, nothing demanded", f"{self.prompts_key} plain"
-        return self._answers(model, what, prompts=self.by_split["plain"], key=key)
+        plain = self.by_split["plain"]
+        asked = replace(plain, key=f"{plain.key} plain")
+        return self._answers(model, f"{name}, nothing demanded", prompts=asked)
 
-    def _read(self, name: str, model: Model, groups: Sequence[Group]) -> Mapping[str, Any]:
+    def _read(self, name: str, model: Model, answers: Rows) -> Mapping[str, Any]:
         """What the teacher says of the answers: do they belong to their prompts, how likely?"""
         run = self.run
         bases = sorted({b for prompt in self.by_split["heldout"] if (b := base_of(prompt))})
-        few = [group for group in groups if base_of(group)][: self.suite.guard_prompts]
+        few = [group for group in answers if base_of(group)][: self.suite.guard_prompts]
         identity = {
             "code": 1,
             "reading": "guards",
             "model": model.identity,
             "teacher": run.teacher.identity,
-            "groups": self.prompts_key,
+            "groups": self.by_split["heldout"].key,
             "settings": [run.settings.seed, run.settings.sample.temperature, len(few), bases],
-            "answers": [[r["text"] for r in group["responses"]] for group in groups],
+            "answers": [[r["text"] for r in group["responses"]] for group in answers],
             "layout": run.settings.train.layout.name,
         }
 
@@ -266,7 +256,7 @@ class Verification:
             layout, budget = run.settings.train.layout.name, self.suite.max_batch_tokens
             reading = (run.teacher, self._teacher, layout, budget)
             row = {
-                "teacher_logp": teacher_logp(groups, model, *reading),
+                "teacher_logp": teacher_logp(answers, *reading),
                 "belongs": belongs(few, bases, *reading, seed=0) if few else None,
                 "belongs_of": len(few),
             }

@@ -10,18 +10,15 @@ from typing import Any
 
 from rankdistill.console import is_main_process
 from rankdistill.errors import UserError
-from rankdistill.models import recoded, recoding, tokenizer_difference
+from rankdistill.models import Rows, tokenizer_difference
 from rankdistill.models.model import model_of
 from rankdistill.score.verifier import Verifier
-from rankdistill.stages.lessons import Taught
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
 from rankdistill.stages.student import fewer_layers
-from rankdistill.stages.teacher import Rows, stored_outputs
-from rankdistill.store import Output, Partial
+from rankdistill.stages.teacher import stored_outputs
+from rankdistill.store import Partial
 from rankdistill.warmup.distillation import other_tokenizer
-from rankdistill.warmup.hidden import HiddenWarmup
-from rankdistill.warmup.sft import SFTWarmup
 from rankdistill.warmup.warmup import Training
 
 SEEDS_APART = 1_000_003
@@ -30,15 +27,15 @@ SEEDS_APART = 1_000_003
 History = list[dict[str, Any]]
 
 
-def warm_up(
-    run: Run, student: Model, prompts: Output, taught: Taught | None
-) -> tuple[Model, History]:
+def warm_up(run: Run, student: Model, prompts: Rows, taught: Rows | None) -> tuple[Model, History]:
     """The warmed-up student and the history of its training.
 
     Args:
         student: The pruned student; ignored where assistants make another.
-        prompts: What layers are chosen on, where there are assistants.
-        taught: What is learned; None where nothing is.
+        prompts: What layers are chosen on, where there are assistants, and of the train split what
+            the student answers, where there are rounds.
+        taught: What is learned (train), and what it is measured on (validation); None where nothing
+            is.
     """
     if taught is None:
         return student, []
@@ -46,43 +43,44 @@ def warm_up(
     teacher, last = run.teacher, run.start
     for layers in assistants:
         rung = fewer_layers(run, last, layers, prompts)
-        teacher = last = _warmed(run, rung, teacher, taught)[0]
+        teacher = last = _warmed(run, rung, teacher, prompts, taught)[0]
     if assistants:
         keep = run.settings.student.keep_layers
         assert keep is not None  # `check_warmup` refuses a ladder without an end
         student = fewer_layers(run, last, keep, prompts)
-    return _warmed(run, student, teacher, taught)
+    return _warmed(run, student, teacher, prompts, taught)
 
 
-def _warmed(run: Run, student: Model, teacher: Model, taught: Taught) -> tuple[Model, History]:
+def _warmed(
+    run: Run, student: Model, teacher: Model, prompts: Rows, taught: Rows
+) -> tuple[Model, History]:
     """One student taught by one teacher, in as many rounds as the warm-up has."""
     warmup = run.settings.warmup
-    groups = recoded(taught.train, taught.writer, student)
-    validation = recoded(taught.validation, taught.writer, student)
-    changed = recoding(taught.writer, student)
-    key = [taught.key, changed] if changed else taught.key
+    taught = taught.recoded(student)
     if warmup.rounds is None:
-        return _trained(run, student, teacher, Rows(groups, validation, key))
+        return _trained(run, student, teacher, taught)
+    given, measured = (taught.of_splits(split).rows for split in ("train", "validation"))
+    asked = prompts.of_splits("train")
     history: History = []
     for number in range(warmup.rounds):
         seed = run.settings.seed + SEEDS_APART * (number + 1)
-        own = sample(run, student, taught.prompts, taught.prompts_key, "student", 1, seed=seed)
-        mixed = warmup.mixed(own.rows(), groups, seed)  # type: ignore[arg-type]
-        rows = Rows(mixed, validation, [own.key, key])
-        student, of_round = _trained(run, student, teacher, rows)
+        own = sample(run, student, asked, "student", 1, seed=seed)
+        rows = [*warmup.mixed(own.rows, given, seed), *measured]
+        student, of_round = _trained(run, student, teacher, Rows(rows, [own.key, taught.key]))
         done = max((row["step"] for row in history), default=0)
         history += [{**row, "step": row["step"] + done} for row in of_round]
     return student, history
 
 
-def _trained(run: Run, student: Model, teacher: Model, rows: Rows) -> tuple[Model, History]:
+def _trained(run: Run, student: Model, teacher: Model, taught: Rows) -> tuple[Model, History]:
     run.close_sampler()
     warmup, settings = run.settings.warmup, run.settings
+    groups = taught.of_splits("train")
     identity = {
         "code": 2,
         "student": student.identity,
         "teacher": teacher.identity,
-        "responses": rows.key,
+        "responses": taught.key,
         "warmup": warmup.identity,
         "layout": settings.train.layout.name,
         "seed": settings.seed,
@@ -93,20 +91,20 @@ def _trained(run: Run, student: Model, teacher: Model, rows: Rows) -> tuple[Mode
         how = Training(
             seed=settings.seed,
             checkpoints=partial.scratch / "checkpoints",
-            validation=rows.validation,
+            validation=taught.of_splits("validation").rows,
             report_to=settings.report_to,
             lora=run.lora,
             use_liger_kernel=settings.student.use_liger_kernel,
             layout=settings.train.layout.name,
         )
-        how = replace(how, cache=stored_outputs(run, student, teacher, rows, how))
-        figures = warmup(student, teacher, rows.groups, partial.path / "model", how)
+        how = replace(how, cache=stored_outputs(run, student, teacher, groups, how))
+        figures = warmup(student, teacher, groups.rows, partial.path / "model", how)
         history = figures.pop("history", [])
         if is_main_process():
             (partial.path / "history.json").write_text(json.dumps(history))
         return figures
 
-    what = f"{type(warmup).__name__} on {len(rows.groups)} prompts"
+    what = f"{type(warmup).__name__} on {len(groups)} prompts"
     if teacher != run.teacher:
         what += ", taught by an assistant"
     output = run.stage("warmup", what, identity, make, every_rank=True)
@@ -121,11 +119,10 @@ def check_warmup(run: Run) -> None:
             ladder, an engine that is not there, rationales without a verifier.
     """
     warmup = run.settings.warmup
-    if isinstance(warmup, HiddenWarmup) and run.lora is not None:
-        _check_projections(run)
+    warmup.check(run.start, run.teacher, run.lora)
     if warmup.assistants:
         _check_assistants(run, warmup.assistants)
-    if isinstance(warmup, SFTWarmup) and warmup.rationale:
+    if warmup.needs_verifier:
         _check_verifier(run)
     if (stored := warmup.stored) and stored.get("engine") == "vllm" and run.sampler_name != "vllm":
         raise UserError(
@@ -162,14 +159,4 @@ def _check_assistants(run: Run, assistants: Sequence[int]) -> None:
         raise UserError(
             f"warmup.assistants is {list(assistants)}, but the ladder must fall from the model's "
             f"{whole} layers to student.keep_layers={keep}: give layers in between."
-        )
-
-
-def _check_projections(run: Run) -> None:
-    sizes = [model.config().get_text_config().hidden_size for model in (run.start, run.teacher)]
-    if sizes[0] != sizes[1]:
-        raise UserError(
-            f"warmup=hidden would train projections between the student's {sizes[0]} and the "
-            f"teacher's {sizes[1]} dimensions, which a checkpoint of adapters cannot hold: set "
-            "student.lora.r=null, or take warmup=logits."
         )

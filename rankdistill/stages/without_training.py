@@ -33,9 +33,8 @@ def evaluate(run: Run, report: RunReport) -> None:
     if settings.quick is not None and prompts is not None and run.base is not None:
         # Between models as they are there is no training that sharpening could pass for.
         quick = replace(settings.quick, sharpening_control=False)
-        rows = prompts.rows()
-        held_out = [row for row in rows if row["split"] == "heldout" and not is_plain(row)]
-        evaluation = Evaluation(run, quick, held_out, prompts.key, run.base)  # type: ignore[arg-type]
+        held_out = [row for row in prompts.of_splits("heldout") if not is_plain(row)]
+        evaluation = Evaluation(run, quick, replace(prompts, source=held_out), run.base)
         figures, report.groups = evaluation.compare(models)
         report.models = [replace(model, label=labels[model.name]) for model in figures]
     report.suites = measure_suites(run, models, labels)

@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from rankdistill.command_line import Parser, says_mistakes
 from rankdistill.errors import UserError, suggest
 from rankdistill.store import inventory
 from rankdistill.store import manifest as manifests
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+@says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code: 0, 1 for damage found or "no" answered, 2 for a mistake."""
     try:
@@ -29,24 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         store = Store()
         with explained(store.root):
             return options.run(store, options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         # `... | head` has seen enough; Python would complain once more at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[0].upper()}{message[1:]}: see `{self.prog} --help`.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m rankdistill.store",
         description="Outputs of stages in $RANKDISTILL_HOME (~/.cache/rankdistill). "
         "Without a command: list them.",

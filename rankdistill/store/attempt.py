@@ -32,11 +32,6 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def rank() -> int:
-    """This process's rank under torchrun or accelerate launch; 0 when alone."""
-    return int(os.environ.get("RANK") or 0)
-
-
 def launch() -> str:
     """What the ranks of one launch have in common and other launches do not."""
     names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from rankdistill.distributed import rank
 from rankdistill.errors import UserError
-from rankdistill.store.attempt import RankZero, rank
+from rankdistill.store.attempt import RankZero
 from rankdistill.store.locks import is_held
 from rankdistill.store.words import age_text
 

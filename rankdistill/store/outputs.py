@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rankdistill.distributed import rank
 from rankdistill.errors import UserError
 from rankdistill.store import manifest as manifests
-from rankdistill.store.attempt import RECORD, Attempt, maker_text, rank, read_record, utc_now
+from rankdistill.store.attempt import RECORD, Attempt, maker_text, read_record, utc_now
 from rankdistill.store.faults import explained
 from rankdistill.store.files import (
     files_of,

@@ -60,6 +60,5 @@ def write_answers(
 
 
 def sampled_by(run: Run) -> dict[str, Any]:
-    """What the identity of such answers says of the sampler."""
-    dtype = run.settings.sample.vllm.dtype if run.sampler_name == "vllm" else None
-    return {"sampler": run.sampler_name, "dtype": dtype, "seed": run.settings.seed}
+    """What the identity of such answers says of how they were sampled."""
+    return {**run.sampled_by, "seed": run.settings.seed}

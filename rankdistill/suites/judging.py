@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import httpx
-
 from rankdistill.console import progress
 from rankdistill.errors import UserError
 from rankdistill.fields import at_least
+from rankdistill.http_client import check_url
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import Plan, Question
 from rankdistill.score.judge.runner import run as run_plans
@@ -43,17 +42,7 @@ def endpoint_options(group: str, judge: JudgeEndpoint) -> EndpointOptions:
             f"eval=[{suite}] needs a judge: give {group}.endpoint, for example "
             f"http://127.0.0.1:8000/v1, and {group}.model."
         )
-    parsed = httpx.URL(url)
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UserError(
-            f"{group}.endpoint is '{url}', which is no URL: give one such as "
-            "http://127.0.0.1:8000/v1."
-        )
-    if parsed.userinfo or parsed.query:
-        raise UserError(
-            f"{group}.endpoint carries credentials or parameters, which would be written into "
-            f"logs: put the key into the environment variable that {group}.key_variable names."
-        )
+    check_url(f"{group}.endpoint", url, f"that {group}.key_variable names")
     at_least(group, judge, 1, "concurrency")
     at_least(group, judge, 8, "max_answer_tokens")
     at_least(group, judge, 0, "retries")

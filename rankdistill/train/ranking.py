@@ -18,14 +18,14 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from rankdistill.errors import UserError
-from rankdistill.forward import ResponseLogps, TokenGroup, bind, collate, response_logps
+from rankdistill.forward import ResponseLogps, bind, collate, response_logps
 from rankdistill.models import adapted, load_model, load_tokenizer, place
 from rankdistill.objectives import RRHF, Candidates, Objective, ObjectiveOutput
 from rankdistill.train.groups import RankedGroup, load_groups
 from rankdistill.train.reference import COLUMN, length_limit, with_reference
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.modes import disable_dropout
-from rankdistill.trainer.steps import Averages, RankedBatch, StepTrainer, step_loader
+from rankdistill.trainer.steps import NOTHING, Averages, RankedBatch, StepTrainer, step_loader
 
 __all__ = ["RankingConfig", "RankingTrainer"]
 
@@ -158,7 +158,7 @@ class RankingTrainer(StepTrainer):
     def _losses(self, model: nn.Module, groups: Sequence[RankedGroup], into: Averages) -> Tensor:
         """[B] the losses of groups; of none a zero [1], computed for the other processes' sake."""
         if not groups:
-            nothing = collate([TokenGroup([0], [[0]])], self.layout).to(self.args.device)
+            nothing = collate([NOTHING], self.layout).to(self.args.device)
             return response_logps(model, nothing).logps[0] * 0.0
         batch = collate([group.tokens for group in groups], self.layout).to(self.args.device)
         logps = response_logps(model, batch, temperature=self.args.temperature)

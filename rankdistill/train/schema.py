@@ -17,6 +17,7 @@ from rankdistill.fields import (
     within,
 )
 from rankdistill.optimiser import Optimiser
+from rankdistill.schema import Sampling
 
 Layout = Enum("Layout", ["shared", "packed", "padded"])
 ADVANTAGES = ("gae", "group")
@@ -129,15 +130,12 @@ class PPOMethod(Optimiser):
 
 
 @dataclass(frozen=True)
-class RolloutOptions:
-    """What the policy writes in an iteration; see `rankdistill.sample.SamplingOptions`."""
+class RolloutOptions(Sampling):
+    """What the policy writes in an iteration."""
+
+    GROUP: ClassVar[str] = "train.rollout"
 
     prompts: int
-    responses_per_prompt: int
-    temperature: float
-    top_p: float
-    top_k: int
-    max_response_tokens: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,19 +9,30 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
+NUMBER = "0|[1-9][0-9]*"
+"""A step or an iteration in the name of a folder."""
 
-def last_checkpoint(folder: str | Path) -> str | None:
-    """The latest checkpoint in `folder` that was written to its end; None where there is none.
 
-    The Trainer writes its state last, so a checkpoint with a readable state is complete; one that a
-    kill interrupted is passed over.
+def complete_checkpoints(folder: str | Path, state: str = TRAINER_STATE_NAME) -> list[Path]:
+    """The folders ``checkpoint-N`` that were written to their end, the latest last.
+
+    Args:
+        folder: Where they are.
+        state: The JSON file that is written last, so that a checkpoint in which it can be read is
+            complete; one that a kill interrupted is passed over.
     """
     found = []
     for path in Path(folder).glob("checkpoint-*"):
-        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if number and _is_complete(path):
-            found.append((int(number[1]), str(path)))
-    return max(found)[1] if found else None
+        number = re.fullmatch(f"checkpoint-({NUMBER})", path.name)
+        if number and _state(path / state) is not None:
+            found.append((int(number[1]), path))
+    return [path for _, path in sorted(found)]
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The Trainer's latest complete checkpoint in `folder`; None where there is none."""
+    found = complete_checkpoints(folder)
+    return str(found[-1]) if found else None
 
 
 def owes_evaluation(folder: str | Path) -> bool:
@@ -31,7 +42,7 @@ def owes_evaluation(folder: str | Path) -> bool:
     the epoch's end comes after it and may have been cut off with the rest.
     """
     checkpoint = last_checkpoint(folder)
-    state = _state(Path(checkpoint)) if checkpoint else None
+    state = _state(Path(checkpoint) / TRAINER_STATE_NAME) if checkpoint else None
     if state is None:
         return True
     epoch, step = state.get("epoch") or 0.0, state["global_step"]
@@ -39,12 +50,8 @@ def owes_evaluation(folder: str | Path) -> bool:
     return abs(epoch - round(epoch)) < 1e-9 and not evaluated
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    return _state(checkpoint) is not None
-
-
-def _state(checkpoint: Path) -> dict[str, Any] | None:
+def _state(file: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -22,6 +23,17 @@ from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bound_layout, micro_batches, token_count
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.checkpoints import last_checkpoint
+
+NOTHING = TokenGroup([0], [[0]])
+"""What a process that has no rows left runs the model on, since the others wait for it."""
+
+
+def equally_many(parts: list[list[int]], passes: int) -> list[list[int]]:
+    """A process's forward passes, as indices, filled up with empty ones.
+
+    Every process must run the model equally often, or one would wait for the others for ever.
+    """
+    return parts + [[] for _ in range(passes - len(parts))]
 
 
 class StepTrainer(Trainer, ABC):
@@ -119,10 +131,7 @@ class StepTrainer(Trainer, ABC):
             self.state.num_input_tokens_seen += int(total)  # type: ignore[arg-type]
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        """The weight of a step, over all processes; and every batch's split into forward passes.
-
-        Every process must run the model equally often, or one would wait for the others for ever.
-        """
+        """The weight of a step, over all processes; and every batch's split into forward passes."""
         for batch in batch_samples:
             tokens = [row.tokens for row in batch.groups]
             batch.parts = micro_batches(tokens, self.args.max_batch_tokens, self.layout)
@@ -132,7 +141,7 @@ class StepTrainer(Trainer, ABC):
         everyone: Any = self.accelerator.gather(torch.tensor([mine], device=device))
         for batch, passes in zip(batch_samples, everyone[:, 1:].amax(dim=0).tolist(), strict=True):
             # Even without prompts at all one is needed: gradients are exchanged in the step's last.
-            batch.parts += [[] for _ in range(max(passes, 1) - len(batch.parts))]
+            batch.parts = equally_many(batch.parts, max(passes, 1))
         return everyone[:, 0].sum()
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -173,14 +182,33 @@ def _all_finite(parts: Sequence[tuple[Sequence[Row], Tensor]]) -> list[bool]:
 
 def stop(what: str, prompt_ids: list[str], trainer: Any) -> NoReturn:
     """Raises UserError on every process, with the prompts of all; every process must call it."""
-    names: list[str] = gather_object(prompt_ids)
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    where = f"at step {trainer.state.global_step + 1}"
     checkpoint = last_checkpoint(trainer.args.output_dir)
+    refuse_not_finite(what, where, gather_object(prompt_ids), checkpoint)
+
+
+def refuse_not_finite(
+    what: str, where: str, prompt_ids: Sequence[str], checkpoint: str | Path | None
+) -> NoReturn:
+    """Raises UserError.
+
+    Args:
+        what: That is not finite: ``loss``.
+        where: ``at step 3``.
+        prompt_ids: Of the rows that it is of.
+        checkpoint: To continue from; None: there is none.
+    """
     raise UserError(
-        f"The {what} is not finite at step {trainer.state.global_step + 1}, on the prompts "
-        f"{', '.join(names[:8])}{more}: lower learning_rate or look at these rows, then continue "
-        f"from {checkpoint or 'the start, since there is no checkpoint'}."
+        f"The {what} is not finite {where}, on the prompts {listed(prompt_ids)}: lower "
+        "learning_rate or look at these rows, then continue from "
+        f"{checkpoint or 'the start, since there is no checkpoint'}."
     )
+
+
+def listed(prompt_ids: Sequence[str]) -> str:
+    """The first eight of them, and how many more there are."""
+    more = f" and {len(prompt_ids) - 8} more" if len(prompt_ids) > 8 else ""
+    return ", ".join(prompt_ids[:8]) + more
 
 
 class Row(Protocol):

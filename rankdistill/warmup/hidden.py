@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rankdistill.errors import UserError
+from rankdistill.models import LoRA, Model
 from rankdistill.warmup.head import Recorder
 from rankdistill.warmup.matching import attach
 from rankdistill.warmup.schema import HiddenOptions
@@ -23,6 +25,18 @@ class HiddenWarmup(HiddenOptions, StoredDistillation):
     @property
     def weights(self) -> tuple[float, float]:
         return self.alpha, self.beta
+
+    def check(self, student: Model, teacher: Model, lora: LoRA | None) -> None:
+        """See `Warmup`. UserError: projections between two sizes, beside adapters."""
+        if lora is None:
+            return
+        ours, theirs = (m.config().get_text_config().hidden_size for m in (student, teacher))
+        if ours != theirs:
+            raise UserError(
+                f"warmup=hidden would train projections between the student's {ours} and the "
+                f"teacher's {theirs} dimensions, which a checkpoint of adapters cannot hold: set "
+                "student.lora.r=null, or take warmup=logits."
+            )
 
     def attach(self, student: Any, teacher: Any) -> Recorder:
         return attach(

@@ -42,6 +42,11 @@ class SFTWarmup(SFTOptions, Warmup):
     """
 
     @property
+    def needs_verifier(self) -> bool:
+        """A chain of thought is learned where its answer is right."""
+        return self.rationale
+
+    @property
     def own_conversations(self) -> Conversations | None:
         """What is learned in place of responses to the run's prompts."""
         if self.conversations is None:

@@ -11,6 +11,7 @@ from typing import Any
 from rankdistill.models import LoRA, Model
 from rankdistill.rows import Group
 from rankdistill.sample.sampler import Sampler
+from rankdistill.warmup.conversations import Conversations
 from rankdistill.warmup.lessons import Lessons
 
 
@@ -47,6 +48,10 @@ class Warmup(ABC):
     """Whether the teacher's distributions are learned, beside the responses."""
     needs_same_tokenizer: bool = False
     """Whether the teacher's token ids have to be the student's."""
+    needs_verifier: bool = False
+    """Whether what is learned is chosen by whether it is right, which a verifier tells."""
+    own_conversations: Conversations | None = None
+    """What is learned in place of responses to the run's prompts."""
     assistants: Sequence[int] = ()
     """Layers of the students in between, from many to few."""
     rounds: int | None = None
@@ -80,6 +85,9 @@ class Warmup(ABC):
         Returns:
             Figures for the run's record; `history` is the Trainer's log history, a list of rows.
         """
+
+    def check(self, student: Model, teacher: Model, lora: LoRA | None) -> None:  # noqa: B027
+        """Refuse at start-up what can be known there. UserError: it cannot work."""
 
     def mixed(self, own: Sequence[Group], others: Sequence[Group], seed: int) -> list[Group]:
         """What a round learns from.

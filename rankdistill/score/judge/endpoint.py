@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import threading
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from typing import Any
 import httpx
 
 from rankdistill.errors import UserError, suggest
+from rankdistill.http_client import AGAIN, LOOPBACK, pause_s
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.runner import Answer
 from rankdistill.score.judge.verdicts import Form, Reply, duel_form, rating_form
@@ -35,13 +35,9 @@ from rankdistill.score.judge.verdicts import Form, Reply, duel_form, rating_form
 # It tells every request.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
-BACKOFF_S, LONGEST_PAUSE_S = 1.0, 60.0
-"""The first pause, doubled each time; and the longest, a server's Retry-After included."""
 TOP_LOGPROBS = 20
 """The most that OpenAI and vLLM list."""
-_AGAIN = {408, 409, 425, 429, *range(500, 600)}
 _THIS_QUESTION = {400, 413, 422}
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class Stopped(Exception):
@@ -86,7 +82,7 @@ class Endpoint:
             limits=httpx.Limits(
                 max_connections=options.concurrency, max_keepalive_connections=options.concurrency
             ),
-            trust_env=host not in _LOCAL,
+            trust_env=host not in LOOPBACK,
         )
         self._pool = ThreadPoolExecutor(options.concurrency, thread_name_prefix="judge")
 
@@ -163,7 +159,7 @@ class Endpoint:
                     counts["set_aside"] += 1
                     return Answer(None, counts)
                 continue
-            if response is not None and response.status_code not in _AGAIN:
+            if response is not None and response.status_code not in AGAIN:
                 self._refuse_hopeless(response)
                 counts["set_aside"] += 1
                 return Answer(None, counts)
@@ -172,7 +168,7 @@ class Endpoint:
                 return self._give_up(before, counts, response, failure)
             counts["retries"] += 1
             before = self._answered
-            self._over.wait(_pause(pauses, response))
+            self._over.wait(pause_s(pauses, response))
 
     def _post(self, question: Question, attempt: int) -> httpx.Response:
         options = self._options
@@ -267,14 +263,6 @@ class _Pace:
             over.wait(max(0.0, at - time.monotonic()))
         if over.is_set():
             raise Stopped
-
-
-def _pause(attempt: int, response: httpx.Response | None) -> float:
-    """Seconds to wait: what the server asks for, or twice as long each time, not in step."""
-    asked = response.headers.get("retry-after", "") if response is not None else ""
-    if asked.replace(".", "", 1).isdigit():
-        return min(float(asked), LONGEST_PAUSE_S)
-    return min(BACKOFF_S * 2 ** (attempt - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
 
 
 def _json(response: httpx.Response) -> dict[str, Any] | None:

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import httpx
-
 from rankdistill import models
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
+from rankdistill.http_client import check_url
 from rankdistill.models.model import Model
 from rankdistill.rows import Group
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
@@ -40,21 +39,9 @@ class LLMJudge(JudgeOptions, Scorer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._brief()
-        if self.endpoint is not None:
-            self._check_url(self.endpoint)
-
-    def _check_url(self, endpoint: str) -> None:
-        url = httpx.URL(endpoint)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise UserError(
-                f"score.endpoint is '{endpoint}', which is no URL: give one such as "
-                "http://127.0.0.1:8000/v1."
-            )
-        if url.userinfo or url.query:
-            raise UserError(
-                "score.endpoint carries credentials or parameters, which would be written into "
-                "logs: put the key into the environment variable that score.key_variable names."
-            )
+        if self.endpoint is None:
+            return
+        check_url("score.endpoint", self.endpoint, "that score.key_variable names")
         if self.model is None:
             raise UserError(
                 "score.endpoint is set and score.model is not: name the model as the endpoint does."

@@ -10,13 +10,14 @@ import torch
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bound_layout, collate, response_logps
 from rankdistill.models.model import Model
+from rankdistill.sample.sampler import Sampler
 
 COMPARED = 4
 """Responses that are compared in an iteration."""
 
 
 def disagreement(
-    sampler: Any, exported: Model, policy: Any, groups: Sequence[TokenGroup]
+    sampler: Sampler, exported: Model, policy: Any, groups: Sequence[TokenGroup]
 ) -> float | None:
     """Nats per token by which sampler and trainer differ on average about the same responses.
 
@@ -27,11 +28,11 @@ def disagreement(
         exported: The policy's weights, as the sampler got them.
         policy: Bound.
     """
-    ask = getattr(sampler, "response_logps", None)
-    if ask is None:
-        return None
     some = [TokenGroup(g.prompt, g.responses[:1]) for g in groups[:COMPARED]]
-    theirs = ask(exported, [(list(g.prompt), list(g.responses[0])) for g in some])
+    pairs = [(list(g.prompt), list(g.responses[0])) for g in some]
+    theirs = sampler.response_logps(exported, pairs)
+    if theirs is None:
+        return None
     batch = collate(some, bound_layout(policy)).to(policy.device)
     with torch.no_grad():
         ours = response_logps(policy, batch).token_logps

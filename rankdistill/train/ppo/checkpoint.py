@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,15 +10,13 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from rankdistill.store.removal import is_folder, refuse_link
+from rankdistill.trainer.checkpoints import complete_checkpoints
 
 STATE = "progress.json"
 """Written last, so a checkpoint that has it is complete."""
 
 KEPT = 2
 """Checkpoints that are kept."""
-
-NUMBER = "0|[1-9][0-9]*"
-"""An iteration in the name of a folder."""
 
 
 @dataclass
@@ -52,7 +49,7 @@ def save(accelerator: Accelerator, progress: Progress, folder: Path) -> None:
         partial = checkpoint / f"{STATE}.partial"
         partial.write_text(json.dumps(asdict(progress)), encoding="utf-8")
         partial.replace(checkpoint / STATE)
-        for _, old in _complete(folder)[:-KEPT]:
+        for old in complete_checkpoints(folder, STATE)[:-KEPT]:
             if is_folder(old):  # a link is read from, but not followed to remove
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
@@ -60,20 +57,11 @@ def save(accelerator: Accelerator, progress: Progress, folder: Path) -> None:
 
 def last_complete(folder: Path) -> Path | None:
     """The latest checkpoint that was written to its end; None where there is none."""
-    found = _complete(folder)
-    return found[-1][1] if found else None
+    found = complete_checkpoints(folder, STATE)
+    return found[-1] if found else None
 
 
 def restore(accelerator: Accelerator, checkpoint: Path) -> Progress:
     """Loads a checkpoint into what the accelerator prepared; every process calls it."""
     accelerator.load_state(str(checkpoint))
     return Progress(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
-
-
-def _complete(folder: Path) -> list[tuple[int, Path]]:
-    found = []
-    for path in folder.glob("checkpoint-*"):
-        number = re.fullmatch(f"checkpoint-({NUMBER})", path.name)
-        if number and (path / STATE).is_file():
-            found.append((int(number[1]), path))
-    return sorted(found)

@@ -28,11 +28,11 @@ from rankdistill.rows import Group
 from rankdistill.sample.sampler import Sampler, response_seed
 from rankdistill.store.removal import folders_named, refuse_link
 from rankdistill.train.ppo.agreement import check_agreement, disagreement
-from rankdistill.train.ppo.checkpoint import NUMBER
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Episode
 from rankdistill.train.reward.model import last_rows, with_next_token
-from rankdistill.trainer.steps import StepBatches
+from rankdistill.trainer.checkpoints import NUMBER
+from rankdistill.trainer.steps import NOTHING, StepBatches, equally_many, listed
 
 Reward = Callable[[Sequence[Group]], list[list[float]]]
 """Groups with sampled responses -> the score of each, `[group][response]`; higher is better."""
@@ -152,7 +152,8 @@ class Rollouts:
         scores = self._reward(rows) if rows else []  # type: ignore[arg-type]
         self._model.eval()
         looks: list[dict[str, Any]] = []
-        for part in self._equally_many(tokens):
+        parts = micro_batches(tokens, self._config.max_batch_tokens, bound_layout(self._model))
+        for part in equally_many(parts, max(gather_object([len(parts)]))):
             looks += self._look([tokens[i] for i in part])
         self._model.train()
         return [
@@ -166,16 +167,10 @@ class Rollouts:
             for row, group, of_group, look in zip(rows, tokens, scores, looks, strict=True)
         ]
 
-    def _equally_many(self, tokens: Sequence[TokenGroup]) -> list[list[int]]:
-        """Forward passes, as indices; some may be empty, since processes wait for each other."""
-        parts = micro_batches(tokens, self._config.max_batch_tokens, bound_layout(self._model))
-        most = max(gather_object([len(parts)]))
-        return parts + [[] for _ in range(most - len(parts))]
-
     def _look(self, groups: Sequence[TokenGroup]) -> list[dict[str, Any]]:
         """Log-probabilities and values of groups, each a list of lists of floats."""
         bootstrap = self._config.cut == "bootstrap"
-        given = list(groups) or [TokenGroup([0], [[0]])]
+        given = list(groups) or [NOTHING]
         if bootstrap:
             given = [with_next_token(group) for group in given]
         device = self._accelerator.device
@@ -224,9 +219,8 @@ def _tokens(prompt: Sequence[int], responses: Sequence[Any]) -> TokenGroup:
 def _check_scores(rollout: Sequence[Episode], iteration: int) -> None:
     bad = [e.prompt_id for e in rollout if not all(math.isfinite(score) for score in e.scores)]
     if bad:
-        more = f" and {len(bad) - 8} more" if len(bad) > 8 else ""
         raise UserError(
-            f"The reward of responses to the prompts {', '.join(bad[:8])}{more} is not a finite "
+            f"The reward of responses to the prompts {listed(bad)} is not a finite "
             f"number in iteration {iteration + 1}: mend the reward, then run the same command "
             "again, which continues from the last checkpoint."
         )

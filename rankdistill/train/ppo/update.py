@@ -12,13 +12,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rankdistill.errors import UserError
-from rankdistill.forward import TokenGroup, bound_layout, collate, micro_batches
+from rankdistill.forward import bound_layout, collate, micro_batches
 from rankdistill.sample.sampler import response_seed
 from rankdistill.train.ppo.checkpoint import last_complete
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Experience
 from rankdistill.train.ppo.losses import policy_loss, value_loss
+from rankdistill.trainer.steps import NOTHING, equally_many, refuse_not_finite
 
 FIGURES = ("loss", "policy_loss", "value_loss", "ratio", "clip_fraction", "update_kl")
 """A step's means per token; `update_kl` is the KL of the policy that wrote from the present."""
@@ -89,8 +89,7 @@ class Updates:
         """
         processes, process = self._accelerator.num_processes, self._accelerator.process_index
         shares = [self._passes(experience, prompts[p::processes]) for p in range(processes)]
-        passes = shares[process]
-        passes += [[] for _ in range(max(map(len, shares)) - len(passes))]
+        passes = equally_many(shares[process], max(map(len, shares)))
         tokens = experience.tokens(prompts)
         # The gradients are averaged over processes, the losses are to be averaged over tokens.
         scale = processes / tokens
@@ -120,7 +119,7 @@ class Updates:
         """Sum of the losses of a forward pass, sums of `FIGURES`, largest |ratio - 1|."""
         device = self._accelerator.device
         if not prompts:  # any row takes part in the collectives
-            nothing = collate([TokenGroup([0], [[0]])], bound_layout(self._model)).to(device)
+            nothing = collate([NOTHING], bound_layout(self._model)).to(device)
             outputs = [x for x in self._model(nothing) if x is not None]
             nought = torch.zeros(len(FIGURES), dtype=torch.float64)
             return sum(x.sum() for x in outputs) * 0.0, nought, nought[0]  # type: ignore[return-value]
@@ -145,14 +144,9 @@ class Updates:
     def _stop(
         self, what: str, experience: Experience, prompts: Sequence[int], iteration: int
     ) -> NoReturn:
-        names = [experience.episodes[i].prompt_id for i in prompts[:8]]
-        more = f" and {len(prompts) - 8} more" if len(prompts) > 8 else ""
-        folder = last_complete(Path(self._config.output_dir))
-        raise UserError(
-            f"The {what} is not finite in iteration {iteration + 1}, on the prompts "
-            f"{', '.join(names)}{more}: lower train.learning_rate, then continue from "
-            f"{folder or 'the start, since there is no checkpoint'}."
-        )
+        names = [experience.episodes[i].prompt_id for i in prompts]
+        checkpoint = last_complete(Path(self._config.output_dir))
+        refuse_not_finite(what, f"in iteration {iteration + 1}", names, checkpoint)
 
 
 def _watched(new: Tensor, old: Tensor, mask: Tensor, clip: float) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from rankdistill.forward import ResponseLogps, TokenGroup, bind
+from rankdistill.forward import ResponseLogps, bind
 from rankdistill.objectives.lists import RankedLists, differences
 from rankdistill.train.groups import RankedGroup, load_groups
 from rankdistill.train.ranking import candidates
@@ -18,7 +18,7 @@ from rankdistill.train.reward.model import logits, score_layer
 from rankdistill.train.schema import RewardLoss
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.modes import disable_dropout
-from rankdistill.trainer.steps import Averages, StepTrainer
+from rankdistill.trainer.steps import NOTHING, Averages, StepTrainer
 
 PAIRS = RewardLoss()
 
@@ -67,7 +67,7 @@ class RewardTrainer(StepTrainer):
     def losses(self, model: nn.Module, rows: Sequence[RankedGroup]) -> Tensor:
         """[B] the ranking losses."""
         if not rows:  # any row takes part in the collectives
-            return logits(model, [TokenGroup([0], [[0]])])[0][0] * 0.0
+            return logits(model, [NOTHING])[0][0] * 0.0
         rewards, mask = logits(model, [row.tokens for row in rows])
         given = candidates(rows, ResponseLogps(rewards, rewards, mask.long()))
         losses = ranking_loss(

@@ -1,0 +1,154 @@
+"""Rows between stages: prompts, or groups of responses in the tokens of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rankdistill.errors import UserError
+from rankdistill.forward.batch import TokenGroup
+from rankdistill.models.model import Model
+from rankdistill.models.tokenizer import (
+    encode_answers,
+    encode_prompt,
+    encode_response,
+    token_group,
+    tokenizers_agree,
+)
+from rankdistill.store import Output
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one stage hands to the next: the rows, what determines them, and whose tokens they have.
+
+    Iterates over its rows.
+    """
+
+    source: Sequence[Any] | Output
+    """`Prompt` or `Group` rows, or the output that has them, which keeps a large set on disk."""
+    key: Any = None
+    """What determines them, for the identity of what is made of them."""
+    writer: Model | None = None
+    """The model whose tokenizer the responses' token ids belong to; None of prompts."""
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    """What the stage that made them counted."""
+
+    @classmethod
+    def of(cls, output: Output, writer: Model | None = None) -> Rows:
+        """The rows of a stage's output."""
+        return cls(output, output.key, writer, output.manifest["counts"])
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """The rows; those of an output are read each time."""
+        return self.source.rows() if isinstance(self.source, Output) else self.source
+
+    def held(self) -> Rows:
+        """The same, read once and kept in memory."""
+        return replace(self, source=self.rows)
+
+    def __len__(self) -> int:
+        if isinstance(self.source, Output):
+            return self.source.manifest["rows"].get("rows", 0)
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.rows)
+
+    def of_splits(self, *splits: str) -> Rows:
+        """Those of some splits. The key stays: who takes them says of which splits they are."""
+        return replace(self, source=[row for row in self.rows if row["split"] in splits])
+
+    def first(self, count: int | None) -> Rows:
+        """The first `count`, or all that there are where it is None."""
+        rows = self.rows[:count]
+        return replace(self, source=rows, key=f"{self.key} first {len(rows)}")
+
+    def joined(self, more: Rows) -> Rows:
+        """The groups, each with the responses that `more` has to the same prompt behind its own."""
+        others = {group["prompt_id"]: group["responses"] for group in more}
+        rows = [
+            {**group, "responses": [*group["responses"], *others.get(group["prompt_id"], [])]}
+            for group in self.rows
+        ]
+        return replace(self, source=rows, key=[self.key, more.key])
+
+    def recoded(self, reader: Model, *, whole_prompt: bool = False) -> Rows:
+        """The same in the tokens of another model, see `recoded`."""
+        assert self.writer is not None
+        changed = recoding(self.writer, reader)
+        if not changed:
+            return replace(self, writer=reader)
+        rows = recoded(self.rows, self.writer, reader, whole_prompt=whole_prompt)
+        return replace(self, source=rows, key=[self.key, changed], writer=reader)
+
+    def tokens(self, reader: Model) -> list[TokenGroup]:
+        """The groups in the tokens of a model that reads them, see `token_groups`."""
+        return token_groups(self.recoded(reader).rows, reader.tokenizer())
+
+
+def token_groups(groups: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> list[TokenGroup]:
+    """What is `written` of `Group` rows, in tokens."""
+    return [token_group(group, tokenizer) for group in written(groups)]
+
+
+def written(groups: Sequence[Any]) -> list[Any]:
+    """The groups with those of their responses that have a token, where there is one.
+
+    A response without a token, such as a cut one that was nothing but thoughts, cannot be read.
+    """
+    shorter = (
+        {**group, "responses": [r for r in group["responses"] if r["token_ids"]]}
+        for group in groups
+    )
+    return [group for group in shorter if group["responses"]]
+
+
+def recoding(writer: Model, reader: Model) -> dict[str, int]:
+    """What an identity says where `recoded` has to change tokens; {} where the tokenizers agree."""
+    if writer.path == reader.path or tokenizers_agree(reader.tokenizer(), writer.tokenizer()):
+        return {}
+    return {"recoding": 2}
+
+
+def recoded(
+    groups: Sequence[Any], writer: Model, reader: Model, *, whole_prompt: bool = False
+) -> list[Any]:
+    """The groups with their responses' `token_ids` in the tokens of another model.
+
+    Unchanged where the two tokenizers agree. Otherwise the responses are what the reader's chat
+    template makes of them, see `encode_answers`; EOS is added where a response ended.
+
+    Args:
+        groups: `Group` rows.
+        writer: The model whose tokens the responses have.
+        reader: The model whose tokens they get.
+        whole_prompt: Whether they stand behind the whole prompt, as those of a group do that they
+            are to join; else a thought that the template opens may be left out.
+    """
+    if not recoding(writer, reader):
+        return list(groups)
+    tokenizer = reader.tokenizer()
+    return [_recoded(group, tokenizer, whole_prompt) for group in groups]
+
+
+def _recoded(group: Any, tokenizer: Any, whole_prompt: bool) -> Any:
+    texts = [response["text"] for response in group["responses"]]
+    whole = len(encode_prompt(tokenizer, group["messages"]))
+    try:
+        prompt, answers = encode_answers(tokenizer, group["messages"], texts)
+    except UserError:  # the template would change a text, and what was said is to be read
+        prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
+    if whole_prompt and len(prompt) < whole:
+        prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
+    coded = [
+        {**response, "token_ids": ids if response["finish_reason"] == "stop" else ids[:-1]}
+        for response, ids in zip(group["responses"], answers, strict=True)
+    ]
+    others = {key: value for key, value in group.items() if key != "prompt_tokens"}
+    shorter = {"prompt_tokens": len(prompt)} if len(prompt) < whole else {}
+    return {**others, **shorter, "responses": coded}
