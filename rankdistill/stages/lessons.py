@@ -117,7 +117,7 @@ def _of_conversations(run: Run, by_split: Mapping[str, list[Prompt]]) -> Output:
     measured_on = [*by_split["validation"], *by_split["heldout"]]
     held_out = {prompt_id(prompt["messages"]) for prompt in measured_on}
     identity = {
-        "code": 2,
+        "code": 3,
         "conversations": source_identity(own.path),
         "max_tokens": own.max_tokens,
         "train": own.train,

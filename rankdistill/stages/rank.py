@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
+from rankdistill.models import tokenizer_digest
 from rankdistill.prompts import source_identity
 from rankdistill.rank import rank_groups
 from rankdistill.rank.combine import combine, debiased
@@ -67,7 +68,8 @@ def rank(
             scored, slope = debiased(scored)
         ranked, counts = rank_groups(scored, settings, run.settings.seed)
         partial.shards().put(ranked)
-        write_table(ranked, partial.path / "ranked")
+        written_by = tokenizer_digest(run.start.tokenizer())
+        write_table(ranked, partial.path / "ranked", written_by)
         found = diagnose(groups) | {"aggregate": how, "weights": weights, "length_slope": slope}
         (partial.path / DIAGNOSTICS).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return dict(counts)
@@ -109,7 +111,7 @@ def existing(run: Run) -> Output:
     """
     settings, prompts = run.settings.rank, run.settings.prompts
     identity = {
-        "code": 2,
+        "code": 3,
         "source": _identity(settings.path or ""),
         **({"columns": dict(settings.columns)} if settings.columns else {}),
         **({"split_column": prompts.split_column} if prompts.split_column != "split" else {}),
