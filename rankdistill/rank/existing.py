@@ -21,7 +21,7 @@ from rankdistill.prompts import encoded_length, kept_columns, prompt_id, read_ro
 from rankdistill.prompts.formats import unread_columns
 from rankdistill.prompts.odd_rows import REASONS, OddRow, OddRows
 from rankdistill.prompts.splits import SPLITS, Splitter
-from rankdistill.rank.formats import ranked_row
+from rankdistill.rank.formats import prompt_column, ranked_row
 from rankdistill.rank.preferences import columns_of
 from rankdistill.rank.ranking import distinct, rank_group
 from rankdistill.rank.trees import with_answers
@@ -59,7 +59,8 @@ def read_ranked(
     ours = tokenizer_digest(tokenizer)
     for where, row, written_by in set_rows(rank.path or ""):
         counts["read"] += 1
-        odd.add_unread(unread_columns(row, prompts.column), where)
+        asked = prompt_column(row, prompts.column, columns)
+        odd.add_unread(unread_columns(row, asked), where)
         try:
             messages, given = ranked_row(
                 row, where, column=prompts.column, score=rank.score_column, columns=columns

@@ -63,20 +63,14 @@ def ranked_row(
     Raises:
         OddRow: no prompt, no responses, or a response without text or score.
     """
-    if columns is not None:
-        if not columns.of(row):
-            raise OddRow("not_ranked", _lacks(row, where, columns))
-        return pair_of(row, where, columns, column)
-    listed = any(row.get(name) for name in LISTS)
-    if not listed:
-        known = next((known for known in KNOWN if known.of(row)), None)
-        if known is None and "chosen" in row and "rejected" in row:
-            known = KNOWN[0]  # which says that a side is empty
-        if known is not None:
-            return pair_of(row, where, known, column)
-    if not listed and (one := unpaired(row, where, score)) is not None:
+    if columns is not None and not columns.of(row):
+        raise OddRow("not_ranked", _lacks(row, where, columns))
+    column = prompt_column(row, column, columns)
+    if (pair := columns or _known_pair(row)) is not None:
+        return pair_of(row, where, pair, column)
+    if not _is_listed(row) and (one := unpaired(row, where, score)) is not None:
         return conversation(row, where, column), [one]
-    messages = conversation(row, where, _prompt_column(row, column))
+    messages = conversation(row, where, column)
     return messages, [_response(given, where, score) for given in _responses(row, where)]
 
 
@@ -97,7 +91,7 @@ def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         refuse_tools(row, where)
         return row
     pair = row.get("chosen") is not None and row.get("rejected") is not None
-    if not pair and not any(row.get(name) for name in LISTS):
+    if not pair and not _is_listed(row):
         raise OddRow(
             "not_ranked",
             f"{where} has the columns {', '.join(row)}: the trainer needs filled `messages` "
@@ -107,11 +101,37 @@ def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {**row, "messages": messages, "responses": found}
 
 
-def _prompt_column(row: Mapping[str, Any], column: str | None) -> str | None:
-    """WebGPT's question is an object with its text inside."""
+def prompt_column(
+    row: Mapping[str, Any], column: str | None, columns: PairColumns | None
+) -> str | None:
+    """The column of a ranked row's prompt; None where that is one of a prompt file's.
+
+    Args:
+        column: The one that a person names.
+        columns: Of a pair, as a person names them.
+    """
+    if column is not None:
+        return column
+    if (pair := columns or _known_pair(row)) is not None:
+        return pair.prompt
+    # WebGPT's question is an object with its text inside.
     question = row.get("question")
     inside = isinstance(question, Mapping) and isinstance(question.get("full_text"), str)
-    return "question.full_text" if column is None and inside else column
+    return "question.full_text" if inside else None
+
+
+def _known_pair(row: Mapping[str, Any]) -> PairColumns | None:
+    """The columns of a row that is a pair of a known form."""
+    if _is_listed(row):
+        return None
+    known = next((known for known in KNOWN if known.of(row)), None)
+    if known is None and "chosen" in row and "rejected" in row:
+        return KNOWN[0]  # which says that a side is empty
+    return known
+
+
+def _is_listed(row: Mapping[str, Any]) -> bool:
+    return any(row.get(name) for name in LISTS)
 
 
 def _lacks(row: Mapping[str, Any], where: str, columns: PairColumns) -> str:

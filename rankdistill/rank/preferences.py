@@ -71,7 +71,7 @@ def pair_of(
     that begins with the assistant's goes on from the row's prompt.
 
     Args:
-        column: Of the prompt; None takes `columns.prompt`, or finds it.
+        column: Of the prompt; None finds it.
 
     Raises:
         OddRow: a side without a response, two different prompts, no prompt, or scores that say the
@@ -80,7 +80,7 @@ def pair_of(
     scores = _scores(row, where, columns)
     contexts: list[list[Message]] = []
     responses: list[dict[str, Any]] = []
-    prompt = _prompt(row, where, columns.prompt if column is None else column)
+    prompt = _prompt(row, where, column)
     for name, score in zip((columns.chosen, columns.rejected), scores, strict=True):
         for context, text in _sides(value_at(row, name), name, where, prompt):
             contexts.append(context)
