@@ -50,22 +50,23 @@ def identity_of(options: Any, *, instead: Collection[str] = ()) -> dict[str, Any
     """
     left_out = irrelevant_fields(options).union(instead)
     return {
-        own.name: _plain(getattr(options, own.name))
+        own.name: plain(getattr(options, own.name))
         for own in fields(options)
         if own.name not in left_out
         and not (own.metadata.get(_ADDED) and getattr(options, own.name) == own.default)
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a configuration in JSON's types."""
     if isinstance(value, Enum):
         return value.name
     if is_dataclass(value):
         return identity_of(value)
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

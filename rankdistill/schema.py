@@ -88,6 +88,8 @@ class TeacherConfig:
     quantization: Quantization | None
     attn_implementation: str
     trust_remote_code: bool
+    chat_template_kwargs: Any = None
+    """None, or values by name: see `rankdistill.models.template_arguments`."""
 
 
 @dataclass
@@ -111,6 +113,8 @@ class StudentConfig:
     use_liger_kernel: bool
     trust_remote_code: bool
     chat_template: str | None = None
+    chat_template_kwargs: Any = None
+    """As of the teacher."""
 
 
 @dataclass

@@ -28,11 +28,18 @@ def chosen_trackers(report_to: str | Sequence[str] | None) -> list[str]:
     for name in names:
         if name not in TRACKERS:
             raise UserError(f"there is no tracker '{name}' (report_to): {suggest(name, TRACKERS)}")
-        spec = find_spec(name)
-        if spec is None or spec.origin is None:  # a folder `wandb` of earlier runs is no package
-            package = PACKAGES.get(name, f"'rankdistill[{name}]'")
-            raise UserError(f"report_to={name} needs a package: pip install {package}.")
+        if (missing := lacks_package(name)) is not None:
+            raise UserError(missing)
     return names
+
+
+def lacks_package(name: str) -> str | None:
+    """What has to be installed for a tracker, as a sentence; None where it is there."""
+    spec = find_spec(name)
+    if spec is not None and spec.origin is not None:  # a folder `wandb` of runs is no package
+        return None
+    package = PACKAGES.get(name, f"'rankdistill[{name}]'")
+    return f"report_to={name} needs a package: pip install {package}."
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class FakeEndpoint:
         self.brain, self.trouble, self.key, self.model = brain, trouble, key, model
         self.logprobs = logprobs
         self.requests: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
 
@@ -58,6 +59,7 @@ class FakeEndpoint:
                 question = body["messages"][-1]["content"]
                 with endpoint.lock:
                     endpoint.requests.append(question)
+                    endpoint.bodies.append(body)
                     number = len(endpoint.requests)
                     endpoint.in_flight += 1
                     endpoint.most_in_flight = max(endpoint.most_in_flight, endpoint.in_flight)

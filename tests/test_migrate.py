@@ -7,6 +7,7 @@ import shlex
 import pytest
 from tiny_run import composed
 
+from rankdistill import trackers
 from rankdistill.migrate.__main__ import main
 
 DPO = """
@@ -103,6 +104,17 @@ def test_a_dpo_configuration_of_the_handbook(tmp_path, capsys):
     for key in ("an_unheard_of_key: not known here", "push_to_hub:", "comet_ml", "dataset_splits:"):
         assert key in shown
     assert "optim:" not in shown  # AdamW is what there is
+
+
+def test_arguments_of_the_template_and_a_tracker_that_is_not_installed(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    text = "chat_template_kwargs: {enable_thinking: false, effort: low}\nreport_to: [mlflow]\n"
+    text += "model_name_or_path: some/model\ndataset_name: some/pairs\n"
+    config, shown = carried(tmp_path, capsys, "my.yaml", text, "--kind", "dpo")
+    assert config.student.chat_template_kwargs == {"enable_thinking": False, "effort": "low"}
+    assert "report_to=mlflow needs a package: pip install 'rankdistill[mlflow]'." in shown
 
 
 def test_trl_s_defaults_are_made_explicit(tmp_path, capsys):

@@ -129,3 +129,44 @@ def test_a_differing_token_is_named() -> None:
     assert tokenizer_difference(ours, theirs) == (
         "2 of 261 tokens differ, the first is '<a>': id 259 in one, id 260 in the other"
     )
+
+
+def test_named_templates_without_a_default_are_refused(tmp_path: Path) -> None:
+    named = {"tool_use": CHAT_TEMPLATE, "rag": CHAT_TEMPLATE}
+    with pytest.raises(
+        UserError, match="chat templates tool_use, rag and none that is the default"
+    ):
+        load_tokenizer(saved(tmp_path / "named", chat_template=named))
+    tokenizer = load_tokenizer(saved(tmp_path / "one", chat_template={"default": CHAT_TEMPLATE}))
+    assert tokenizer.decode(encode_prompt(tokenizer, HI)).endswith("assistant\n")
+
+
+@pytest.mark.parametrize("rows", [2, 258, 259])
+def test_a_token_without_a_row_of_the_embedding_is_said_at_load(tmp_path: Path, rows: int) -> None:
+    folder = saved(tmp_path)
+    (tmp_path / "config.json").write_text(f'{{"model_type": "llama", "vocab_size": {rows}}}')
+    if rows == 2:
+        with pytest.raises(UserError, match=r"The token 'u' of .* has the id 87, and .* 2 rows"):
+            load_tokenizer(folder)
+    else:  # a token that no conversation has may lack one
+        assert len(load_tokenizer(folder)) == 259
+
+
+def test_padding_without_a_row_of_the_embedding_is_eos(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    folder = saved(tmp_path, tokenizer)
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "vocab_size": 259}')
+    assert load_tokenizer(folder).pad_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize("role", ["tool", "developer", "system"])
+def test_a_template_without_words_for_a_role_says_so(role: str) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role in ('user', 'assistant') %}{{ m.content }}{% endfor %}"
+    )
+    with pytest.raises(UserError, match=f"leaves out what the role {role} says"):
+        encode_prompt(tokenizer, [*HI, {"role": role, "content": "3\n4"}])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | tojson }}{% endfor %}"
+    assert encode_prompt(tokenizer, [*HI, {"role": role, "content": 'The "sum"\nis 3.'}])

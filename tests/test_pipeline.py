@@ -13,6 +13,8 @@ from tiny_run import TINY as SHRUNK
 from tiny_run import refusal, run_here, shrunk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rankdistill.models import load_tokenizer, tokenizer_digest
+from rankdistill.rank.write import recorded_tokenizer
 from rankdistill.store import Store
 
 TINY = ["recipe=rrhf", *SHRUNK]
@@ -37,6 +39,9 @@ def test_every_stage_runs_and_the_run_folder_is_complete(monkeypatch, tmp_path, 
     student = AutoModelForCausalLM.from_pretrained(folder / "model")
     assert student.config.num_hidden_layers == 2
     assert AutoTokenizer.from_pretrained(folder / "model").chat_template
+    tokenizer = load_tokenizer(str(teacher))
+    recorded = recorded_tokenizer(folder / "ranked" / "train.parquet")
+    assert recorded == tokenizer_digest(tokenizer)
     ranked = load_dataset(str(folder / "ranked"), cache_dir=str(tmp_path / "hf"))
     assert 1 <= len(ranked["train"]) <= 6
     for row in ranked["train"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from test_prompts import load, write
 from test_rank_existing import read
 
 from rankdistill.errors import UserError
+from rankdistill.models import tokenizer_digest
 from rankdistill.prompts.formats import conversation, response_in
 from rankdistill.prompts.odd_rows import OddRow
 from rankdistill.rank.formats import ranked_row
 from rankdistill.rank.preferences import columns_of
+from rankdistill.rank.write import write_table
 from rankdistill.train.groups import ranked_group
+from rankdistill.warmup.conversations import Conversations
 
 TOKENIZER = build_tokenizer()
 
@@ -211,6 +215,15 @@ ODD = {
     "a tool is called": ({"messages": [*HI, {"role": "assistant", "content": None, "tool_calls": [
         {"function": {"name": "w"}}]}, *A, user("So?")], "responses": ["a", "b"], "scores": [1, 0]},
         "tool_calls"),
+    "tools are given": (
+        {"messages": HI, "tools": [{"function": {"name": "w"}}], "responses": ["a", "b"],
+         "scores": [1, 0]}, "tool_calls"),
+    "functions as text": (
+        {"prompt": "Hi", "functions": '[{"name": "w"}]', "chosen": "a", "rejected": "b"},
+        "tool_calls"),
+    "a tool is called in the answer": (
+        {"prompt": "Hi", "chosen": "a", "rejected": [{"role": "assistant", "content": "",
+         "tool_calls": [{"function": {"name": "w"}}]}]}, "tool_calls"),
     "an image": ({"messages": [{"role": "user", "content": [{"type": "image"}]}],
                   "responses": ["a", "b"], "scores": [1, 0]}, "no_text"),
     "no text": ({"prompt": "Hi", "responses": [{"text": True, "score": 1}, {"text": "b",
@@ -238,7 +251,7 @@ def test_an_odd_row_is_counted_and_does_not_end_the_set(row, reason, tmp_path, c
         read(tmp_path, [row])
 
 
-def test_hh_with_odd_rows(tmp_path):
+def test_hh_with_odd_rows(tmp_path, capsys):
     rows: list[Any] = [
         {"chosen": f"\n\nHuman: Question {i}?\n\nAssistant: Yes.",
          "rejected": f"\n\nHuman: Question {i}?\n\nAssistant: No."}
@@ -249,6 +262,9 @@ def test_hh_with_odd_rows(tmp_path):
     groups, counts = read(tmp_path, rows)
     assert counts["read"] == 2312 and len(groups) == 2303
     assert counts["empty_response"] == 4 and counts["no_common_prompt"] == 5
+    told = " ".join(capsys.readouterr().out.split())
+    for count, place in ((4, 101), (5, 2001)):
+        assert re.search(rf"left out {count} rows of [^;]*; the first: [^:]*line {place} of", told)
 
 
 def test_rows_of_kto_with_one_prompt_are_one_ranking(tmp_path):
@@ -279,6 +295,43 @@ def test_ids_behind_a_part_of_the_prompt_come_back_there(tmp_path):
     row = {"prompt_id": "x", "messages": HI, "responses": responses, "prompt_tokens": 5}
     [group], _ = read(tmp_path, [row])
     assert group["prompt_tokens"] == 5
+
+
+def test_no_tools_are_none():
+    for none in (None, [], "[]", "", " null ", {}):
+        assert conversation({"prompt": "Hi", "tools": none}, "line 1") == HI
+
+
+def test_tools_are_one_count_wherever_rows_are_read(tmp_path, capsys):
+    turns = [*HI, assistant("Yo")]
+    row = {"messages": turns, "tools": '[{"name": "w"}]'}
+    path = write(tmp_path, [{"messages": turns}, row])
+    assert load(path, TOKENIZER)[1]["tool_calls"] == 1
+    assert Conversations(str(path), 99, None, 0).read(TOKENIZER, set())[1]["tool_calls"] == 1
+    for responses in (["a", "b"], [{"text": "a"}, {"text": "b"}]):
+        ranked = {"messages": HI, "tools": ["w"], "responses": responses, "scores": [1, 0]}
+        with pytest.raises(UserError, match="Row 3 gives the assistant `tools` to call"):
+            ranked_group(ranked, 3, TOKENIZER)
+
+
+@pytest.mark.parametrize("recorded", ["ours", "another", None])
+def test_ids_are_kept_where_the_recorded_tokenizer_is_this_one(recorded, tmp_path):
+    eos = TOKENIZER.eos_token_id
+    own = TOKENIZER("a<|im_end|>")["input_ids"]
+    responses = [
+        # What a sampler says of half a character is not what its ids decode to.
+        {"text": "a", "score": 1.0, "token_ids": [*own[:-1], 250, eos], "finish_reason": "stop"},
+        {"text": "b", "score": 0.0, "token_ids": TOKENIZER("b")["input_ids"],
+         "finish_reason": "length"},
+    ]  # fmt: skip
+    group: Any = {"prompt_id": "x", "split": "train", "messages": HI, "responses": responses}
+    digest = {"ours": tokenizer_digest(TOKENIZER), "another": "0" * 64, None: None}[recorded]
+    write_table([group], tmp_path / "ranked", digest)
+    [read_again], counts = read(tmp_path, [], path=str(tmp_path / "ranked"))
+    first, second = (response["token_ids"] for response in read_again["responses"])
+    assert first == (responses[0]["token_ids"] if recorded == "ours" else own)
+    assert second == responses[1]["token_ids"]  # written again it has no EOS either: it was cut
+    assert counts.get("retokenised", 0) == {"ours": 0, "another": 2, None: 1}[recorded]
 
 
 def test_a_group_without_responses_is_refused_by_the_trainer():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from suite_rows import HELLASWAG, IFEVAL, gsm8k, suite, write
 from tiny_run import TINY, run_here
 
 from rankdistill.models import locate
-from rankdistill.suites import resuming
+from rankdistill.suites import harness, resuming
 from rankdistill.suites.local import hellaswag_text, task_rows
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -190,6 +191,15 @@ def test_our_checker_says_what_that_of_lm_eval_says(monkeypatch):
             assert ours == theirs, (name, text)
             seen.add((ours["prompt_level_strict_acc"], ours["prompt_level_loose_acc"]))
     assert seen == {(True, True), (False, True), (False, False)}
+
+
+def test_other_libraries_say_nothing_while_a_suite_is_measured(caplog):
+    with harness._quiet():
+        logging.getLogger("vllm.triton_utils.importing").warning("Triton is installed but ..")
+        logging.getLogger("lm_eval").error("pretrained model kwarg is not of type str")
+    assert not caplog.messages
+    logging.getLogger("vllm").warning("later")
+    assert caplog.messages == ["later"]
 
 
 def test_what_a_suite_says_of_itself():

@@ -81,6 +81,8 @@ def _value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return f"[{','.join(_value(part) for part in value)}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name}: {_value(part)}" for name, part in value.items()) + "}"
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value)

@@ -12,10 +12,10 @@ from rankdistill.errors import UserError
 from rankdistill.migrate.carried import Carried
 from rankdistill.migrate.data import carry_data
 from rankdistill.migrate.model import carry_model
+from rankdistill.trackers import TRACKERS, lacks_package
 
 LEARNING_RATES = {"sft": 2e-5, "dpo": 1e-6, "orpo": 1e-6, "simpo": 1e-6, "cpo": 1e-6}
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup")
-TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 LOSSES = {
     "sigmoid": "dpo", "hinge": "hinge_dpo", "ipo": "ipo", "robust": "robust_dpo",
@@ -170,6 +170,7 @@ def _trackers(carried: Carried) -> list[str]:
     unknown = [name for name in names if name not in (*TRACKERS, "none")]
     if unknown:
         carried.left["report_to"] = f"{', '.join(unknown)}: trackers are {', '.join(TRACKERS)}"
+    carried.remarks += filter(None, map(lacks_package, known))
     return known
 
 

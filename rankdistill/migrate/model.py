@@ -47,6 +47,8 @@ def carry_model(carried: Carried, *, adapters_dropped: bool) -> None:
     if take("use_liger_kernel", take("use_liger", False)):
         values["student.use_liger_kernel"] = True
     _adapters(carried, adapters_dropped)
+    if arguments := take("chat_template_kwargs"):
+        values["student.chat_template_kwargs"] = arguments
     if take("chat_template") or take("chat_template_path"):
         key = "chat_template" if "chat_template" in carried.given else "chat_template_path"
         carried.left[key] = (

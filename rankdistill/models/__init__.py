@@ -18,18 +18,20 @@ from rankdistill.models.layers import (
 )
 from rankdistill.models.load import load_model, place, stored_precision
 from rankdistill.models.locate import identity, locate
-from rankdistill.models.model import Loading, Model
+from rankdistill.models.model import Loading, Model, written_with
 from rankdistill.models.rows import Rows, recoded, recoding, token_groups, written
 from rankdistill.models.saving import save_model
-from rankdistill.models.template import chat_template, with_chat_template
+from rankdistill.models.template import chat_template, template_arguments, with_chat_template
 from rankdistill.models.tokenizer import (
     decode_response,
     encode_answers,
+    encode_conversation,
     encode_prompt,
     encode_response,
     load_tokenizer,
     token_group,
     tokenizer_difference,
+    tokenizer_digest,
     tokenizers_agree,
 )
 from rankdistill.models.untied import export_untied
@@ -46,6 +48,7 @@ __all__ = [
     "decode_response",
     "device",
     "encode_answers",
+    "encode_conversation",
     "encode_prompt",
     "encode_response",
     "evenly_spaced_layers",
@@ -67,10 +70,13 @@ __all__ = [
     "recoding",
     "save_model",
     "stored_precision",
+    "template_arguments",
     "token_group",
     "token_groups",
     "tokenizer_difference",
+    "tokenizer_digest",
     "tokenizers_agree",
     "with_chat_template",
     "written",
+    "written_with",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,12 @@ from rankdistill.models.load import (
     stored_quantization,
 )
 from rankdistill.models.locate import identity, locate
+from rankdistill.models.template import (
+    chat_template,
+    template_arguments,
+    with_arguments,
+    with_chat_template,
+)
 from rankdistill.models.tokenizer import load_tokenizer
 from rankdistill.store import Output
 
@@ -149,6 +156,31 @@ class Model:
             yield
         except OwnCodeError as error:
             raise OwnCodeError(error.path, self.loading.trust_key) from error
+
+
+def written_with(model: Model, template: str | None, arguments: Any, key: str) -> Model:
+    """The model with another chat template, or with arguments of its own.
+
+    Args:
+        template: A shipped name or a file, see `chat_template`; None is the model's own.
+        arguments: By name, see `template_arguments`.
+        key: Of the arguments in the configuration, for a message.
+
+    Raises:
+        UserError: there is no such template, or it does not read an argument.
+    """
+    given = template_arguments(arguments, key)
+    if template is None and not given:
+        return model
+    identity = dict(model.identity)
+    own = template is None
+    text = str(model.tokenizer().get_chat_template()) if own else chat_template(template)
+    if not own:
+        identity["chat_template"] = hashlib.sha256(text.encode()).hexdigest()
+    if given:
+        identity["chat_template_kwargs"] = given
+        text = with_arguments(text, given, f"'{model.path}' ({key})")
+    return replace(model, path=with_chat_template(model.path, text), identity=identity)
 
 
 def model_of(output: Output, loading: Loading) -> Model:

@@ -1,19 +1,29 @@
-"""A chat template for a model that has none: most base models."""
+"""A chat template for a model that has none, as most base models; and arguments of a template."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
+from jinja2 import Environment
 
 from rankdistill.errors import UserError, suggest
+from rankdistill.fields import plain
 from rankdistill.models.files import new_folder
 from rankdistill.store import home
 
 FILE = "chat_template.jinja"
 """Where transformers reads a folder's template from."""
+OF_THE_CONVERSATION = ("messages", "tools", "documents", "add_generation_prompt")
+"""What `apply_chat_template` itself gives a template."""
+_KEYWORDS = {
+    "if", "elif", "else", "endif", "for", "endfor", "in", "is", "not", "and", "or", "set", "endset",
+    "macro", "endmacro", "true", "false", "none", "defined", *OF_THE_CONVERSATION,
+}  # fmt: skip
 
 
 def chat_template(name: str) -> str:
@@ -37,6 +47,55 @@ def chat_template(name: str) -> str:
             f"{suggest(name, names)}"
         )
     return file.read_text(encoding="utf-8")
+
+
+def template_arguments(given: Any, key: str) -> dict[str, Any]:
+    """The arguments of a chat template by name, as a configuration gives them.
+
+    Args:
+        given: The value of the key; None is none.
+        key: Of the configuration, for a message: `student.chat_template_kwargs`.
+
+    Raises:
+        UserError: it is no mapping, or gives what a conversation itself says.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(str(name).isidentifier() for name in given):
+        raise UserError(
+            f"{key} is {given}: give names and values, as in '{key}={{enable_thinking: false}}'."
+        )
+    for name in given:
+        if name in OF_THE_CONVERSATION:
+            raise UserError(f"{key} gives '{name}', which each conversation has of its own.")
+    return plain(given)
+
+
+def with_arguments(template: str, arguments: Mapping[str, Any], whose: str) -> str:
+    """A template with other defaults, which everything that renders it then has.
+
+    Args:
+        template: Jinja, as `apply_chat_template` takes it.
+        arguments: Values of JSON's types by the names that the template reads.
+        whose: The template is, and the arguments are, for a message.
+
+    Raises:
+        UserError: a name that the template does not read.
+    """
+    names = {text for _, kind, text in Environment().lex(template) if kind == "name"}
+    for name in arguments:
+        if name not in names:
+            raise UserError(
+                f"The chat template of {whose} reads no '{name}': "
+                f"{suggest(name, names - _KEYWORDS)}"
+            )
+    # Not where the caller gives one: a server's request may still say otherwise.
+    set_once = (
+        f"{{%- if {name} is not defined %}}{{% set {name} = {value!r} %}}{{% endif %}}"
+        for name, value in arguments.items()
+    )
+    # The last piece writes nothing, and keeps a line break at the template's start.
+    return "".join(set_once) + "{{ '' }}" + template
 
 
 def with_chat_template(folder: str, template: str) -> str:

@@ -10,7 +10,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -39,9 +43,10 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
         UserError: the model isn't there, has no tokenizer, no chat template or no EOS, or comes
             with code that may not run.
     """
+    folder = locate(path, weights=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            locate(path, weights=False),
+            folder,
             trust_remote_code=trust_remote_code,
             clean_up_tokenization_spaces=False,
         )
@@ -52,15 +57,36 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
             f"The tokenizer of '{path}' has no chat template, so a conversation cannot be written "
             f"for it: take its instruct version, or save one as `chat_template.jinja` beside it."
         )
+    names = tokenizer.chat_template
+    if isinstance(names, dict) and "default" not in names:
+        raise UserError(
+            f"The tokenizer of '{path}' has the chat templates {', '.join(names)} and none that is "
+            "the default: save the one to be used as `chat_template.jinja` beside it, or as "
+            "student.chat_template."
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"The tokenizer of '{path}' names no EOS token, so a response could never end: "
             f"set `eos_token` in its tokenizer_config.json."
         )
     _use_the_end_of_a_turn(tokenizer)
-    if tokenizer.pad_token_id is None:
+    rows = embedding_rows(folder)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
+    _require_rows(tokenizer, path, rows)
     return tokenizer
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]]
+) -> list[int]:
+    """Token ids of a whole conversation, as the template writes it.
+
+    Raises:
+        UserError: as `encode_prompt`.
+    """
+    text = _render(tokenizer, messages, add_generation_prompt=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def encode_prompt(
@@ -72,7 +98,8 @@ def encode_prompt(
     and Qwen2's do); it is kept, since the model was trained with it.
 
     Raises:
-        UserError: the template refuses the conversation, for example its system message.
+        UserError: the template refuses the conversation, for example its system message, or leaves
+            out what the system or a tool says in it.
     """
     text = _render(tokenizer, messages, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -116,7 +143,8 @@ def encode_answers(
         UserError: the template refuses the conversation, or does not write an answer as it is.
     """
     prompt = encode_prompt(tokenizer, messages)
-    wholes = [_with_answer(tokenizer, messages, text) for text in texts]
+    said = ([*messages, {"role": "assistant", "content": text}] for text in texts)
+    wholes = [encode_conversation(tokenizer, conversation) for conversation in said]
     shared = min([len(prompt), *(_common(prompt, whole) for whole in wholes)])
     eos = tokenizer.eos_token_id
     answers = []
@@ -164,6 +192,12 @@ def tokenizer_difference(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase)
     )
 
 
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of the vocabulary: equal where `tokenizers_agree`, and ids mean the same tokens."""
+    tokens = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
+
+
 def tokenizers_agree(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
     """Whether every token has the same id in both; `tokenizer_difference` says what differs."""
     return tokenizer_difference(a, b) is None
@@ -177,7 +211,7 @@ def _render(
 ) -> str:
     conversation = [dict(message) for message in messages]
     try:
-        return str(
+        text = str(
             tokenizer.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=add_generation_prompt
             )
@@ -200,15 +234,22 @@ def _render(
             f"The chat template of '{tokenizer.name_or_path}' cannot write a conversation: "
             f"{first_line(error)}"
         ) from error
+    _require_all_said(tokenizer, messages, text)
+    return text
 
 
-def _with_answer(
+def _require_all_said(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], text: str
-) -> list[int]:
-    """Token ids of a conversation with its answer, and of what the template writes behind it."""
-    said = [*messages, {"role": "assistant", "content": text}]
-    whole = _render(tokenizer, said, add_generation_prompt=False)
-    return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+) -> None:
+    """Refuses a template that has no words for a role, and leaves out what is said in it."""
+    for message in messages:
+        said = str(message.get("content") or "").strip()
+        ways = (said, json.dumps(said, ensure_ascii=False)[1:-1])  # some write a tool's as JSON
+        if message.get("role") not in ("user", "assistant") and not any(w in text for w in ways):
+            raise UserError(
+                f"The chat template of '{tokenizer.name_or_path}' leaves out what the role "
+                f"{message.get('role')} says: put it into a user message."
+            )
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -216,6 +257,32 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return next(
         (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
     )
+
+
+def embedding_rows(folder: str) -> int | float:
+    """Rows of the embedding of the model in a folder; infinite where its config.json has none."""
+    file = Path(folder) / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    rows = (config.get("text_config") or config).get("vocab_size", config.get("vocab_size"))
+    return rows if isinstance(rows, int) else math.inf
+
+
+def _require_rows(tokenizer: PreTrainedTokenizerBase, path: str, rows: int | float) -> None:
+    """Refuses a model that has no embedding for a token of each conversation.
+
+    Tokens that none of them has may lack one, as Gemma 3 1B's for images does.
+    """
+    try:
+        used = encode_prompt(tokenizer, [{"role": "user", "content": _ASKED}])
+    except UserError:
+        used = []
+    for token_id in [*used, tokenizer.eos_token_id]:
+        if token_id >= rows:
+            raise UserError(
+                f"The token '{tokenizer.convert_ids_to_tokens(token_id)}' of '{path}' has the id "
+                f"{token_id:,}, and the model's embedding {rows:,} rows: take a tokenizer that "
+                "fits it, or resize the embedding (`model.resize_token_embeddings`) and save it."
+            )
 
 
 def _use_the_end_of_a_turn(tokenizer: PreTrainedTokenizerBase) -> None:

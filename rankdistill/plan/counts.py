@@ -10,8 +10,11 @@ from rankdistill.errors import UserError
 from rankdistill.plan.config import PlanConfig
 from rankdistill.plan.shapes import known_data
 from rankdistill.prompts.formats import conversation
+from rankdistill.prompts.odd_rows import OddRow
 from rankdistill.prompts.sources import SHIPPED, read_rows
 from rankdistill.rank.formats import ranked_row
+from rankdistill.rank.preferences import columns_of
+from rankdistill.rank.trees import with_answers
 from rankdistill.stages.settings import Settings
 
 CHARACTERS = 4
@@ -125,16 +128,20 @@ def _source(settings: Settings, plan: PlanConfig) -> _Source:
 def _measured(settings: Settings, path: str, ranked: bool) -> _Source:
     """Rows and characters of a file."""
     rows = prompt = written = answers = 0
-    for where, row in read_rows(path):
-        column = settings.prompts.column
-        if ranked:
-            messages, given = ranked_row(
-                row, where, column=column, score=settings.rank.score_column
-            )
-            answers += len(given)
-            written += sum(len(response["text"]) for response in given)
-        else:
-            messages = conversation(row, where, column)
+    column, rank = settings.prompts.column, settings.rank
+    pair = columns_of(rank.columns)
+    for where, row in with_answers(read_rows(path)) if ranked else read_rows(path):
+        try:
+            if ranked:
+                messages, given = ranked_row(
+                    row, where, column=column, score=rank.score_column, columns=pair
+                )
+                answers += len(given)
+                written += sum(len(response["text"]) for response in given)
+            else:
+                messages = conversation(row, where, column)
+        except OddRow:  # which the run counts and leaves out
+            continue
         prompt += sum(len(message["content"]) for message in messages)
         rows += 1
     if not rows:

@@ -13,6 +13,7 @@ from rankdistill.prompts.turns import (
     encodable,
     message,
     messages,
+    parsed,
     role_of,
     turns,
 )
@@ -20,6 +21,7 @@ from rankdistill.rows import Message
 
 COLUMNS = (
     "messages", "prompt", "conversations", "conversation", "instruction", "question", "query",
+    "input",
 )  # fmt: skip
 """The columns that hold a prompt, the first that is filled is read."""
 RESPONSES = ("response", "completion", "output", "answer")
@@ -28,8 +30,12 @@ SYSTEM = ("system", "system_prompt")
 """The columns that hold what the system says before a prompt that does not say it."""
 _PASSAGES = ("input", "context")
 """What Alpaca and Dolly put behind an instruction."""
-_OF_THE_PROMPT = ("context", "history", "tools", "images", "image", "videos", "audios", "audio")
+_OF_THE_PROMPT = (
+    "context", "history", "images", "image", "videos", "audios", "audio", "chat_template_kwargs",
+)  # fmt: skip
 """Columns that belong to a prompt; a row that fills one which is not read is told about."""
+_TOOLS = ("tools", "functions")
+"""Columns with the tools that an assistant may call; rows between stages have no place for them."""
 
 
 def conversation(row: Mapping[str, Any], where: str, column: str | None = None) -> list[Message]:
@@ -74,8 +80,9 @@ def row_turns(
     """The column that holds a row's prompt, and its turns, the response among them if it is there.
 
     Raises:
-        OddRow: as `conversation`.
+        OddRow: as `conversation`, and where the assistant is given tools.
     """
+    refuse_tools(row, where)
     name = _column(row, where, column)
     value = value_at(row, name)
     if name == "instruction" and isinstance(value, str):
@@ -87,6 +94,19 @@ def row_turns(
     if system is not None and found and role_of(found[0]) not in ("system", "developer"):
         found = [{"role": "system", "content": encodable(system, "system", where)}, *found]
     return name, found
+
+
+def refuse_tools(row: Mapping[str, Any], where: str) -> None:
+    """OddRow: the assistant is given tools, without which its answers make no sense."""
+    for name in _TOOLS:
+        value = row.get(name)
+        given = (parsed(value) or value.strip("[]{} \n")) if isinstance(value, str) else value
+        if given and given not in ("null", "None"):
+            raise OddRow(
+                "tool_calls",
+                f"{where} gives the assistant `{name}` to call, which cannot be carried: write "
+                "them into its system message, and leave the column out.",
+            )
 
 
 def unread_columns(row: Mapping[str, Any], column: str | None = None) -> list[str]:

@@ -5,6 +5,7 @@
 | text | a prompt, a response |
 | a message, or a list of them, with any further fields | OpenAI, TRL |
 | `from` and `value` | ShareGPT |
+| `input` and `output`, a turn of each | Capybara |
 | an object of lists, `{role: [..], content: [..]}` | what `datasets` makes of a list of objects |
 | a list of texts, the user's and the assistant's in turn | UltraChat's raw files |
 | JSON, or Python, in the cell of a table | CSV |
@@ -73,7 +74,7 @@ def turns(value: Any, name: str, where: str, speaker: str = "user") -> list[Turn
             raise OddRow(
                 "no_text", f"A message of `{name}` in {where} is no object with role and content."
             )
-    return list(value)
+    return [turn for given in value for turn in _exchange(given)]
 
 
 def role_of(turn: Turn) -> str | None:
@@ -156,6 +157,14 @@ def parsed(text: str) -> Any:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
     return found if isinstance(found, list | dict) else None
+
+
+def _exchange(turn: Turn) -> list[Turn]:
+    """The turn, or the two that an object with `input` and `output` holds."""
+    both = [turn.get("input"), turn.get("output")]
+    if _is_message(turn) or not all(isinstance(text, str) for text in both):
+        return [turn]
+    return [{"role": r, "content": t} for r, t in zip(("user", "assistant"), both, strict=True)]
 
 
 def _of_text(text: str, name: str, where: str, speaker: str) -> list[Turn]:

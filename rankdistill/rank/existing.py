@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.models import decode_response, encode_answers, encode_prompt, encode_response
+from rankdistill.models import (
+    decode_response,
+    encode_answers,
+    encode_prompt,
+    encode_response,
+    tokenizer_digest,
+)
 from rankdistill.prompts import encoded_length, kept_columns, prompt_id, read_rows
 from rankdistill.prompts.formats import unread_columns
 from rankdistill.prompts.odd_rows import REASONS, OddRow, OddRows
-from rankdistill.prompts.sources import Row
 from rankdistill.prompts.splits import SPLITS, Splitter
-from rankdistill.rank.formats import ranked_row
+from rankdistill.rank.formats import prompt_column, ranked_row
 from rankdistill.rank.preferences import columns_of
 from rankdistill.rank.ranking import distinct, rank_group
+from rankdistill.rank.trees import with_answers
+from rankdistill.rank.write import recorded_tokenizer
 from rankdistill.rows import Group, Message, Response, Split
 from rankdistill.schema import PromptsConfig, RankConfig
 
@@ -49,9 +56,11 @@ def read_ranked(
     groups: list[Group] = []
     seen: Counter[str] = Counter()
     unpaired: dict[str, _Row] = {}
-    for where, row in _rows(rank.path or ""):
+    ours = tokenizer_digest(tokenizer)
+    for where, row, written_by in set_rows(rank.path or ""):
         counts["read"] += 1
-        odd.add_unread(unread_columns(row, prompts.column), where)
+        asked = prompt_column(row, prompts.column, columns)
+        odd.add_unread(unread_columns(row, asked), where)
         try:
             messages, given = ranked_row(
                 row, where, column=prompts.column, score=rank.score_column, columns=columns
@@ -70,7 +79,8 @@ def read_ranked(
         split = splitter.split_of(content, stated, where)
         behind = row.get("prompt_tokens")
         behind = behind if isinstance(behind, int) and behind > 0 else None
-        read = _Row(split, messages, given, beside, behind)
+        same = None if written_by is None else written_by == ours
+        read = _Row(split, messages, given, beside, behind, same)
         if given[0].get("unpaired"):
             unpaired.setdefault(content, replace(read, responses=[])).responses.extend(given)
             continue
@@ -104,6 +114,8 @@ class _Row:
     columns: str | None
     prompt_tokens: int | None
     """As in `Group`, where the row brings it."""
+    same_tokenizer: bool | None
+    """Whether this tokenizer wrote the ids that the row brings; None where nothing records it."""
 
     def group(
         self, name: str, tokenizer: Any, rank: RankConfig, counts: Counter[str]
@@ -127,10 +139,10 @@ class _Row:
     ) -> tuple[int | None, list[list[int]]]:
         """How many of the prompt's tokens the responses stand behind (None: all), and their ids.
 
-        Ids that the row brings are kept where this tokenizer wrote them, that is where they decode
-        to the text; others are counted as `retokenised`.
+        Ids that the row brings are kept where this tokenizer wrote them: where that is recorded, or
+        where they decode to the text and nothing is. Others are counted as `retokenised`.
         """
-        own = [_own_ids(response, tokenizer) for response in self.responses]
+        own = [_own_ids(response, tokenizer, self.same_tokenizer) for response in self.responses]
         texts = [r["text"] for r, ids in zip(self.responses, own, strict=True) if ids is None]
         if not texts:  # as they were written, behind as much of the prompt as then
             return self.prompt_tokens, [ids for ids in own if ids is not None]
@@ -142,7 +154,10 @@ class _Row:
             # Some stand behind the whole prompt, so all have to.
             prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
         written = iter(answers)
-        ids = [ids if ids is not None else next(written) for ids in own]
+        ids = [
+            ids if ids is not None else _ended(response, next(written))
+            for response, ids in zip(self.responses, own, strict=True)
+        ]
         return None if len(prompt) == whole else len(prompt), ids
 
 
@@ -158,23 +173,39 @@ def _grouped(
     return [] if group is None else [group]
 
 
-def _own_ids(response: Mapping[str, Any], tokenizer: Any) -> list[int] | None:
+def _ended(response: Mapping[str, Any], token_ids: list[int]) -> list[int]:
+    """Without EOS where the response was cut when it was sampled: it must not teach an end."""
+    cut = response.get("finish_reason") == "length" and len(token_ids) > 1
+    return token_ids[:-1] if cut else token_ids
+
+
+def _own_ids(
+    response: Mapping[str, Any], tokenizer: Any, same_tokenizer: bool | None
+) -> list[int] | None:
     """The ids that a response brings, where this tokenizer wrote them."""
     ids = response.get("token_ids")
-    if not isinstance(ids, list | tuple) or not ids:
+    if same_tokenizer is False or not isinstance(ids, list | tuple) or not ids:
         return None
     if not all(isinstance(i, int) and 0 <= i < len(tokenizer) for i in ids):
         return None
-    return list(ids) if decode_response(tokenizer, ids) == response["text"] else None
+    same = same_tokenizer or decode_response(tokenizer, ids) == response["text"]
+    return list(ids) if same else None
 
 
-def _rows(path: str) -> Iterator[Row]:
+def set_rows(path: str) -> Iterator[tuple[str, Mapping[str, Any], str | None]]:
+    """The rows of a ranked set: where each stands, the row, and what wrote its token ids.
+
+    Args:
+        path: A file, a folder of them, or a data set of the hub.
+
+    Raises:
+        UserError: as `read_rows`, or a folder without a file to read.
+    """
     folder = Path(path).expanduser()
-    if not folder.is_dir():
-        yield from read_rows(path)
-        return
-    for part in parts(folder):
-        yield from read_rows(str(part))
+    for part in parts(folder) if folder.is_dir() else [path]:
+        written_by = recorded_tokenizer(Path(part).expanduser())
+        for where, row in with_answers(read_rows(str(part))):
+            yield where, row, written_by
 
 
 def parts(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@
 | a list of texts, and a list of scores or ranks | RRHF's data, distilabel |
 | an object of lists | what `datasets` makes of a list of objects |
 | two responses, the better one named by its column or by a label | see `preferences.KNOWN` |
-| one response, and a label that says whether it is good | KTO's rows |
+| one response, and a label that says whether it is good, or a score | KTO's rows, HelpSteer2 |
 | two responses, each with a score in a column of its own | WebGPT |
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.prompts.formats import conversation
+from rankdistill.prompts.formats import conversation, refuse_tools
 from rankdistill.prompts.odd_rows import OddRow
 from rankdistill.prompts.turns import encodable, parsed, rows_of_columns
 from rankdistill.rank.preferences import KNOWN, PairColumns, pair_of, unpaired
@@ -31,8 +31,8 @@ SCORES = ("score", "fine-grained_score", "overall_score", "rating", "reward")
 """Where a response has its score, higher is better. UltraFeedback's mean of the aspects is read
 before its overall score, which is 10 in rows whose critique says 1."""
 VALUES = (
-    ("scores", "score"), ("ratings", "score"), ("rewards", "score"), ("ranks", "rank"),
-    ("rank", "rank"),
+    ("scores", "score"), ("ratings", "score"), ("rating", "score"), ("rewards", "score"),
+    ("ranks", "rank"), ("rank", "rank"),
 )  # fmt: skip
 """Lists beside responses that are texts, and what their values are."""
 WRITERS = ("source", "model", "model_name", "generator")
@@ -56,25 +56,21 @@ def ranked_row(
         row: One row, its prompt as a prompt file has it, or a transcript of Human and Assistant.
         where: Names the row in an error, for example ``line 3 of 'ranked.jsonl'``.
         column: The column of the prompt; None finds it.
-        score: Where a response has its score; None finds it in `SCORES`, else takes `rank`.
+        score: Where a response has its score, or a row with one response; None finds it in
+            `SCORES`, else takes `rank`.
         columns: Of the two responses of a pair; None finds them.
 
     Raises:
         OddRow: no prompt, no responses, or a response without text or score.
     """
-    if columns is not None:
-        if not columns.of(row):
-            raise OddRow("not_ranked", _lacks(row, where, columns))
-        return pair_of(row, where, columns, column)
-    if not any(row.get(name) for name in LISTS):
-        known = next((known for known in KNOWN if known.of(row)), None)
-        if known is None and "chosen" in row and "rejected" in row:
-            known = KNOWN[0]  # which says that a side is empty
-        if known is not None:
-            return pair_of(row, where, known, column)
-    if (one := unpaired(row, where)) is not None:
+    if columns is not None and not columns.of(row):
+        raise OddRow("not_ranked", _lacks(row, where, columns))
+    column = prompt_column(row, column, columns)
+    if (pair := columns or _known_pair(row)) is not None:
+        return pair_of(row, where, pair, column)
+    if not _is_listed(row) and (one := unpaired(row, where, score)) is not None:
         return conversation(row, where, column), [one]
-    messages = conversation(row, where, _prompt_column(row, column))
+    messages = conversation(row, where, column)
     return messages, [_response(given, where, score) for given in _responses(row, where)]
 
 
@@ -92,9 +88,10 @@ def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     responses = row.get("responses")
     ready = isinstance(responses, list) and responses and isinstance(responses[0], Mapping)
     if row.get("messages") and ready:
+        refuse_tools(row, where)
         return row
     pair = row.get("chosen") is not None and row.get("rejected") is not None
-    if not pair and not any(row.get(name) for name in LISTS):
+    if not pair and not _is_listed(row):
         raise OddRow(
             "not_ranked",
             f"{where} has the columns {', '.join(row)}: the trainer needs filled `messages` "
@@ -104,11 +101,37 @@ def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {**row, "messages": messages, "responses": found}
 
 
-def _prompt_column(row: Mapping[str, Any], column: str | None) -> str | None:
-    """WebGPT's question is an object with its text inside."""
+def prompt_column(
+    row: Mapping[str, Any], column: str | None, columns: PairColumns | None
+) -> str | None:
+    """The column of a ranked row's prompt; None where that is one of a prompt file's.
+
+    Args:
+        column: The one that a person names.
+        columns: Of a pair, as a person names them.
+    """
+    if column is not None:
+        return column
+    if (pair := columns or _known_pair(row)) is not None:
+        return pair.prompt
+    # WebGPT's question is an object with its text inside.
     question = row.get("question")
     inside = isinstance(question, Mapping) and isinstance(question.get("full_text"), str)
-    return "question.full_text" if column is None and inside else column
+    return "question.full_text" if inside else None
+
+
+def _known_pair(row: Mapping[str, Any]) -> PairColumns | None:
+    """The columns of a row that is a pair of a known form."""
+    if _is_listed(row):
+        return None
+    known = next((known for known in KNOWN if known.of(row)), None)
+    if known is None and "chosen" in row and "rejected" in row:
+        return KNOWN[0]  # which says that a side is empty
+    return known
+
+
+def _is_listed(row: Mapping[str, Any]) -> bool:
+    return any(row.get(name) for name in LISTS)
 
 
 def _lacks(row: Mapping[str, Any], where: str, columns: PairColumns) -> str:

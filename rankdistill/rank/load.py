@@ -9,8 +9,7 @@ from typing import Any
 from rankdistill.errors import UserError
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.odd_rows import OddRow, OddRows
-from rankdistill.prompts.sources import read_rows
-from rankdistill.rank.existing import parts
+from rankdistill.rank.existing import set_rows
 from rankdistill.rank.formats import ranked_row
 
 
@@ -29,18 +28,17 @@ def load_groups(path: Path) -> Iterator[dict[str, Any]]:
     if folder.is_dir() and (folder / "ranked").is_dir():
         folder = folder / "ranked"
     odd = OddRows(str(path))
-    for file in parts(folder) if folder.is_dir() else [folder]:
-        for where, row in read_rows(str(file)):
-            try:
-                messages, responses = ranked_row(row, where)
-            except OddRow as error:
-                odd.add(error)
-                continue
-            yield {
-                **(row if row.get("messages") and row.get("responses") else {}),
-                "prompt_id": str(row.get("prompt_id") or prompt_id(messages)),
-                "split": row.get("split") or "train",
-                "messages": messages,
-                "responses": responses,
-            }
+    for where, row, _ in set_rows(str(folder)):
+        try:
+            messages, responses = ranked_row(row, where)
+        except OddRow as error:
+            odd.add(error)
+            continue
+        yield {
+            **(row if row.get("messages") and row.get("responses") else {}),
+            "prompt_id": str(row.get("prompt_id") or prompt_id(messages)),
+            "split": row.get("split") or "train",
+            "messages": messages,
+            "responses": responses,
+        }
     odd.tell()

@@ -53,6 +53,14 @@ KNOWN = (
 """TRL and most others, PKU-SafeRLHF, HelpSteer3, SHP, LLMBar, JudgeBench."""
 
 
+SCORES = (
+    ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"),
+    ("rating_chosen", "rating_rejected"), ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)  # fmt: skip
+"""Columns with the scores of a pair; the first two that a row has filled are read."""
+
+
 def pair_of(
     row: Mapping[str, Any], where: str, columns: PairColumns, column: str | None
 ) -> tuple[list[Message], list[dict[str, Any]]]:
@@ -63,7 +71,7 @@ def pair_of(
     that begins with the assistant's goes on from the row's prompt.
 
     Args:
-        column: Of the prompt; None takes `columns.prompt`, or finds it.
+        column: Of the prompt; None finds it.
 
     Raises:
         OddRow: a side without a response, two different prompts, no prompt, or scores that say the
@@ -72,7 +80,7 @@ def pair_of(
     scores = _scores(row, where, columns)
     contexts: list[list[Message]] = []
     responses: list[dict[str, Any]] = []
-    prompt = _prompt(row, where, columns.prompt if column is None else column)
+    prompt = _prompt(row, where, column)
     for name, score in zip((columns.chosen, columns.rejected), scores, strict=True):
         for context, text in _sides(value_at(row, name), name, where, prompt):
             contexts.append(context)
@@ -87,13 +95,19 @@ def pair_of(
     return first, responses
 
 
-def unpaired(row: Mapping[str, Any], where: str) -> dict[str, Any] | None:
-    """The response of a row of KTO's form, scored 1 or 0; None for a row of another form.
+def unpaired(row: Mapping[str, Any], where: str, score: str | None = None) -> dict[str, Any] | None:
+    """The one response of a row with its score: KTO's label, as 1 or 0, or a column of its own.
 
-    Rows of one prompt make one group.
+    Rows of one prompt make one group. None for a row of another form.
+
+    Args:
+        score: The column of the score (`rank.score_column`), as HelpSteer2's `helpfulness`.
     """
     label = row.get("label")
     good, bad = _says(label, True), _says(label, False)
+    value = float(good)
+    if score is not None and row.get(score) is not None:
+        good, value = True, _number(row[score])
     name = next((n for n in ("completion", "response", "output") if row.get(n) is not None), None)
     if not (good or bad) or name is None:
         return None
@@ -101,7 +115,7 @@ def unpaired(row: Mapping[str, Any], where: str) -> dict[str, Any] | None:
     if not found:
         raise OddRow("empty_response", f"{where} has an empty `{name}`: give it a response.")
     text = messages(found, name, where)[-1]["content"]
-    return {"text": text, "score": float(good), "source": "imported", "unpaired": True}
+    return {"text": text, "score": value, "source": "imported", "unpaired": True}
 
 
 def columns_of(given: Any) -> PairColumns | None:
@@ -188,24 +202,25 @@ def _text(turn: Turn) -> str:
 
 
 def _scores(row: Mapping[str, Any], where: str, columns: PairColumns) -> tuple[float, float]:
-    """Of the better and the worse response; those of `score_chosen` and `score_rejected` if given.
+    """Of the better and the worse response; those of the columns of `SCORES` if given.
 
     Raises:
         OddRow: the scores say that the rejected one is better.
     """
     if columns.label is not None:
         return _labelled(value_at(row, columns.label), columns)
-    given = [row.get("score_chosen"), row.get("score_rejected")]
-    values = [_number(value) for value in given]
-    if any(math.isnan(value) for value in values):
-        return 1.0, 0.0
-    if values[0] < values[1]:
-        raise OddRow(
-            "inverted_labels",
-            f"{where} has a `score_rejected` above its `score_chosen`: exchange its sides, or "
-            "leave out the scores.",
-        )
-    return values[0], values[1]
+    for better, worse in SCORES:
+        first, second = _number(row.get(better)), _number(row.get(worse))
+        if math.isnan(first) or math.isnan(second):
+            continue
+        if first < second:
+            raise OddRow(
+                "inverted_labels",
+                f"{where} has a `{worse}` above its `{better}`: exchange its sides, or leave out "
+                "the scores.",
+            )
+        return first, second
+    return 1.0, 0.0
 
 
 def _labelled(value: Any, columns: PairColumns) -> tuple[float, float]:

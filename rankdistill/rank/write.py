@@ -9,6 +9,8 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset
 
 from rankdistill.errors import UserError, suggest
@@ -17,6 +19,8 @@ from rankdistill.rows import Group
 Rows = Iterator[dict[str, Any]]
 PAIRS = ("best_worst", "all", "adjacent")
 """Which pairs of a ranking `trl` takes; tied responses never make one."""
+TOKENIZER = b"rankdistill.tokenizer"
+"""The name in a Parquet file's metadata."""
 
 
 def export(groups: Iterator[dict[str, Any]], to: Path, how: str, pairs: str = "best_worst") -> int:
@@ -38,8 +42,6 @@ def export(groups: Iterator[dict[str, Any]], to: Path, how: str, pairs: str = "b
         lines = (json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
         to.write_text("".join(lines), encoding="utf-8", errors="replace")
     else:
-        from datasets import Dataset
-
         # Parquet has no object without fields.
         Dataset.from_list([_filled(row) for row in rows]).to_parquet(to)
     return len(rows)
@@ -157,11 +159,31 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def write_table(groups: Sequence[Group], folder: Path) -> None:
-    """One Parquet file per split; `datasets.load_dataset(folder)` reads them as its splits."""
+def write_table(groups: Sequence[Group], folder: Path, tokenizer: str | None = None) -> None:
+    """One Parquet file per split; `datasets.load_dataset(folder)` reads them as its splits.
+
+    Args:
+        tokenizer: `tokenizer_digest` of what wrote the token ids; each file's metadata records it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     by_split: dict[str, list[Group]] = {}
     for group in groups:
         by_split.setdefault(group["split"], []).append(group)
     for split, rows in by_split.items():
-        Dataset.from_list([dict(row) for row in rows]).to_parquet(folder / f"{split}.parquet")
+        file = folder / f"{split}.parquet"
+        Dataset.from_list([dict(row) for row in rows]).to_parquet(file)
+        if tokenizer is not None:
+            table = pq.read_table(file)
+            noted = {**(table.schema.metadata or {}), TOKENIZER: tokenizer}
+            pq.write_table(table.replace_schema_metadata(noted), file)
+
+
+def recorded_tokenizer(file: Path) -> str | None:
+    """The digest of the tokenizer that wrote a file's token ids; None where it records none."""
+    if file.suffix != ".parquet":
+        return None
+    try:
+        found = (pq.read_schema(file).metadata or {}).get(TOKENIZER)
+    except (OSError, pa.ArrowException):  # whoever reads its rows says what is wrong with it
+        return None
+    return found and found.decode()

@@ -14,7 +14,7 @@ from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.forward import TokenGroup, bind, collate, micro_batches, response_logps
 from rankdistill.models import Model, encode_prompt, identity, recoded, token_group
-from rankdistill.rows import Group
+from rankdistill.rows import Group, Message
 from rankdistill.sample import require_backend, require_vllm
 from rankdistill.score.remote import RemoteTeacher, served_logps
 from rankdistill.score.schema import LikelihoodOptions
@@ -62,6 +62,16 @@ class Likelihood(LikelihoodOptions, Scorer):
                 "vLLM (score.through) serves the teacher as it is stored, but teacher.quantization "
                 f"is {quantization}: set it to null, or score.through to transformers."
             )
+
+    def check_conversations(
+        self, conversations: Sequence[list[Message]], access: TeacherAccess
+    ) -> None:
+        """Refuse conversations that the teacher's chat template refuses."""
+        if access.teacher.path == access.writer.path:
+            return  # they are of those that the template took
+        tokenizer = access.teacher.tokenizer()
+        for conversation in conversations:
+            encode_prompt(tokenizer, conversation)
 
     def __call__(
         self, groups: Sequence[Group], access: TeacherAccess, done: int = 0

@@ -17,10 +17,18 @@ import torch
 from rankdistill import models
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
-from rankdistill.models import Loading, Model, device, encode_answers, locate
+from rankdistill.models import (
+    Loading,
+    Model,
+    device,
+    encode_answers,
+    encode_conversation,
+    locate,
+    written_with,
+)
 from rankdistill.models.load import PRECISIONS
 from rankdistill.models.locate import first_line
-from rankdistill.rows import Group
+from rankdistill.rows import Group, Message
 from rankdistill.score.schema import RewardModelOptions
 from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
 from rankdistill.train.reward.model import SHIFT, shift_of
@@ -62,6 +70,14 @@ class RewardModel(RewardModelOptions, Scorer):
             )
         self._named.tokenizer()
 
+    def check_conversations(
+        self, conversations: Sequence[list[Message]], access: TeacherAccess
+    ) -> None:
+        """Refuse conversations that its template refuses, before a response is sampled."""
+        tokenizer = self._named.tokenizer()
+        for conversation in conversations:
+            encode_conversation(tokenizer, [*conversation, {"role": "assistant", "content": "Yes"}])
+
     def __call__(
         self, groups: Sequence[Group], access: TeacherAccess, done: int = 0
     ) -> Iterator[list[Verdict]]:
@@ -85,8 +101,7 @@ class RewardModel(RewardModelOptions, Scorer):
             prompt, [answer] = encode_answers(tokenizer, group["messages"], [text])
             return prompt + answer
         conversation = [*group["messages"], {"role": "assistant", "content": text}]
-        told = tokenizer.apply_chat_template(conversation, tokenize=False)
-        return list(tokenizer(told, add_special_tokens=False)["input_ids"])
+        return encode_conversation(tokenizer, conversation)
 
     def _batches(self, which: list[int], ids: Sequence[list[int]]) -> Iterator[list[int]]:
         """Responses of similar length, at most `max_batch_tokens` with padding."""
@@ -124,7 +139,10 @@ class RewardModel(RewardModelOptions, Scorer):
             trust_remote_code=self.trust_remote_code,
             trust_key="score.trust_remote_code=true",
         )
-        return Model(self.model, {}, loading)
+        if not self.chat_template_kwargs:
+            return Model(self.model, {}, loading)
+        model, key = Model(locate(self.model), {}, loading), "score.chat_template_kwargs"
+        return written_with(model, None, self.chat_template_kwargs, key)
 
 
 class _EveryPosition:

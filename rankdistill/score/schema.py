@@ -6,9 +6,10 @@ The scorers themselves, which `_target_` names, add to these how they score.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.fields import at_least, irrelevant
+from rankdistill.fields import added, at_least, irrelevant
 
 THROUGH = ("transformers", "vllm")
 JUDGE_MODES = ("pointwise", "pairwise", "tournament", "listwise")
@@ -71,6 +72,7 @@ class JudgeEndpoint:
     requests_per_minute: float | None = irrelevant()
     timeout_s: float = irrelevant()
     retries: int = irrelevant()
+    chat_template_kwargs: Any = added(None)  # noqa: RUF009
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,7 @@ class RewardModelOptions:
     trust_remote_code: bool = irrelevant()
     max_tokens: int
     max_batch_tokens: int = irrelevant()
+    chat_template_kwargs: Any = added(None)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         at_least("score", self, 1, "max_tokens", "max_batch_tokens")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rankdistill.rows import Ballot, Group
+from rankdistill.rows import Ballot, Group, Message
 
 if TYPE_CHECKING:  # a model brings torch, and the schemas of scorers are read without it
     from rankdistill.models.model import Model
@@ -102,3 +102,12 @@ class Scorer(ABC):
 
     def check(self, access: TeacherAccess) -> None:  # noqa: B027  (most have nothing to refuse)
         """Refuse at start-up what can be known there. UserError: it cannot work."""
+
+    def check_conversations(  # noqa: B027
+        self, conversations: Sequence[list[Message]], access: TeacherAccess
+    ) -> None:
+        """Refuse prompts that it could not read, when they are known. UserError: it could not.
+
+        Args:
+            conversations: Prompts, one for each order of roles that there is.
+        """

@@ -47,7 +47,7 @@ from rankdistill.stages.rounds import joined, needs_reward
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.run_folder import begin_report, write_run_folder
 from rankdistill.stages.sample import sample
-from rankdistill.stages.score import check_scorers, score
+from rankdistill.stages.score import check_conversations, check_scorers, score
 from rankdistill.stages.student import check_models, student
 from rankdistill.stages.suites import check_suites, measure_suites
 from rankdistill.stages.train import train
@@ -93,6 +93,7 @@ def run(config: DictConfig) -> float | None:
 def _run(job: Run, report: RunReport) -> float | None:
     ranked_set = existing(job) if job.settings.rank.path is not None else None
     prompts = load(job) if ranked_set is None else ranked_set
+    check_conversations(job, prompts)
     by_split = _by_split(prompts)
     start = student(job, prompts)
     teacher_response = _teacher_response(job, by_split["train"])

@@ -48,7 +48,7 @@ def load(run: Run) -> Rows:
         "limit": asdict(settings.limit),
         "tokenizer": dict(run.start.identity),
         # What is read of a row of somebody else's; the shipped sets have always been read alike.
-        **({} if settings.path in SHIPPED else {"reader": 2}),
+        **({} if settings.path in SHIPPED else {"reader": 3}),
         **({"split_column": settings.split_column} if settings.split_column != "split" else {}),
         **({"keep": list(settings.keep)} if settings.keep else {}),
         **({"split_by": settings.split_by} if settings.split_by else {}),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.models import Rows
+from rankdistill.models import Rows, tokenizer_digest
 from rankdistill.prompts import source_identity
 from rankdistill.rank import rank_groups
 from rankdistill.rank.combine import combine, debiased
@@ -65,7 +65,8 @@ def rank(run: Run, groups: Rows, scorers: Sequence[str] | None = None) -> Output
             scored, slope = debiased(scored)
         ranked, counts = rank_groups(scored, settings, run.settings.seed)
         partial.shards().put(ranked)
-        write_table(ranked, partial.path / "ranked")
+        written_by = tokenizer_digest(run.start.tokenizer())
+        write_table(ranked, partial.path / "ranked", written_by)
         found = {"aggregate": how, "weights": weights, "length_slope": slope}
         found = diagnose(rows) | found
         (partial.path / DIAGNOSTICS).write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -108,7 +109,7 @@ def existing(run: Run) -> Rows:
     """
     settings, prompts = run.settings.rank, run.settings.prompts
     identity = {
-        "code": 2,
+        "code": 3,
         "source": _identity(settings.path or ""),
         **({"columns": dict(settings.columns)} if settings.columns else {}),
         **({"split_column": prompts.split_column} if prompts.split_column != "split" else {}),

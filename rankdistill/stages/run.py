@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -65,9 +64,11 @@ class Run:
         self.settings = replace(self.settings, teacher=teacher, student=student)
         self.lora = _lora(student)
         self.teacher = _located("teacher", teacher.path, teacher)
-        self.start = _with_template(_located("student", start, student), student.chat_template)
+        self.start = _located("student", start, student)
         base = self.settings.base
-        self.base = None if base is None else _located("student", base, student)
+        # Its own template, and the arguments that the student's has: both are asked alike.
+        asked_alike = replace(student, chat_template=None)
+        self.base = None if base is None else _located("student", base, asked_alike)
         name, models = self.sampler_name, [self.start, self.teacher, *filter(None, [self.base])]
         self.sampler_name = served_sampler(asked, name, models)
         if self.sampler_name != name:
@@ -205,16 +206,10 @@ def _located(role: str, path: str, settings: TeacherConfig | StudentConfig) -> M
     identity = {**models.identity(path), "precision": settings.precision.name}
     if settings.quantization is not None:
         identity["quantization"] = settings.quantization.name
-    return Model(models.locate(path), identity, _loading(role, settings))
-
-
-def _with_template(model: Model, name: str | None) -> Model:
-    if name is None:
-        return model
-    template = models.chat_template(name)
-    digest = hashlib.sha256(template.encode()).hexdigest()
-    folder = models.with_chat_template(model.path, template)
-    return replace(model, path=folder, identity={**model.identity, "chat_template": digest})
+    model = Model(models.locate(path), identity, _loading(role, settings))
+    template = settings.chat_template if isinstance(settings, StudentConfig) else None
+    key = f"{role}.chat_template_kwargs"
+    return models.written_with(model, template, settings.chat_template_kwargs, key)
 
 
 def _short(value: float) -> str:

@@ -56,6 +56,28 @@ def check_scorers(run: Run) -> None:
             member.check(access)
 
 
+def check_conversations(run: Run, prompts: Rows) -> None:
+    """Refuse prompts that a scorer could not read, as soon as they are known.
+
+    A chat template may take no system turn, which the student's does.
+    """
+    settings = run.settings
+    asked: list[tuple[Any, str]] = []
+    if settings.rounds and (settings.rank.path is None or settings.rank.rescore):
+        asked += [(settings.scorer, "train"), (settings.scorer, "validation")]
+    if settings.quick is not None:
+        asked.append((settings.judge or settings.scorer, "heldout"))
+    access = run.teacher_access(run.start)
+    for scorer, split in asked:
+        found = {_roles(p["messages"]): p["messages"] for p in prompts if p["split"] == split}
+        for member in members(scorer).values():
+            member.check_conversations(list(found.values()), access)
+
+
+def _roles(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(message["role"] for message in messages)
+
+
 def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Output:
     writer = groups.writer
     assert writer is not None

@@ -10,6 +10,7 @@ from rankdistill.stages.evaluate import Evaluation
 from rankdistill.stages.prompts import load
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.run_folder import write_run_folder
+from rankdistill.stages.score import check_conversations
 from rankdistill.stages.student import student
 from rankdistill.stages.suites import measure_suites
 from rankdistill.stages.verified import is_plain
@@ -24,6 +25,7 @@ def evaluate(run: Run, report: RunReport) -> None:
     models, prompts = {"trained": run.start}, None
     if settings.quick is not None or settings.student.keep_layers is not None:
         prompts = load(run)
+        check_conversations(run, prompts)
         models["trained"] = student(run, prompts)
     if run.base is not None:
         models = {"warmed_up": run.base, **models}

@@ -119,12 +119,12 @@ class HarnessSuite(HarnessOptions, Suite):
         return str(file)
 
     def _rows(self, run: Run, model: Model, partial: Partial) -> list[dict[str, Any]]:
-        import lm_eval
-        from lm_eval.tasks import TaskManager
-
-        from rankdistill.suites.resuming import Resuming
-
         with _quiet(), self._explained():
+            import lm_eval
+            from lm_eval.tasks import TaskManager
+
+            from rankdistill.suites.resuming import Resuming
+
             lm = self._lm(run, model)
             answers = Resuming(lm, partial.shards("answers"), BATCHES_KEPT * self.batch_size)
             evaluate: Any = lm_eval.simple_evaluate  # decorated, which hides its arguments
@@ -243,10 +243,9 @@ def _items(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval's log and bars, and the git that it asks for a commit, to themselves."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """All logs (lm-eval's, vLLM's, Triton's), bars, and the git that is asked for a commit."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     errors = os.dup(2)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
@@ -255,4 +254,4 @@ def _quiet() -> Iterator[None]:
     finally:
         os.dup2(errors, 2)
         os.close(errors)
-        logger.setLevel(level)
+        logging.disable(disabled)

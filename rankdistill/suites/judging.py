@@ -12,6 +12,7 @@ from rankdistill.console import progress
 from rankdistill.errors import UserError
 from rankdistill.fields import at_least
 from rankdistill.http_client import check_url
+from rankdistill.models.template import template_arguments
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import Plan, Question
 from rankdistill.score.judge.runner import run as run_plans
@@ -46,6 +47,8 @@ def endpoint_options(group: str, judge: JudgeEndpoint) -> EndpointOptions:
     at_least(group, judge, 1, "concurrency")
     at_least(group, judge, 8, "max_answer_tokens")
     at_least(group, judge, 0, "retries")
+    key = "chat_template_kwargs"
+    given[key] = template_arguments(judge.chat_template_kwargs, f"{group}.{key}")
     return EndpointOptions(url=url, model=model, seed=0, group=group, **given)
 
 
@@ -60,10 +63,12 @@ def check_judge(options: EndpointOptions, form: Form | None = None) -> None:
 
 def judge_identity(options: EndpointOptions) -> dict[str, Any]:
     """What its verdicts depend on."""
+    template = options.chat_template_kwargs
     return {
         "served": options.model,
         "temperature": options.temperature,
         "max_answer_tokens": options.max_answer_tokens,
+        **({"chat_template_kwargs": template} if template else {}),
     }
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rankdistill.errors import UserError
 from rankdistill.evaluate.schema import PairsOptions
 from rankdistill.models import encode_answers
+from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.rank.formats import ranked_row
 from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
@@ -174,14 +175,18 @@ class Pairs(PairsOptions, Suite):
                 "eval=[pairs] needs pairs: give eval.pairs.path, a file with prompt, chosen, "
                 "rejected, and subset where there are several."
             )
-        rows = []
+        rows, odd = [], OddRows(self.path)
         for number, (where, row) in enumerate(read_rows(self.path)):
             if row.get("chosen") is None or row.get("rejected") is None:
                 raise UserError(
                     f"There is no pair of chosen and rejected in {where} (eval.pairs.path): its "
                     "columns must be prompt, chosen and rejected."
                 )
-            messages, sides = ranked_row(row, where)
+            try:
+                messages, sides = ranked_row(row, where)
+            except OddRow as error:
+                odd.add(error)
+                continue
             better, worse = sorted(sides, key=lambda side: -side["score"])
             rows.append(
                 {
@@ -192,6 +197,7 @@ class Pairs(PairsOptions, Suite):
                     "rejected": worse["text"],
                 }
             )
+        odd.tell()
         if not rows:
             raise UserError(f"The file '{self.path}' (eval.pairs.path) has no rows: give another.")
         return rows[: self.limit]

@@ -47,7 +47,7 @@ class Stopped(Exception):
 @dataclass(frozen=True)
 class EndpointOptions:
     """Where the judge is, and how hard it may be asked; none of it changes its verdicts but
-    `model`, `temperature` and `max_answer_tokens`."""
+    `model`, `temperature`, `max_answer_tokens` and `chat_template_kwargs`."""
 
     url: str
     model: str
@@ -59,6 +59,8 @@ class EndpointOptions:
     timeout_s: float
     retries: int
     seed: int
+    chat_template_kwargs: Any = None
+    """Arguments of the model's template, as vLLM's server takes them."""
     group: str = "score"
     """Where its keys are in the configuration, for the person."""
 
@@ -180,6 +182,8 @@ class Endpoint:
             # Another draw for an answer that could not be read; no difference at temperature 0.
             "seed": options.seed + attempt,
         }
+        if options.chat_template_kwargs:
+            body["chat_template_kwargs"] = options.chat_template_kwargs
         if question.form.schema:
             told = {"name": "verdict", "strict": True, "schema": question.form.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": told}

@@ -19,6 +19,8 @@ from rankdistill.score.judge.runner import Respondent, run
 from rankdistill.score.schema import JudgeOptions
 from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
 
+_KWARGS = "score.chat_template_kwargs"
+
 
 @dataclass(frozen=True)
 class LLMJudge(JudgeOptions, Scorer):
@@ -39,6 +41,7 @@ class LLMJudge(JudgeOptions, Scorer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._brief()
+        models.template_arguments(self.chat_template_kwargs, _KWARGS)
         if self.endpoint is None:
             return
         check_url("score.endpoint", self.endpoint, "that score.key_variable names")
@@ -105,6 +108,8 @@ class LLMJudge(JudgeOptions, Scorer):
             reason = no_backend(access.teacher) if self.model is None else None
             if reason is not None:
                 raise UserError(f"{reason}: let another one judge, as score.model.")
+            if self.chat_template_kwargs:
+                self._model(access)
             return
         endpoint = Endpoint(self._endpoint_options())
         try:
@@ -130,11 +135,9 @@ class LLMJudge(JudgeOptions, Scorer):
             return Endpoint(self._endpoint_options())
         from rankdistill.score.judge.engine import Engine, EngineOptions
 
-        # Whoever lets the teacher's own code run lets that of a judge in its place.
-        of_teacher = access.teacher.loading
         return Engine(
             EngineOptions(
-                model=Model.named(self.model, of_teacher) if self.model else access.teacher,
+                model=self._model(access),
                 dtype=self.dtype,
                 gpu_memory_utilization=self.gpu_memory_utilization,
                 tensor_parallel_size=self.tensor_parallel_size,
@@ -144,6 +147,13 @@ class LLMJudge(JudgeOptions, Scorer):
                 seed=self.seed,
             )
         )
+
+    def _model(self, access: TeacherAccess) -> Model:
+        """The judge on this machine. UserError: its template does not read an argument."""
+        # Whoever lets the teacher's own code run lets that of a judge in its place.
+        of_teacher = access.teacher.loading
+        model = Model.named(self.model, of_teacher) if self.model else access.teacher
+        return models.written_with(model, None, self.chat_template_kwargs, _KWARGS)
 
     def _brief(self) -> Brief:
         return Brief(
@@ -167,6 +177,7 @@ class LLMJudge(JudgeOptions, Scorer):
             timeout_s=self.timeout_s,
             retries=self.retries,
             seed=self.seed,
+            chat_template_kwargs=models.template_arguments(self.chat_template_kwargs, _KWARGS),
         )
 
     def _priced(self, verdict: Verdict) -> Verdict:
