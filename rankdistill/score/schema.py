@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.fields import at_least, irrelevant
+from rankdistill.fields import above_zero, at_least, irrelevant
 
 THROUGH = ("transformers", "vllm")
 JUDGE_MODES = ("pointwise", "pairwise", "tournament", "listwise")
@@ -103,13 +103,25 @@ class JudgeOptions(JudgeEndpoint):
             raise UserError("score.aspects is empty: give at least one, for example [overall].")
 
 
+CHECK_S = 5.0
+"""Seconds that the check of a response may take."""
+
+
 @dataclass(frozen=True)
 class VerifierOptions:
-    """Keys of `score=verifier`, which `conf/score/verifier.yaml` explains."""
+    """Keys of `score=verifier`, which `conf/score/verifier.yaml` explains.
+
+    Raises:
+        UserError: a value out of its range.
+    """
 
     rule: str
     column: str
     pattern: str | None
+    timeout_s: float = CHECK_S
+
+    def __post_init__(self) -> None:
+        above_zero("score", self, "timeout_s")
 
 
 @dataclass(frozen=True, kw_only=True)
