@@ -77,28 +77,34 @@ def at_least(group: str, options: Any, least: float, *names: str) -> None:
     """UserError unless these fields are at least so much, or None.
 
     Args:
-        group: Where the fields are in the configuration: ``warmup``, ``eval.pairs``.
+        group: Where the fields are in the configuration: ``warmup``, ``eval.pairs``; "" is its top.
         options: The object that has them.
         least: The smallest value.
         names: Of the fields.
     """
     for name in names:
         value = getattr(options, name)
-        require(f"{group}.{name}", value, value is None or value >= least, f"at least {least}")
+        require(_key(group, name), value, value is None or value >= least, f"at least {least}")
 
 
 def above_zero(group: str, options: Any, *names: str) -> None:
     """UserError unless these fields are finite and above 0, or None; see `at_least`."""
     for name in names:
         value = getattr(options, name)
-        require(f"{group}.{name}", value, value is None or 0 < value < math.inf, "above 0")
+        require(_key(group, name), value, value is None or 0 < value < math.inf, "above 0")
 
 
 def within(group: str, options: Any, interval: str, *names: str) -> None:
-    """UserError unless these fields are in an interval such as ``[0, 1)``; see `at_least`."""
+    """UserError unless these fields are in an interval such as ``[0, 1)``, or None."""
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     for name in names:
         value = getattr(options, name)
+        if value is None:
+            continue
         above = value > low if interval[0] == "(" else value >= low
         below = value < high if interval[-1] == ")" else value <= high
-        require(f"{group}.{name}", value, above and below, f"in {interval}")
+        require(_key(group, name), value, above and below, f"in {interval}")
+
+
+def _key(group: str, name: str) -> str:
+    return f"{group}.{name}" if group else name

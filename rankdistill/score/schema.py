@@ -6,9 +6,10 @@ The scorers themselves, which `_target_` names, add to these how they score.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.fields import above_zero, at_least, irrelevant
+from rankdistill.fields import above_zero, at_least, irrelevant, within
 
 THROUGH = ("transformers", "vllm")
 JUDGE_MODES = ("pointwise", "pairwise", "tournament", "listwise")
@@ -43,6 +44,11 @@ class LikelihoodOptions:
         if self.through not in THROUGH and not self.remote:
             hint = suggest(self.through, THROUGH)
             raise UserError(f"score.through is {self.through}, which is no URL: {hint}")
+        if self.remote and not _has_host(self.through):
+            raise UserError(
+                f"score.through is '{self.through}', which is no URL: give one such as "
+                "http://127.0.0.1:8000/v1."
+            )
         if self.remote and self.contrast not in (None, "unconditional"):
             raise UserError(
                 f"score.contrast is the model {self.contrast}, but score.through is the URL of one "
@@ -53,6 +59,13 @@ class LikelihoodOptions:
     def remote(self) -> bool:
         """Whether `through` is a URL."""
         return self.through.startswith(("http://", "https://"))
+
+
+def _has_host(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname) and urlsplit(url).port != 0
+    except ValueError:  # a bracket that is not closed, a port that is no number
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +84,14 @@ class JudgeEndpoint:
     requests_per_minute: float | None = irrelevant()
     timeout_s: float = irrelevant()
     retries: int = irrelevant()
+
+
+def check_endpoint(group: str, judge: JudgeEndpoint) -> None:
+    """UserError: a value of the endpoint's keys, which are in `group`, is out of its range."""
+    at_least(group, judge, 1, "concurrency")
+    at_least(group, judge, 8, "max_answer_tokens")
+    at_least(group, judge, 0, "temperature", "retries")
+    above_zero(group, judge, "timeout_s", "requests_per_minute")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +117,12 @@ class JudgeOptions(JudgeEndpoint):
     def __post_init__(self) -> None:
         if self.mode not in JUDGE_MODES:
             raise UserError(f"score.mode is '{self.mode}': {suggest(self.mode, JUDGE_MODES)}")
-        at_least("score", self, 1, "shuffles", "concurrency")
-        at_least("score", self, 8, "max_answer_tokens")
-        at_least("score", self, 0, "temperature", "retries")
+        check_endpoint("score", self)
+        at_least("score", self, 1, "shuffles")
+        dollars = ("dollars_per_million_input_tokens", "dollars_per_million_output_tokens")
+        at_least("score", self, 0, *dollars)
+        within("score", self, "(0, 1]", "gpu_memory_utilization")
+        at_least("score", self, 1, "tensor_parallel_size")
         if not self.aspects:
             raise UserError("score.aspects is empty: give at least one, for example [overall].")
 

@@ -12,12 +12,11 @@ import httpx
 
 from rankdistill.console import progress
 from rankdistill.errors import UserError
-from rankdistill.fields import at_least
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import Plan, Question
 from rankdistill.score.judge.runner import run as run_plans
 from rankdistill.score.judge.verdicts import Form
-from rankdistill.score.schema import JudgeEndpoint
+from rankdistill.score.schema import JudgeEndpoint, check_endpoint
 from rankdistill.score.scorer import Verdict
 from rankdistill.store import Partial
 
@@ -54,9 +53,7 @@ def endpoint_options(group: str, judge: JudgeEndpoint) -> EndpointOptions:
             f"{group}.endpoint carries credentials or parameters, which would be written into "
             f"logs: put the key into the environment variable that {group}.key_variable names."
         )
-    at_least(group, judge, 1, "concurrency")
-    at_least(group, judge, 8, "max_answer_tokens")
-    at_least(group, judge, 0, "retries")
+    check_endpoint(group, judge)
     return EndpointOptions(url=url, model=model, seed=0, group=group, **given)
 
 
