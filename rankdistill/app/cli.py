@@ -89,7 +89,7 @@ def main() -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from rankdistill.app.config_errors import explain
+    from rankdistill.app.config_errors import composition_errors, explain
     from rankdistill.app.sweep import Sweep
 
     register()
@@ -99,8 +99,9 @@ def main() -> None:
     )(job)
     try:
         _enter(entry)
-    except (HydraException, OmegaConfBaseException) as error:
-        if "hydra.verbose=true" in arguments:
+    except composition_errors() as error:
+        hydras = isinstance(error, HydraException | OmegaConfBaseException)
+        if "hydra.verbose=true" in arguments or (job.begun and not hydras):
             raise
         say_mistake(explain(error, arguments))
         sys.exit(2)
@@ -108,6 +109,9 @@ def main() -> None:
         # Hydra makes the run folder before it calls the job.
         if job.begun or "hydra.verbose=true" in arguments:
             raise
+        if error.errno is None:  # OmegaConf's, of a file that holds no keys
+            say_mistake(explain(error, arguments))
+            sys.exit(2)
         say_mistake(f"The run folder cannot be made ({error}): {ANOTHER_FOLDER}.")
         sys.exit(2)
     finally:

@@ -56,10 +56,7 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         """Hydra takes an exception for a warning, so what is wrong ends the process here."""
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-
-        from rankdistill.app.config_errors import explain
+        from rankdistill.app.config_errors import composition_errors, explain
 
         self.folder = Path(config.hydra.sweep.dir).absolute()
         name, overrides = "", []
@@ -72,7 +69,7 @@ class Sweep(Callback):
                     self.points[folder] = overrides
         except UserError as error:
             _refuse(name, str(error))
-        except (HydraException, OmegaConfBaseException) as error:
+        except composition_errors() as error:
             _refuse(name, explain(error, overrides))
         found = {path.parent for path in self.folder.glob("*/.hydra")}
         self._before = {folder: _stamps(folder) for folder in found | set(self.points)}
