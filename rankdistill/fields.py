@@ -9,6 +9,7 @@ never hands out a wrong output.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
 from enum import Enum
@@ -17,6 +18,11 @@ from typing import Any
 from rankdistill.errors import UserError, suggest
 
 _IRRELEVANT = "irrelevant"
+_CREDENTIALS = re.compile(
+    r"[a-z][a-z0-9+.-]*://[^/?#\s'\"]*@"
+    r"|[?&](?:[a-z_-]*(?:key|token|password|passwd|secret|signature)|sig)=",
+    re.IGNORECASE,
+)
 
 
 def irrelevant(default: Any = MISSING, *, default_factory: Any = MISSING) -> Any:
@@ -108,3 +114,13 @@ def within(group: str, options: Any, interval: str, *names: str) -> None:
 
 def _key(group: str, name: str) -> str:
     return f"{group}.{name}" if group else name
+
+
+def refuse_credentials(key: str, value: Any) -> None:
+    """UserError, which does not repeat it, where a text is a URL that carries a secret."""
+    if isinstance(value, str) and _CREDENTIALS.search(value):
+        raise UserError(
+            f"{key} carries credentials, which would be written into the run's files: leave them "
+            "out of the address, and give a key by the environment (VLLM_API_KEY for "
+            "score.through, the variable that key_variable names for a judge)."
+        )

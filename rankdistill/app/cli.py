@@ -13,6 +13,7 @@ from rankdistill.app import catalogue
 from rankdistill.app.hydra_setup import register
 from rankdistill.distributed import say_mistake
 from rankdistill.errors import FAILURE, UserError
+from rankdistill.fields import refuse_credentials
 from rankdistill.store.faults import writable
 
 USAGE = """rankdistill - a student writes, a teacher ranks, the student learns the ranking.
@@ -83,6 +84,12 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(f"{USAGE}\n{list_recipes()}\n\n{list_groups()}")
         return
+    try:
+        for argument in arguments:  # which Hydra writes down
+            refuse_credentials(argument.partition("=")[0], argument)
+    except UserError as error:
+        say_mistake(str(error))
+        sys.exit(2)
     # Hydra then raises instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra

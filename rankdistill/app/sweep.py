@@ -43,7 +43,7 @@ class Outcome:
 
 
 class Sweep(Callback):
-    """Hydra's callback of a multirun."""
+    """Hydra's callback of a multirun, and of a run for what must not be written down."""
 
     current: Sweep | None = None
     """The one that runs in this process."""
@@ -53,6 +53,15 @@ class Sweep(Callback):
         self.points: dict[Path, list[str]] = {}
         """The overrides of every point that is known beforehand, by its run folder."""
         self._before: dict[Path, tuple[int, ...]] = {}
+
+    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+        """Hydra writes the configuration into the run folder next."""
+        from rankdistill.stages.values import refuse_secrets
+
+        try:
+            refuse_secrets(config)
+        except UserError as error:
+            _refuse("", str(error))
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         """Hydra takes an exception for a warning, so what is wrong ends the process here."""

@@ -20,6 +20,7 @@ from rankdistill.fields import identity_of
 from rankdistill.models import Loading, Model, device, encode_answers, locate
 from rankdistill.models.load import PRECISIONS
 from rankdistill.models.locate import first_line
+from rankdistill.models.tokenizer import rendered
 from rankdistill.rows import Group
 from rankdistill.score.schema import RewardModelOptions
 from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
@@ -85,7 +86,7 @@ class RewardModel(RewardModelOptions, Scorer):
             prompt, [answer] = encode_answers(tokenizer, group["messages"], [text])
             return prompt + answer
         conversation = [*group["messages"], {"role": "assistant", "content": text}]
-        told = tokenizer.apply_chat_template(conversation, tokenize=False)
+        told = rendered(tokenizer, conversation, add_generation_prompt=False)
         return list(tokenizer(told, add_special_tokens=False)["input_ids"])
 
     def _batches(self, which: list[int], ids: Sequence[list[int]]) -> Iterator[list[int]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.fields import above_zero, at_least, irrelevant, within
+from rankdistill.fields import above_zero, at_least, irrelevant, refuse_credentials, within
 
 THROUGH = ("transformers", "vllm")
 JUDGE_MODES = ("pointwise", "pairwise", "tournament", "listwise")
@@ -49,6 +49,7 @@ class LikelihoodOptions:
                 f"score.through is '{self.through}', which is no URL: give one such as "
                 "http://127.0.0.1:8000/v1."
             )
+        refuse_credentials("score.through", self.through)
         if self.remote and self.contrast not in (None, "unconditional"):
             raise UserError(
                 f"score.contrast is the model {self.contrast}, but score.through is the URL of one "

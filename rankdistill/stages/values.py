@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rankdistill.errors import UserError
+from rankdistill.fields import refuse_credentials
 
 LARGEST = 2**32
 """No key takes a number of that size: it would overflow far from where it was given."""
@@ -39,17 +40,29 @@ def check_values(config: DictConfig) -> None:
             raise UserError(f"{key} is {value:g}; it must be a number below {LARGEST}.")
         if isinstance(value, str) and not value.strip():
             raise UserError(f"{key} is empty: give a value, or null where there is to be none.")
+        refuse_credentials(key, value)
+
+
+def refuse_secrets(config: DictConfig) -> None:
+    """UserError where a key carries credentials: before Hydra writes the configuration down.
+
+    Args:
+        config: Hydra's own keys among it; interpolations stay as they are.
+    """
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    for key, value in leaves(OmegaConf.to_container(ours, resolve=False)):
+        refuse_credentials(key, value)
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of all that is no mapping and no list; of lists their elements."""
-    if isinstance(node, DictConfig):
+    if isinstance(node, DictConfig | dict):
         for name in node:
-            if not OmegaConf.is_missing(node, name):
+            if isinstance(node, dict) or not OmegaConf.is_missing(node, name):
                 yield from leaves(node[name], f"{path}.{name}" if path else str(name))
-    elif isinstance(node, ListConfig):
+    elif isinstance(node, ListConfig | list):
         for place in range(len(node)):
-            if not OmegaConf.is_missing(node, place):
+            if isinstance(node, list) or not OmegaConf.is_missing(node, place):
                 yield from leaves(node[place], f"{path}[{place}]")
     else:
         yield path, node
