@@ -9,6 +9,7 @@ never hands out a wrong output.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
 from enum import Enum
@@ -18,6 +19,11 @@ from rankdistill.errors import UserError, suggest
 
 _IRRELEVANT = "irrelevant"
 _ADDED = "added"
+_CREDENTIALS = re.compile(
+    r"[a-z][a-z0-9+.-]*://[^/?#\s'\"]*@"
+    r"|[?&](?:[a-z_-]*(?:key|token|password|passwd|secret|signature)|sig)=",
+    re.IGNORECASE,
+)
 
 
 def irrelevant(default: Any = MISSING, *, default_factory: Any = MISSING) -> Any:
@@ -86,28 +92,44 @@ def at_least(group: str, options: Any, least: float, *names: str) -> None:
     """UserError unless these fields are at least so much, or None.
 
     Args:
-        group: Where the fields are in the configuration: ``warmup``, ``eval.pairs``.
+        group: Where the fields are in the configuration: ``warmup``, ``eval.pairs``; "" is its top.
         options: The object that has them.
         least: The smallest value.
         names: Of the fields.
     """
     for name in names:
         value = getattr(options, name)
-        require(f"{group}.{name}", value, value is None or value >= least, f"at least {least}")
+        require(_key(group, name), value, value is None or value >= least, f"at least {least}")
 
 
 def above_zero(group: str, options: Any, *names: str) -> None:
     """UserError unless these fields are finite and above 0, or None; see `at_least`."""
     for name in names:
         value = getattr(options, name)
-        require(f"{group}.{name}", value, value is None or 0 < value < math.inf, "above 0")
+        require(_key(group, name), value, value is None or 0 < value < math.inf, "above 0")
 
 
 def within(group: str, options: Any, interval: str, *names: str) -> None:
-    """UserError unless these fields are in an interval such as ``[0, 1)``; see `at_least`."""
+    """UserError unless these fields are in an interval such as ``[0, 1)``, or None."""
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     for name in names:
         value = getattr(options, name)
+        if value is None:
+            continue
         above = value > low if interval[0] == "(" else value >= low
         below = value < high if interval[-1] == ")" else value <= high
-        require(f"{group}.{name}", value, above and below, f"in {interval}")
+        require(_key(group, name), value, above and below, f"in {interval}")
+
+
+def _key(group: str, name: str) -> str:
+    return f"{group}.{name}" if group else name
+
+
+def refuse_credentials(key: str, value: Any) -> None:
+    """UserError, which does not repeat it, where a text is a URL that carries a secret."""
+    if isinstance(value, str) and _CREDENTIALS.search(value):
+        raise UserError(
+            f"{key} carries credentials, which would be written into the run's files: leave them "
+            "out of the address, and give a key by the environment (VLLM_API_KEY for "
+            "score.through, the variable that key_variable names for a judge)."
+        )

@@ -22,7 +22,7 @@ class Optimiser:
         max_batch_tokens: Tokens that go through a model at once; changes no gradient.
         lr_scheduler_type: linear, cosine, constant or constant_with_warmup.
         warmup_ratio: Share of the steps over which the learning rate rises to its peak, in [0, 1).
-        weight_decay: Of AdamW, >= 0.
+        weight_decay: Of AdamW, in [0, 1].
         max_grad_norm: Norm that gradients are clipped to.
         gradient_checkpointing: Recompute activations in the backward pass: false, true, or
             `selective` (see `rankdistill.trainer.modes`).
@@ -49,8 +49,10 @@ class Optimiser:
 
     def __post_init__(self) -> None:
         at_least(self.group, self, 1, "max_batch_tokens", "logging_steps", "save_steps")
-        above_zero(self.group, self, "learning_rate", "epochs", "max_grad_norm")
-        at_least(self.group, self, 0, "weight_decay")
+        above_zero(self.group, self, "max_grad_norm")
+        within(self.group, self, "(0, 10]", "learning_rate")
+        within(self.group, self, "(0, 10000]", "epochs")
+        within(self.group, self, "[0, 1]", "weight_decay")
         within(self.group, self, "[0, 1)", "warmup_ratio")
         check_gradient_checkpointing(
             f"{self.group}.gradient_checkpointing", self.gradient_checkpointing

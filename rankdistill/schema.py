@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rankdistill.errors import UserError
-from rankdistill.fields import at_least, within
+from rankdistill.fields import above_zero, at_least, require, within
 
 Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
@@ -29,12 +29,18 @@ class Fractions:
     validation: float
     heldout: float
 
+    def __post_init__(self) -> None:
+        within("prompts.splits", self, "[0, 1]", "train", "validation", "heldout")
+
 
 @dataclass
 class Limits:
     train: int | None
     validation: int | None
     heldout: int | None
+
+    def __post_init__(self) -> None:
+        at_least("prompts.limit", self, 0, "train", "validation", "heldout")
 
 
 @dataclass
@@ -46,7 +52,7 @@ class AugmentConfig:
     most_words: int
 
     def __post_init__(self) -> None:
-        at_least("prompts.augment", self, 0, "requests")
+        at_least("prompts.augment", self, 0, "requests", "least_words")
         at_least("prompts.augment", self, self.least_words, "most_words")
         within("prompts.augment", self, "[0, 1]", "evolved", "rouge_l")
 
@@ -60,6 +66,10 @@ class InstructionsConfig:
     plain_share: float
     both_sides: bool
     seed: int
+
+    def __post_init__(self) -> None:
+        at_least("prompts.instructions", self, 0, "seed")
+        within("prompts.instructions", self, "[0, 1]", "kept_out_share", "plain_share")
 
 
 @dataclass
@@ -92,6 +102,10 @@ class TeacherConfig:
     """None, or values by name: see `rankdistill.models.template_arguments`."""
 
 
+MOST_LORA_RANK = 16_384
+"""No layer is as wide that a rank above it would be less than the layer itself."""
+
+
 @dataclass
 class LoRAConfig:
     r: int | None
@@ -99,6 +113,17 @@ class LoRAConfig:
     dropout: float
     target_modules: Any
     """A string or a list of strings."""
+
+    def __post_init__(self) -> None:
+        within("student.lora", self, f"[1, {MOST_LORA_RANK}]", "r")
+        above_zero("student.lora", self, "alpha")
+        within("student.lora", self, "[0, 1)", "dropout")
+        names = self.target_modules
+        named = isinstance(names, str) or (
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+        )
+        key = "student.lora.target_modules"
+        require(key, names, bool(names) and named, "all-linear, or names of layers")
 
 
 @dataclass
@@ -116,6 +141,9 @@ class StudentConfig:
     chat_template_kwargs: Any = None
     """As of the teacher."""
 
+    def __post_init__(self) -> None:
+        at_least("student", self, 1, "keep_layers")
+
 
 @dataclass
 class VLLMConfig:
@@ -123,10 +151,17 @@ class VLLMConfig:
     gpu_memory_utilization: float
     max_num_seqs: int
 
+    def __post_init__(self) -> None:
+        within("sample.vllm", self, "(0, 1]", "gpu_memory_utilization")
+        at_least("sample.vllm", self, 1, "max_num_seqs")
+
 
 @dataclass
 class TransformersConfig:
     batch_size: int
+
+    def __post_init__(self) -> None:
+        at_least("sample.transformers", self, 1, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -173,6 +208,11 @@ class SampleConfig(Sampling):
     vllm: VLLMConfig
     transformers: TransformersConfig
 
+    def __post_init__(self) -> None:
+        counts = ("responses_per_prompt", "max_response_tokens", "tensor_parallel", "data_parallel")
+        at_least("sample", self, 1, *counts)
+        at_least("sample", self, 0, "top_k")
+
 
 @dataclass
 class RankConfig:
@@ -197,6 +237,7 @@ class RankConfig:
         at_least("rank", self, 2, "top_k", "responses_per_prompt")
         at_least("rank", self, 1, "max_response_tokens")
         at_least("rank", self, 0, "tie_margin")
+        within("rank", self, "[-1, 1]", "min_agreement")
 
 
 @dataclass

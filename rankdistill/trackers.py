@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rankdistill.errors import UserError, suggest
 
@@ -24,10 +25,14 @@ def chosen_trackers(report_to: str | Sequence[str] | None) -> list[str]:
     Raises:
         UserError: a tracker that there is not, or that is not installed.
     """
-    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    given: Any = report_to  # a configuration may hold anything
+    many = isinstance(given, Sequence) and not isinstance(given, str)
+    names: list[Any] = list(given) if many else [] if given is None else [given]
     for name in names:
         if name not in TRACKERS:
-            raise UserError(f"there is no tracker '{name}' (report_to): {suggest(name, TRACKERS)}")
+            raise UserError(
+                f"there is no tracker '{name}' (report_to): {suggest(str(name), TRACKERS)}"
+            )
         if (missing := lacks_package(name)) is not None:
             raise UserError(missing)
     return names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import py_compile
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ from transformers import AutoModelForCausalLM
 from rankdistill.export import Options, current_export, export, open_source
 from rankdistill.export import push as pushing
 from rankdistill.export.__main__ import main
-from rankdistill.export.license import hub_name, is_hub_id, license_of
+from rankdistill.export.card import model_card
+from rankdistill.export.license import License, hub_name, is_hub_id, license_of
 from rankdistill.models import load_tokenizer
 
 IDS = torch.arange(3, 23).view(1, 20)
@@ -150,6 +152,21 @@ def test_the_cards_figures_are_the_runs(run, exported):
         assert told in text, told
 
 
+def test_the_card_says_nothing_of_this_machine_and_runs_nothing(tmp_path):
+    evil = tmp_path / "<img src=x onerror=alert(1)>`a`"
+    secret = f"prompts.path={evil}/my prompts.jsonl"
+    run = finished_run(
+        tmp_path / "run", f"prompts.path='{evil}/my prompts.jsonl'", f"teacher.path='{evil}'",
+        command=f"python -m rankdistill recipe=rrhf '{secret}' hydra.run.dir={tmp_path}/run",
+        judge=f"likelihood under {evil}",
+    )  # fmt: skip
+    card = str(model_card(open_source(run), License(None), "me/student", "none"))
+    assert str(tmp_path) not in card and "my prompts.jsonl" in card
+    assert "recipe=rrhf" in card and "hydra.run.dir=run" in card
+    outside = re.sub(r"(?ms)^(`{3,})\w*$.*?^\1$", "", card).partition("\n---\n")[2]
+    assert not re.search(r"(?<!\\)<img", outside) and "onerror" in outside
+
+
 def test_the_license_comes_along(exported, tmp_path):
     assert "Apache License" in (exported / "LICENSE").read_text()
     base = tmp_path / "base"
@@ -220,16 +237,14 @@ class FakeHub:
         )
 
 
-@pytest.mark.parametrize("private", [False, True])
-def test_push(run, tmp_path, monkeypatch, capsys, private):
+@pytest.mark.parametrize("public", [False, True])
+def test_push(run, tmp_path, monkeypatch, capsys, public):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr(pushing, "HfApi", FakeHub)
-    flags = ["--private"] if private else []
+    flags = ["--public"] if public else []
     assert main([str(run), "--to", str(tmp_path / "to"), "--push", "me/student", *flags]) == 0
     create, upload = FakeHub.calls
-    assert create == (
-        "create", "me/student", {"private": True if private else None, "exist_ok": True}
-    )  # fmt: skip
+    assert create == ("create", "me/student", {"private": not public, "exist_ok": True})
     assert upload[1] == "me/student" and {"README.md", "model.safetensors"} <= set(upload[2])
     written = "".join(
         p.read_text() for p in (tmp_path / "to").iterdir() if p.suffix in (".md", ".py", ".yaml")

@@ -14,8 +14,9 @@ from ppo_task import trainer
 from rankdistill.errors import UserError
 from rankdistill.models import convert
 from rankdistill.models.files import new_folder
-from rankdistill.sample.vllm import _new_folder
+from rankdistill.sample.engine_folder import EngineFolder
 from rankdistill.store import home
+from rankdistill.store.locks import held_at_once
 from rankdistill.train.ppo.checkpoint import STATE, Progress, last_complete, save
 
 DEAD = 2**22 + 1
@@ -138,5 +139,24 @@ def test_vllm_removes_what_dead_processes_left_only(tmp_path):
     files = [written(place / name / "file") for name in near]
     files.append(linked(place / f"{host}@{DEAD}-abcd_124", tmp_path / "victim"))
     left = written(place / f"{host}@{DEAD}-abcd_125" / "weights" / "model.safetensors")
-    made = _new_folder()
-    assert all_there(files) and not left.parents[1].exists() and made.is_dir()
+    made = EngineFolder()
+    assert all_there(files) and not left.parents[1].exists() and made.path.is_dir()
+    made.close()
+    assert not made.path.exists() and not list(place.glob(f".{made.path.name}*"))
+
+
+def test_whose_folder_an_engine_has_is_told_by_a_lock():
+    living = EngineFolder()
+    # A process of another container has a number that is dead here, and another's may live.
+    place, host = living.path.parent, socket.gethostname()
+    elsewhere, left = place / f"{host}@{DEAD}-abcd_126", place / f"{host}@{os.getpid()}-abcd_127"
+    for folder in (elsewhere, left):
+        written(folder / "weights")
+        folder.with_name(f".{folder.name}.lock").touch()
+    with held_at_once(elsewhere.with_name(f".{elsewhere.name}.lock")):
+        other = EngineFolder()
+        assert living.path.is_dir() and elsewhere.is_dir() and not left.exists()
+    other.close()
+    EngineFolder().close()
+    assert living.path.is_dir() and not elsewhere.exists()
+    living.close()

@@ -6,6 +6,7 @@ import http.client
 import json
 import math
 import re
+import socket
 import threading
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def server(ranked):
 
 def ask(server, method: str, path: str, body=None, **headers):
     connection = http.client.HTTPConnection(*server.server_address[:2], timeout=20)
-    headers = {"host": server.url.split("/")[2], **headers}
+    headers = {"host": server.url.split("/")[2], "x-token": server.token, **headers}
     data = None if body is None else json.dumps(body)
     connection.request(method, path, data, headers)
     answer = connection.getresponse()
@@ -125,13 +126,53 @@ def test_only_this_machine_and_only_its_own_page(server):
     assert server.server_address[0] == "127.0.0.1"
     for path in ("/", "/api/set", "/api/groups/0"):
         assert ask(server, "GET", path, host="evil.example:80")[0] == 403
-    for headers in ({}, {"x-token": "guess"}, {"x-token": server.token, "host": "evil.example"}):
+    for headers in ({"x-token": ""}, {"x-token": "gu\xe9ss"}, {"host": "evil.example"}):
         assert ask(server, "POST", "/api/groups/0", {"ranks": [2, 1, 0]}, **headers)[0] == 403
     assert server.review.ranks == {}
 
 
+def test_who_does_not_know_the_address_reads_nothing(server):
+    assert server.url.endswith(f"/?token={server.token}")
+    for path in ("/", "/?token=", "/?token=guess", "/api/set", "/api/groups/0"):
+        status, told = ask(server, "GET", path, **{"x-token": "guess"})
+        assert status == 403 and server.token not in str(told) and "first" not in str(told)
+    # The page itself takes the token from its address alone: a header is no link to click on.
+    assert ask(server, "GET", "/")[0] == 403
+
+
+def raw(server, *lines: str, body: bytes = b"") -> bytes:
+    with socket.create_connection(server.server_address[:2], timeout=20) as connection:
+        head = [*lines, f"host: {server.url.split('/')[2]}"]
+        connection.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("length", ["-1", "abc", "99999999999", "1000001", "+1", "1_0", ""])
+def test_a_body_is_refused_before_it_is_read(server, length):
+    line, token = "POST /api/groups/0 HTTP/1.1", f"x-token: {server.token}"
+    answer = raw(server, line, token, f"content-length: {length}")
+    assert answer.startswith((b"HTTP/1.1 411", b"HTTP/1.1 413"))
+    assert raw(server, line, f"content-length: {length}").startswith(b"HTTP/1.1 403")
+    assert server.review.ranks == {}
+
+
+def test_a_body_that_is_too_deep_and_a_disk_that_is_full(server, monkeypatch):
+    deep = b"[" * 100_000
+    line, token = "POST /api/groups/0 HTTP/1.1", f"x-token: {server.token}"
+    answer = raw(server, line, token, f"content-length: {len(deep)}", body=deep)
+    assert answer.startswith(b"HTTP/1.1 400")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Review, "save", full)
+    status, told = ask(server, "POST", "/api/groups/0", {"ranks": [2, 1, 0]})
+    assert status == 507 and "No space left" in told["error"]
+
+
 def test_the_page_needs_nothing_from_the_network(server):
-    _, page = ask(server, "GET", "/")
+    _, page = ask(server, "GET", "/?token=" + server.token)
     assert not re.search(r"(src|href)=|https?://|@import|url\(", page)
 
 

@@ -124,8 +124,6 @@ def test_the_share_of_instructions_that_is_followed():
         "kwargs": [{}, {"num_words": None}],
     }
     assert scores(['"a"', '"a, b"', "a, b"], columns, rule="ifeval") == [1.0, 0.5, 0.0]
-    with pytest.raises(UserError, match="no instruction 'x:y'"):
-        scores(["a"], {"instruction_id_list": ["x:y"], "kwargs": [{}]}, rule="ifeval")
 
 
 def test_reasoning_gyms_own_scores():
@@ -146,6 +144,10 @@ def own(tmp_path, monkeypatch):
         "def one(text):\n    return 1\n"
         "def broken(text, columns):\n    return 1 / 0\n"
     )
+    portion = tmp_path / "site-packages" / "portions"
+    portion.mkdir(parents=True)
+    (portion / "loud.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(portion.parent))
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path / "own_checks.py"
     sys.modules.pop("own_checks", None)
@@ -165,7 +167,9 @@ def test_a_function_of_the_users(own):
         ("builtins:eval", "belongs to Python itself"),
         ("subprocess:run", "belongs to Python itself"),
         ("importlib.util:find_spec", "belongs to Python itself"),
+        ("test.support:anticipate_failure", "belongs to Python itself"),
         ("torch.hub:load", "belongs to an installed package"),
+        ("portions.loud:check", "belongs to an installed package"),
         ("own_checks:system", "written in own_checks itself"),
         ("own_checks:_hidden", "leading underscore"),
         ("own_checks:number", "must be a function"),
@@ -182,11 +186,11 @@ def test_what_is_unsafe_or_missing_is_refused_at_start_up(own, rule, told):
         scorer("verifier", rule=rule)
 
 
-def test_a_column_that_was_not_kept_and_a_function_that_fails(own):
+def test_what_is_wrong_for_every_response(own):
     with pytest.raises(UserError, match=r"needs the column 'answer' .*prompts.keep"):
         scores(["1"], {"other": 1})
-    with pytest.raises(UserError, match="failed on a response to prompt p: ZeroDivisionError"):
-        scores(["1"], {}, rule="own_checks:broken")
+    with pytest.raises(UserError, match=r"score.timeout_s is 0; it must be above 0"):
+        scorer("verifier", timeout_s=0)
     with pytest.raises(UserError, match="no regular expression"):
         scorer("verifier", rule="regex", pattern="(")
     with pytest.raises(UserError, match=r"JSON schema .* is none"):

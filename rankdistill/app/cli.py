@@ -13,6 +13,7 @@ from rankdistill.app import catalogue
 from rankdistill.app.hydra_setup import register
 from rankdistill.distributed import say_mistake
 from rankdistill.errors import FAILURE, UserError
+from rankdistill.fields import refuse_credentials
 from rankdistill.store.faults import writable
 
 USAGE = """rankdistill - a student writes, a teacher ranks, the student learns the ranking.
@@ -83,13 +84,19 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         print(f"{USAGE}\n{list_recipes()}\n\n{list_groups()}")
         return
+    try:
+        for argument in arguments:  # which Hydra writes down
+            refuse_credentials(argument.partition("=")[0], argument)
+    except UserError as error:
+        say_mistake(str(error))
+        sys.exit(2)
     # Hydra then raises instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from rankdistill.app.config_errors import explain
+    from rankdistill.app.config_errors import composition_errors, explain
     from rankdistill.app.sweep import Sweep
 
     register()
@@ -99,8 +106,9 @@ def main() -> None:
     )(job)
     try:
         _enter(entry)
-    except (HydraException, OmegaConfBaseException) as error:
-        if "hydra.verbose=true" in arguments:
+    except composition_errors() as error:
+        hydras = isinstance(error, HydraException | OmegaConfBaseException)
+        if "hydra.verbose=true" in arguments or (job.begun and not hydras):
             raise
         say_mistake(explain(error, arguments))
         sys.exit(2)
@@ -108,6 +116,9 @@ def main() -> None:
         # Hydra makes the run folder before it calls the job.
         if job.begun or "hydra.verbose=true" in arguments:
             raise
+        if error.errno is None:  # OmegaConf's, of a file that holds no keys
+            say_mistake(explain(error, arguments))
+            sys.exit(2)
         say_mistake(f"The run folder cannot be made ({error}): {ANOTHER_FOLDER}.")
         sys.exit(2)
     finally:

@@ -5,19 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rankdistill.app.yaml_errors import explain_yaml
 from rankdistill.errors import suggest
+
+
+def composition_errors() -> tuple[type[Exception], ...]:
+    """What composing raises of a mistake on the command line or in a YAML file."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    return HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """What a person did wrong on the command line or in a recipe, and what would be right.
 
     Args:
-        error: What Hydra raised while composing.
+        error: What was raised while composing.
         arguments: The command line, for the group choices that the valid names depend on.
     """
-    from hydra.errors import MissingConfigException, OverrideParseException
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
 
     text = _innermost(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return explain_yaml(error, arguments) or _first_sentence(text)
     if isinstance(error, OverrideParseException):
         return _unreadable(str(error.override))
     if "Ambiguous value for argument" in text:
@@ -92,6 +105,8 @@ def _unknown_key(key: str, where: str, arguments: Sequence[str]) -> str:
     valid = _keys(parent, arguments)
     if not valid and parent:  # the parent itself is unknown
         return _unknown_key(parent, where, arguments)
+    if name in valid:
+        return f"'{key}' can't be set ({where}): '{parent}' has a value there in place of keys"
     inside = f"'{parent}' has no key '{name}'" if parent else f"there is no key '{name}'"
     return f"{inside} ({where}): {suggest(name, valid)}"
 

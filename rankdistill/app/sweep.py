@@ -43,7 +43,7 @@ class Outcome:
 
 
 class Sweep(Callback):
-    """Hydra's callback of a multirun."""
+    """Hydra's callback of a multirun, and of a run for what must not be written down."""
 
     current: Sweep | None = None
     """The one that runs in this process."""
@@ -54,12 +54,18 @@ class Sweep(Callback):
         """The overrides of every point that is known beforehand, by its run folder."""
         self._before: dict[Path, tuple[int, ...]] = {}
 
+    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+        """Hydra writes the configuration into the run folder next."""
+        from rankdistill.stages.values import refuse_secrets
+
+        try:
+            refuse_secrets(config)
+        except UserError as error:
+            _refuse("", str(error))
+
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
         """Hydra takes an exception for a warning, so what is wrong ends the process here."""
-        from hydra.errors import HydraException
-        from omegaconf.errors import OmegaConfBaseException
-
-        from rankdistill.app.config_errors import explain
+        from rankdistill.app.config_errors import composition_errors, explain
 
         self.folder = Path(config.hydra.sweep.dir).absolute()
         name, overrides = "", []
@@ -72,7 +78,7 @@ class Sweep(Callback):
                     self.points[folder] = overrides
         except UserError as error:
             _refuse(name, str(error))
-        except (HydraException, OmegaConfBaseException) as error:
+        except composition_errors() as error:
             _refuse(name, explain(error, overrides))
         found = {path.parent for path in self.folder.glob("*/.hydra")}
         self._before = {folder: _stamps(folder) for folder in found | set(self.points)}

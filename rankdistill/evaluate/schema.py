@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rankdistill.fields import at_least, irrelevant, require, require_choice, within
-from rankdistill.score.schema import JudgeEndpoint
+from rankdistill.score.schema import JudgeEndpoint, check_endpoint
 
 BACKENDS = ("hf", "vllm")
 CHECKERS = ("lm_eval", "own")
@@ -27,7 +27,7 @@ class QuickOptions:
     read_prompts: int | None
 
     def __post_init__(self) -> None:
-        keys = ("responses_per_prompt", "read_prompts", "max_batch_tokens")
+        keys = ("version", "responses_per_prompt", "read_prompts", "max_batch_tokens")
         at_least("eval.quick", self, 1, *keys)
 
 
@@ -41,7 +41,7 @@ class RankedOptions:
 
     def __post_init__(self) -> None:
         within("eval.ranked", self, "[0, 1)", "length_match")
-        at_least("eval.ranked", self, 1, "max_batch_tokens")
+        at_least("eval.ranked", self, 1, "version", "max_batch_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class VerifiedOptions:
     def __post_init__(self) -> None:
         for n in self.best_of:
             require("a value of eval.verified.best_of", n, n >= 1, "at least 1")
-        keys = ("best_of_prompts", "guard_prompts", "max_batch_tokens")
+        keys = ("version", "best_of_prompts", "guard_prompts", "max_batch_tokens")
         at_least("eval.verified", self, 1, *keys)
 
 
@@ -79,7 +79,8 @@ class HarnessOptions:
     name: ClassVar[str] = "gsm8k"
 
     def __post_init__(self) -> None:
-        at_least(f"eval.{self.name}", self, 1, "limit", "batch_size", "max_response_tokens")
+        counts = ("version", "limit", "batch_size", "max_response_tokens")
+        at_least(f"eval.{self.name}", self, 1, *counts)
         at_least(f"eval.{self.name}", self, 0, "shots")
         require_choice(f"eval.{self.name}.backend", self.backend, BACKENDS)
 
@@ -108,7 +109,8 @@ class MTBenchOptions:
     judge: JudgeEndpoint
 
     def __post_init__(self) -> None:
-        at_least("eval.mt_bench", self, 1, "limit", "max_response_tokens")
+        check_endpoint("eval.mt_bench.judge", self.judge)
+        at_least("eval.mt_bench", self, 1, "version", "limit", "max_response_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,8 @@ class AlpacaEvalOptions:
     judge: JudgeEndpoint
 
     def __post_init__(self) -> None:
-        at_least("eval.alpaca_eval", self, 1, "limit", "max_response_tokens")
+        check_endpoint("eval.alpaca_eval.judge", self.judge)
+        at_least("eval.alpaca_eval", self, 1, "version", "limit", "max_response_tokens")
         at_least("eval.alpaca_eval", self, 0, "temperature")
 
 
@@ -140,4 +143,4 @@ class PairsOptions:
     max_batch_tokens: int = irrelevant()
 
     def __post_init__(self) -> None:
-        at_least("eval.pairs", self, 1, "limit", "max_tokens", "max_batch_tokens")
+        at_least("eval.pairs", self, 1, "version", "limit", "max_tokens", "max_batch_tokens")

@@ -121,8 +121,7 @@ def best_of_rows(rows: Sequence[DemandRow], arm: str, n: int) -> list[DemandRow]
     the chance that it is the best of such a choice, equally good ones sharing it. Tokens are those
     of all n answers.
 
-    Raises:
-        ValueError: a prompt has fewer than `n` answers.
+    Prompts with fewer than `n` answers that have a score are left out.
     """
     by_prompt: dict[str, list[DemandRow]] = {}
     for row in rows:
@@ -133,6 +132,8 @@ def best_of_rows(rows: Sequence[DemandRow], arm: str, n: int) -> list[DemandRow]
         for row in own:
             scores.setdefault(row.answer, []).append(row.followed)
         means = {answer: sum(of) / len(of) for answer, of in scores.items()}
+        if len(means) < n:
+            continue
         weights = best_of_weights(list(means.values()), n)
         weight_of = dict(zip(means, weights, strict=True))
         lengths = {row.answer: row.tokens for row in own}
@@ -162,8 +163,26 @@ def kinds_of(prompts: Sequence[Mapping[str, Any]], rule: str) -> list[str]:
     """The kinds of demands that prompts have."""
     found: set[str] = set()
     for prompt in prompts:
-        found |= {kind for kind, *_ in _demands(prompt, "", 0.0, rule)}
+        columns = json.loads(prompt.get("columns") or "{}")
+        if "demands" in columns:
+            found |= {demand.kind for demand in demands_of(columns)}
+        else:
+            found |= {*map(_bare, _names(columns))} if rule == "ifeval" else {rule}
     return sorted(found)
+
+
+def _names(columns: Mapping[str, Any]) -> list[str]:
+    """The names of a prompt's instructions; none where its data are no list of them."""
+    given = columns.get("instruction_id_list")
+    try:
+        names = json.loads(given) if isinstance(given, str) else given
+    except ValueError:
+        return []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _bare(name: str) -> str:
+    return name.rpartition(":")[2]
 
 
 def _demands(
@@ -188,7 +207,7 @@ def _demands(
         for value in (columns.get("instruction_id_list", []), columns.get("kwargs", []))
     )
     verdicts = [float(follows(text, n, a or {})) for n, a in zip(names, arguments, strict=True)]
-    bare = [name.rpartition(":")[2] for name in names]
+    bare = [*map(_bare, names)]
     return [(name, name, value, None) for name, value in zip(bare, verdicts, strict=True)]
 
 

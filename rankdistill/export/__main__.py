@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export(source, to, Options(given.precision, given.quantize, given.push))
     say(f"[bold]export[/]  {to}")
     if given.push is not None:
-        say(f"[bold]hub[/]     {push(to, given.push, given.private)}")
+        say(f"[bold]hub[/]     {push(to, given.push, private=not given.public)}")
     else:
         say(f"[dim]python -m rankdistill.serve {given.run}   serves it[/]")
     return 0
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--push", metavar="user/name", help="upload it to the hub, with the token in HF_TOKEN"
     )
     parser.add_argument(
-        "--private", action="store_true", help="make the repository private; default: as the hub"
+        "--public", action="store_true", help="make a new repository public; default: private"
     )
     return parser
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment
+from omegaconf import OmegaConf
 
 from rankdistill.export.license import License, hub_name
+from rankdistill.export.published import published
 from rankdistill.export.source import Source
 from rankdistill.report.headline import findings, headline, judge_warning
+from rankdistill.report.markdown_parts import fenced, inline
 from rankdistill.report.ranked import ranked_labels, ranked_rows
 from rankdistill.report.rendering import environment
 from rankdistill.report.stages import duration, stage_rows
@@ -55,11 +59,11 @@ def model_card(source: Source, license: License, name: str, quantize: str) -> Mo
         pipeline_tag=TASK,
         tags=_tags(config, quantize),
         model_name=name.rpartition("/")[2],
-        eval_results=list(eval_results(source)) or None,
+        eval_results=list(eval_results(replace(source, metrics=published(source).metrics))) or None,
     )
     text = _environment().get_template("README.md.j2").render(
         card_data=data.to_yaml(), name=name, quantize=quantize, license=license,
-        **_story(source),
+        **_story(published(source)),
     )  # fmt: skip
     return ModelCard(text)
 
@@ -144,7 +148,8 @@ def _story(source: Source) -> dict[str, Any]:
         "stages": stage_rows(metrics),
         "took": duration(sum(stage["seconds"] for stage in made)),
         "reused": len(metrics["stages"]) - len(made),
-        "config_yaml": (source.folder / "config.yaml").read_text(encoding="utf-8"),
+        "config_yaml": fenced(OmegaConf.to_yaml(OmegaConf.create(dict(config))), "yaml"),
+        "command": fenced(metrics["command"], "bash"),
     }
 
 
@@ -191,9 +196,7 @@ def _tags(config: Mapping[str, Any], quantize: str) -> list[str]:
 
 @cache
 def _environment() -> Environment:
-    return environment("rankdistill.export", escape=False, last_newline=True, cell=_in_cell)
+    def md(text: Any) -> str:
+        return inline(str(text))
 
-
-def _in_cell(text: Any) -> str:
-    """Text on one line of a Markdown table."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    return environment("rankdistill.export", escape=False, last_newline=True, md=md)

@@ -33,16 +33,14 @@ def push(folder: Path, repository: str, private: bool) -> str:
     """Uploads the folder; returns where it is.
 
     Args:
-        private: Make a new repository private; False leaves it to the hub, which makes it public
-            unless the account's or organisation's default says otherwise. One that exists stays
-            as it is.
+        private: Make a new repository private, else public. One that exists stays as it is.
 
     Raises:
         UserError: the hub can't be reached, or refuses.
     """
     api = HfApi()
     try:
-        api.create_repo(repository, private=True if private else None, exist_ok=True)
+        api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(
             folder_path=folder,
             repo_id=repository,

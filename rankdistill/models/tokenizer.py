@@ -85,7 +85,7 @@ def encode_conversation(
     Raises:
         UserError: as `encode_prompt`.
     """
-    text = _render(tokenizer, messages, add_generation_prompt=False)
+    text = rendered(tokenizer, messages, add_generation_prompt=False)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -101,7 +101,7 @@ def encode_prompt(
         UserError: the template refuses the conversation, for example its system message, or leaves
             out what the system or a tool says in it.
     """
-    text = _render(tokenizer, messages, add_generation_prompt=True)
+    text = rendered(tokenizer, messages, add_generation_prompt=True)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -203,19 +203,32 @@ def tokenizers_agree(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> 
     return tokenizer_difference(a, b) is None
 
 
-def _render(
+MOST_ADDED = 100_000
+"""Characters that a chat template may write beside 20 for each of the conversation."""
+
+
+def rendered(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, Any]],
     *,
     add_generation_prompt: bool,
 ) -> str:
+    """What the chat template writes of a conversation.
+
+    Raises:
+        UserError: it refuses the conversation, fails, or writes far more than it was given.
+    """
     conversation = [dict(message) for message in messages]
+    given = sum(len(str(message.get("content"))) for message in messages)
     try:
         text = str(
             tokenizer.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         )
+        if len(text) > MOST_ADDED + 20 * given:
+            raise ValueError(f"it writes {len(text)} characters of a conversation of {given}")
+        return text
     except TemplateError as error:
         where = f"The chat template of '{tokenizer.name_or_path}'"
         if (
@@ -229,7 +242,7 @@ def _render(
         raise UserError(
             f"{where} refuses a conversation with the roles {roles}: {first_line(error)}"
         ) from error
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, MemoryError) as error:
         raise UserError(
             f"The chat template of '{tokenizer.name_or_path}' cannot write a conversation: "
             f"{first_line(error)}"
@@ -293,7 +306,7 @@ def _use_the_end_of_a_turn(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     turns = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": _REPLY}]
     try:
-        text = _render(tokenizer, turns, add_generation_prompt=False)
+        text = rendered(tokenizer, turns, add_generation_prompt=False)
     except UserError:
         return  # a template that takes no assistant turn has no end of one
     for content in (_ASKED, _REPLY):

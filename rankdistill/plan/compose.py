@@ -9,11 +9,10 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from rankdistill.app.config_errors import explain
+from rankdistill.app.config_errors import composition_errors, explain
 from rankdistill.app.hydra_setup import register
 from rankdistill.errors import UserError
 from rankdistill.plan.config import PlanConfig, PlannerConfig, register_plan
@@ -57,7 +56,7 @@ def _compose(name: str, overrides: Sequence[str], arguments: Sequence[str]) -> A
                 "as hardware/NAME.yaml in a folder for --config-dir."
             ) from error
         raise UserError(explain(error, arguments)) from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except composition_errors() as error:
         raise UserError(_explained(name, error, arguments)) from error
 
 

@@ -1,10 +1,13 @@
 """The page's server: this machine only, nothing from the network, no one else's page may use it.
 
-GET  /                      the page
+GET  /?token=TOKEN          the page
 GET  /api/set               {title, count, reviewed: [number, ...], to}
 GET  /api/groups/<number>   see `Review.shown`
 POST /api/groups/<number>   {"ranks": [...]}
 POST /api/write             {"to": folder}
+
+Each names the token, the page in its address and the others in the header `x-token`: whoever else
+works on this machine can ask the port, and must neither read nor rank.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ class ReviewServer(ThreadingHTTPServer):
     """Serves a review on loopback; `url` is the page.
 
     Requests must name this server as their host, which a page elsewhere that rebinds its name to
-    127.0.0.1 does not, and changes need the token that only the page has.
+    127.0.0.1 does not, and the token, which only `url` has.
     """
 
     daemon_threads = True
@@ -37,12 +40,13 @@ class ReviewServer(ThreadingHTTPServer):
         self.review, self.token, self.lock = review, secrets.token_urlsafe(24), Lock()
         port = self.server_address[1]
         self.hosts = {f"{LOOPBACK}:{port}", f"localhost:{port}"}
-        self.url = f"http://{LOOPBACK}:{port}/"
+        self.url = f"http://{LOOPBACK}:{port}/?token={self.token}"
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: ReviewServer  # type: ignore[assignment]
     protocol_version = "HTTP/1.1"
+    timeout = 60.0
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -51,7 +55,11 @@ class _Handler(BaseHTTPRequestHandler):
         review = self.server.review
         if not self._known_host():
             return
-        if self.path == "/":
+        page, _, query = self.path.partition("?")
+        given = query.removeprefix("token=") if page == "/" else self.headers.get("x-token")
+        if not self._knows_token(given):
+            return
+        if page == "/":
             self._page()
         elif self.path == "/api/set":
             self._json(
@@ -69,32 +77,49 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(404, {"error": "there is no such page"})
 
     def do_POST(self) -> None:
-        if not self._known_host():
+        # All that can be refused is, before anything of the body is read.
+        if not self._known_host() or not self._knows_token(self.headers.get("x-token")):
             return
-        size = int(self.headers.get("content-length") or 0)
-        if size > _LARGEST:
-            self.close_connection = True
-            return self._json(413, {"error": "too large"})
-        body = self.rfile.read(size)
-        if not secrets.compare_digest(self.headers.get("x-token") or "", self.server.token):
-            return self._json(403, {"error": "load the page again"})
+        size = self.headers.get("content-length") or ""
+        if not re.fullmatch(r"[0-9]{1,9}", size) or self.headers.get("transfer-encoding"):
+            return self._refuse(411, "say the length of the body")
+        if int(size) > _LARGEST:
+            return self._refuse(413, "too large")
+        body = self.rfile.read(int(size))
         with self.server.lock:
-            if self.path == "/api/write":
-                return self._json(200, {"to": str(self.server.review.write())})
-            number = self._number()
-            if number is None:
-                return self._json(404, {"error": "there is no such prompt"})
             try:
-                self.server.review.save(number, json.loads(body)["ranks"])
-            except (ValueError, KeyError, TypeError) as error:
-                return self._json(400, {"error": str(error)})
-            self._json(200, {"reviewed": sorted(self.server.review.ranks)})
+                self._change(body)
+            except OSError as error:
+                self._json(507, {"error": f"it can't be kept: {error.strerror or error}"})
+
+    def _change(self, body: bytes) -> None:
+        review = self.server.review
+        if self.path == "/api/write":
+            return self._json(200, {"to": str(review.write())})
+        number = self._number()
+        if number is None:
+            return self._json(404, {"error": "there is no such prompt"})
+        try:
+            review.save(number, json.loads(body)["ranks"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return self._json(400, {"error": str(error)})
+        self._json(200, {"reviewed": sorted(review.ranks)})
+
+    def _knows_token(self, given: str | None) -> bool:
+        if secrets.compare_digest((given or "").encode(), self.server.token.encode()):
+            return True
+        self._refuse(403, "open the address that the command printed")
+        return False
+
+    def _refuse(self, status: int, why: str) -> None:
+        """Answers and ends the connection, since a body may follow that nobody reads."""
+        self.close_connection = True
+        self._json(status, {"error": why})
 
     def _known_host(self) -> bool:
         if self.headers.get("host") in self.server.hosts:
             return True
-        self.close_connection = True
-        self._json(403, {"error": "this page is for this machine only"})
+        self._refuse(403, "this page is for this machine only")
         return False
 
     def _number(self) -> int | None:

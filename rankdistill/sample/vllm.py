@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
-import re
 import shutil
-import socket
-import tempfile
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,9 @@ from typing import Any
 import torch
 
 from rankdistill.errors import UserError
-from rankdistill.models import Model, export_untied, home
+from rankdistill.models import Model, export_untied
 from rankdistill.rows import Response
+from rankdistill.sample.engine_folder import EngineFolder
 from rankdistill.sample.model_folder import (
     check_positions,
     contents,
@@ -27,7 +25,6 @@ from rankdistill.sample.model_folder import (
 )
 from rankdistill.sample.sampler import Request, Sampler, SamplingOptions, response_seed
 from rankdistill.sample.vllm_process import Answers, VLLMProcess
-from rankdistill.store.removal import folders_named, is_running
 
 LENGTH_STEP = 256
 """The engine's context is rounded up to this, so that few changes of length restart it."""
@@ -74,7 +71,7 @@ class VLLMSampler(Sampler):
         }
         self._answers: Answers = queue.Queue()
         self._processes: list[VLLMProcess] = []
-        self._folder: Path | None = None
+        self._folder: EngineFolder | None = None
         self._model: Any = None
         self._shape: dict[str, Any] = {}
         self._length = 0
@@ -166,7 +163,7 @@ class VLLMSampler(Sampler):
             process.close()
         self._processes, self._model, self._answers = [], None, queue.Queue()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
             self._folder = None
 
     def _serve(self, model: Model, length: int) -> None:
@@ -179,8 +176,8 @@ class VLLMSampler(Sampler):
         if self._processes and self._model == key:
             return
         if self._folder is None:
-            self._folder = _new_folder()
-        weights = self._folder / "weights"
+            self._folder = EngineFolder()
+        weights = self._folder.path / "weights"
         # Untied: on a CPU, reloading tied weights silently leaves the LM head as it was.
         export_untied(model.folder, weights, trust_remote_code=trusted)
         try:
@@ -214,7 +211,7 @@ class VLLMSampler(Sampler):
                 "max_num_batched_tokens": max(self._length, 2048),
             }
         for number, environment in enumerate(self._environments):
-            folder = self._folder / str(number)
+            folder = self._folder.path / str(number)
             folder.mkdir()
             self._processes.append(VLLMProcess(folder, self._answers, environment))
         self._ask_all({"do": "start", "engine": arguments})
@@ -299,18 +296,3 @@ def environments(engines: int, gpus_each: int) -> list[dict[str, str]]:
         )
     shares = [visible[i * gpus_each : (i + 1) * gpus_each] for i in range(engines)]
     return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]
-
-
-def _new_folder() -> Path:
-    """A folder for exported weights: on the stage outputs' file system, so that they are links.
-
-    Those that killed processes of this machine have left are removed. Their names end as
-    `mkdtemp` ends them.
-    """
-    parent = home() / "vllm"
-    parent.mkdir(parents=True, exist_ok=True)
-    host = socket.gethostname()
-    for folder, match in folders_named(parent, rf"{re.escape(host)}@([0-9]+)-[a-z0-9_]{{8}}"):
-        if not is_running(int(match[1])):
-            shutil.rmtree(folder, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{host}@{os.getpid()}-", dir=parent))

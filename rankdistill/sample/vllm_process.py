@@ -6,10 +6,8 @@ import json
 import os
 import queue
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +18,7 @@ from typing import Any
 
 import rankdistill
 from rankdistill.errors import UserError
+from rankdistill.store.kept_log import keep_log
 
 _DISTRIBUTED = re.compile(
     r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_\w+|MASTER_ADDR"
@@ -101,8 +100,7 @@ class VLLMProcess:
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         if name := _broken_companion(lines):
             return broken(name)
-        kept = Path(tempfile.gettempdir()) / f"rankdistill-vllm-{self.pid}.log"
-        shutil.copyfile(self._log, kept)
+        kept = keep_log(self._log, f"rankdistill-vllm-{self.pid}-")
         last = "\n".join(f"  {line[:_LINE_LENGTH]}" for line in lines[-_LOG_LINES:])
         return UserError(
             f"The vLLM process {_exit(self._child.returncode)}; all of its log is in {kept}, "

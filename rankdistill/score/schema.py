@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.fields import added, at_least, irrelevant
+from rankdistill.fields import above_zero, added, at_least, irrelevant, refuse_credentials, within
 
 THROUGH = ("transformers", "vllm")
 JUDGE_MODES = ("pointwise", "pairwise", "tournament", "listwise")
@@ -44,6 +45,12 @@ class LikelihoodOptions:
         if self.through not in THROUGH and not self.remote:
             hint = suggest(self.through, THROUGH)
             raise UserError(f"score.through is {self.through}, which is no URL: {hint}")
+        if self.remote and not _has_host(self.through):
+            raise UserError(
+                f"score.through is '{self.through}', which is no URL: give one such as "
+                "http://127.0.0.1:8000/v1."
+            )
+        refuse_credentials("score.through", self.through)
         if self.remote and self.contrast not in (None, "unconditional"):
             raise UserError(
                 f"score.contrast is the model {self.contrast}, but score.through is the URL of one "
@@ -54,6 +61,13 @@ class LikelihoodOptions:
     def remote(self) -> bool:
         """Whether `through` is a URL."""
         return self.through.startswith(("http://", "https://"))
+
+
+def _has_host(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname) and urlsplit(url).port != 0
+    except ValueError:  # a bracket that is not closed, a port that is no number
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +87,14 @@ class JudgeEndpoint:
     timeout_s: float = irrelevant()
     retries: int = irrelevant()
     chat_template_kwargs: Any = added(None)  # noqa: RUF009
+
+
+def check_endpoint(group: str, judge: JudgeEndpoint) -> None:
+    """UserError: a value of the endpoint's keys, which are in `group`, is out of its range."""
+    at_least(group, judge, 1, "concurrency")
+    at_least(group, judge, 8, "max_answer_tokens")
+    at_least(group, judge, 0, "temperature", "retries")
+    above_zero(group, judge, "timeout_s", "requests_per_minute")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +120,35 @@ class JudgeOptions(JudgeEndpoint):
     def __post_init__(self) -> None:
         if self.mode not in JUDGE_MODES:
             raise UserError(f"score.mode is '{self.mode}': {suggest(self.mode, JUDGE_MODES)}")
-        at_least("score", self, 1, "shuffles", "concurrency")
-        at_least("score", self, 8, "max_answer_tokens")
-        at_least("score", self, 0, "temperature", "retries")
+        check_endpoint("score", self)
+        at_least("score", self, 1, "shuffles")
+        dollars = ("dollars_per_million_input_tokens", "dollars_per_million_output_tokens")
+        at_least("score", self, 0, *dollars)
+        within("score", self, "(0, 1]", "gpu_memory_utilization")
+        at_least("score", self, 1, "tensor_parallel_size")
         if not self.aspects:
             raise UserError("score.aspects is empty: give at least one, for example [overall].")
 
 
+CHECK_S = 5.0
+"""Seconds that the check of a response may take."""
+
+
 @dataclass(frozen=True)
 class VerifierOptions:
-    """Keys of `score=verifier`, which `conf/score/verifier.yaml` explains."""
+    """Keys of `score=verifier`, which `conf/score/verifier.yaml` explains.
+
+    Raises:
+        UserError: a value out of its range.
+    """
 
     rule: str
     column: str
     pattern: str | None
+    timeout_s: float = CHECK_S
+
+    def __post_init__(self) -> None:
+        above_zero("score", self, "timeout_s")
 
     @property
     def by_rule(self) -> bool:

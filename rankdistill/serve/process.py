@@ -21,6 +21,7 @@ import httpx
 from rankdistill.errors import UserError
 from rankdistill.http_client import client
 from rankdistill.serve.command import Serving, command, environment
+from rankdistill.store.kept_log import keep_log
 
 START_S = 1800.0
 """Most seconds that a server may take to load."""
@@ -131,9 +132,7 @@ class Server(AbstractContextManager["Server"]):
         return UserError(f"The server has ended ({last.strip()[:200]}): see {self._keep_log()}.")
 
     def _keep_log(self) -> Path:
-        kept = Path(tempfile.gettempdir()) / f"rankdistill-serve-{self.pid}.log"
-        shutil.copyfile(self.log, kept)
-        return kept
+        return keep_log(self.log, f"rankdistill-serve-{self.pid}-")
 
     def _signal(self, number: int) -> None:
         """To the server and all that it started: they share a process group."""

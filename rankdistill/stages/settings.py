@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.evaluate.schema import QuickOptions, RankedOptions, VerifiedOptions
-from rankdistill.fields import require, require_choice
+from rankdistill.fields import at_least, require_choice, within
 from rankdistill.objectives.candidates import Objective
 from rankdistill.objectives.trial import try_objective
 from rankdistill.sample import NAMES, Sampler
@@ -28,11 +28,14 @@ from rankdistill.schema import (
 from rankdistill.score.ensemble import Ensemble, members
 from rankdistill.score.scorer import Scorer
 from rankdistill.stages.moved import MOVED
+from rankdistill.stages.targets import check_target
+from rankdistill.stages.values import check_values
 from rankdistill.suites.suite import Suite
 from rankdistill.trackers import chosen_trackers
 from rankdistill.train.schema import PPOTrainOptions, RewardOptions, TrainOptions
 from rankdistill.warmup.warmup import Warmup
 
+MOST_ROUNDS = 1000
 NO_SUITE = (
     "no suite of `eval` applies, so there would be nothing to report: give eval=[quick] or "
     "another, or with a ranked set (rank.path) eval=[ranked]."
@@ -90,6 +93,7 @@ def build(config: DictConfig) -> Settings:
         raise UserError(f"there is no key '{name}': {suggest(name, map(str, config))}")
     if OmegaConf.is_missing(config, "eval"):
         raise UserError(NO_SUITE)
+    check_values(config)
     for group in config:
         _refuse_added(config[group], str(group))
     options = {
@@ -208,6 +212,7 @@ def _plug_in(group: str, options: Any, kind: type = object) -> Any:
             f"'{group}' names `{target}`, which is `{MOVED[target]}` now: write "
             "that, or have `python -m rankdistill.migrate FILE` rewrite the file."
         )
+    check_target(group, options)
     try:
         plug_in = instantiate(options)
     except InstantiationException as error:
@@ -235,6 +240,7 @@ def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str
 def _check(settings: Settings) -> None:
     try_objective(settings.objective)
     sample = settings.sample
+    at_least("", settings, 0, "seed")
     _check_suites(settings)
     _check_demands(settings)
     _check_rounds(settings)
@@ -282,7 +288,7 @@ def _check_demands(settings: Settings) -> None:
 
 
 def _check_rounds(settings: Settings) -> None:
-    require("rounds", settings.rounds, settings.rounds >= 0, "at least 0")
+    within("", settings, f"[0, {MOST_ROUNDS}]", "rounds")
     if settings.rounds == 0 and settings.reward.only:
         raise UserError("rounds is 0, and reward.only leaves nothing to train: set rounds=1.")
     if settings.trains and settings.base is not None:

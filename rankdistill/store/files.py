@@ -17,9 +17,16 @@ _serial = itertools.count()
 
 
 def home() -> Path:
-    """The folder of outputs and converted models: $RANKDISTILL_HOME or ~/.cache/rankdistill."""
-    chosen = os.environ.get("RANKDISTILL_HOME")
-    return Path(chosen or "~/.cache/rankdistill").expanduser().absolute()
+    """The folder of outputs and converted models: $RANKDISTILL_HOME or ~/.cache/rankdistill.
+
+    The latter is this user's alone where it is made here; a named one may be shared.
+    """
+    if chosen := os.environ.get("RANKDISTILL_HOME"):
+        return Path(chosen).expanduser().absolute()
+    usual = Path("~/.cache/rankdistill").expanduser().absolute()
+    with suppress(OSError):  # whoever writes there says why that cannot be
+        usual.mkdir(mode=0o700, parents=True)
+    return usual
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:

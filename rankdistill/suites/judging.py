@@ -10,14 +10,13 @@ from typing import Any
 
 from rankdistill.console import progress
 from rankdistill.errors import UserError
-from rankdistill.fields import at_least
 from rankdistill.http_client import check_url
 from rankdistill.models.template import template_arguments
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import Plan, Question
 from rankdistill.score.judge.runner import run as run_plans
 from rankdistill.score.judge.verdicts import Form
-from rankdistill.score.schema import JudgeEndpoint
+from rankdistill.score.schema import JudgeEndpoint, check_endpoint
 from rankdistill.score.scorer import Verdict
 from rankdistill.store import Partial
 
@@ -44,9 +43,7 @@ def endpoint_options(group: str, judge: JudgeEndpoint) -> EndpointOptions:
             f"http://127.0.0.1:8000/v1, and {group}.model."
         )
     check_url(f"{group}.endpoint", url, f"that {group}.key_variable names")
-    at_least(group, judge, 1, "concurrency")
-    at_least(group, judge, 8, "max_answer_tokens")
-    at_least(group, judge, 0, "retries")
+    check_endpoint(group, judge)
     key = "chat_template_kwargs"
     given[key] = template_arguments(judge.chat_template_kwargs, f"{group}.{key}")
     return EndpointOptions(url=url, model=model, seed=0, group=group, **given)

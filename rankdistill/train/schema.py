@@ -137,6 +137,12 @@ class RolloutOptions(Sampling):
 
     prompts: int
 
+    def __post_init__(self) -> None:
+        at_least("train.rollout", self, 1, "prompts", "responses_per_prompt", "max_response_tokens")
+        above_zero("train.rollout", self, "temperature")
+        within("train.rollout", self, "(0, 1]", "top_p")
+        at_least("train.rollout", self, 0, "top_k")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPOTrainOptions(PPOMethod, TrainOptions):

@@ -192,7 +192,9 @@ class DistillationOptions(Optimisation):
         super().__post_init__()
         above_zero("warmup", self, "temperature")
         falling = all(a > b for a, b in pairwise(self.assistants))
-        require("warmup.assistants", list(self.assistants), falling, "in falling order")
+        least = all(layers >= 1 for layers in self.assistants)
+        wanted = "in falling order, each at least 1"
+        require("warmup.assistants", list(self.assistants), falling and least, wanted)
 
 
 @dataclass(frozen=True, kw_only=True)

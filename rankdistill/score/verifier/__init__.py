@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from rankdistill.errors import UserError, suggest
+from rich.markup import escape
+
+from rankdistill.console import result
+from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.rows import Group
-from rankdistill.score.schema import VerifierOptions
-from rankdistill.score.scorer import Scorer, TeacherAccess
-from rankdistill.score.verifier import answers, instructions
-from rankdistill.score.verifier.function import load_function, source_digest
-
-Check = Callable[[str, Mapping[str, Any]], float]
-"""(response, the kept columns of its prompt) -> value."""
+from rankdistill.score.schema import CHECK_S, VerifierOptions
+from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
+from rankdistill.score.verifier.function import source_digest
+from rankdistill.score.verifier.processes import Checkers
+from rankdistill.score.verifier.rules import Answer, Rule, check_of
 
 
 @dataclass(frozen=True)
 class Verifier(VerifierOptions, Scorer):
     """What a rule says of each response, mostly 1 or 0; the keys are in `conf/score/verifier.yaml`.
+
+    A response whose check fails, or takes longer than the limit, has no value: NaN. How many those
+    are, and why, is told.
 
     Raises:
         UserError: an unknown check, an unsafe or missing function, a package that is not installed,
@@ -32,64 +37,93 @@ class Verifier(VerifierOptions, Scorer):
     name: ClassVar[str] = "verifier"
 
     def __post_init__(self) -> None:
-        self._check()
+        super().__post_init__()
+        check_of(self._rule)
 
     @property
     def identity(self) -> dict[str, Any]:
-        own = {"source": source_digest(self.rule)} if ":" in self.rule else {}
+        own = {"source": source_digest(self.rule)} if self._rule.own else {}
+        # Outputs that were made before there was a limit are those of the default one.
+        usual = ("timeout_s",) if self.timeout_s == CHECK_S else ()
         return {
             "scorer": self.name,
             "code": _CODE.get(self.rule, 1),
-            **identity_of(self, instead=("rule",)),
+            **identity_of(self, instead=("rule", *usual)),
             "check": self.rule,
             **own,
         }
 
     def __call__(
         self, groups: Sequence[Group], access: TeacherAccess, done: int = 0
-    ) -> Iterator[list[list[float]]]:
+    ) -> Iterator[list[Verdict]]:
         """The values of one group after the other; see `Scorer`."""
-        check = self._check()
-        for group in groups[done:]:
-            columns = json.loads(group.get("columns") or "{}")
-            yield [[self._value(check, r["text"], columns, group) for r in group["responses"]]]
+        asked = [
+            ([response["text"] for response in group["responses"]], _columns(group))
+            for group in groups[done:]
+        ]
+        failures = _Failures()
+        with Checkers(self._rule, self.timeout_s, len(asked)) as checkers:
+            for group, answers in zip(groups[done:], checkers.answers(asked), strict=True):
+                for answer in answers:
+                    self._refuse(answer, groups)
+                counts = failures.add(group["prompt_id"], answers)
+                values = [math.nan if a.value is None else a.value for a in answers]
+                yield [Verdict(values, counts=counts)]
+        failures.tell(self.rule)
 
-    def _value(self, check: Check, text: str, columns: Mapping[str, Any], group: Group) -> float:
-        try:
-            value = float(check(text, columns))
-        except KeyError as error:
-            kept = ", ".join(columns) or "none"
+    @property
+    def _rule(self) -> Rule:
+        return Rule(self.rule, self.column, self.pattern)
+
+    def _refuse(self, answer: Answer, groups: Sequence[Group]) -> None:
+        """UserError: what is missing is missing for all responses."""
+        if answer.mistake:
+            raise UserError(answer.mistake)
+        if answer.column and not any(answer.column in _columns(group) for group in groups):
+            kept = ", ".join(_columns(groups[0])) or "none"
             raise UserError(
-                f"score.rule={self.rule} needs the column {error} of the prompts (kept: "
+                f"score.rule={self.rule} needs the column '{answer.column}' of the prompts (kept: "
                 f"{kept}): name it in prompts.keep, and in score.column if it is another."
-            ) from error
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"score.rule={self.rule} failed on a response to prompt "
-                f"{group['prompt_id']}: {type(error).__name__}: {error}"
-            ) from error
-        return value if math.isfinite(value) else math.nan
-
-    def _check(self) -> Check:
-        if ":" in self.rule:
-            return load_function(self.rule)
-        if self.rule not in _CHECKS:
-            raise UserError(
-                f"score.rule is '{self.rule}', which is neither a check nor a "
-                f"module:function: {suggest(self.rule, _CHECKS)}"
             )
-        return _CHECKS[self.rule](self.column, self.pattern)
+
+
+@dataclass
+class _Failures:
+    """The responses that could not be checked, and why."""
+
+    responses: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+
+    def add(self, prompt_id: str, answers: Sequence[Answer]) -> Mapping[str, int]:
+        """What a group's verdict counts."""
+        self.responses += len(answers)
+        failed = [a.failed or f"there is no column '{a.column}'" for a in answers if _failed(a)]
+        if failed and not self.first:
+            self.first = prompt_id
+        self.reasons.update(failed)
+        return {"unchecked": len(failed)} if failed else {}
+
+    def tell(self, rule: str) -> None:
+        count = self.reasons.total()
+        if not count:
+            return
+        [(reason, times), *others] = self.reasons.most_common()
+        more = f", and {len(others)} other reasons" if others else ""
+        result(
+            f"{count} of {self.responses} responses could not be checked by score.rule={rule} and "
+            f"have no score, the first of prompt {self.first}; {times} of them: "
+            f"{escape(reason)}{more}"
+        )
+
+
+def _failed(answer: Answer) -> bool:
+    return bool(answer.failed or answer.column)
+
+
+def _columns(group: Group) -> dict[str, Any]:
+    return json.loads(group.get("columns") or "{}")
 
 
 _CODE = {"ifeval": 3}
 """Counted up where a rule's values change."""
-_CHECKS: dict[str, Callable[[str, str | None], Check]] = {
-    "number": answers.number,
-    "math": answers.math_verify,
-    "regex": answers.regex,
-    "json_schema": answers.json_schema,
-    "ifeval": instructions.ifeval,
-    "reasoning_gym": answers.reasoning_gym,
-}

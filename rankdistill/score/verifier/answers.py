@@ -6,17 +6,30 @@ Each function here takes the name of the column and a fixed pattern, and returns
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
 
 Check = Callable[[str, Mapping[str, Any]], float]
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?|-?\.\d+")
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 _INSTALL = "`pip install 'rankdistill[verifier]'`"
+
+
+def between(text: str, opening: str, closing: str) -> list[str]:
+    """What stands between the marks, in order; in linear time, unlike a pattern with `.*?`."""
+    found, end = [], 0
+    while (start := text.find(opening, end)) >= 0:
+        start += len(opening)
+        if (closed := text.find(closing, start)) < 0:
+            break
+        found.append(text[start:closed])
+        end = closed + len(closing)
+    return found
 
 
 def number(column: str, pattern: str | None) -> Check:
@@ -63,11 +76,16 @@ def math_verify(column: str, pattern: str | None) -> Check:
         from math_verify import parse, verify
     except ImportError as error:
         raise UserError(f"score.rule=math needs math-verify: {_INSTALL}.") from error
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
 
     def check(text: str, columns: Mapping[str, Any]) -> float:
         answer = str(columns[column])
-        gold = parse(answer if "$" in answer or "\\" in answer else f"${answer}$")
-        return float(bool(verify(gold, parse(text))))
+        # The limit of the whole check takes the place of math-verify's own, which say 0.
+        gold, told = (
+            parse(given, parsing_timeout=0)
+            for given in (answer if "$" in answer or "\\" in answer else f"${answer}$", text)
+        )
+        return float(bool(verify(gold, told, timeout_seconds=0)))
 
     return check
 
@@ -100,32 +118,45 @@ def json_schema(column: str, pattern: str | None) -> Check:
         import jsonschema
     except ImportError as error:
         raise UserError(f"score.rule=json_schema needs jsonschema: {_INSTALL}.") from error
-    fixed = None if pattern is None else _schema(pattern, jsonschema)
+    fixed = None if pattern is None else _schema(_read(pattern), jsonschema)
 
     def check(text: str, columns: Mapping[str, Any]) -> float:
         validator = fixed or _schema(columns[column], jsonschema)
-        fenced = _FENCE.search(text)
+        fenced = between(text, "```", "```")
         try:
-            return float(validator.is_valid(json.loads(fenced[1] if fenced else text)))
-        except ValueError:
+            value = json.loads(fenced[0].removeprefix("json").lstrip() if fenced else text)
+        except (ValueError, RecursionError):  # a parser may limit the depth (RFC 8259, section 9)
             return 0.0
+        return float(validator.is_valid(value))
 
     return check
 
 
 def _schema(given: Any, jsonschema: Any) -> Any:
+    """A validator; a string is the schema's JSON, never a file: data sets have strings too."""
+    from jsonschema_specifications import REGISTRY
+
     try:
-        if isinstance(given, str):
-            if not given.lstrip().startswith("{"):
-                with open(given, encoding="utf-8") as file:
-                    given = file.read()
-            given = json.loads(given)
+        given = json.loads(given) if isinstance(given, str) else given
         kind = jsonschema.validators.validator_for(given)
         kind.check_schema(given)
-        return kind(given)
-    except (OSError, ValueError, TypeError, jsonschema.SchemaError) as error:
+        # The published drafts and nothing else: a `$ref` to another place is not fetched.
+        return kind(given, registry=REGISTRY)
+    except (ValueError, TypeError, RecursionError, jsonschema.SchemaError) as error:
         raise UserError(
             f"The JSON schema of score.rule=json_schema is none: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _read(pattern: str) -> str:
+    """The schema in `score.pattern`, a file or the JSON itself."""
+    if pattern.lstrip().startswith("{"):
+        return pattern
+    try:
+        return Path(pattern).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The JSON schema of score.pattern can't be read from {pattern}: {error}."
         ) from error
 
 
@@ -150,7 +181,7 @@ def reasoning_gym(column: str, pattern: str | None) -> Check:
         name = entry["metadata"]["source_dataset"]
         if name not in functions:
             functions[name] = get_score_answer_fn(name)
-        marked = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+        marked = between(text, "<answer>", "</answer>")
         return functions[name]((marked[-1] if marked else text).strip(), entry)
 
     return check

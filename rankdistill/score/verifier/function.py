@@ -15,7 +15,9 @@ import importlib.util
 import inspect
 import re
 import sys
+import sysconfig
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +73,18 @@ def _parts(path: str) -> tuple[str, str]:
 
 
 def _file(path: str) -> Path:
-    """The module's source; nothing is imported until its top-level package is found to be safe."""
+    """The module's source; each package is found to be safe before the one in it is looked for."""
     module, _ = _parts(path)
-    spec = _spec(module.partition(".")[0])
-    installed = spec is not None and {"site-packages", "dist-packages"} & set(
-        Path(spec.origin or "").parts
-    )
-    if installed:
-        raise UserError(
-            f"score.rule={path} is refused: '{module}' belongs to an installed package; write a "
-            "function of your own, in a file beside your configuration, that calls what you need."
-        )
-    spec = spec and _spec(module)
+    spec = None
+    for end in (*(found.start() for found in re.finditer(r"\.", module)), len(module)):
+        spec = _spec(module[:end])
+        for place in [] if spec is None else _places(spec):
+            if owner := _owner(place):
+                raise UserError(
+                    f"score.rule={path} is refused: '{module}' belongs to {owner}; write a "
+                    "function of your own, in a file beside your configuration, that calls what "
+                    "you need."
+                )
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise UserError(
             f"The module of score.rule={path} is not there as Python source: put "
@@ -91,7 +93,27 @@ def _file(path: str) -> Path:
     return Path(spec.origin)
 
 
-def _spec(module: str) -> Any:
+def _places(spec: ModuleSpec) -> list[Path]:
+    """Where a module's code is; of a namespace package, which has none, its one portion."""
+    if spec.origin is not None:
+        return [Path(spec.origin)]
+    portions = [*(spec.submodule_search_locations or ())]
+    return [Path(portions[0])] if len(portions) == 1 else []
+
+
+def _owner(place: Path) -> str | None:
+    """Whose a module is, other than the user's."""
+    inside = {place, *place.parents}
+    paths = sysconfig.get_paths()
+    installed = {Path(paths[name]) for name in ("purelib", "platlib")}
+    if installed & inside or {"site-packages", "dist-packages"} & set(place.parts):
+        return "an installed package"
+    if {Path(paths[name]) for name in ("stdlib", "platstdlib")} & inside:
+        return "Python itself"
+    return None
+
+
+def _spec(module: str) -> ModuleSpec | None:
     try:
         return importlib.util.find_spec(module)
     except (ImportError, ValueError, AttributeError):

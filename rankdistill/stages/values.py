@@ -1,0 +1,68 @@
+"""What every number, text and group of a composed configuration must be, whatever its key is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from rankdistill.errors import UserError
+from rankdistill.fields import refuse_credentials
+
+LARGEST = 2**32
+"""No key takes a number of that size: it would overflow far from where it was given."""
+GROUPS = (
+    "prompts", "student", "teacher", "warmup", "sample", "score", "rank", "reward", "objective",
+    "train", "eval",
+)  # fmt: skip
+"""Keys that hold keys; `retrieval` may be null."""
+
+
+def check_values(config: DictConfig) -> None:
+    """Refuses what no key takes.
+
+    Raises:
+        UserError: a group that has no keys, a number that is not finite or huge, an empty text.
+    """
+    for group in (*GROUPS, *(["retrieval"] if config.get("retrieval") is not None else [])):
+        if OmegaConf.is_missing(config, group) or not isinstance(config[group], DictConfig):
+            given = None if OmegaConf.is_missing(config, group) else config[group]
+            raise UserError(
+                f"{group} is {'null' if given is None else given}; it must be one of the group's "
+                "options, which `python -m rankdistill --help` lists."
+            )
+    for key, value in leaves(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key} is {value}; it must be a finite number.")
+        if isinstance(value, int | float) and abs(value) >= LARGEST:
+            raise UserError(f"{key} is {value:g}; it must be a number below {LARGEST}.")
+        if isinstance(value, str) and not value.strip():
+            raise UserError(f"{key} is empty: give a value, or null where there is to be none.")
+        refuse_credentials(key, value)
+
+
+def refuse_secrets(config: DictConfig) -> None:
+    """UserError where a key carries credentials: before Hydra writes the configuration down.
+
+    Args:
+        config: Hydra's own keys among it; interpolations stay as they are.
+    """
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    for key, value in leaves(OmegaConf.to_container(ours, resolve=False)):
+        refuse_credentials(key, value)
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of all that is no mapping and no list; of lists their elements."""
+    if isinstance(node, DictConfig | dict):
+        for name in node:
+            if isinstance(node, dict) or not OmegaConf.is_missing(node, name):
+                yield from leaves(node[name], f"{path}.{name}" if path else str(name))
+    elif isinstance(node, ListConfig | list):
+        for place in range(len(node)):
+            if isinstance(node, list) or not OmegaConf.is_missing(node, place):
+                yield from leaves(node[place], f"{path}[{place}]")
+    else:
+        yield path, node
