@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from rankdistill.errors import UserError
@@ -43,12 +44,21 @@ class LMHead:
         """Whether logits are ``hidden @ weight.T + bias`` and nothing else, with a whole weight.
 
         Asked at every call: since the model was bound, an adapter may have wrapped the layer, or
-        FSDP or ZeRO-3 may have cut its weight into shards that only a call of the layer puts
-        together.
+        it may have been sharded.
         """
-        layer = self.layer
-        whole = type(layer) is nn.Linear and type(layer.weight) in (nn.Parameter, Tensor)
-        return self._linear and whole and not hasattr(layer.weight, "ds_id")
+        return self._linear and type(self.layer) is nn.Linear and self.whole
+
+    @property
+    def whole(self) -> bool:
+        """Whether the layer's weights are here, and their gradients may be made without its call.
+
+        FSDP and ZeRO-3 cut weights into shards. A call of the layer puts them together, and hooks
+        on its output take their gradients apart: both are lost inside an autograd Function.
+        """
+        return not isinstance(self.layer, FSDPModule | FullyShardedDataParallel) and all(
+            type(weight) in (nn.Parameter, Tensor) and not hasattr(weight, "ds_id")
+            for weight in self.layer.parameters()
+        )
 
 
 class _Backbone:

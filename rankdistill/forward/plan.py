@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,18 +50,18 @@ class Rows:
         return (x if self.real is None else x.index_select(1, self.real))[None]
 
 
-@dataclass(frozen=True, eq=False)
 class AttentionPlan:
     """The segments of a sequence in order, and the indices and masks that are made from them.
 
     One plan serves all layers and the recomputation of gradient checkpointing, so what it makes is
-    kept.
+    kept. No dataclass: FSDP would hand a copy of it to every layer.
     """
 
-    segments: tuple[Segment, ...]
-    windows: set[int | None] = field(default_factory=set)
-    """The sliding windows that layers have asked for so far."""
-    _made: dict = field(default_factory=dict, repr=False)
+    def __init__(self, segments: tuple[Segment, ...]) -> None:
+        self.segments = segments
+        self.windows: set[int | None] = set()
+        """The sliding windows that layers have asked for so far."""
+        self._made: dict[tuple, Any] = {}
 
     @property
     def sizes(self) -> list[int]:
