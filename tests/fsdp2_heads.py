@@ -32,12 +32,16 @@ from rankdistill.warmup.teachers import Divergence, LiveTeacher
 from rankdistill.warmup.trainer import distil
 
 HEADS = ("logps", "distil", "distil in chunks", "ppo", "reward")
-CASES = [
+Case = tuple[str, bool, str, bool | str]
+"""Head, whether the tables are tied, precision, gradient checkpointing."""
+CASES: list[Any] = [
     *product(HEADS, (False, True), ("no", "bf16"), (False,)),
     *product(HEADS, (True,), ("no",), (True, "selective")),
 ]
-"""Head, whether the tables are tied, precision, gradient checkpointing."""
-OF_TWO = [("distil in chunks", False, "no", False), ("distil in chunks", True, "bf16", True)]
+OF_TWO: list[Any] = [
+    ("distil in chunks", False, "no", False),
+    ("distil in chunks", True, "bf16", True),
+]
 """Those that two processes try."""
 
 
@@ -107,8 +111,8 @@ def measured(head: str, tied: bool, precision: str, checkpointing: bool | str) -
     expected.backward()
     found.backward()
     worst = 0.0
-    pairs = zip(wrapped.named_parameters(), plain.parameters(), strict=True)
-    for (name, parameter), other in pairs:
+    pairs = zip(wrapped.parameters(), plain.parameters(), strict=True)
+    for parameter, other in pairs:
         wanted = other.grad.clone()
         dist.all_reduce(wanted)
         gradient = parameter.grad.full_tensor().float()
@@ -121,7 +125,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     DistillationHead.__dataclass_fields__["chunk_rows"].default = 7
-    cases = CASES if dist.get_world_size() == 1 else OF_TWO
+    cases: list[Any] = CASES if dist.get_world_size() == 1 else OF_TWO
     found = {json.dumps(case): measured(*case) for case in cases}
     Path(sys.argv[1], f"{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()

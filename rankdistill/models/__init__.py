@@ -8,7 +8,7 @@ from rankdistill.models.adapters import (
     merged,
     merged_copy,
 )
-from rankdistill.models.device import device
+from rankdistill.models.device import device, release
 from rankdistill.models.layers import (
     evenly_spaced_layers,
     first_layers,
@@ -63,6 +63,7 @@ __all__ = [
     "place",
     "recoded",
     "recoding",
+    "release",
     "save_model",
     "stored_precision",
     "token_group",

@@ -20,6 +20,7 @@ from typing import Any
 
 import rankdistill
 from rankdistill.errors import UserError
+from rankdistill.models.device import release
 
 _DISTRIBUTED = re.compile(
     r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_\w+|MASTER_ADDR"
@@ -52,6 +53,7 @@ class VLLMProcess:
         environment: Mapping[str, str],
         worker: str = "rankdistill.sample.vllm_worker",
     ) -> None:
+        release()
         self.in_flight = 0
         """Requests that are not answered."""
         self._log = folder / "vllm.log"
