@@ -124,6 +124,8 @@ def test_what_the_engine_is_asked(model: Path, log: Path, monkeypatch) -> None:
     assert arguments["max_model_len"] == 512  # 303 rounded up, and the model's positions
     assert (arguments["dtype"], arguments["max_num_seqs"]) == ("bfloat16", 7)
     assert not arguments["enable_chunked_prefill"]
+    # What vLLM compiled is found by this: no folder of one process, and another for another shape.
+    assert "/" not in arguments["model"]
     assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert not {"RANK", "LOCAL_RANK"} & set(environment)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import queue
 import re
@@ -191,7 +193,9 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
             return
         if self._folder is None:
             self._folder = _new_folder()
-        weights = self._folder / "weights"
+        # vLLM finds what it compiled by the name it is given: the same for the same shape.
+        name = hashlib.sha256(json.dumps(model_shape, sort_keys=True).encode()).hexdigest()[:12]
+        weights = self._folder / name
         # Untied: on a CPU, reloading tied weights silently leaves the LM head as it was.
         export_untied(model.folder, weights, trust_remote_code=trusted)
         try:
@@ -210,7 +214,7 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
         assert self._folder is not None
         arguments = {
             **self._arguments,
-            "model": str(weights),
+            "model": weights.name,
             "max_model_len": self._length,
             "skip_tokenizer_init": True,
             "trust_remote_code": trusted,
@@ -228,7 +232,7 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
             folder = self._folder / str(number)
             folder.mkdir()
             self._processes.append(VLLMProcess(folder, self._answers, environment))
-        self._ask_all({"do": "start", "engine": arguments})
+        self._ask_all({"do": "start", "engine": arguments, "folder": str(self._folder)})
 
     def _ask_all(self, request: Mapping[str, Any]) -> None:
         """Send to every engine, and wait until each has answered."""

@@ -22,7 +22,7 @@ from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import Outputs, score
 from rankdistill.stages.sharpening import control_temperature
-from rankdistill.store import Partial
+from rankdistill.store import Output, Partial
 
 
 @dataclass
@@ -50,7 +50,9 @@ class Evaluation:
         """
         # The baseline first: it sets the scale of an ensemble.
         ordered = sorted(models.items(), key=lambda item: item[0] != "warmed_up")
-        answers = {name: self.answers(model, name) for name, model in ordered}
+        # All of them write before any is scored: a scorer may need the room of the engine.
+        sampled = {name: self._sampled(model) for name, model in ordered}
+        answers = {name: self._scored(model, name, sampled[name]) for name, model in ordered}
         reference = Reference(answers["warmed_up"], answers["teacher"], self.suite)
         figures = {
             name: self.figures(name, label_of(name, models), of_model, reference)
@@ -74,12 +76,17 @@ class Evaluation:
 
     def answers(self, model: Model, name: str, temperature: float | None = None) -> Answers:
         """What `model` writes to the held-out prompts, and the teacher's scores of it."""
+        return self._scored(model, name, self._sampled(model, temperature), temperature)
+
+    def _sampled(self, model: Model, temperature: float | None = None) -> Output:
+        source = "teacher" if model == self.run.teacher else "student"
+        count, key = self.suite.responses_per_prompt, self.prompts_key
+        return sample(self.run, model, self.prompts, key, source, count, temperature=temperature)
+
+    def _scored(
+        self, model: Model, name: str, sampled: Output, temperature: float | None = None
+    ) -> Answers:
         run = self.run
-        count = self.suite.responses_per_prompt
-        source = "teacher" if model == run.teacher else "student"
-        sampled = sample(
-            run, model, self.prompts, self.prompts_key, source, count, temperature=temperature
-        )
         groups: list[Any] = sampled.rows()
         split = "validation" if groups and groups[0]["split"] == "validation" else "held-out"
         what = f"{name}, {len(groups)} {split} prompts"
