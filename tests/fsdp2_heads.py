@@ -26,6 +26,7 @@ from rankdistill.forward import TokenGroup, bind, collate, response_logps
 from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
 from rankdistill.train.reward.model import logits
 from rankdistill.trainer.modes import enable_gradient_checkpointing
+from rankdistill.trainer.sharded import keep_float32, weights_in
 from rankdistill.warmup.head import DistillationHead
 from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teachers import Divergence, LiveTeacher
@@ -90,6 +91,7 @@ def sharded(model: Any, precision: str) -> Any:
     )
     if precision != "no":
         plugin.set_mixed_precision(precision)
+        keep_float32(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
     stand_in: Any = SimpleNamespace(
         state=SimpleNamespace(fsdp_plugin=plugin),
         mixed_precision=precision,
@@ -121,12 +123,24 @@ def measured(head: str, tied: bool, precision: str, checkpointing: bool | str) -
     return {"loss": [expected.item(), found.item()], "dtype": str(found.dtype), "gradient": worst}
 
 
+def log_ratio() -> float:
+    """The largest one, of a token, between a sharded policy in bfloat16 and its reference."""
+    policy, reference = (student("logps", True, False) for _ in range(2))
+    batch = collate(ragged_groups())
+    ours = response_logps(sharded(policy, "bf16"), batch).token_logps
+    with torch.no_grad(), weights_in(reference, torch.bfloat16):
+        theirs = response_logps(reference, batch).token_logps
+    return (ours - theirs).abs().max().item()
+
+
 def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     DistillationHead.__dataclass_fields__["chunk_rows"].default = 7
     cases: list[Any] = CASES if dist.get_world_size() == 1 else OF_TWO
-    found = {json.dumps(case): measured(*case) for case in cases}
+    found: dict[str, Any] = {json.dumps(case): measured(*case) for case in cases}
+    if dist.get_world_size() == 1:
+        found["log ratio"] = log_ratio()
     Path(sys.argv[1], f"{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
