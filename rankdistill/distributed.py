@@ -46,7 +46,7 @@ def remarks(environment: Mapping[str, str], accelerator: bool) -> list[str]:
                 "FSDP was asked for, but accelerate shards models on accelerators only: every "
                 "process trains the whole model (DDP)."
             )
-        elif processes == 1:
+        elif processes == 1 and environment.get("FSDP_OFFLOAD_PARAMS", "").lower() != "true":
             lines.append("FSDP was asked for, but there is one process: nothing is sharded.")
     return lines
 

@@ -117,7 +117,7 @@ class StudentConfig:
 class VLLMConfig:
     dtype: str
     gpu_memory_utilization: float
-    max_num_seqs: int
+    max_num_seqs: int | None
 
 
 @dataclass

@@ -184,7 +184,7 @@ def test_engines_on_gpus_have_gpus_of_their_own(monkeypatch) -> None:
     shares = [environment["CUDA_VISIBLE_DEVICES"] for environment in sampler._environments]
     assert shares == ["4,5", "6,7"]
     assert sampler._arguments == {
-        "dtype": "float32", "max_num_seqs": 64, "tensor_parallel_size": 2,
+        "dtype": "float32", "tensor_parallel_size": 2,
         "gpu_memory_utilization": 0.5,
     }  # fmt: skip
     with pytest.raises(UserError, match=r"data_parallel=3 and .* for 6 GPUs, and there are 4"):

@@ -23,6 +23,13 @@ def device() -> torch.device:
     return torch.device(accelerator.type, int(rank))
 
 
+def claim_device() -> None:
+    """Makes `device()` the current accelerator, before anything else is put on the first one."""
+    found = device()
+    if found.type != "cpu":
+        torch.accelerator.set_device_index(found)
+
+
 def release() -> None:
     """Give the accelerator's memory back, of all that nobody holds any more.
 

@@ -112,7 +112,8 @@ class Planner:
         sample, counts, hardware = self.settings.sample, self.counts, self.hardware
         engine = sample.sampler.name != "transformers"
         precision = precise(sample.vllm.dtype) if engine else "float32"
-        most = sample.vllm.max_num_seqs if engine else sample.transformers.batch_size
+        own = 256 if on_gpu(hardware) else 64  # what null is, of most cards and of a CPU
+        most = sample.vllm.max_num_seqs or own if engine else sample.transformers.batch_size
         engines, devices = sample.data_parallel, sample.tensor_parallel
         tokens = prompts * each * counts.response
         at_once = max(1, min(most, -(-prompts * each // engines)))

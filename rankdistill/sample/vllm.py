@@ -36,6 +36,12 @@ LENGTH_STEP = 256
 """The engine's context is rounded up to this, so that few changes of length restart it."""
 
 
+MOST_AT_ONCE = 1024
+"""What vLLM decodes at once by itself on an H100; on other cards it is 256."""
+ON_CPU = 64
+"""On a CPU, whose keys and values are given 1 GiB."""
+
+
 class VLLMSampler(AbstractContextManager["VLLMSampler"]):
     """Starts engines at the first call and keeps them; weights of the same shape are swapped in.
 
@@ -46,7 +52,8 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
     Args:
         dtype: Of the engine: float32, bfloat16, float16, or auto for vLLM's choice.
         gpu_memory_utilization: Share of a GPU's memory that an engine may use.
-        max_num_seqs: Most responses that an engine decodes at once.
+        max_num_seqs: Most responses that an engine decodes at once; None: vLLM's choice for the
+            card, 64 on a CPU.
         tensor_parallel: GPUs that one engine is spread over.
         data_parallel: Engines, each with GPUs of its own, that share the prompts. The GPUs of
             CUDA_VISIBLE_DEVICES are dealt out in their order; how that runs on real ones is not
@@ -63,15 +70,17 @@ class VLLMSampler(AbstractContextManager["VLLMSampler"]):
         *,
         dtype: str = "float32",
         gpu_memory_utilization: float = 0.85,
-        max_num_seqs: int = 64,
+        max_num_seqs: int | None = None,
         tensor_parallel: int = 1,
         data_parallel: int = 1,
     ) -> None:
-        self.max_num_seqs = max_num_seqs
+        if max_num_seqs is None and not torch.cuda.is_available():
+            max_num_seqs = ON_CPU
+        self.max_num_seqs = max_num_seqs or MOST_AT_ONCE
         self._environments = environments(data_parallel, tensor_parallel)
         self._arguments = {
             "dtype": dtype,
-            "max_num_seqs": max_num_seqs,
+            **({} if max_num_seqs is None else {"max_num_seqs": max_num_seqs}),
             "tensor_parallel_size": tensor_parallel,
             **device_arguments(gpu_memory_utilization),
         }

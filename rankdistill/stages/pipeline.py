@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from rankdistill import console
 from rankdistill.distributed import remarks
-from rankdistill.models import recoded, recoding
+from rankdistill.models import claim_device, recoded, recoding
 from rankdistill.report import RunReport
 from rankdistill.rows import Group, Prompt
 from rankdistill.sample.cluster import with_cluster
@@ -66,6 +66,7 @@ def run(config: DictConfig) -> float | None:
     Returns the trained student's validation figure where a sweeper chooses points by it.
     """
     console.quiet()
+    claim_device()
     for line in remarks(os.environ, torch.accelerator.is_available()):
         console.say(line)
     store, folder = Store(), Path(HydraConfig.get().runtime.output_dir)

@@ -16,10 +16,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from rankdistill.forward import GroupBatch, LMHead
+from rankdistill.forward.head import rows_at_once
 from rankdistill.objectives.divergences import divergence_named, shared_vocabulary
 
 BLOCK_VALUES = 2**21
 """Logits that the loss is worked out for at once: its temporaries are a few times their size."""
+ACCELERATOR_BLOCK_VALUES = 2**26
+"""The same on an accelerator, which is slower to be told than to compute small blocks."""
 
 BlockDivergence = Callable[[Tensor, slice], Tensor]
 
@@ -113,7 +116,7 @@ class DistillationHead:
         alpha: Weight of the divergence.
         beta: Weight of the cross-entropy.
         matching: A further loss.
-        chunk_rows: Rows whose logits are computed at once.
+        chunk_rows: Rows whose logits are computed at once on a CPU, see `rows_at_once`.
     """
 
     target: Target
@@ -144,11 +147,15 @@ class DistillationHead:
             return _OfLogits.apply(self, logits, targets[rows], self.target.open(rows), wanted)
 
         parts = []
-        for start in range(0, hidden.shape[0], self.chunk_rows):
-            rows = slice(start, start + self.chunk_rows)
+        for rows in self.chunks(hidden, lm_head):
             chunk = hidden[rows], rows
             parts.append(checkpoint(sums, *chunk, use_reentrant=False) if wanted else sums(*chunk))
         return [torch.stack(part).sum(0) for part in zip(*parts, strict=True)]
+
+    def chunks(self, hidden: Tensor, lm_head: LMHead) -> list[slice]:
+        """Rows [N, D] as parts that are computed at once."""
+        size = rows_at_once(self.chunk_rows, hidden.device, lm_head.vocabulary)
+        return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
 
     def losses(self, student_logits: Tensor, targets: Tensor, divergence: Tensor) -> Tensor:
         """[3, n] loss, divergence and cross-entropy of student logits [n, V]."""
@@ -166,8 +173,7 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx, head, lm_head, wanted, targets, hidden, *parameters):
         gradients = [torch.zeros_like(t) for t in (hidden, *parameters)] if wanted else []
         total = torch.zeros(3, device=hidden.device, dtype=_at_least_float32(hidden))
-        for start in range(0, hidden.shape[0], head.chunk_rows):
-            rows = slice(start, start + head.chunk_rows)
+        for rows in head.chunks(hidden, lm_head):
             with torch.set_grad_enabled(wanted):
                 leaf = hidden[rows].detach().requires_grad_(wanted)
                 logits = lm_head(leaf)
@@ -217,7 +223,8 @@ def _work_out(
 ) -> Tensor:
     """[3] sums over a chunk; its logits [n, V] become the gradient of the first where `wanted`."""
     total = torch.zeros(3, device=logits.device, dtype=logits.dtype)
-    step = max(1, BLOCK_VALUES // logits.shape[1])
+    values = BLOCK_VALUES if logits.device.type == "cpu" else ACCELERATOR_BLOCK_VALUES
+    step = max(1, values // logits.shape[1])
     for start in range(0, logits.shape[0], step):
         block = slice(start, start + step)
         with torch.set_grad_enabled(wanted):

@@ -121,11 +121,12 @@ class Rollouts:
             rows = [responses for _, responses in answers]
             groups = [_tokens(self._ids[i], row) for i, row in zip(chosen, rows, strict=True)]
             policy = self._accelerator.unwrap_model(self._model).policy
-            told = [rows, disagreement(self._sampler, exported, policy, groups)]
+            autocast = self._accelerator.autocast()
+            told = [rows, disagreement(self._sampler, exported, policy, groups, autocast)]
             if self._accelerator.device.type != "cpu":
                 self._sampler.close()  # gradients and the optimiser want its room
         broadcast_object_list(told)
-        self.sampler_gap = told[1]
+        self.sampler_gap = None if told[1] is None else told[1].mean
         check_agreement(told[1], self._config.sampler_tolerance, self._sampler.name, iteration)
         return told[0]
 
