@@ -17,6 +17,7 @@ from typing import Any
 from rankdistill.errors import UserError, suggest
 
 _IRRELEVANT = "irrelevant"
+_ADDED = "added"
 
 
 def irrelevant(default: Any = MISSING, *, default_factory: Any = MISSING) -> Any:
@@ -26,6 +27,12 @@ def irrelevant(default: Any = MISSING, *, default_factory: Any = MISSING) -> Any
         **{name: value for name, value in given.items() if value is not MISSING},
         metadata={_IRRELEVANT: True},
     )
+
+
+def added(default: Any) -> Any:
+    """A field that a class got after outputs were kept: at its default, which does what was done
+    before it, it is no part of the identity, so that these are found again."""
+    return field(default=default, metadata={_ADDED: True})
 
 
 def irrelevant_fields(kind: Any) -> set[str]:
@@ -46,6 +53,7 @@ def identity_of(options: Any, *, instead: Collection[str] = ()) -> dict[str, Any
         own.name: _plain(getattr(options, own.name))
         for own in fields(options)
         if own.name not in left_out
+        and not (own.metadata.get(_ADDED) and getattr(options, own.name) == own.default)
     }
 
 

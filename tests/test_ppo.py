@@ -297,3 +297,13 @@ def test_passes_over_the_prompts(tmp_path):
     run = trainer(tmp_path, epochs=1.5, prompts_per_rollout=3, prompts=prompts(8))
     chosen = [run.rollouts._chosen(i) for i in range(len(run.rollouts))]
     assert len(chosen) == 4 and sorted(chosen[0] + chosen[1] + chosen[2]) == list(range(8))
+
+
+def test_both_sides_of_a_request_in_one_rollout(tmp_path):
+    rows = [{**row, "cluster": f"request {i % 4}"} for i, row in enumerate(prompts(8))]
+    run = trainer(
+        tmp_path, prompts_per_rollout=2, prompts=rows, sampling_strategy="group_by_cluster"
+    )
+    assert {tuple(sorted(run.rollouts._chosen(i))) for i in range(4)} == {
+        (0, 4), (1, 5), (2, 6), (3, 7)
+    }  # fmt: skip

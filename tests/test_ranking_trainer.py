@@ -143,6 +143,32 @@ def test_order_differs_between_epochs_and_follows_the_seed():
     assert list(StepBatches(20, 20, seed=4)) == list(batches) != list(StepBatches(20, 20, seed=5))
 
 
+def test_clusters_share_a_step_and_every_prompt_is_still_dealt_once():
+    clusters = [f"base {index // 2}" for index in range(22)] + ["alone", "alone too"]
+    for seed in range(20):
+        steps = list(StepBatches(24, 4, seed=seed, clusters=clusters))
+        assert sorted(index for step in steps for index in step) == list(range(24))
+        assert [len(step) for step in steps] == [4] * 6
+        for pair in range(11):
+            assert sum(bool({2 * pair, 2 * pair + 1} & set(step)) for step in steps) == 1
+    assert steps != list(StepBatches(24, 4, seed=seed + 1, clusters=clusters))
+    # A cluster that is longer than a step is cut, and nothing is lost.
+    cut = list(StepBatches(5, 2, seed=0, clusters=["one"] * 5))
+    assert sorted(index for step in cut for index in step) == list(range(5))
+
+
+def test_group_by_cluster_puts_both_sides_of_a_request_into_one_step(tmp_path):
+    rows = [{**row, "cluster": f"request {i // 2}"} for i, row in enumerate(ragged_groups(8))]
+    args = config(tmp_path, per_device_train_batch_size=2,
+                  train_sampling_strategy="group_by_cluster")  # fmt: skip
+    trainer = RankingTrainer(gpt2(), args, rows, processing_class=TOKENIZER)
+    steps = [[row.cluster for row in batch.groups] for batch in trainer.get_train_dataloader()]
+    assert all(one == other for one, other in steps)
+    assert sorted(one for one, _ in steps) == [f"request {i}" for i in range(4)]
+    with pytest.raises(UserError, match="group_by_cluster"):
+        config(tmp_path, train_sampling_strategy="group_by_length")
+
+
 def test_evaluate_means_over_prompts(tmp_path):
     rows, other = ragged_groups(7), ragged_groups(3, seed=5)
     trainer = RankingTrainer(

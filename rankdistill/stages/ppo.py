@@ -164,6 +164,7 @@ def _config(
             seed=run.settings.seed,
         ),
         prompts_per_rollout=rollout.prompts,
+        sampling_strategy=settings.sampling_strategy,
         layout=settings.layout.name,
         mixed_precision=MIXED.get(run.settings.student.precision.name, "no"),
         seed=run.settings.seed,

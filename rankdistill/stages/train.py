@@ -126,6 +126,7 @@ def _arguments(run: Run, learning_rate: float, partial: Partial, validate: bool)
         learning_rate=learning_rate,
         num_train_epochs=settings.epochs,
         lr_scheduler_type=settings.lr_scheduler_type,
+        train_sampling_strategy=settings.sampling_strategy,
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,

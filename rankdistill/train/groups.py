@@ -28,6 +28,8 @@ class RankedGroup:
     ranks: tuple[int, ...]
     reference_logps: tuple[float, ...] | None = None
     """Nats, the sum over each response's tokens under the frozen reference."""
+    cluster: str | None = None
+    """See `rankdistill.rows.Prompt`."""
 
     @property
     def length(self) -> int:
@@ -102,6 +104,7 @@ def ranked_group(
         scores,
         order,
         _reference(group, prompt_id),
+        group.get("cluster"),
     )
 
 

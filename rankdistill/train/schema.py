@@ -9,6 +9,7 @@ from typing import ClassVar
 from rankdistill.errors import UserError
 from rankdistill.fields import (
     above_zero,
+    added,
     at_least,
     irrelevant,
     require,
@@ -22,6 +23,7 @@ ADVANTAGES = ("gae", "group")
 CRITICS = ("head", "separate")
 CUTS = ("terminal", "bootstrap")
 REWARD_LOSSES = ("pairs", "plackett_luce")
+SAMPLING_STRATEGIES = ("random", "group_by_cluster")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +39,14 @@ class TrainOptions(Optimiser):
     learning_rate: float | None = None
     learning_rate_grid: list[float]
     learning_rate_scale: float
+    sampling_strategy: str = added("random")
 
     group: ClassVar[str] = "train"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("train", self, 1, "prompts_per_step")
+        require_choice("train.sampling_strategy", self.sampling_strategy, SAMPLING_STRATEGIES)
         above_zero("train", self, "learning_rate_scale")
         for rate in self.learning_rate_grid:
             require("a value of train.learning_rate_grid", rate, rate > 0, "above 0")

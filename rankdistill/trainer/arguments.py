@@ -11,6 +11,8 @@ from transformers import TrainingArguments
 from rankdistill.errors import UserError, suggest
 from rankdistill.forward import LAYOUTS
 
+STRATEGIES = ("random", "sequential", "group_by_cluster")
+
 
 @dataclass
 class RankingConfig(TrainingArguments):
@@ -27,6 +29,9 @@ class RankingConfig(TrainingArguments):
             that the responses were sampled at gives the probabilities that they were sampled from.
         max_length: Most tokens of a prompt with its longest response. Longer groups are left out,
             never truncated. None: the model's context.
+        train_sampling_strategy: `random`, `sequential`, or `group_by_cluster`: random, with rows of
+            one `cluster` in one step. Where these ask for opposite things, what is common to both
+            cancels within the step, and only what depends on the request is learned.
 
     `use_liger_kernel` takes Liger's norms, rotations and MLPs, and never its loss: that would
     replace the model's forward, in which groups are computed.
@@ -105,8 +110,8 @@ class RankingConfig(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}: give at least 1.")
-        if self.train_sampling_strategy not in ("random", "sequential"):
+        if self.train_sampling_strategy not in STRATEGIES:
             raise UserError(
-                f"train_sampling_strategy '{self.train_sampling_strategy}' would choose a step's "
-                "prompts by their length: take 'random' or 'sequential'."
+                f"train_sampling_strategy '{self.train_sampling_strategy}' is none of "
+                f"{', '.join(STRATEGIES)}; no step's prompts are chosen by their length."
             )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -72,9 +74,14 @@ class StepTrainer(Trainer, ABC):
             args.prompts_per_step or self.get_total_train_batch_size(args),
             args,
             accumulation=args.gradient_accumulation_steps,
-            seed=seed if args.train_sampling_strategy == "random" else None,
+            seed=None if args.train_sampling_strategy == "sequential" else seed,
             drop_last=args.dataloader_drop_last,
+            clusters=self._clusters() if args.train_sampling_strategy == "group_by_cluster" else (),
         )
+
+    def _clusters(self) -> list[str]:
+        rows: Any = self.train_dataset
+        return [getattr(row, "cluster", None) or row.prompt_id for row in rows]
 
     def training_step(
         self, model: nn.Module, inputs: RankedBatch, num_items_in_batch: Any = None
@@ -221,6 +228,8 @@ class StepBatches(Sampler[list[int]]):
         accumulation: Batches per process and step.
         seed: Of the order, which differs from epoch to epoch; None keeps the order of the data.
         drop_last: Leave out a last step with fewer prompts.
+        clusters: Of every prompt: those of one cluster come one after the other, in one step where
+            they fit. Empty: none.
     """
 
     def __init__(
@@ -233,8 +242,9 @@ class StepBatches(Sampler[list[int]]):
         accumulation: int = 1,
         seed: int | None = None,
         drop_last: bool = False,
+        clusters: Sequence[str] = (),
     ) -> None:
-        self._prompts, self._per_step = prompts, per_step
+        self._prompts, self._per_step, self._clusters = prompts, per_step, clusters
         self._processes, self._process, self._accumulation = processes, process, accumulation
         self._seed, self._epoch = seed, 0
         self._steps = prompts // per_step if drop_last else -(-prompts // per_step)
@@ -251,11 +261,30 @@ class StepBatches(Sampler[list[int]]):
         if self._seed is not None:
             generator = torch.Generator().manual_seed(self._seed + self._epoch)
             order = torch.randperm(self._prompts, generator=generator).tolist()
+        if self._clusters:
+            order = self._together(order)
         shares = self._processes * self._accumulation
         for start in range(0, self._steps * self._per_step, self._per_step):
             step = order[start : start + self._per_step]
             for first in range(self._process, shares, self._processes):
                 yield step[first::shares]
+
+    def _together(self, order: Sequence[int]) -> list[int]:
+        """The order with the prompts of a cluster at the place of its first.
+
+        Where the next cluster would be cut by a step's end, one behind it that fits comes first.
+        """
+        members: dict[str, list[int]] = {}
+        for prompt in order:
+            members.setdefault(self._clusters[prompt], []).append(prompt)
+        left, together = deque(members.values()), list[int]()
+        while left:
+            room = self._per_step - len(together) % self._per_step
+            near = islice(left, 4 * self._per_step)
+            fitting = next((cluster for cluster in near if len(cluster) <= room), left[0])
+            left.remove(fitting)
+            together += fitting
+        return together
 
 
 def step_loader(

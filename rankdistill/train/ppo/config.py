@@ -20,6 +20,7 @@ class PPOConfig(PPOMethod):
         sampling: Of the rollouts. Unfiltered: ``top_p=1``, ``top_k=0``. The policy's and the
             reference's logits are divided by its temperature everywhere.
         prompts_per_rollout: Prompts of an iteration, over all processes.
+        sampling_strategy: `random`, or `group_by_cluster`: prompts of one cluster in one iteration.
         layout: `shared`, `packed` or `padded`.
         mixed_precision: no, bf16 or fp16, as in accelerate.
         seed: Of rollouts and of the data order.
@@ -33,6 +34,7 @@ class PPOConfig(PPOMethod):
     output_dir: str
     sampling: SamplingOptions
     prompts_per_rollout: int = 32
+    sampling_strategy: str = "random"
     layout: str = "shared"
     mixed_precision: str = "no"
     seed: int = 0

@@ -72,6 +72,8 @@ class Rollouts:
         self._prompts = list(prompts)
         self._ids = [encode_prompt(tokenizer, prompt["messages"]) for prompt in prompts]
         self._reward, self._sampler, self._loading = reward, sampler, loading
+        together = config.sampling_strategy == "group_by_cluster"
+        self._clusters = [p.get("cluster") or p["prompt_id"] for p in prompts] if together else []
         self._folder = Path(config.output_dir) / "policy"
         self.sampler_gap: float | None = None
         """Nats per token between sampler and trainer in the last rollout, see `disagreement`."""
@@ -101,7 +103,10 @@ class Rollouts:
     def _chosen(self, iteration: int) -> list[int]:
         """Indices of the iteration's prompts; a pass over all of them is in an order of its own."""
         batches = StepBatches(
-            len(self._prompts), self._config.prompts_per_rollout, seed=self._config.seed
+            len(self._prompts),
+            self._config.prompts_per_rollout,
+            seed=self._config.seed,
+            clusters=self._clusters,
         )
         passes, step = divmod(iteration, len(batches))
         batches.set_epoch(passes)
