@@ -10,23 +10,20 @@ import json
 import sys
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import FullyShardedDataParallelPlugin
-from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from conftest import build_model
 from forward_oracle import ragged_groups
-from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForSequenceClassification
 
+from rankdistill.bench.gpu.sharded import prepared
 from rankdistill.forward import TokenGroup, bind, collate, response_logps
 from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
 from rankdistill.train.reward.model import logits
 from rankdistill.trainer.modes import enable_gradient_checkpointing
-from rankdistill.trainer.sharded import keep_float32, weights_in
+from rankdistill.trainer.sharded import weights_in
 from rankdistill.warmup.head import DistillationHead
 from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teachers import Divergence, LiveTeacher
@@ -80,35 +77,12 @@ def loss_of(head: str, model: Any, groups: list[TokenGroup]) -> torch.Tensor:
     return model(group_batch=batch, head=chunked.__call__).loss
 
 
-def sharded(model: Any, precision: str) -> Any:
-    """The model as `Accelerator.prepare` would wrap it on an accelerator."""
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        auto_wrap_policy="transformer_based_wrap",
-        reshard_after_forward=True,
-        cpu_ram_efficient_loading=False,
-        state_dict_type="SHARDED_STATE_DICT",
-    )
-    if precision != "no":
-        plugin.set_mixed_precision(precision)
-        keep_float32(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
-    stand_in: Any = SimpleNamespace(
-        state=SimpleNamespace(fsdp_plugin=plugin),
-        mixed_precision=precision,
-        is_main_process=True,
-        device=torch.device("cpu"),
-        torch_device_mesh=init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("dp",)),
-        parallelism_config=SimpleNamespace(fsdp_dim_names=["dp"]),
-    )
-    return fsdp2_prepare_model(stand_in, model)
-
-
 def measured(head: str, tied: bool, precision: str, checkpointing: bool | str) -> dict[str, Any]:
     """Loss of the process's groups, and the largest relative error of the gradients' mean."""
     rank, processes = dist.get_rank(), dist.get_world_size()
     groups = ragged_groups()[rank::processes]
     plain, wrapped = (student(head, tied, checkpointing) for _ in range(2))
-    wrapped = sharded(wrapped, precision)
+    wrapped = prepared(wrapped, precision, "cpu")
     expected, found = loss_of(head, plain, groups), loss_of(head, wrapped, groups)
     expected.backward()
     found.backward()
@@ -127,7 +101,7 @@ def log_ratio() -> float:
     """The largest one, of a token, between a sharded policy in bfloat16 and its reference."""
     policy, reference = (student("logps", True, False) for _ in range(2))
     batch = collate(ragged_groups())
-    ours = response_logps(sharded(policy, "bf16"), batch).token_logps
+    ours = response_logps(prepared(policy, "bf16", "cpu"), batch).token_logps
     with torch.no_grad(), weights_in(reference, torch.bfloat16):
         theirs = response_logps(reference, batch).token_logps
     return (ours - theirs).abs().max().item()

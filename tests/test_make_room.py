@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from ppo_task import config
 
 from rankdistill.score.likelihood import Likelihood
 from rankdistill.score.reward_model import RewardModel
 from rankdistill.stages import run as run_module
 from rankdistill.stages.comparison import Reference
 from rankdistill.stages.run import Run
+from rankdistill.train.ppo import rollout
+from rankdistill.train.ppo.rollout import Rollouts
 
 
 class Engine:
@@ -78,3 +83,32 @@ def test_a_scorer_that_loads_a_model_asks_for_the_room(monkeypatch: pytest.Monke
             found = torch.device(kind)
             monkeypatch.setattr(f"rankdistill.score.{module}.device", lambda found=found: found)
         assert [scorer.on_this_machine for scorer in scorers] == [kind == "cuda"] * 2
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_ppo_ends_its_engine_before_the_update(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    sampler = SimpleNamespace(
+        name="vllm",
+        sample=lambda *arguments: [("p0", [{"token_ids": [5, 2]}])],
+        close=lambda: closed.append("engine"),
+    )
+    rollouts: Any = object.__new__(Rollouts)
+    rollouts._accelerator = SimpleNamespace(
+        device=torch.device(kind),
+        is_main_process=True,
+        wait_for_everyone=lambda: None,
+        unwrap_model=lambda model: SimpleNamespace(policy=None),
+        autocast=nullcontext,
+    )
+    rollouts._prompts, rollouts._ids = [{"prompt_id": "p0"}], [[7]]
+    rollouts._config, rollouts._sampler = config(tmp_path), sampler
+    rollouts._model = rollouts._loading = None
+    rollouts._exported = lambda iteration: tmp_path
+    monkeypatch.setattr(rollout, "disagreement", lambda *arguments: None)
+    monkeypatch.setattr(rollout, "Model", lambda *arguments: None)
+    monkeypatch.setattr(rollout, "broadcast_object_list", lambda told: told)
+    assert rollouts._sampled(0, [0]) == [[{"token_ids": [5, 2]}]]
+    assert closed == (["engine"] if kind == "cuda" else [])

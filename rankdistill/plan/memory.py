@@ -113,8 +113,10 @@ class Training:
     def _weights(self) -> float:
         share = self.spread.share("weights")
         if not self.lora:
-            # Autocast casts every matrix once per forward pass and keeps the copy until its end.
-            copies = 0 if self.precision == "float32" else 2 * self.shape.matrices
+            # Autocast casts every matrix once per forward pass and keeps the copy until its end;
+            # weights that are sharded are cast layer by layer.
+            cast = self.precision != "float32" and not self.spread.weights
+            copies = 2 * self.shape.matrices if cast else 0
             return 4 * self.shape.parameters * share + copies
         frozen = model_bytes(self.shape, self.precision, self.quantization)
         return (frozen + 4 * self.trained) * share

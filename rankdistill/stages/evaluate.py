@@ -16,7 +16,7 @@ from rankdistill.evaluate.students import evaluate_model
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
 from rankdistill.rows import Group, Prompt
-from rankdistill.score.ensemble import merged
+from rankdistill.score.ensemble import members, merged
 from rankdistill.stages.comparison import LABELS, Answers, Reference, evaluation_judge, label_of
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
@@ -50,9 +50,14 @@ class Evaluation:
         """
         # The baseline first: it sets the scale of an ensemble.
         ordered = sorted(models.items(), key=lambda item: item[0] != "warmed_up")
-        # All of them write before any is scored: a scorer may need the room of the engine.
-        sampled = {name: self._sampled(model) for name, model in ordered}
-        answers = {name: self._scored(model, name, sampled[name]) for name, model in ordered}
+        # Where a scorer needs the engine's room, all of them write before any is scored.
+        scorers = members(evaluation_judge(self.run.settings)).values()
+        first = ordered if any(scorer.on_this_machine for scorer in scorers) else []
+        sampled = {name: self._sampled(model) for name, model in first}
+        answers = {
+            name: self._scored(model, name, sampled.get(name) or self._sampled(model))
+            for name, model in ordered
+        }
         reference = Reference(answers["warmed_up"], answers["teacher"], self.suite)
         figures = {
             name: self.figures(name, label_of(name, models), of_model, reference)
