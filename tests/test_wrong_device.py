@@ -94,7 +94,7 @@ def batch_of(groups: Any, layout: str = "shared") -> Any:
 
 def test_it_sees_a_mistake() -> None:
     with Watch() as watching:
-        torch.zeros(2).to("cpu") + torch.zeros(2)
+        torch.zeros(2).to("cpu").add(torch.zeros(2))
     assert watching.mixed == ["add"]
 
 
@@ -112,7 +112,7 @@ def test_an_objective(name: str, watch: Watch) -> None:
     model = bind(on_accelerator(build_model(layers=1)))
     groups = [group for group in ragged_groups() if len(group.responses) > 1]
     ranked = [
-        RankedGroup(str(i), group, [float(-k) for k in range(n)], list(range(n)),
+        RankedGroup(str(i), group, tuple(float(-k) for k in range(n)), tuple(range(n)),
                     tuple(-20.0 - k for k in range(n)))
         for i, group in enumerate(groups)
         for n in [len(group.responses)]

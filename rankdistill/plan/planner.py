@@ -179,7 +179,9 @@ class Planner:
         seconds = computing(flops, self.hardware, precision, "inference")
 
         def memory(precision: str, quantization: str | None) -> Memory:
-            found = forward_memory(shape, precision, quantization, tokens, rows)
+            found = forward_memory(
+                shape, precision, quantization, tokens, rows, on_gpu=on_gpu(self.hardware)
+            )
             return self.done(beside(found, others))
 
         stage = Stage(
@@ -235,6 +237,7 @@ class Planner:
             passes=-(-tokens // at_once),
             head=head,
             spread=self.spread,
+            on_gpu=on_gpu(self.hardware),
         )
         flops = training_flops(work, self.student, training) * epochs + extra_flops
         seconds = computing(flops, self.hardware, training.precision, "training")

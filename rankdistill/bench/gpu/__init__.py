@@ -58,7 +58,7 @@ PARTS = (
     Part(8, "distillation", f"{_CLAIMS}.steps:distillation", 55),
     Part(9, "trainer", f"{_CLAIMS}.trainers:loop", 45),
     Part(10, "memory given back", f"{_CLAIMS}.trainers:given_back", 45),
-    Part(11, "planner", f"{_CLAIMS}.trainers:planned", 45),
+    Part(11, "planner", "rankdistill.plan.measured:planned", 45),
     Part(12, "sharded", f"{_CLAIMS}.sharded:sharded", 60),
     Part(13, "PPO", f"{_CLAIMS}.trainers:ppo", 45),
     Part(14, "sampler", f"{_CLAIMS}.steps:sampler", 40),

@@ -1,4 +1,4 @@
-"""The trainers: their overhead, what they leave behind, what the planner says of them, PPO."""
+"""The trainers: their overhead, what they leave behind, PPO."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def loop(bench: Bench) -> list[Claim]:
     model = bench.build("0.5B")
     group = bench.group(4, 512, 256, model)
     steps = 12 if bench.timed else 2
-    bare = bench.seconds({"bare": _bare(bench, model, group)})["bare"]
+    bare = bench.seconds({"bare": bare_step(bench, model, group)})["bare"]
     trainer = _trainer(bench, model, [group] * 32, steps)
     trainer.train()  # kernels and allocations
     took = bench.seconds({"loop": trainer.train})["loop"] / steps
@@ -42,7 +42,8 @@ def loop(bench: Bench) -> list[Claim]:
     return [times if bench.timed else Claim.untried(name, NO_TIMES, target), few]
 
 
-def _bare(bench: Bench, model: Any, group: TokenGroup) -> Callable[[], None]:
+def bare_step(bench: Bench, model: Any, group: TokenGroup) -> Callable[[], None]:
+    """Forward and backward of one group, in the precision of the card."""
     step = grouped_step(model, group, RRHF())
 
     def whole() -> None:
@@ -118,42 +119,6 @@ def given_back(bench: Bench) -> list[Claim]:
         Claim.of(name, figure, target, held <= 64 and reserved <= 256),
         Claim.of("free on the card", f"{free / total:.1%}", ">= 97 %", free / total >= 0.97),
     ]
-
-
-def planned(bench: Bench) -> list[Claim]:
-    """The peak of a training step by gradient checkpointing, against `rankdistill.plan`."""
-    from rankdistill.plan.memory import Training
-    from rankdistill.plan.shapes import shape_of
-    from rankdistill.trainer.modes import enable_gradient_checkpointing
-
-    claims = []
-    for checkpointing in (False, "selective", True):
-        model = bench.build("0.5B").train()
-        with tempfile.TemporaryDirectory() as folder:
-            model.config.save_pretrained(folder)
-            shape = shape_of(folder)
-        group = bench.group(4, 512, 256, model)
-        enable_gradient_checkpointing(model, checkpointing)
-        optimizer = torch.optim.AdamW(model.parameters())
-        step = _bare(bench, model, group)
-        step()
-        optimizer.step()
-        peak = bench.peak(step)
-        rows = sum(len(response) for response in group.responses)
-        expected = Training(
-            shape, "bfloat16", None, None, "shared", checkpointing, rows + len(group.prompt), rows,
-            1, "logps",
-        ).memory().total / 2**30  # fmt: skip
-        name, target = f"planner, checkpointing {checkpointing}", "within 10 %"
-        if not bench.timed:
-            claims.append(Claim.untried(name, "no GPU, or a tiny model", target))
-            continue
-        off = expected / peak - 1
-        figure = f"{peak:.2f} GiB, planned {expected:.2f}"
-        claims.append(Claim.of(name, figure, target, abs(off) <= 0.1))
-        del model, optimizer, step
-        release()
-    return claims
 
 
 def ppo(bench: Bench) -> list[Claim]:
