@@ -54,7 +54,7 @@ class Run:
     _sampler: Sampler | None = None
     _opened: tuple[str, dict[str, Any]] | None = None
     """Name and options of the sampler that is open."""
-    _letting_go: list[Callable[[], None]] = field(default_factory=list)
+    _letting_go: list[Callable[[], Any]] = field(default_factory=list)
     """What drops the models that lie where the sampler's are to go."""
 
     def __post_init__(self) -> None:
@@ -160,13 +160,14 @@ class Run:
             self._sampler = None
             release()
 
-    def hold_models(self, let_go: Callable[[], None]) -> None:
+    def hold_models(self, let_go: Callable[[], Any] = lambda: None) -> None:
         """Close the sampler for models that are about to be loaded; the next one ends them.
 
         An accelerator has no room for both. A CPU shares its memory among all, so there both stay.
 
         Args:
-            let_go: Drops the models; called before a sampler is opened.
+            let_go: Drops the models; called before a sampler is opened. Without one they are dropped
+                anyway by then.
         """
         if device().type != "cpu":
             self.close_sampler()
