@@ -51,9 +51,44 @@ def remarks(environment: Mapping[str, str], accelerator: bool) -> list[str]:
                 "FSDP was asked for, but accelerate shards models on accelerators only: every "
                 "process trains the whole model (DDP)."
             )
-        elif processes == 1:
+        elif processes == 1 and environment.get("FSDP_OFFLOAD_PARAMS", "").lower() != "true":
             lines.append("FSDP was asked for, but there is one process: nothing is sharded.")
     return lines
+
+
+def sharding(environment: Mapping[str, str]) -> str | None:
+    """`FSDP` or `DeepSpeed`, where the launcher spreads a model over processes, or to the CPU.
+
+    accelerate leaves FSDP out on a machine without an accelerator.
+    """
+
+    def asked(name: str) -> bool:
+        return environment.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
+
+    if asked("DEEPSPEED"):
+        return "DeepSpeed"
+    if not asked("FSDP"):
+        return None
+    import torch  # not before it is needed: the command line imports this module
+
+    return "FSDP" if torch.accelerator.is_available() else None
+
+
+def refuse_sharding(what: str, environment: Mapping[str, str]) -> None:
+    """Refuses a launch that spreads a model which every process needs whole.
+
+    Args:
+        what: Needs it, as the beginning of a sentence.
+
+    Raises:
+        UserError: FSDP or DeepSpeed was asked for.
+    """
+    found = sharding(environment)
+    if found is not None:
+        raise UserError(
+            f"{what} needs the whole model in every process, and this launch shards it ({found}): "
+            "start it with `torchrun --nproc_per_node N -m rankdistill ...`, or with one process."
+        )
 
 
 def say_mistake(message: str) -> None:

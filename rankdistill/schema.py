@@ -149,7 +149,7 @@ class StudentConfig:
 class VLLMConfig:
     dtype: str
     gpu_memory_utilization: float
-    max_num_seqs: int
+    max_num_seqs: int | None
 
     def __post_init__(self) -> None:
         within("sample.vllm", self, "(0, 1]", "gpu_memory_utilization")

@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from conftest import build_model
@@ -20,6 +21,8 @@ from rankdistill.app import catalogue
 from rankdistill.errors import UserError
 from rankdistill.forward import LMHead
 from rankdistill.models import load_model
+from rankdistill.stages.ppo import check_ppo
+from rankdistill.train.schema import PPOTrainOptions, TrainOptions
 
 NAMES = [f"{kind}_{gpus}gpu" for kind in ("zero2", "zero3", "fsdp2") for gpus in (1, 8)]
 
@@ -91,3 +94,15 @@ def test_a_head_whose_weight_zero_3_holds_is_called():
     assert LMHead(model, True).linear
     model.lm_head.weight.ds_id = 3  # DeepSpeed's mark of a parameter that it has cut
     assert not LMHead(model, True).linear
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DeepSpeed"])
+@pytest.mark.parametrize("what", ["PPO", "A reward model"])
+def test_what_needs_whole_models_refuses_shards(kind, what, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind.upper()}", "true")
+    train = object.__new__(PPOTrainOptions if what == "PPO" else TrainOptions)
+    reward = types.SimpleNamespace(only=True)
+    run = types.SimpleNamespace(settings=types.SimpleNamespace(train=train, reward=reward))
+    with pytest.raises(UserError, match=rf"^{what} \(.*in every process, .*\({kind}\): start it"):
+        check_ppo(run)

@@ -5,14 +5,18 @@ On a CPU FlexAttention has no backward pass, so what trains on a GPU is tested u
 
 from __future__ import annotations
 
+import random
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from conftest import build_model
 from forward_oracle import ragged_groups
-from torch.nn.attention.flex_attention import create_mask
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
-from rankdistill.forward import LAYOUTS, attention, bind, collate, response_logps
-from rankdistill.forward import plan as flex
+from rankdistill.forward import LAYOUTS, attention, bind, collate, flex, response_logps
 from rankdistill.forward.plan import AttentionPlan, Segment
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -46,6 +50,65 @@ def test_the_mask_is_the_tree(name: str, window: int | None) -> None:
     length = sum(plan.sizes)
     mask = create_mask(flex.tree_mask(plan, window, "cpu"), None, None, length, length, "cpu")
     assert torch.equal(mask[0, 0], by_definition(plan, window))
+
+
+def test_blocks_from_bounds_are_those_of_all_pairs() -> None:
+    """On random plans, with blocks so small that there are many of them."""
+    draw = random.Random(0)
+
+    def segment() -> Segment:
+        return Segment(
+            draw.randint(1, 60), tuple(draw.randint(1, 40) for _ in range(draw.choice([0, 1, 3])))
+        )
+
+    for _ in range(25):
+        plan = AttentionPlan(tuple(segment() for _ in range(draw.randint(1, 5))))
+        length, size = sum(plan.sizes), draw.choice([4, 16, 32])
+        for window in (None, 1, 7, 50):
+            made = flex.block_mask(plan, window, "cpu", size)
+            sees = flex.tree_mask(plan, window, "cpu")
+            wanted = create_block_mask(sees, None, None, length, length, "cpu", BLOCK_SIZE=size)
+            assert made.shape == wanted.shape
+            assert torch.equal(made.to_dense(), wanted.to_dense())
+            for counts, places in (
+                ("kv_num_blocks", "kv_indices"), ("full_kv_num_blocks", "full_kv_indices"),
+                ("q_num_blocks", "q_indices"), ("full_q_num_blocks", "full_q_indices"),
+            ):  # fmt: skip
+                number = getattr(wanted, counts)
+                assert torch.equal(getattr(made, counts), number)
+                real = torch.arange(getattr(wanted, places).shape[-1]) < number[..., None]
+                pair = [getattr(mask, places)[real] for mask in (made, wanted)]
+                assert torch.equal(*pair)
+
+
+def test_a_kernel_that_does_not_run_is_left_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(*tensors: Any) -> None:
+        raise RuntimeError("out of resources: shared memory\nand a page of it")
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(flex, "tree_attention", refuses)
+    flex._tried.cache_clear()
+    for _ in range(2):
+        assert not flex._tried(torch.device("cpu"), torch.float32, 4, 2, 128)
+    flex._tried.cache_clear()
+    said = [r.getMessage() for r in caplog.records if "FlexAttention" in r.getMessage()]
+    assert len(said) == 1 and "(out of resources: shared memory)" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "card", "small"),
+    [(128, torch.float32, 99, True), (64, torch.bfloat16, 99, False),
+     (256, torch.bfloat16, 99, True), (128, torch.float32, 227, False)],
+)  # fmt: skip
+def test_tiles_are_small_where_shared_memory_is(
+    size: int, dtype: torch.dtype, card: int, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KiB of an RTX 4090 and of an H100."""
+    properties = SimpleNamespace(shared_memory_per_block_optin=card * 2**10)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert (flex._kernel_options(torch.zeros(1, 1, 1, size, dtype=dtype)) is not None) == small
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])

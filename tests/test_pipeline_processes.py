@@ -137,6 +137,7 @@ TWO = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}
         ({**FSDP, **TWO}, False, "every process trains the whole model"),
         ({**FSDP, **TWO}, True, None),
         (FSDP, True, "nothing is sharded"),
+        ({**FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, True, None),
     ],
 )
 def test_what_the_launcher_did_not_give(environment, accelerator, said):

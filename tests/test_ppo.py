@@ -15,6 +15,7 @@ from ppo_task import WANTED, config, policy, prompts, share_of_wanted, trainer
 
 from rankdistill.errors import UserError
 from rankdistill.sample.transformers import TransformersSampler
+from rankdistill.train.ppo.agreement import Gap, check_agreement
 from rankdistill.train.ppo.losses import KLController
 from rankdistill.train.reward.model import load_reward_model
 
@@ -266,6 +267,12 @@ def test_a_sampler_that_writes_with_other_weights_is_found_out(tmp_path):
     said = refused(trainer(tmp_path, epochs=9, learning_rate=0.1, sampler=Stale()))
     assert "the sampler 'stale' and the trainer differ by" in said
     assert "sample.vllm.dtype" in said
+
+
+def test_one_token_in_a_hundred_that_is_far_off_is_found_out():
+    check_agreement(Gap(0.03, 0.2), 0.05, "vllm", 0)  # rounding in bfloat16
+    with pytest.raises(UserError, match=r"by 0\.900 at the 99th percentile"):
+        check_agreement(Gap(0.03, 0.9), 0.05, "vllm", 0)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from rankdistill.console import console, quiet, say
 from rankdistill.errors import UserError, suggest
 
 TABLE_WIDTH = 130
+GPU = "gpu"
+"""The benchmark that is a list of claims."""
 
 
 @says_mistakes
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Threads that wait sleep, so that CPU seconds are work. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = _parser().parse_args(arguments)
+    if options.benchmark == GPU:
+        return _accept(options)
     names = _chosen(options.benchmark)
     return _run(names, Settings(options.model, options.rounds), options.json)
 
@@ -61,11 +65,31 @@ def _run(names: Sequence[str], settings: Settings, file: Path | None) -> int:
     return 0
 
 
+def _accept(options: argparse.Namespace) -> int:
+    """The claims about a GPU, see `rankdistill.bench.gpu`."""
+    quiet()
+    import torch
+
+    from rankdistill.bench.gpu.run import Options, numbers, run
+
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    device = options.device or here
+    if device not in ("cuda", "cpu") or (device == "cuda" and here == "cpu"):
+        raise UserError(f"--device {device} is not here: this machine has {here}.")
+    tiny = options.model == TINY
+    if device == "cpu" and not tiny:
+        raise UserError(
+            "The models of `bench gpu` are made for a GPU, and there is none: add --model tiny."
+        )
+    log = options.log or Path("rankdistill-bench-gpu.log")
+    return run(Options(tiny, device, numbers(options.only), log.resolve()), options.json)
+
+
 def _chosen(name: str) -> Sequence[str]:
     if name == "all":
         return NAMES
     if name not in NAMES:
-        raise UserError(f"There is no benchmark '{name}': {suggest(name, [*NAMES, 'all'])}")
+        raise UserError(f"There is no benchmark '{name}': {suggest(name, [*NAMES, 'all', GPU])}")
     return (name,)
 
 
@@ -74,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m rankdistill.bench",
         description="Measures what computing a prompt once saves, against the usual ways.",
     )
-    parser.add_argument("benchmark", metavar="BENCHMARK", help=f"{', '.join(NAMES)} or all")
+    parser.add_argument("benchmark", metavar="BENCHMARK", help=f"{', '.join(NAMES)}, all or gpu")
     parser.add_argument(
         "--model",
         default=BUNDLED,
@@ -82,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"folder, GGUF file or hub id ({BUNDLED}); {TINY}: a random one, only to try it out",
     )
     parser.add_argument("--rounds", type=int, default=4, metavar="N", help="turns of each way (4)")
+    parser.add_argument("--device", metavar="D", help="gpu: cuda or cpu; what there is")
+    parser.add_argument("--only", metavar="N", help="gpu: parts, such as 1-11 or 2,7; all 14")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="gpu: what its parts say")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser
 

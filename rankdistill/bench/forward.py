@@ -171,6 +171,6 @@ class _Forward:
 @torch.no_grad()
 def _reference(model: Any, group: TokenGroup) -> list[float]:
     """Log-probabilities of a reference near the policy: the policy's, and fixed noise."""
-    logps = response_logps(model, collate([group], "shared")).logps[0]
+    logps = response_logps(model, collate([group], "shared").to(model.device)).logps[0].cpu()
     noise = torch.randn(len(logps), generator=torch.Generator().manual_seed(1))
     return (logps + NOISE * noise).tolist()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 from rich import box
@@ -124,7 +126,6 @@ def machine() -> dict[str, Any]:
     """What the figures depend on."""
     import torch
     import transformers
-    import trl
 
     affinity = getattr(os, "sched_getaffinity", None)
     return {
@@ -133,7 +134,8 @@ def machine() -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "trl": trl.__version__,
+        "trl": metadata.version("trl") if find_spec("trl") else "not installed",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
@@ -142,6 +144,7 @@ def machine_line(facts: dict[str, Any]) -> str:
     return (
         f"{facts['cores']} cores ({facts['cpu']}), {facts['threads']} threads, float32, torch "
         f"{facts['torch']}, transformers {facts['transformers']}, trl {facts['trl']}"
+        + (f", {facts['gpu']}" if facts["gpu"] else "")
     )
 
 

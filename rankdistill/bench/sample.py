@@ -79,7 +79,7 @@ def _generate(model: Any, prompt: list[int], point: Point) -> Tensor:
         max_new_tokens=point.R,
         pad_token_id=0,
     )
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=model.device)
     return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
 
 
@@ -89,9 +89,9 @@ class _Race(LogitsProcessor):
     The winner of an exponential race has the largest ``log p - log noise``.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, device: torch.device) -> None:
         seeds = [response_seed(SEED, PROMPT_ID, row) for row in range(rows)]
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         noise = torch.stack(
@@ -106,12 +106,12 @@ class _Race(LogitsProcessor):
 def _check_tokens(model: Any, prompt: list[int], point: Point) -> None:
     """`generate` on K copies of the prompt, given the sampler's noise, writes the same tokens."""
     config = GenerationConfig(do_sample=False, max_new_tokens=point.R, pad_token_id=0)
-    ids = torch.tensor([prompt] * point.K)
+    ids = torch.tensor([prompt] * point.K, device=model.device)
     whole = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         generation_config=config,
-        logits_processor=LogitsProcessorList([_Race(point.K)]),
+        logits_processor=LogitsProcessorList([_Race(point.K, model.device)]),
     )
     if whole[:, len(prompt) :].tolist() != _ours(model, prompt, point):
         raise Unequal(

@@ -55,12 +55,15 @@ class Settings:
         return Point(K, P // share, R // share)
 
     def load(self) -> tuple[Any, Any]:
-        """Model in float32 and tokenizer; each benchmark has its own, since it changes it."""
+        """Model in float32, on the accelerator where there is one, and tokenizer.
+
+        Each benchmark has its own, since it changes it.
+        """
         if self.model == TINY:
             return _tiny()
-        from rankdistill.models import load_model, load_tokenizer
+        from rankdistill.models import device, load_model, load_tokenizer
 
-        return load_model(self.model), load_tokenizer(self.model)
+        return load_model(self.model).to(device()), load_tokenizer(self.model)  # type: ignore[arg-type]
 
 
 def random_group(point: Point, model: Any) -> TokenGroup:

@@ -34,7 +34,7 @@ def grouped_step(
     """Our way: the forward of a bound model in one layout, and an objective."""
 
     def step() -> float:
-        output = response_logps(model, collate([group], layout))
+        output = response_logps(model, collate([group], layout).to(model.device))
         return _backward(objective(_ranked(output, reference)).loss.mean())
 
     return step
@@ -44,7 +44,7 @@ def full_logits_step(model: Any, group: TokenGroup, objective: Objective) -> Ste
     """The usual way: a row per response, logits and their log-softmax at every position."""
 
     def step() -> float:
-        batch = collate([group], "padded")
+        batch = collate([group], "padded").to(model.device)
         token_logps, mask = _full_logits(model, batch.input_ids, batch.attention_mask, group)
         logps = (token_logps * mask).sum(-1)[None]
         output = ResponseLogps(logps, token_logps[mask], batch.lengths)
@@ -61,7 +61,7 @@ def rrhf_step(model: Any, group: TokenGroup) -> Step:
     """
 
     def step() -> float:
-        batch = collate([group], "padded")
+        batch = collate([group], "padded").to(model.device)
         token_logps, mask = _full_logits(model, batch.input_ids, batch.attention_mask, group)
         values = (token_logps * mask).sum(-1) / mask.sum(-1)
         loss = -values[0]
@@ -148,19 +148,20 @@ def _full_logits(
     logps = logits.log_softmax(-1)[:, :-1]
     token_logps = logps.gather(2, input_ids[:, 1:, None]).squeeze(2)
     assert attention_mask is not None
-    position = torch.arange(1, input_ids.shape[1])
+    position = torch.arange(1, input_ids.shape[1], device=input_ids.device)
     return token_logps, attention_mask[:, 1:] & (position >= len(group.prompt))
 
 
 def _ranked(output: ResponseLogps, reference: Sequence[float] | None) -> Candidates:
     """The candidates of one prompt, best first."""
-    count = output.logps.shape[1]
+    count, device = output.logps.shape[1], output.logps.device
+    known = None if reference is None else torch.tensor([list(reference)], device=device)
     return Candidates(
         logps=output.logps,
         lengths=output.lengths,
-        scores=torch.arange(count, 0, -1, dtype=torch.float32)[None],
+        scores=torch.arange(count, 0, -1, dtype=torch.float32, device=device)[None],
         mask=output.lengths > 0,
-        reference_logps=None if reference is None else torch.tensor([list(reference)]),
+        reference_logps=known,
     )
 
 

@@ -18,12 +18,13 @@ Pair = tuple[int, int]
 class TRLSteps:
     """Steps of a DPOTrainer that trains `model` in place.
 
-    In float32, without gradient checkpointing, with reference log-probabilities that are known:
-    what costs a user of TRL the least. Rows are handed to the trainer's own collator in tokens, so
-    that its tokenisation, which adds EOS, cannot make them others than ours.
+    On its device, in float32 or under autocast (`bf16`), without gradient checkpointing, with
+    reference log-probabilities that are known: what costs a user of TRL the least. Rows are handed
+    to the trainer's own collator in tokens, so that its tokenisation, which adds EOS, cannot make
+    them others than ours.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, beta: float) -> None:
+    def __init__(self, model: Any, tokenizer: Any, beta: float, *, bf16: bool = False) -> None:
         from datasets import Dataset
         from trl.trainer.dpo_config import DPOConfig
         from trl.trainer.dpo_trainer import DPOTrainer
@@ -33,8 +34,8 @@ class TRLSteps:
         config = DPOConfig(
             output_dir=self._folder.name,
             beta=beta,
-            bf16=False,
-            use_cpu=True,
+            bf16=bf16,
+            use_cpu=model.device.type == "cpu",
             gradient_checkpointing=False,
             precompute_ref_log_probs=True,
             max_length=None,
@@ -68,6 +69,7 @@ class TRLSteps:
             total = 0.0
             for pairs in batches:
                 inputs = trainer.data_collator([row(*pair) for pair in pairs])
+                inputs = trainer._prepare_inputs(inputs)
                 loss = trainer.compute_loss(trainer.model, inputs) / len(batches)
                 loss.backward()
                 total += loss.item()

@@ -43,6 +43,7 @@ def run(settings: Settings) -> list[Row]:
     student, _ = settings.load()
     bind(student).train()
     teacher = _teacher(student.config.vocab_size, small=settings.model == TINY)
+    teacher.to(student.device)
     point = settings.at(K=1, P=16, R=496)
     with tempfile.TemporaryDirectory() as folder:
         bench = _Warmup(student, teacher, point, Path(folder))
@@ -146,6 +147,7 @@ class _Warmup:
         def step() -> float:
             self.student.gradient_checkpointing_disable()
             enable_gradient_checkpointing(self.student, checkpointing)
+            teacher.to(self.student.device)
             loss = distil(self.student, teacher, [self.row]).loss / self.point.R
             loss.backward()
             return loss.item()
@@ -157,7 +159,7 @@ class _Warmup:
 
         def step() -> float:
             self.student.gradient_checkpointing_disable()
-            batch = collate([self.row.tokens], "padded")
+            batch = collate([self.row.tokens], "padded").to(self.student.device)
             ids = batch.input_ids
             logits = self.student(input_ids=ids, use_cache=False).logits
             scaled = logits / T
@@ -187,7 +189,8 @@ class _OnSupport:
 
     def __call__(self, ids: Tensor, scaled: Tensor) -> Tensor:
         logq = scaled.log_softmax(-1)
-        own = logq[0, self._before : -1].gather(-1, self._ids)
+        own = logq[0, self._before : -1].gather(-1, self._ids.to(logq.device))
         rest = torch.log1p(-own.exp().sum(-1, keepdim=True))
-        terms = self._logp.exp() * (self._logp - torch.cat([own, rest], dim=-1))
+        logp = self._logp.to(logq.device)
+        terms = logp.exp() * (logp - torch.cat([own, rest], dim=-1))
         return pad(terms.sum(-1), (self._before, 1))[None]

@@ -22,7 +22,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rankdistill.forward import attention as merge
-from rankdistill.forward import plan as flex
+from rankdistill.forward import flex
 from rankdistill.forward.plan import AttentionPlan, Rows
 
 EAGER = "grouped_eager"
@@ -107,7 +107,7 @@ def grouped_attention(
         options: What the layer asks for.
     """
     plan.windows.add(options.window)
-    if flex.fits(query, value, options.dropout):
+    if flex.fits(query, value, options.dropout) and flex.works(query, key):
         out = flex.tree_attention(
             query,
             key,

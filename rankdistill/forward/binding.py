@@ -72,7 +72,11 @@ def bind(model: Model, layout: str = "shared") -> Model:
     known = _binding(inner)
     if known is None:
         known = _examine(inner, layout)
-        inner.forward = MethodType(_with_groups(inner.forward), inner)
+        hooked = vars(inner).get("forward")
+        if hooked is None:
+            inner.__class__ = _grouped(type(inner))
+        else:
+            inner.forward = _hooked_with_groups(inner, hooked)
     inner._rankdistill = _Binding(
         layout if known.grouped else "padded", known.grouped, known.linear_head
     )
@@ -136,11 +140,29 @@ def _examine(model: Any, layout: str) -> _Binding:
     return _Binding(layout, reason is None, only_linear(model))
 
 
-def _with_groups(original: Callable) -> Callable:
-    """A function of the model, for `MethodType`, that adds groups to its `original` forward."""
-    # Call the unbound function with `self`, or a deep copy would call the original model.
+@functools.cache
+def _grouped(plain: type) -> type:
+    """A class of models with groups in their forward.
+
+    A forward of the instance would hold the instance: such a circle stays in memory, and on the
+    accelerator, until the collector comes across it.
+    """
+    names = ("__module__", "__qualname__", "__doc__")
+    same = {name: getattr(plain, name) for name in names}
+    forward = _with_groups(plain.forward, takes_model=True)  # type: ignore[attr-defined]
+    return type(plain.__name__, (plain,), {**same, "forward": forward})
+
+
+def _hooked_with_groups(model: Any, hooked: Any) -> MethodType:
+    """Groups in a forward that accelerate has put into the model itself."""
+    # Call the unbound function with the model, or a deep copy would call the original one.
     # accelerate's hooks are no methods and hold the model themselves.
-    method = getattr(original, "__func__", None)
+    method = getattr(hooked, "__func__", None)
+    return MethodType(_with_groups(method or hooked, takes_model=method is not None), model)
+
+
+def _with_groups(original: Callable, *, takes_model: bool) -> Callable:
+    """A method of the model that adds groups to its `original` forward."""
 
     def forward(
         self: Any,
@@ -150,18 +172,19 @@ def _with_groups(original: Callable) -> Callable:
         **kwargs: Any,
     ) -> Any:
         if group_batch is None:
-            return method(self, *args, **kwargs) if method else original(*args, **kwargs)
+            return original(*([self] if takes_model else []), *args, **kwargs)
         binding: _Binding = self._rankdistill
         hidden = hidden_states(self, group_batch, grouped=binding.grouped)
         lm_head = LMHead(self, binding.linear_head)
         return (head or TokenLogps())(hidden, lm_head, group_batch.to(hidden.device))
 
-    functools.update_wrapper(forward, method or original)
+    functools.update_wrapper(forward, original)
     del forward.__wrapped__  # accelerate takes off wrappers to the last when it unwraps a model
     # generate() and the Trainer read from the signature what a model takes.
-    model = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     signature = inspect.signature(original)
-    parameters = [model, *signature.parameters.values()]
+    parameters = list(signature.parameters.values())
+    if not takes_model:
+        parameters.insert(0, inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD))
     forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return forward
 

@@ -8,10 +8,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from rankdistill.errors import UserError
 from rankdistill.forward.batch import GroupBatch
+
+ACCELERATOR_LOGITS = 2**30
+"""Bytes of float32 logits that an accelerator computes at once. A chunk costs it some dozens of
+kernels and a pass over the gradient of the whole table, however few its rows are."""
+
+
+def rows_at_once(rows: int, device: torch.device, vocabulary: int) -> int:
+    """Rows of a chunk of logits: `rows` on a CPU, whose caches are small, else what there is room
+    for if that is more."""
+    if device.type == "cpu":
+        return rows
+    return max(rows, ACCELERATOR_LOGITS // (4 * vocabulary))
 
 
 def backbone_name(model: Any) -> str:
@@ -39,16 +52,30 @@ class LMHead:
         return self._model.get_output_embeddings()
 
     @property
+    def vocabulary(self) -> int:
+        """Logits of a row."""
+        return self._model.config.get_text_config().vocab_size
+
+    @property
     def linear(self) -> bool:
         """Whether logits are ``hidden @ weight.T + bias`` and nothing else, with a whole weight.
 
         Asked at every call: since the model was bound, an adapter may have wrapped the layer, or
-        FSDP or ZeRO-3 may have cut its weight into shards that only a call of the layer puts
-        together.
+        it may have been sharded.
         """
-        layer = self.layer
-        whole = type(layer) is nn.Linear and type(layer.weight) in (nn.Parameter, Tensor)
-        return self._linear and whole and not hasattr(layer.weight, "ds_id")
+        return self._linear and type(self.layer) is nn.Linear and self.whole
+
+    @property
+    def whole(self) -> bool:
+        """Whether the layer's weights are here, and their gradients may be made without its call.
+
+        FSDP and ZeRO-3 cut weights into shards. A call of the layer puts them together, and hooks
+        on its output take their gradients apart: both are lost inside an autograd Function.
+        """
+        return not isinstance(self.layer, FSDPModule | FullyShardedDataParallel) and all(
+            type(weight) in (nn.Parameter, Tensor) and not hasattr(weight, "ds_id")
+            for weight in self.layer.parameters()
+        )
 
 
 class _Backbone:
@@ -127,7 +154,7 @@ class TokenLogps:
     temperature: float = 1.0
     """Logits are divided by it; > 0. The sampling temperature gives the sampler's probabilities."""
     chunk_rows: int = 256
-    """Rows whose logits are computed at once."""
+    """Rows whose logits are computed at once on a CPU, see `rows_at_once`."""
     logits_budget: int = 2**29
     """Bytes of logits that are kept for the backward pass; more are computed again there."""
 
@@ -138,25 +165,28 @@ class TokenLogps:
             )
 
     def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Tensor:
+        chunk_rows = rows_at_once(self.chunk_rows, hidden.device, lm_head.vocabulary)
         if not lm_head.linear:
-            return self._any_head(hidden, lm_head, batch.targets)
+            return self._any_head(hidden, lm_head, batch.targets, chunk_rows)
         layer: Any = lm_head.layer
         size = torch.finfo(_accumulate(layer.weight.dtype)).bits // 8
         keep = torch.is_grad_enabled() and (
             hidden.shape[0] * layer.out_features * size <= self.logits_budget
         )
         return _LinearLogps.apply(
-            hidden, layer.weight, layer.bias, batch.targets, self.temperature, self.chunk_rows, keep
+            hidden, layer.weight, layer.bias, batch.targets, self.temperature, chunk_rows, keep
         )
 
-    def _any_head(self, hidden: Tensor, lm_head: LMHead, targets: Tensor) -> Tensor:
+    def _any_head(
+        self, hidden: Tensor, lm_head: LMHead, targets: Tensor, chunk_rows: int
+    ) -> Tensor:
         """Chunks whose logits are computed again in the backward pass, whatever the head does."""
 
         def logps(rows: Tensor, wanted: Tensor) -> Tensor:
             logits = lm_head(rows) / self.temperature
             return logits.gather(1, wanted[:, None]).squeeze(1) - logits.logsumexp(-1)
 
-        chunks = zip(hidden.split(self.chunk_rows), targets.split(self.chunk_rows), strict=True)
+        chunks = zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True)
         if torch.is_grad_enabled():
             parts = [checkpoint(logps, *chunk, use_reentrant=False) for chunk in chunks]
         else:

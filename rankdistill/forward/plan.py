@@ -1,15 +1,13 @@
-"""Which positions see which: the plan of a batch, and flex attention by it."""
+"""Which positions see which: the plan of a batch."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 
 @dataclass(frozen=True)
@@ -50,18 +48,18 @@ class Rows:
         return (x if self.real is None else x.index_select(1, self.real))[None]
 
 
-@dataclass(frozen=True, eq=False)
 class AttentionPlan:
     """The segments of a sequence in order, and the indices and masks that are made from them.
 
     One plan serves all layers and the recomputation of gradient checkpointing, so what it makes is
-    kept.
+    kept. No dataclass: FSDP would hand a copy of it to every layer.
     """
 
-    segments: tuple[Segment, ...]
-    windows: set[int | None] = field(default_factory=set)
-    """The sliding windows that layers have asked for so far."""
-    _made: dict = field(default_factory=dict, repr=False)
+    def __init__(self, segments: tuple[Segment, ...]) -> None:
+        self.segments = segments
+        self.windows: set[int | None] = set()
+        """The sliding windows that layers have asked for so far."""
+        self._made: dict[tuple, Any] = {}
 
     @property
     def sizes(self) -> list[int]:
@@ -118,101 +116,3 @@ class AttentionPlan:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
-
-
-Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(batch, head, q, k), indices that broadcast -> bool."""
-
-
-def fits(query: Tensor, value: Tensor, dropout: float) -> bool:
-    """Whether the kernel takes such tensors: on CUDA, at most float32, of one head size >= 16."""
-    return (
-        query.device.type == "cuda"
-        and query.dtype != torch.float64
-        and query.shape[-1] == value.shape[-1] >= 16
-        and dropout == 0  # it has none
-    )
-
-
-def tree_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    plan: AttentionPlan,
-    *,
-    scaling: float | None = None,
-    window: int | None = None,
-    softcap: float | None = None,
-) -> Tensor:
-    """[1, H, L, D]: attention in which a response sees its prompt and itself only.
-
-    Args:
-        query: [1, H, L, D].
-        key, value: [1, H / groups, L, D].
-        plan: The segments that make up the L tokens.
-        scaling: Factor of the scores; 1 / sqrt(D) where None.
-        window: Positions a token sees back, itself included; None sees all.
-        softcap: Scores are replaced by ``softcap * tanh(score / softcap)``.
-    """
-    device = query.device
-
-    def make() -> BlockMask:
-        length = query.shape[2]
-        return create_block_mask(
-            tree_mask(plan, window, device), None, None, length, length, device=device
-        )
-
-    mask = plan.once(("flex", window, device), make)
-    kernel = _compiled() if device.type == "cuda" else flex_attention
-    out: Any = kernel(
-        query,
-        key,
-        value,
-        score_mod=None if softcap is None else _bounded(softcap),
-        block_mask=mask,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return out
-
-
-def tree_mask(plan: AttentionPlan, window: int | None, device: torch.device | str) -> Mask:
-    """A `mask_mod` of FlexAttention: whether token q of a plan's sequence sees token k.
-
-    The two are of one segment, k is of the prompt or of the response that q is of, and k's position
-    is not after q's, nor out of the window. A response's positions continue those of its prompt.
-    """
-    segments: list[int] = []
-    branches: list[int] = []
-    positions: list[int] = []
-    for index, segment in enumerate(plan.segments):
-        parts = [(0, segment.prompt), *((segment.prompt, n) for n in segment.responses)]
-        for branch, (start, length) in enumerate(parts):
-            segments += [index] * length
-            branches += [branch] * length
-            positions += range(start, start + length)
-    of_segment, of_branch, position = (
-        torch.tensor(values, device=device) for values in (segments, branches, positions)
-    )
-
-    def sees(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        distance = position[q] - position[k]
-        same = of_segment[q] == of_segment[k]
-        shared = (of_branch[k] == 0) | (of_branch[q] == of_branch[k])
-        seen = same & shared & (distance >= 0)
-        return seen if window is None else seen & (distance < window)
-
-    return sees
-
-
-def _bounded(softcap: float) -> Any:
-    def bound(score: Tensor, batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return softcap * torch.tanh(score / softcap)
-
-    return bound
-
-
-@functools.cache
-def _compiled() -> Any:
-    """The kernel; dynamic, or it would be compiled anew for every length of a sequence."""
-    return torch.compile(flex_attention, dynamic=True)

@@ -8,7 +8,7 @@ from rankdistill.models.adapters import (
     merged,
     merged_copy,
 )
-from rankdistill.models.device import device
+from rankdistill.models.device import claim_device, device, release
 from rankdistill.models.layers import (
     evenly_spaced_layers,
     first_layers,
@@ -45,6 +45,7 @@ __all__ = [
     "WithoutAdapters",
     "adapted",
     "chat_template",
+    "claim_device",
     "decode_response",
     "device",
     "encode_answers",
@@ -68,6 +69,7 @@ __all__ = [
     "place",
     "recoded",
     "recoding",
+    "release",
     "save_model",
     "stored_precision",
     "template_arguments",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from rankdistill.forward.head import TokenLogps
+from rankdistill.forward.head import ACCELERATOR_LOGITS, TokenLogps
 from rankdistill.plan.shapes import Shape
 
 GIB = 2**30
@@ -82,6 +82,7 @@ class Training:
     head: str
     """logps (kept or computed again), distilled (gradient in the forward pass), or whole (SFT)."""
     spread: Spread = Spread()
+    on_gpu: bool = False
 
     @property
     def trained(self) -> int:
@@ -113,8 +114,10 @@ class Training:
     def _weights(self) -> float:
         share = self.spread.share("weights")
         if not self.lora:
-            # Autocast casts every matrix once per forward pass and keeps the copy until its end.
-            copies = 0 if self.precision == "float32" else 2 * self.shape.matrices
+            # Autocast casts every matrix once per forward pass and keeps the copy until its end;
+            # weights that are sharded are cast layer by layer.
+            cast = self.precision != "float32" and not self.spread.weights
+            copies = 2 * self.shape.matrices if cast else 0
             return 4 * self.shape.parameters * share + copies
         frozen = model_bytes(self.shape, self.precision, self.quantization)
         return (frozen + 4 * self.trained) * share
@@ -140,11 +143,17 @@ class Training:
         table = 0 if self.lora else 4 * self.shape.vocabulary * self.shape.hidden
         if self.head == "whole":  # logits, their softmax, its gradient
             return self.tokens * (3 * row + (row / 2 if self.precision != "float32" else 0))
-        chunk = min(self.rows, CHUNK_ROWS) * row
+        chunk = logits_at_once(self.rows, self.shape, self.on_gpu) * row
         if self.head == "distilled":  # both models' chunk, and blocks of the divergence
             return 3 * chunk + table
         kept = self.rows * row
         return chunk + (kept if kept <= KEPT_LOGITS else chunk) + table
+
+
+def logits_at_once(rows: int, shape: Shape, on_gpu: bool) -> int:
+    """Rows of a chunk of logits, see `rankdistill.forward.head.rows_at_once`."""
+    room = ACCELERATOR_LOGITS // (4 * shape.vocabulary) if on_gpu else 0
+    return min(rows, max(CHUNK_ROWS, room))
 
 
 def token_bytes(shape: Shape, precision: str, lora: int | None, layout: str) -> float:
@@ -181,12 +190,12 @@ def model_bytes(shape: Shape, precision: str, quantization: str | None) -> float
 
 
 def forward_memory(
-    shape: Shape, precision: str, quantization: str | None, tokens: int, rows: int
+    shape: Shape, precision: str, quantization: str | None, tokens: int, rows: int, *, on_gpu: bool
 ) -> Memory:
     """Of a forward pass without gradients: one layer's tensors, one chunk of logits."""
     size = BYTES[precision]
     layer = (2 * shape.queries + 2 * shape.keys + 3 * shape.intermediate + 4 * shape.hidden) * size
-    chunk = 2 * 4 * min(rows, CHUNK_ROWS) * shape.vocabulary
+    chunk = 2 * 4 * logits_at_once(rows, shape, on_gpu) * shape.vocabulary
     return Memory(
         weights=model_bytes(shape, precision, quantization),
         activations=tokens * (layer + 2 * 4 * shape.hidden),

@@ -112,7 +112,8 @@ class Planner:
         sample, counts, hardware = self.settings.sample, self.counts, self.hardware
         engine = sample.sampler in ("auto", "vllm")
         precision = precise(sample.vllm.dtype) if engine else "float32"
-        most = sample.vllm.max_num_seqs if engine else sample.transformers.batch_size
+        own = 256 if on_gpu(hardware) else 64  # what null is, of most cards and of a CPU
+        most = sample.vllm.max_num_seqs or own if engine else sample.transformers.batch_size
         engines, devices = sample.data_parallel, sample.tensor_parallel
         tokens = prompts * each * counts.response
         at_once = max(1, min(most, -(-prompts * each // engines)))
@@ -178,7 +179,9 @@ class Planner:
         seconds = computing(flops, self.hardware, precision, "inference")
 
         def memory(precision: str, quantization: str | None) -> Memory:
-            found = forward_memory(shape, precision, quantization, tokens, rows)
+            found = forward_memory(
+                shape, precision, quantization, tokens, rows, on_gpu=on_gpu(self.hardware)
+            )
             return self.done(beside(found, others))
 
         stage = Stage(
@@ -234,6 +237,7 @@ class Planner:
             passes=-(-tokens // at_once),
             head=head,
             spread=self.spread,
+            on_gpu=on_gpu(self.hardware),
         )
         flops = training_flops(work, self.student, training) * epochs + extra_flops
         seconds = computing(flops, self.hardware, training.precision, "training")

@@ -34,7 +34,12 @@ def _student(planner: Planner) -> Stage:
     whole = settings.student.path or settings.teacher.path
     shape = planner.shape(whole, settings.student)
     memory = forward_memory(
-        shape, precise(settings.student.precision), None, planner.counts.longest_prompt, 1
+        shape,
+        precise(settings.student.precision),
+        None,
+        planner.counts.longest_prompt,
+        1,
+        on_gpu=False,  # of one row of logits
     )
     return Stage(
         "student", f"{settings.student.keep_layers} of {shape.layers} layers", shape.parameters,

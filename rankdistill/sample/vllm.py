@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import queue
 import shutil
@@ -30,6 +32,12 @@ LENGTH_STEP = 256
 """The engine's context is rounded up to this, so that few changes of length restart it."""
 
 
+MOST_AT_ONCE = 1024
+"""What vLLM decodes at once by itself on an H100; on other cards it is 256."""
+ON_CPU = 64
+"""On a CPU, whose keys and values are given 1 GiB."""
+
+
 class VLLMSampler(Sampler):
     """Starts engines at the first call and keeps them; weights of the same shape are swapped in.
 
@@ -40,7 +48,8 @@ class VLLMSampler(Sampler):
     Args:
         dtype: Of the engine: float32, bfloat16, float16, or auto for vLLM's choice.
         gpu_memory_utilization: Share of a GPU's memory that an engine may use.
-        max_num_seqs: Most responses that an engine decodes at once.
+        max_num_seqs: Most responses that an engine decodes at once; None: vLLM's choice for the
+            card, 64 on a CPU.
         tensor_parallel: GPUs that one engine is spread over.
         data_parallel: Engines, each with GPUs of its own, that share the prompts. The GPUs of
             CUDA_VISIBLE_DEVICES are dealt out in their order; how that runs on real ones is not
@@ -57,15 +66,17 @@ class VLLMSampler(Sampler):
         *,
         dtype: str = "float32",
         gpu_memory_utilization: float = 0.85,
-        max_num_seqs: int = 64,
+        max_num_seqs: int | None = None,
         tensor_parallel: int = 1,
         data_parallel: int = 1,
     ) -> None:
-        self.max_num_seqs = max_num_seqs
+        if max_num_seqs is None and not torch.cuda.is_available():
+            max_num_seqs = ON_CPU
+        self.max_num_seqs = max_num_seqs or MOST_AT_ONCE
         self._environments = environments(data_parallel, tensor_parallel)
         self._arguments = {
             "dtype": dtype,
-            "max_num_seqs": max_num_seqs,
+            **({} if max_num_seqs is None else {"max_num_seqs": max_num_seqs}),
             "tensor_parallel_size": tensor_parallel,
             **device_arguments(gpu_memory_utilization),
         }
@@ -177,7 +188,9 @@ class VLLMSampler(Sampler):
             return
         if self._folder is None:
             self._folder = EngineFolder()
-        weights = self._folder.path / "weights"
+        # vLLM finds what it compiled by the name it is given: the same for the same shape.
+        name = hashlib.sha256(json.dumps(model_shape, sort_keys=True).encode()).hexdigest()[:12]
+        weights = self._folder.path / name
         # Untied: on a CPU, reloading tied weights silently leaves the LM head as it was.
         export_untied(model.folder, weights, trust_remote_code=trusted)
         try:
@@ -196,7 +209,7 @@ class VLLMSampler(Sampler):
         assert self._folder is not None
         arguments = {
             **self._arguments,
-            "model": str(weights),
+            "model": weights.name,
             "max_model_len": self._length,
             "skip_tokenizer_init": True,
             "trust_remote_code": trusted,
@@ -214,7 +227,7 @@ class VLLMSampler(Sampler):
             folder = self._folder.path / str(number)
             folder.mkdir()
             self._processes.append(VLLMProcess(folder, self._answers, environment))
-        self._ask_all({"do": "start", "engine": arguments})
+        self._ask_all({"do": "start", "engine": arguments, "folder": str(self._folder.path)})
 
     def _ask_all(self, request: Mapping[str, Any]) -> None:
         """Send to every engine, and wait until each has answered."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import rankdistill
 from rankdistill.errors import UserError
+from rankdistill.models.device import release
 from rankdistill.store.kept_log import keep_log
 
 _DISTRIBUTED = re.compile(
@@ -51,6 +52,7 @@ class VLLMProcess:
         environment: Mapping[str, str],
         worker: str = "rankdistill.sample.vllm_worker",
     ) -> None:
+        release()
         self.in_flight = 0
         """Requests that are not answered."""
         self._log = folder / "vllm.log"

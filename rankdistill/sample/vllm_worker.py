@@ -3,7 +3,7 @@
 vLLM leaves `torch.distributed` initialised and keeps its memory, so it never runs in the process
 that trains. Requests (`do`) and their answers, which `rankdistill.sample.vllm` sends and reads:
 
-    start   engine: arguments of vllm.LLM           {"ready": true}
+    start   engine: arguments of vllm.LLM, folder   {"ready": true}
     reload  weights_path                            {"ready": true}
     sample  id, prompt, seeds, params               {"id": id, "responses": [[token, ...], ...]}
     logps   id, prompt, response                    {"id": id, "logps": [...]}
@@ -28,6 +28,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 PR_SET_PDEATHSIG = 1
+MARGIN = 0.02
+"""Share of a GPU's memory that an engine leaves to what else grows on it while it starts."""
 
 
 class Worker:
@@ -53,10 +55,14 @@ class Worker:
             except queue.Empty:
                 self._step()
 
-    def start(self, engine: dict[str, Any]) -> None:
-        """Load a model; `engine` are keyword arguments of `vllm.LLM`."""
+    def start(self, engine: dict[str, Any], folder: str | None = None) -> None:
+        """Load a model; `engine` are keyword arguments of `vllm.LLM`, paths are from `folder`."""
         from vllm import LLM
 
+        if folder is not None:
+            os.chdir(folder)
+        if "gpu_memory_utilization" in engine:
+            engine["gpu_memory_utilization"] = free_share(engine["gpu_memory_utilization"])
         self._llm = LLM(**engine)
         self._answer(ready=True)
 
@@ -115,6 +121,20 @@ class Worker:
 
     def _answer(self, **answer: Any) -> None:
         print(json.dumps(answer), file=self._answers, flush=True)
+
+
+def free_share(most: float) -> float:
+    """The share of a GPU's memory to ask for: `most`, or what is free less a margin.
+
+    vLLM refuses to start where less is free than it is told to take: another process, the trainer
+    above all, keeps its context and what it has loaded.
+    """
+    import torch
+
+    gpus = range(torch.cuda.device_count())
+    free, total = zip(*(torch.cuda.mem_get_info(gpu) for gpu in gpus), strict=True)
+    least = min(part / whole for part, whole in zip(free, total, strict=True))
+    return max(0.0, min(most, round(least - MARGIN, 3)))
 
 
 def _likeliest(steps: Sequence[Mapping[int, Any]], k: int) -> dict[str, list[Any]]:

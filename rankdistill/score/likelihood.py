@@ -13,7 +13,7 @@ from torch import Tensor
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.forward import TokenGroup, bind, collate, micro_batches, response_logps
-from rankdistill.models import Model, encode_prompt, identity, recoded, token_group
+from rankdistill.models import Model, device, encode_prompt, identity, recoded, token_group
 from rankdistill.rows import Group, Message
 from rankdistill.sample import require_backend, require_vllm
 from rankdistill.score.remote import RemoteTeacher, served_logps
@@ -45,7 +45,7 @@ class Likelihood(LikelihoodOptions, Scorer):
     @property
     def on_this_machine(self) -> bool:
         """Whether it needs the memory that a sampler's engine takes."""
-        return self.through == "transformers" and torch.cuda.is_available()
+        return self.through == "transformers" and device().type != "cpu"
 
     def check(self, access: TeacherAccess) -> None:
         """Refuse at start-up an engine that isn't there, or that would not quantise."""

@@ -49,6 +49,11 @@ class RewardModel(RewardModelOptions, Scorer):
     name: ClassVar[str] = "reward_model"
 
     @property
+    def on_this_machine(self) -> bool:
+        """Whether it needs the memory that a sampler's engine takes."""
+        return device().type != "cpu"
+
+    @property
     def identity(self) -> dict[str, Any]:
         return {
             "scorer": self.name,

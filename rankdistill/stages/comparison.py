@@ -53,8 +53,9 @@ class Reference:
         return tokenizers_agree(self.baseline.model.tokenizer(), model.tokenizer())
 
     def held_out(self, run: Run) -> HeldOut:
-        """The models and rows; loaded once per run, and only where a figure is missing."""
+        """The models and rows; loaded where a figure is missing, and kept until one samples."""
         if self._held_out is None:
+            run.hold_models(self._let_go)
             comparable = self.same_tokenizer(self.teacher.model)
             self._held_out = HeldOut(
                 tokenizer=self.baseline.model.tokenizer(),
@@ -68,6 +69,9 @@ class Reference:
                 layout=run.settings.train.layout.name,
             )
         return self._held_out
+
+    def _let_go(self) -> None:
+        self._held_out = None
 
 
 LABELS = {

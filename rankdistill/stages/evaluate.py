@@ -17,6 +17,7 @@ from rankdistill.models import Rows
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
 from rankdistill.rows import Group
+from rankdistill.score.ensemble import members
 from rankdistill.stages.comparison import LABELS, Answers, Reference, evaluation_judge, label_of
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
@@ -50,7 +51,14 @@ class Evaluation:
         """
         # The baseline first: it sets the scale of an ensemble.
         ordered = sorted(models.items(), key=lambda item: item[0] != "warmed_up")
-        answers = {name: self.answers(model, name) for name, model in ordered}
+        # Where a scorer needs the engine's room, all of them write before any is scored.
+        scorers = members(evaluation_judge(self.run.settings)).values()
+        first = ordered if any(scorer.on_this_machine for scorer in scorers) else []
+        sampled = {name: self._sampled(model) for name, model in first}
+        answers = {
+            name: self._scored(model, name, sampled.get(name) or self._sampled(model))
+            for name, model in ordered
+        }
         reference = Reference(answers["warmed_up"], answers["teacher"], self.suite)
         figures = {
             name: self.figures(name, label_of(name, models), of_model, reference)
@@ -73,10 +81,17 @@ class Evaluation:
 
     def answers(self, model: Model, name: str, temperature: float | None = None) -> Answers:
         """What `model` writes to the held-out prompts, and the teacher's scores of it."""
-        run = self.run
+        return self._scored(model, name, self._sampled(model, temperature), temperature)
+
+    def _sampled(self, model: Model, temperature: float | None = None) -> Rows:
+        source = "teacher" if model == self.run.teacher else "student"
         count = self.suite.responses_per_prompt
-        source = "teacher" if model == run.teacher else "student"
-        sampled = sample(run, model, self.prompts, source, count, temperature=temperature)
+        return sample(self.run, model, self.prompts, source, count, temperature=temperature)
+
+    def _scored(
+        self, model: Model, name: str, sampled: Rows, temperature: float | None = None
+    ) -> Answers:
+        run = self.run
         split = "validation" if self.prompts.of_splits("validation").rows else "held-out"
         what = f"{name}, {len(sampled)} {split} prompts"
         judge = evaluation_judge(run.settings)

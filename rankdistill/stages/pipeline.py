@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from rankdistill import console
 from rankdistill.distributed import remarks
-from rankdistill.models import Rows
+from rankdistill.models import Rows, claim_device
 from rankdistill.report import RunReport
 from rankdistill.sample.cluster import with_cluster
 from rankdistill.sample.sampler import response_seed
@@ -65,6 +65,7 @@ def run(config: DictConfig) -> float | None:
     Returns the trained student's validation figure where a sweeper chooses points by it.
     """
     console.quiet()
+    claim_device()
     for line in remarks(os.environ, torch.accelerator.is_available()):
         console.say(line)
     store, folder = Store(), Path(HydraConfig.get().runtime.output_dir)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from rankdistill.console import is_main_process, progress
+from rankdistill.distributed import refuse_sharding
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.models import Rows, merged, save_model
 from rankdistill.models.model import model_of
 from rankdistill.sample import SamplingOptions
 from rankdistill.stages.reward import ModelReward, Rewarding, reads
+from rankdistill.stages.rounds import needs_reward
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Partial
 from rankdistill.train.ppo.config import PPOConfig
@@ -32,9 +35,12 @@ INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale", "rollo
 
 
 def check_ppo(run: Run) -> None:
-    """Refuse, before anything runs, what PPO cannot do."""
+    """Refuse, before anything runs, what PPO and its reward model cannot do."""
     if not isinstance(run.settings.train, PPOTrainOptions):
+        if needs_reward(run.settings) or run.settings.retrieval is not None:
+            refuse_sharding("A reward model (reward.only=true, or a re-ranker)", os.environ)
         return
+    refuse_sharding("PPO (train=ppo)", os.environ)
     _config(run, run.settings.train, None, "")
 
 

@@ -82,6 +82,7 @@ def _values(
         layout = settings.train.layout.name
         most = settings.ranked.max_batch_tokens if settings.ranked else 4096
         batches = batches_of(groups.tokens(model), max_batch_tokens=most, layout=layout)
+        run.hold_models()
         values = policy_values(bind(model.load_on_device(), layout), batches)
         rows = zip(groups, values, strict=True)
         partial.shards().put([{"prompt_id": g["prompt_id"], "values": v} for g, v in rows])

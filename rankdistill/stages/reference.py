@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from rankdistill.distributed import sharding
 from rankdistill.models import Rows, device
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Partial
@@ -20,6 +22,8 @@ def reference_logps(run: Run, model: Model, ranked: Rows) -> dict[str, Any]:
         "layout": run.settings.train.layout.name,
         **run.trained_in,
     }
+    if run.settings.student.precision.name != "float32" and sharding(os.environ) is not None:
+        identity["computed"] = "in lower weights"  # as the policy is, see `weights_in`
 
     def make(partial: Partial) -> Mapping[str, Any]:
         # Not a RankingConfig: one of those waits for all processes of a launch.

@@ -10,6 +10,7 @@ from typing import Any
 
 from rankdistill import models
 from rankdistill.console import heading, result
+from rankdistill.models.device import device, release
 from rankdistill.models.model import Loading, Model
 from rankdistill.sample import (
     Sampler,
@@ -52,6 +53,8 @@ class Run:
     _sampler: Sampler | None = None
     _opened: tuple[str, dict[str, Any]] | None = None
     """Name and options of the sampler that is open."""
+    _letting_go: list[Callable[[], Any]] = field(default_factory=list)
+    """What drops the models that lie where the sampler's are to go."""
 
     def __post_init__(self) -> None:
         teacher, student = self.settings.teacher, self.settings.student
@@ -120,6 +123,8 @@ class Run:
 
         started = time.monotonic()
         output = self.store.output(stage, identity, build, every_rank=every_rank)
+        if built:  # by then nothing of it is held
+            release()
         seconds = time.monotonic() - started
         counts = {
             name: value
@@ -154,6 +159,7 @@ class Run:
         if self._sampler is not None and self._opened != (name, options):
             self.close_sampler()
         if self._sampler is None:
+            self._make_room()
             self._sampler = own if is_own else open_sampler(name, **options)
             self._opened = name, options
         return self._sampler
@@ -163,6 +169,26 @@ class Run:
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None
+            release()
+
+    def hold_models(self, let_go: Callable[[], Any] = lambda: None) -> None:
+        """Close the sampler for models that are about to be loaded; the next one ends them.
+
+        An accelerator has no room for both. A CPU shares its memory among all, so there both stay.
+
+        Args:
+            let_go: Drops the models; called before a sampler is opened. Without one they are
+                dropped anyway by then.
+        """
+        if device().type != "cpu":
+            self.close_sampler()
+            self._letting_go.append(let_go)
+
+    def _make_room(self) -> None:
+        for let_go in self._letting_go:
+            let_go()
+        self._letting_go.clear()
+        release()
 
 
 def _as_stored(role: str, settings: Any, path: str) -> Any:

@@ -267,4 +267,5 @@ class Verification:
 
     @cached_property
     def _teacher(self) -> Any:
+        self.run.hold_models(lambda: self.__dict__.pop("_teacher", None))
         return self.run.teacher.load_on_device()

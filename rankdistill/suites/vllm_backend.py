@@ -12,18 +12,24 @@ if TYPE_CHECKING:
 
 def vllm_model(run: Run, model: Model, batch_size: int | str) -> Any:
     """lm-eval's `VLLM` of a model, with the engine's options of `sample.vllm`."""
+    from rankdistill.models import release
     from rankdistill.sample.vllm import device_arguments
+    from rankdistill.sample.vllm_worker import free_share
 
+    release()
     # GiB of keys and values; without a GPU vLLM would take most of the memory for them.
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     served = _back_end().VLLM
     options = run.settings.sample.vllm
+    arguments = device_arguments(options.gpu_memory_utilization)
+    if "gpu_memory_utilization" in arguments:
+        arguments["gpu_memory_utilization"] = free_share(options.gpu_memory_utilization)
     return served(
         pretrained=model.path,
         dtype=options.dtype,
         batch_size=batch_size,
         trust_remote_code=model.loading.trust_remote_code,
-        **device_arguments(options.gpu_memory_utilization),
+        **arguments,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -13,10 +14,12 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from rankdistill.distributed import sharding
 from rankdistill.forward import bind, bound_layout, collate, micro_batches, response_logps
 from rankdistill.models import load_model, place
 from rankdistill.train.groups import RankedGroup, ranked_group
 from rankdistill.trainer.arguments import RankingConfig
+from rankdistill.trainer.sharded import weights_in
 
 COLUMN = "reference_logps"
 
@@ -82,12 +85,14 @@ def reference_logps(
     """[group][response] log-probability under a bound model, nats; an adapter is switched off."""
     device, layout = next(model.parameters()).device, bound_layout(model)
     lower = torch.float16 if config.fp16 else torch.bfloat16
-    autocast = torch.autocast(device.type, dtype=lower, enabled=config.bf16 or config.fp16)
+    precision: Any = torch.autocast(device.type, dtype=lower, enabled=config.bf16 or config.fp16)
+    if (config.bf16 or config.fp16) and sharding(os.environ) is not None:
+        precision = weights_in(model, lower)
     without_adapter = model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
     was_training = model.training
     model.eval()
     result: list[list[float]] = []
-    with without_adapter, autocast:
+    with without_adapter, precision:
         tokens = [group.tokens for group in groups]
         for indices in micro_batches(tokens, config.max_batch_tokens, layout):
             batch = collate([tokens[i] for i in indices], layout).to(device)

@@ -79,7 +79,7 @@ class PPOMethod(Optimiser):
             the iteration's updates is left out. None never does.
         max_kl: Nats per token to the reference; beyond, the run stops. None never does.
         sampler_tolerance: Nats per token by which sampler and trainer may disagree on average about
-            the same response; beyond, the run stops.
+            the same response, 6 times as much at the 99th percentile; beyond, the run stops.
 
     `epochs` are passes over the prompts; `warmup_ratio` and `save_steps` count iterations.
 

@@ -23,6 +23,7 @@ from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bound_layout, micro_batches, token_count
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.checkpoints import last_checkpoint
+from rankdistill.trainer.sharded import keep_float32
 
 NOTHING = TokenGroup([0], [[0]])
 """What a process that has no rows left runs the model on, since the others wait for it."""
@@ -57,6 +58,11 @@ class StepTrainer(Trainer, ABC):
     @abstractmethod
     def weight(self, rows: Sequence[Any]) -> int:
         """What a step's sum of losses is divided by is the sum of this over its rows."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Trainer's; what a sharded model returns stays in float32."""
+        super().create_accelerator_and_postprocess()
+        keep_float32(self.accelerator)
 
     @property
     def layout(self) -> str:

@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from rankdistill.forward import GroupBatch, LMHead
+from rankdistill.forward.head import rows_at_once
 from rankdistill.objectives.divergences import divergence_named, shared_vocabulary
 
 BLOCK_VALUES = 2**21
 """Logits that the loss is worked out for at once: its temporaries are a few times their size."""
+ACCELERATOR_BLOCK_VALUES = 2**26
+"""The same on an accelerator, which is slower to be told than to compute small blocks."""
 
 BlockDivergence = Callable[[Tensor, slice], Tensor]
 
@@ -104,14 +108,15 @@ class DistillationHead:
 
     A `Head` of the grouped forward: it runs inside the student's own forward. Gradients are worked
     out in the forward pass, chunk by chunk, in the place of the student's logits; the backward pass
-    scales them. So the result can be differentiated once.
+    scales them. So the result can be differentiated once. Where the output layer is sharded, its
+    chunks are computed again in the backward pass instead.
 
     Args:
         target: The teacher's side of the same rows.
         alpha: Weight of the divergence.
         beta: Weight of the cross-entropy.
         matching: A further loss.
-        chunk_rows: Rows whose logits are computed at once.
+        chunk_rows: Rows whose logits are computed at once on a CPU, see `rows_at_once`.
     """
 
     target: Target
@@ -121,15 +126,36 @@ class DistillationHead:
     chunk_rows: int = 256
 
     def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> DistillationSums:
-        parameters = [p for p in lm_head.layer.parameters() if p.requires_grad]
-        wanted = torch.is_grad_enabled()
-        loss, divergence, entropy = _Chunked.apply(
-            self, lm_head, wanted, batch.targets, hidden, *parameters
-        )
+        sums = self._in_place if lm_head.whole else self._through_layer
+        loss, divergence, entropy = sums(hidden, lm_head, batch.targets)
         if self.matching is None:
             return DistillationSums(loss, divergence, entropy, torch.zeros_like(loss))
         matching = self.matching(hidden, batch, self.target)
         return DistillationSums(loss + matching, divergence, entropy, matching.detach())
+
+    def _in_place(self, hidden: Tensor, lm_head: LMHead, targets: Tensor) -> Sequence[Tensor]:
+        parameters = [p for p in lm_head.layer.parameters() if p.requires_grad]
+        wanted = torch.is_grad_enabled()
+        return _Chunked.apply(self, lm_head, wanted, targets, hidden, *parameters)  # type: ignore[return-value]
+
+    def _through_layer(self, hidden: Tensor, lm_head: LMHead, targets: Tensor) -> Sequence[Tensor]:
+        """As `_in_place`, with every call of the output layer where autograd sees it."""
+        wanted = torch.is_grad_enabled()
+
+        def sums(states: Tensor, rows: slice) -> Any:
+            logits = lm_head(states)
+            return _OfLogits.apply(self, logits, targets[rows], self.target.open(rows), wanted)
+
+        parts = []
+        for rows in self.chunks(hidden, lm_head):
+            chunk = hidden[rows], rows
+            parts.append(checkpoint(sums, *chunk, use_reentrant=False) if wanted else sums(*chunk))
+        return [torch.stack(part).sum(0) for part in zip(*parts, strict=True)]
+
+    def chunks(self, hidden: Tensor, lm_head: LMHead) -> list[slice]:
+        """Rows [N, D] as parts that are computed at once."""
+        size = rows_at_once(self.chunk_rows, hidden.device, lm_head.vocabulary)
+        return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
 
     def losses(self, student_logits: Tensor, targets: Tensor, divergence: Tensor) -> Tensor:
         """[3, n] loss, divergence and cross-entropy of student logits [n, V]."""
@@ -147,8 +173,7 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx, head, lm_head, wanted, targets, hidden, *parameters):
         gradients = [torch.zeros_like(t) for t in (hidden, *parameters)] if wanted else []
         total = torch.zeros(3, device=hidden.device, dtype=_at_least_float32(hidden))
-        for start in range(0, hidden.shape[0], head.chunk_rows):
-            rows = slice(start, start + head.chunk_rows)
+        for rows in head.chunks(hidden, lm_head):
             with torch.set_grad_enabled(wanted):
                 leaf = hidden[rows].detach().requires_grad_(wanted)
                 logits = lm_head(leaf)
@@ -171,6 +196,24 @@ class _Chunked(torch.autograd.Function):
         return None, None, None, None, *gradients
 
 
+class _OfLogits(torch.autograd.Function):
+    """[] loss, divergence, cross-entropy of a chunk's logits [n, V], which become the gradient."""
+
+    @staticmethod
+    def forward(ctx, head, logits, targets, divergence, wanted):
+        slope = logits.detach()
+        parts = _work_out(head, slope, targets, divergence, wanted).unbind()
+        ctx.save_for_backward(slope)
+        ctx.mark_non_differentiable(*parts[1:])
+        return parts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        (slope,) = ctx.saved_tensors
+        return None, slope.mul_(grad), None, None, None
+
+
 def _work_out(
     head: DistillationHead,
     logits: Tensor,
@@ -180,7 +223,8 @@ def _work_out(
 ) -> Tensor:
     """[3] sums over a chunk; its logits [n, V] become the gradient of the first where `wanted`."""
     total = torch.zeros(3, device=logits.device, dtype=logits.dtype)
-    step = max(1, BLOCK_VALUES // logits.shape[1])
+    values = BLOCK_VALUES if logits.device.type == "cpu" else ACCELERATOR_BLOCK_VALUES
+    step = max(1, values // logits.shape[1])
     for start in range(0, logits.shape[0], step):
         block = slice(start, start + step)
         with torch.set_grad_enabled(wanted):

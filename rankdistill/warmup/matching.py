@@ -70,7 +70,8 @@ class StateMatching(nn.Module):
             if self._relational:
                 total = total + self._relational * relations(state, wanted, batch)
             if name in self.projections:
-                state = self.projections[name](state).to(total.dtype)
+                projection: Any = self.projections[name]  # FSDP may have lower weights in it
+                state = projection(state.to(projection.weight.dtype)).to(total.dtype)
             total = total + (1 - cosine_similarity(state, wanted, dim=-1)).sum()
         return self._weight * total / len(self._names)
 

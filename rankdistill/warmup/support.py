@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.forward import GroupBatch, LMHead
+from rankdistill.forward.head import rows_at_once
 from rankdistill.objectives.divergences import divergence_named
 from rankdistill.warmup.head import BlockDivergence
 
@@ -45,7 +46,7 @@ class SupportHead:
         k: Tokens to keep; at most `vocabulary`.
         temperatures: Those that the mass of the rest is kept for.
         vocabulary: Ids that teacher and student share; others don't count.
-        chunk_rows: Rows whose logits are computed at once.
+        chunk_rows: Rows whose logits are computed at once on a CPU, see `rows_at_once`.
     """
 
     k: int
@@ -55,9 +56,10 @@ class SupportHead:
 
     @torch.no_grad()
     def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Support:
+        chunk_rows = rows_at_once(self.chunk_rows, hidden.device, lm_head.vocabulary)
         parts = [
             support(lm_head(rows)[:, : self.vocabulary], self.k, self.temperatures)
-            for rows in hidden.split(self.chunk_rows)
+            for rows in hidden.split(chunk_rows)
         ]
         return Support(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 

@@ -119,7 +119,8 @@ def distil(
     if matching is not None:
         matching.recorder.arm()
     head = DistillationHead(teacher.target(batch, rows), *weights, matching)
-    return model(group_batch=batch, head=head)
+    # The method: of a dataclass FSDP would round all that is in it, the target too.
+    return model(group_batch=batch, head=head.__call__)
 
 
 @torch.no_grad()

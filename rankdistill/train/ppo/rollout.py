@@ -23,7 +23,7 @@ from rankdistill.forward import (
     collate,
     micro_batches,
 )
-from rankdistill.models import Loading, Model, encode_prompt, merged_copy, save_model
+from rankdistill.models import Loading, Model, encode_prompt, merged_copy, release, save_model
 from rankdistill.rows import Group
 from rankdistill.sample.sampler import Sampler, response_seed
 from rankdistill.store.removal import folders_named, refuse_link
@@ -115,6 +115,7 @@ class Rollouts:
     def _sampled(self, iteration: int, chosen: Sequence[int]) -> list[list[Any]]:
         """The K responses to every chosen prompt, the same on every process."""
         told: list[Any] = [None, None]
+        release()
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
             requests = [(self._prompts[i]["prompt_id"], self._ids[i]) for i in chosen]
@@ -125,9 +126,12 @@ class Rollouts:
             rows = [responses for _, responses in answers]
             groups = [_tokens(self._ids[i], row) for i, row in zip(chosen, rows, strict=True)]
             policy = self._accelerator.unwrap_model(self._model).policy
-            told = [rows, disagreement(self._sampler, exported, policy, groups)]
+            autocast = self._accelerator.autocast()
+            told = [rows, disagreement(self._sampler, exported, policy, groups, autocast)]
+            if self._accelerator.device.type != "cpu":
+                self._sampler.close()  # gradients and the optimiser want its room
         broadcast_object_list(told)
-        self.sampler_gap = told[1]
+        self.sampler_gap = None if told[1] is None else told[1].mean
         check_agreement(told[1], self._config.sampler_tolerance, self._sampler.name, iteration)
         return told[0]
 

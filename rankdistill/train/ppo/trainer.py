@@ -102,7 +102,11 @@ class PPOTrainer:
         model.train()
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            trained, config.learning_rate, eps=ADAM_EPSILON, weight_decay=config.weight_decay
+            trained,
+            config.learning_rate,
+            eps=ADAM_EPSILON,
+            weight_decay=config.weight_decay,
+            fused=self.accelerator.device.type == "cuda",
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.controller = KLController(config.kl_coef, config.kl_target, config.kl_horizon)

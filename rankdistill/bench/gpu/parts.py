@@ -1,0 +1,113 @@
+"""What the parts share: the models of the card, and how they are timed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from rankdistill.bench.settings import Point, random_group
+from rankdistill.forward import TokenGroup, bind
+
+SHAPES = {
+    "0.5B": (896, 4864, 24, 14, 2, True),
+    "1.5B": (1536, 8960, 28, 12, 2, True),
+    "7B/8": (3584, 18944, 8, 28, 4, False),
+}
+"""Hidden and intermediate size, layers, heads, of keys, tied tables: Qwen2.5's, and of 7B 8 layers
+of 28."""
+VOCABULARY = 151_936
+WARM_UPS, TURNS = 3, 10
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A call's model sizes and device."""
+
+    tiny: bool
+    device: str
+
+    @property
+    def timed(self) -> bool:
+        """Whether times mean something: on a card, with the models that the targets are of."""
+        return self.device == "cuda" and not self.tiny
+
+    def build(self, shape: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+        """A random model of a shape, bound, on the device."""
+        hidden, inner, layers, heads, kv_heads, tied = SHAPES[shape]
+        if self.tiny:
+            hidden, inner, layers, heads, kv_heads = 64, 96, 2, 4, 2
+        config = Qwen2Config(
+            vocab_size=512 if self.tiny else VOCABULARY,
+            hidden_size=hidden,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            tie_word_embeddings=tied,
+            max_position_embeddings=32_768,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+        torch.manual_seed(seed)
+        with torch.device(self.device):
+            model: Any = Qwen2ForCausalLM(config)
+        return bind(model.to(dtype))
+
+    def group(self, K: int, P: int, R: int, model: Any) -> TokenGroup:
+        """K responses of R tokens to P; a sixteenth of the lengths where it is tiny."""
+        share = 16 if self.tiny else 1
+        return random_group(Point(K, max(P // share, 2), max(R // share, 2)), model)
+
+    def autocast(self) -> AbstractContextManager:
+        """bfloat16 on a card; float32 elsewhere, where what is compared is to be exact."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda")
+
+    def seconds(self, ways: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+        """The median time of each way, taking turns; one turn where times mean nothing."""
+        warm_ups, turns = (WARM_UPS, TURNS) if self.timed else (0, 1)
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        for turn in range(warm_ups + turns):
+            for name in list(ways) if turn % 2 else list(ways)[::-1]:
+                took = self._once(ways[name])
+                if turn >= warm_ups:
+                    found[name].append(took)
+        return {name: statistics.median(of_way) for name, of_way in found.items()}
+
+    def _once(self, way: Callable[[], Any]) -> float:
+        if self.device != "cuda":
+            started = time.perf_counter()
+            way()
+            return time.perf_counter() - started
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        way()
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 1000
+
+    def peak(self, way: Callable[[], Any]) -> float:
+        """The largest memory that tensors took on the card, GiB; 0 elsewhere."""
+        if self.device != "cuda":
+            way()
+            return 0.0
+        torch.cuda.reset_peak_memory_stats()
+        way()
+        return torch.cuda.max_memory_allocated() / 2**30
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Norm of the difference by the norm of what is wanted."""
+    found, wanted = found.double().flatten(), wanted.double().flatten()
+    return float((found - wanted).norm() / wanted.norm().clamp(min=1e-30))
+
+
+def gradients(model: Any) -> torch.Tensor:
+    """[parameters] the whole gradient, float32."""
+    return torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])

@@ -1,0 +1,125 @@
+"""Runs the parts, each in its own process, and tells what became of the claims."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rankdistill.bench.gpu import PARTS, Claim, Part
+from rankdistill.console import say
+from rankdistill.errors import UserError
+
+PRELOADED = ["rankdistill.bench.gpu.parts"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of a call.
+
+    Args:
+        tiny: Random models of 2 layers: everything runs, and times mean nothing.
+        device: `cuda` or `cpu`.
+        only: Numbers of parts.
+        log: What the parts print.
+    """
+
+    tiny: bool
+    device: str
+    only: Sequence[int]
+    log: Path
+
+
+def run(options: Options, json_file: Path | None) -> int:
+    """Prints a line per claim as soon as its part has ended; 1 where one is refuted, else 0."""
+    from rankdistill.bench import results
+
+    facts = results.machine()
+    say(results.machine_line(facts))
+    say("claim | figure | target | holds/refuted/not run")
+    found: list[dict[str, Any]] = []
+    options.log.write_text("", encoding="utf-8")
+    for part in PARTS:
+        if part.number not in options.only:
+            continue
+        started = time.monotonic()
+        claims = _ended(part, options)
+        seconds = round(time.monotonic() - started, 1)
+        for claim in claims:
+            say(f"{part.number} {claim.line}")
+            found.append({"part": part.number, "seconds": seconds, **asdict(claim)})
+    if json_file is not None:
+        report = {"machine": facts, "tiny": options.tiny, "device": options.device, "claims": found}
+        json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    say(f"all that the parts said: {options.log}")
+    return int(any(claim["verdict"] == "refuted" for claim in found))
+
+
+def numbers(text: str | None) -> list[int]:
+    """Parts by number: `1-11`, `2,7`; None: all.
+
+    Raises:
+        UserError: no such part.
+    """
+    known = [part.number for part in PARTS]
+    if text is None:
+        return known
+    chosen: list[int] = []
+    for piece in text.split(","):
+        first, _, last = piece.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise UserError(f"--only {text} names no parts: give numbers, such as 1-11 or 2,7.")
+        chosen += range(int(first), int(last or first) + 1)
+    if unknown := sorted(set(chosen) - set(known)):
+        raise UserError(f"--only {text}: there is no part {unknown[0]}; they go from 1 to 14.")
+    return chosen
+
+
+def _ended(part: Part, options: Options) -> list[Claim]:
+    """The claims of a part, or one that says how it ended without them."""
+    # Not a fork of this process: CUDA does not survive one. The server of forks has never used it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with tempfile.TemporaryDirectory(prefix="rankdistill-bench-") as folder:
+        answer = Path(folder, "claims.json")
+        child: Any = context.Process(target=_try, args=(part, options, str(answer)))
+        child.start()
+        child.join(part.seconds)
+        if child.is_alive():
+            child.kill()
+            child.join()
+            return [_refuted(part, f"no end within {part.seconds} s")]
+        if not answer.is_file():
+            return [_refuted(part, f"ended with code {child.exitcode}, see the log")]
+        return [Claim(**row) for row in json.loads(answer.read_text())]
+
+
+def _refuted(part: Part, figure: str) -> Claim:
+    return Claim(part.what, figure, "it runs", "refuted")
+
+
+def _try(part: Part, options: Options, answer: str) -> None:
+    """In the process of the part."""
+    log = os.open(options.log, os.O_WRONLY | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(log, number)
+    print(f"\n== {part.number} {part.what}", flush=True)
+    from rankdistill.bench.gpu.parts import Bench
+
+    module, _, name = part.function.partition(":")
+    try:
+        claims = getattr(import_module(module), name)(Bench(options.tiny, options.device))
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    Path(answer).write_text(json.dumps([asdict(claim) for claim in claims]))

@@ -1,0 +1,156 @@
+"""The trainers: their overhead, what they leave behind, PPO."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rankdistill.bench.gpu import Claim
+from rankdistill.bench.gpu.parts import Bench
+from rankdistill.bench.gpu.steps import NO_TIMES
+from rankdistill.bench.settings import Settings
+from rankdistill.bench.training import grouped_step
+from rankdistill.forward import TokenGroup
+from rankdistill.models import release
+from rankdistill.objectives import RRHF
+from rankdistill.train.ranking import RankingConfig, RankingTrainer
+
+MIB = 2**20
+
+
+def loop(bench: Bench) -> list[Claim]:
+    """Twelve steps of a `RankingTrainer`, and how often a step waits for the card."""
+    model = bench.build("0.5B")
+    group = bench.group(4, 512, 256, model)
+    steps = 12 if bench.timed else 2
+    bare = bench.seconds({"bare": bare_step(bench, model, group)})["bare"]
+    trainer = _trainer(bench, model, [group] * 32, steps)
+    trainer.train()  # kernels and allocations
+    took = bench.seconds({"loop": trainer.train})["loop"] / steps
+    overhead, waits = took / (8 * bare), _waits(bench, trainer, steps)
+    name, target = "trainer against bare steps", "<= 1.10 x"
+    times = Claim.of(name, f"{overhead:.2f} x", target, overhead <= 1.1)
+    few = Claim.untried("waits for the card, per step", "no GPU", "<= 4")
+    if waits is not None:
+        few = Claim.of("waits for the card, per step", f"{waits:.1f}", "<= 4", waits <= 4)
+    return [times if bench.timed else Claim.untried(name, NO_TIMES, target), few]
+
+
+def bare_step(bench: Bench, model: Any, group: TokenGroup) -> Callable[[], None]:
+    """Forward and backward of one group, in the precision of the card."""
+    step = grouped_step(model, group, RRHF())
+
+    def whole() -> None:
+        with bench.autocast():
+            step()
+
+    return whole
+
+
+def _trainer(bench: Bench, model: Any, groups: Sequence[TokenGroup], steps: int) -> RankingTrainer:
+    tokenizer = _tokenizer()
+    folder = tempfile.mkdtemp(prefix="rankdistill-bench-")
+    args = RankingConfig(
+        folder, prompts_per_step=8, max_steps=steps, save_strategy="no", disable_tqdm=True,
+        max_batch_tokens=1, bf16=bench.device == "cuda", use_cpu=bench.device == "cpu",
+    )  # fmt: skip
+    rows = [
+        {
+            "prompt_id": str(i),
+            "messages": [{"role": "user", "content": " ".join(map(str, group.prompt))}],
+            "responses": [
+                {"text": "", "token_ids": list(response), "score": -float(k)}
+                for k, response in enumerate(group.responses)
+            ],
+        }
+        for i, group in enumerate(groups)
+    ]
+    return RankingTrainer(model, args, rows, processing_class=tokenizer)
+
+
+def _tokenizer() -> Any:
+    tokenizer = Settings("tiny").load()[1]
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    return tokenizer
+
+
+def _waits(bench: Bench, trainer: Any, steps: int) -> float | None:
+    """Synchronising calls per step that torch warns of."""
+    if bench.device != "cuda":
+        return None
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            trainer.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(each.message) for each in seen) / steps
+
+
+def given_back(bench: Bench) -> list[Claim]:
+    """What is left on the card when a training has ended, under autocast as well."""
+
+    def train() -> list[weakref.ref]:
+        model = bench.build("0.5B")
+        trainer = _trainer(bench, model, [bench.group(2, 256, 64, model)] * 8, 1)
+        trainer.train()
+        return [weakref.ref(model), weakref.ref(trainer)]
+
+    seen = train()
+    release()
+    name, target = "memory given back", "<= 64 MiB allocated, 256 reserved"
+    if bench.device != "cuda":
+        gone = not any(each() for each in seen)
+        return [
+            Claim.of("a trained model is gone with its trainer", str(gone), "True", gone),
+            Claim.untried(name, "no GPU", target),
+        ]
+    held, reserved = torch.cuda.memory_allocated() / MIB, torch.cuda.memory_reserved() / MIB
+    figure = f"{held:.0f} MiB allocated, {reserved:.0f} reserved"
+    free, total = torch.cuda.mem_get_info()
+    return [
+        Claim.of(name, figure, target, held <= 64 and reserved <= 256),
+        Claim.of("free on the card", f"{free / total:.1%}", ">= 97 %", free / total >= 0.97),
+    ]
+
+
+def ppo(bench: Bench) -> list[Claim]:
+    """An iteration with each kind of advantage; the first ratio is 1 but for rounding."""
+    from rankdistill.sample.sampler import SamplingOptions
+    from rankdistill.sample.transformers import TransformersSampler
+    from rankdistill.train.ppo.config import PPOConfig
+    from rankdistill.train.ppo.trainer import PPOTrainer
+
+    def reward(groups: Any) -> list[list[float]]:
+        return [[float(sum(r["token_ids"]) % 7) for r in group["responses"]] for group in groups]
+
+    claims = []
+    for advantage in ("group", "gae"):
+        prompts = [
+            {"prompt_id": f"p{i}", "messages": [{"role": "user", "content": f"{i} 5 6"}]}
+            for i in range(8)
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            config = PPOConfig(
+                output_dir=str(Path(folder)), prompts_per_rollout=8, prompts_per_step=4,
+                advantage=advantage, max_kl=None, sampler_tolerance=1.0,
+                mixed_precision="bf16" if bench.device == "cuda" else "no",
+                sampling=SamplingOptions(4, 1.0, 1.0, 0, 8 if bench.tiny else 64, 0),
+            )  # fmt: skip
+            trainer = PPOTrainer(
+                bench.build("0.5B"), config, prompts, _tokenizer(), reward, TransformersSampler()
+            )
+            trainer.train()
+        error = trainer.history[0]["first_ratio_error"]
+        figure = f"{error:.1e}"
+        claims.append(Claim.of(f"PPO ({advantage}): first ratio", figure, "<= 2e-2", error <= 2e-2))
+        del trainer
+        release()
+    return claims
