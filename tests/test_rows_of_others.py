@@ -68,6 +68,8 @@ PROMPTS = {
     "a transcript": ({"prompt": "\n\nHuman: Hi\n\nAssistant: Yo\n\nHuman: Why?\n\nAssistant:"},
                      [*HI, assistant("Yo"), user("Why?")]),
     "a transcript with a preamble": ({"prompt": "Be brief.\n\nHuman: Hi\n\nAssistant:"}, BRIEF),
+    "a transcript of the system too": (
+        {"prompt": "System: Be brief.\n\nHuman: Hi\n\nAssistant:"}, BRIEF),
     "a text that mentions a human": ({"prompt": "He said:\n\nHuman: that is me."},
                                      [user("He said:\n\nHuman: that is me.")]),
     "a tool's answer": (
@@ -180,6 +182,14 @@ NAMED = [
      {"x": "a", "y": "b", "margin": 0.25}, [1, 0]),
     ({"chosen": "pair.good", "rejected": "pair.bad"}, {"pair": {"good": "a", "bad": "b"}}, [1, 0]),
 ]  # fmt: skip
+
+
+def test_an_answer_to_an_open_transcript_begins_without_its_space():
+    asked = "\n\nHuman: Hi\n\nAssistant:"
+    _, responses = ranked_row({"prompt": asked, "chosen": " a", "rejected": " b"}, "line 1")
+    assert [response["text"] for response in responses] == ["a", "b"]
+    _, responses = ranked_row({"prompt": "Hi", "chosen": " a", "rejected": "b\n"}, "line 1")
+    assert [response["text"] for response in responses] == [" a", "b\n"]  # as it was written
 
 
 @pytest.mark.parametrize(("columns", "row", "scores"), NAMED)
