@@ -263,6 +263,15 @@ def test_the_table_keeps_to_100_columns(capsys, monkeypatch):
     assert "train does not fit" in shown
 
 
+def test_odd_rows_of_a_set_are_not_counted(capsys, tmp_path):
+    row = {"prompt": "Name a prime.", "better": "Seven.", "worse": "Nine."}
+    rows = [row] * 3 + [{"prompt": "Name a prime."}]
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [argument for argument in RANKED if not argument.startswith("rank.path")]
+    named = ["rank.columns={chosen: better, rejected: worse}", f"rank.path={tmp_path}/set.jsonl"]
+    assert plan(capsys, *given, *named)["counts"]["responses"] == 2
+
+
 def test_hardware_of_one_s_own(capsys, tmp_path):
     (tmp_path / "hardware").mkdir()
     (tmp_path / "hardware" / "mine.yaml").write_text("defaults: [a100, _self_]\nmemory_gib: 141\n")

@@ -20,6 +20,7 @@ from rankdistill.models import tokenizer_digest
 from rankdistill.prompts.formats import conversation, response_in
 from rankdistill.prompts.odd_rows import OddRow
 from rankdistill.rank.formats import ranked_row
+from rankdistill.rank.load import load_groups
 from rankdistill.rank.preferences import columns_of
 from rankdistill.rank.write import write_table
 from rankdistill.train.groups import ranked_group
@@ -68,6 +69,8 @@ PROMPTS = {
     "a transcript": ({"prompt": "\n\nHuman: Hi\n\nAssistant: Yo\n\nHuman: Why?\n\nAssistant:"},
                      [*HI, assistant("Yo"), user("Why?")]),
     "a transcript with a preamble": ({"prompt": "Be brief.\n\nHuman: Hi\n\nAssistant:"}, BRIEF),
+    "a transcript of the system too": (
+        {"prompt": "System: Be brief.\n\nHuman: Hi\n\nAssistant:"}, BRIEF),
     "a text that mentions a human": ({"prompt": "He said:\n\nHuman: that is me."},
                                      [user("He said:\n\nHuman: that is me.")]),
     "a tool's answer": (
@@ -180,6 +183,14 @@ NAMED = [
      {"x": "a", "y": "b", "margin": 0.25}, [1, 0]),
     ({"chosen": "pair.good", "rejected": "pair.bad"}, {"pair": {"good": "a", "bad": "b"}}, [1, 0]),
 ]  # fmt: skip
+
+
+def test_an_answer_to_an_open_transcript_begins_without_its_space():
+    asked = "\n\nHuman: Hi\n\nAssistant:"
+    _, responses = ranked_row({"prompt": asked, "chosen": " a", "rejected": " b"}, "line 1")
+    assert [response["text"] for response in responses] == ["a", "b"]
+    _, responses = ranked_row({"prompt": "Hi", "chosen": " a", "rejected": "b\n"}, "line 1")
+    assert [response["text"] for response in responses] == [" a", "b\n"]  # as it was written
 
 
 @pytest.mark.parametrize(("columns", "row", "scores"), NAMED)
@@ -366,9 +377,15 @@ def test_a_split_column_can_be_ignored(tmp_path):
 
 def test_a_column_that_is_not_read_is_named_once(tmp_path, capsys):
     rows = [{"prompt": "<image>What?", "images": ["a.jpg"]}, {"prompt": "Who?", "images": ["b"]}]
-    load(write(tmp_path, rows), TOKENIZER)
-    told = " ".join(capsys.readouterr().out.split())
-    assert told.count("the column 'images' is not read (line 1 of") == 1
+    pairs = [{**row, "chosen": "a", "rejected": "b"} for row in rows]
+    for reader in (
+        lambda: load(write(tmp_path, rows), TOKENIZER),
+        lambda: read(tmp_path, pairs),
+        lambda: list(load_groups(Path(write(tmp_path, pairs)))),
+    ):
+        reader()
+        told = " ".join(capsys.readouterr().out.split())
+        assert told.count("the column 'images' is not read (line 1 of") == 1
 
 
 def test_tables_hold_the_same_rows(tmp_path: Path):

@@ -30,14 +30,17 @@ def over_subsets(right: list[bool]) -> float:
     return fmean(map(fmean, by_subset.values()))
 
 
-def test_accuracies_are_those_of_a_plain_forward_pass(monkeypatch, tmp_path, tiny_dir):
-    file = write(tmp_path / "pairs.jsonl", [*PAIRS, {**PAIRS[0], "chosen": "x" * 400}])
+def test_accuracies_are_those_of_a_plain_forward_pass(monkeypatch, tmp_path, tiny_dir, capsys):
+    long, empty = ({**PAIRS[0], "chosen": text} for text in ("x" * 400, ""))
+    file = write(tmp_path / "pairs.jsonl", [*PAIRS, long, empty])
     judge, judge_tokenizer = reward_model(tmp_path / "reward", pad="own")
     folder = run_here(
         monkeypatch, tmp_path, "recipe=evaluate", f"teacher.path={tiny_dir}",
         f"eval.pairs.path={file}", f"eval.pairs.reward_model={tmp_path / 'reward'}",
         "eval.pairs.max_tokens=300",
     )  # fmt: skip
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.count("left out 1 row of") == 1 and "line 6 of" in told
     models = json.loads((folder / "metrics.json").read_text())["suites"]["pairs"]["models"]
     assert list(models) == ["trained", "reward_model"]
     figures = models["trained"]["figures"]

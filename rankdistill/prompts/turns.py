@@ -193,7 +193,7 @@ def _transcript(text: str) -> list[Turn] | None:
     parts = _TURN.split(text)
     if len(parts) < 3 or parts[1] != "Human":
         return None
-    preamble = parts[0].strip()
+    preamble = parts[0].strip().removeprefix("System:").removeprefix("system:").strip()
     if preamble and "Assistant" not in parts[1::2]:
         return None  # a text that mentions a human is no transcript
     system: list[Turn] = [{"role": "system", "content": preamble}] if preamble else []

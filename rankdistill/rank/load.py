@@ -8,9 +8,10 @@ from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.prompts import prompt_id
+from rankdistill.prompts.formats import unread_columns
 from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.rank.existing import set_rows
-from rankdistill.rank.formats import ranked_row
+from rankdistill.rank.formats import prompt_column, ranked_row
 
 
 def load_groups(path: Path) -> Iterator[dict[str, Any]]:
@@ -29,6 +30,7 @@ def load_groups(path: Path) -> Iterator[dict[str, Any]]:
         folder = folder / "ranked"
     odd = OddRows(str(path))
     for where, row, _ in set_rows(str(folder)):
+        odd.add_unread(unread_columns(row, prompt_column(row, None, None)), where)
         try:
             messages, responses = ranked_row(row, where)
         except OddRow as error:

@@ -80,10 +80,11 @@ def pair_of(
     scores = _scores(row, where, columns)
     contexts: list[list[Message]] = []
     responses: list[dict[str, Any]] = []
-    prompt = _prompt(row, where, column)
+    prompt, is_open = _prompt(row, where, column)
     for name, score in zip((columns.chosen, columns.rejected), scores, strict=True):
         for context, text in _sides(value_at(row, name), name, where, prompt):
             contexts.append(context)
+            text = text.strip() if is_open else text  # "Assistant:" and " Yes": no space is meant
             responses.append({"text": text, "score": score, "source": "imported"})
     first = contexts[0]
     if not first or any(_told(context) != _told(first) for context in contexts):
@@ -144,17 +145,19 @@ def columns_of(given: Any) -> PairColumns | None:
     return columns
 
 
-def _prompt(row: Mapping[str, Any], where: str, column: str | None) -> list[Turn]:
-    """The turns of the row's own prompt; none where it has none."""
+def _prompt(row: Mapping[str, Any], where: str, column: str | None) -> tuple[list[Turn], bool]:
+    """The turns of the row's own prompt, none where it has none; and whether it ends in an open
+    turn of the assistant, which the response fills."""
     try:
         found = row_turns(row, where, column)[1]
     except OddRow as odd:
         if odd.reason != "no_prompt" or (column is not None and not has_column(row, column)):
             raise
-        return []
-    while found and role_of(found[-1]) == "assistant" and not _text(found[-1]):
-        found = found[:-1]  # an open turn, which the response fills
-    return found
+        return [], False
+    closed = list(found)
+    while closed and role_of(closed[-1]) == "assistant" and not _text(closed[-1]):
+        closed.pop()
+    return closed, len(closed) < len(found)
 
 
 def _sides(
