@@ -18,7 +18,10 @@ def suggest(name: str, valid: Iterable[str]) -> str:
 
     Lists all names when none is near and there are few of them.
     """
-    names = sorted(str(candidate) for candidate in valid)
+    # A name that is valid may be refused for what it names, and is no advice then.
+    names = sorted({str(candidate) for candidate in valid} - {name})
+    if not names:
+        return "there is no other."
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(f"'{candidate}'" for candidate in near) + "?"

@@ -53,13 +53,13 @@ def test_a_command_with_one_leaves_nothing(tmp_path, monkeypatch, capsys, argume
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("sweep", [[], ["-m", "seed=0,1"]])
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
 def test_neither_does_a_recipe_with_one(tmp_path, monkeypatch, capsys, sweep):
     (tmp_path / "conf" / "recipe").mkdir(parents=True)
     (tmp_path / "conf" / "recipe" / "mine.yaml").write_text(
         f"# @package _global_\ndefaults: [likelihood]\nprompts: {{path: 'https://a:{SECRET}@b/c'}}\n"
     )
-    given = ["--config-dir", "conf", "recipe=mine", *sweep]
+    given = [*sweep, "--config-dir", "conf", "recipe=mine", *(["seed=0,1"] if sweep else [])]
     told = refusal(monkeypatch, capsys, tmp_path, *given)
     assert "prompts.path carries credentials" in told and SECRET not in told
     assert nothing_has_it(tmp_path)

@@ -103,8 +103,8 @@ def test_home(monkeypatch, tmp_path):
     monkeypatch.setenv("RANKDISTILL_HOME", "here")
     assert home() == tmp_path / "here"
     monkeypatch.delenv("RANKDISTILL_HOME")
-    monkeypatch.setenv("HOME", "/somewhere")
-    assert home() == Path("/somewhere/.cache/rankdistill")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert home() == tmp_path / ".cache" / "rankdistill"
 
 
 def test_the_store_imports_nothing_heavy():

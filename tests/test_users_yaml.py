@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+from omegaconf import OmegaConf
 from tiny_run import _compose, composed, refusal
 
 from rankdistill.app.config_errors import composition_errors, explain
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, suggest
 from rankdistill.stages import settings
 
 HEAD = b"# @package _global_\n"
@@ -56,31 +57,42 @@ def _told(*arguments: str) -> str:
     return ""
 
 
+@pytest.mark.parametrize("argument", ["objective=null", "eval=null", "objective=5"])
+def test_an_option_that_is_no_name(argument):
+    group, _, value = argument.partition("=")
+    assert f"there is no {group} named '{value}': valid" in _told("recipe=likelihood", argument)
+
+
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("key", "value", "told"),
     [
-        ("objective=null", "there is no objective named 'null': valid names are"),
-        ("eval=null", "there is no eval named 'null'"),
-        ("objective=5", "there is no objective named '5'"),
-        ("report_to=5", "there is no tracker '5' (report_to): valid names are"),
-        ("report_to=[5]", "there is no tracker '5' (report_to): valid names are"),
-        ("student.lora.target_modules=5", "target_modules is 5; it must be all-linear, or names"),
-        ("rank.path=''", "rank.path is empty: give a value, or null"),
-        ("score.through='http://[::1/v1'", "score.through is 'http://[::1/v1', which is no URL"),
-        ("score.through=http://", "score.through is 'http://', which is no URL"),
-        ("seed=-1", "seed is -1; it must be at least 0"),
-        ("seed=99999999999999999999", "seed is 1e+20; it must be a number below"),
-        ("rounds=-1", "rounds is -1; it must be in [0, 1000]"),
-        ("student.lora.r=1000000", "student.lora.r is 1000000; it must be in [1, 16384]"),
-        ("train.epochs=1e300", "train.epochs is 1e+300; it must be a number below"),
-        ("train.weight_decay=-1", "train.weight_decay is -1.0; it must be in [0, 1]"),
-        ("sample.transformers.batch_size=0", "sample.transformers.batch_size is 0; it must be at"),
-        ("train.learning_rate_grid=[nan]", "train.learning_rate_grid[0] is nan; it must be a fin"),
-        ("train.learning_rate_scale=nan", "train.learning_rate_scale is nan; it must be a finite"),
+        ("report_to", 5, "there is no tracker '5' (report_to): valid names are"),
+        ("report_to", [5], "there is no tracker '5' (report_to): valid names are"),
+        ("student.lora.target_modules", 5, "target_modules is 5; it must be all-linear, or names"),
+        ("rank.path", "", "rank.path is empty: give a value, or null"),
+        ("score.through", "http://[::1/v1", "score.through is 'http://[::1/v1', which is no URL"),
+        ("score.through", "http://", "score.through is 'http://', which is no URL"),
+        ("seed", -1, "seed is -1; it must be at least 0"),
+        ("seed", 99999999999999999999, "seed is 1e+20; it must be a number below"),
+        ("rounds", -1, "rounds is -1; it must be in [0, 1000]"),
+        ("student.lora.r", 1_000_000, "student.lora.r is 1000000; it must be in [1, 16384]"),
+        ("train.epochs", 1e300, "train.epochs is 1e+300; it must be a number below"),
+        ("train.weight_decay", -1, "train.weight_decay is -1.0; it must be in [0, 1]"),
+        ("sample.transformers.batch_size", 0, "sample.transformers.batch_size is 0; it must be at"),
+        ("train.learning_rate_grid", [float("nan")], "train.learning_rate_grid[0] is nan; it must"),
+        ("train.learning_rate_scale", float("nan"), "train.learning_rate_scale is nan; it must be"),
     ],
 )
-def test_what_a_key_is_set_to(argument, told):
-    assert told in _told("recipe=likelihood", argument)
+def test_what_a_key_is_set_to(key, value, told):
+    config = composed("recipe=likelihood")
+    OmegaConf.update(config, key, value, merge=False)
+    with pytest.raises(UserError, match=re.escape(told)):
+        settings.build(config)
+
+
+def test_no_name_is_suggested_for_itself():
+    assert suggest("dir.gguf", ["dir.gguf", "dir2.gguf"]) == "did you mean 'dir2.gguf'?"
+    assert suggest("a", ["a"]) == "there is no other."
 
 
 def test_a_key_of_a_group_that_a_value_took_the_place_of(tmp_path):
