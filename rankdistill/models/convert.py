@@ -23,7 +23,7 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, first_line
 from rankdistill.models.files import new_folder
 from rankdistill.models.saving import save_model
 from rankdistill.store.removal import folders_named
@@ -62,10 +62,12 @@ def convert(file: Path, to: Path) -> Path:
             try:
                 with new_folder(to) as partial, _quiet():
                     _convert(file, partial)
-            except (ValueError, KeyError, NotImplementedError) as error:
+            except Exception as error:  # a damaged file raises whatever its first odd value does
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
                 raise UserError(
-                    f"'{file}' is no GGUF model that can be read ({error}): take another file, "
-                    f"or the model's safetensors folder."
+                    f"'{file}' is no GGUF model that can be read ({first_line(error)[:-1]}): take "
+                    "another file, or the model's safetensors folder."
                 ) from error
     return to
 
@@ -81,7 +83,12 @@ def _convert(file: Path, to: Path) -> None:
     for unread in ("model_type", "is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(unread, None)
 
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        **source, dtype=torch.float32, output_loading_info=True
+    )
+    model, found = loaded
+    if found["missing_keys"]:
+        raise ValueError(f"it lacks {', '.join(sorted(found['missing_keys'])[:3])}")
     repaired: Any = model
     del repaired.config.quantization_config
     repaired.hf_quantizer = None

@@ -85,12 +85,6 @@ def identity(path: str) -> dict[str, str]:
     return {"model": repository, "commit": commit(repository, revision, known=_known_names())}
 
 
-def first_line(error: Exception) -> str:
-    """The first line of another library's message, ended as a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".:") + "."
-
-
 def _bundled(path: str) -> tuple[str, str, str, Path]:
     """Name, package, installed version, and GGUF file or else `config.json` of a whole model.
 
@@ -165,6 +159,12 @@ def _content_digest(file: Path) -> str:
     """As `sha256`, without the version of the library that saved a configuration."""
     if file.name not in ("config.json", "generation_config.json"):
         return sha256(file)
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config.pop("transformers_version", None)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("transformers_version", None)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"'{file}' is no JSON object, and so no model's configuration: save or download the "
+            "model again."
+        ) from error
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

@@ -17,9 +17,8 @@ import torch
 from rankdistill import models
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
-from rankdistill.models import Loading, Model, device, encode_answers, locate
-from rankdistill.models.load import PRECISIONS
-from rankdistill.models.locate import first_line
+from rankdistill.models import Loading, Model, device, encode_answers
+from rankdistill.models.load import PRECISIONS, from_pretrained
 from rankdistill.rows import Group
 from rankdistill.score.schema import RewardModelOptions
 from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
@@ -102,17 +101,13 @@ class RewardModel(RewardModelOptions, Scorer):
     def _load(self) -> Any:
         from transformers import AutoModelForSequenceClassification
 
-        try:
-            model: Any = AutoModelForSequenceClassification.from_pretrained(
-                locate(self.model),
-                dtype=PRECISIONS[self.precision],
-                use_safetensors=True,
-                **self._named.loading.options,
-            )
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
-            raise UserError(
-                f"The reward model '{self.model}' cannot be loaded: {first_line(error)}"
-            ) from error
+        model = from_pretrained(
+            AutoModelForSequenceClassification,
+            self.model,
+            f"The reward model '{self.model}' cannot be loaded",
+            dtype=PRECISIONS[self.precision],
+            **self._named.loading.options,
+        )
         return model.to(device()).eval()
 
     @property
