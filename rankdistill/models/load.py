@@ -21,6 +21,7 @@ from transformers.integrations import deepspeed
 from rankdistill.errors import UserError, first_line, suggest
 from rankdistill.models.device import device
 from rankdistill.models.locate import locate
+from rankdistill.store.inputs import check_unchanged
 
 PRECISIONS: dict[str, torch.dtype | str] = {
     "float32": torch.float32,
@@ -84,6 +85,7 @@ def from_pretrained(
         )
     except Exception as error:  # a damaged file raises whatever its first odd value leads to
         raise refusal(path, what, error) from error
+    check_unchanged()  # what was loaded is what the keys say
     missing = sorted(
         name for name in found["missing_keys"] if new is None or not re.match(new, name)
     )

@@ -58,8 +58,10 @@ from rankdistill.stages.warmup import check_warmup, warm_up
 from rankdistill.stages.without_training import evaluate
 from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained
+from rankdistill.store.inputs import watched
 
 
+@watched()
 def run(config: DictConfig) -> float | None:
     """The whole job of a composed configuration; ends with a table and the run folder's paths.
 

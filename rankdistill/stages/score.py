@@ -82,6 +82,7 @@ def check_scorers(run: Run) -> None:
     for scorer in filter(None, (run.settings.scorer, run.settings.judge)):
         for member in members(scorer).values():
             member.check(access)
+            _ = member.identity  # its files are watched from here on
 
 
 def _score(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from rankdistill.store.files import (
 )
 from rankdistill.store.followers import Follower
 from rankdistill.store.identity import canonical, is_key, key_of
+from rankdistill.store.inputs import check_unchanged
 from rankdistill.store.locks import held, held_at_once
 from rankdistill.store.removal import is_folder, refuse_link, remove_folder
 from rankdistill.store.shards import Shards, in_order, is_intact, is_shard, parse
@@ -80,6 +82,16 @@ class Partial:
         return Shards(self.path / name, writable=self.writable)
 
 
+def _check_inputs(partial: Partial) -> None:
+    """UserError where inputs have changed; what may have been made of both is not continued."""
+    try:
+        check_unchanged()
+    except UserError:
+        for place in (partial.path, partial.scratch):
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
 Make = Callable[[Partial], Mapping[str, Any] | None]
 
 
@@ -118,7 +130,8 @@ class Store:
                 Otherwise ranks above 0 wait, by polling, until the output is there.
 
         Raises:
-            UserError: the folder cannot be written, the disk is full, or rank 0 failed.
+            UserError: the folder cannot be written, the disk is full, rank 0 failed, or what the
+                identity was computed of has changed.
             TypeError: the identity holds something that JSON cannot say.
         """
         key = key_of(stage, identity)
@@ -190,6 +203,7 @@ class Store:
             self._sweep(partial)
             with Attempt(folder, about) as attempt, explained(self.root, key, folder):
                 counts = dict(make(partial) or {})
+                _check_inputs(partial)
                 about |= {
                     "versions": manifests.versions(),
                     "started": attempt.record["started"],
