@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from folders import content
 from markdown_it import MarkdownIt
 from report_rows import MODELS, held_out_groups, model_figures, run_report
 from rich.console import Console
@@ -22,6 +23,7 @@ from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
 from rankdistill.report.table import number, percent, signed, table_rows
 from rankdistill.statistics import paired_difference
+from rankdistill.store.written import RECORD
 
 ATTACK = "<script>alert('x')</script> & \"quotes\" ``` | <img src=x onerror=alert(1)> $x_1$ &lt;"
 
@@ -122,7 +124,7 @@ def test_metrics_survive_the_file(tmp_path, metrics):
     assert written == metrics
     assert read_metrics(tmp_path) == metrics
     assert {p.name for p in tmp_path.iterdir()} == {
-        "metrics.json", "config.yaml", "answers.jsonl", "report.md", "report.html",
+        "metrics.json", "config.yaml", "answers.jsonl", "report.md", "report.html", ".written.json",
     }  # fmt: skip
 
 
@@ -396,11 +398,12 @@ def test_labels_are_no_markup(metrics):
 
 def test_the_report_is_made_again_from_its_folder(tmp_path, capsys):
     write_report(run_report(), tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    before = content(tmp_path)
     (tmp_path / "report.html").unlink()
     (tmp_path / "report.md").unlink()
     assert main([str(tmp_path)]) == 0
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert content(tmp_path).keys() == before.keys()
+    assert all(content(tmp_path)[name] == before[name] for name in before.keys() - {RECORD})
     assert "Judge score" in capsys.readouterr().out
 
 

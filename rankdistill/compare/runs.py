@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rankdistill.errors import FAILURE, UserError
 from rankdistill.report.metrics import FILE, read_metrics
 from rankdistill.stages.moved import MOVED
+from rankdistill.store.written import check_run
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _read(folder: Path) -> FinishedRun:
+    check_run(folder, "model")
     config = folder / "config.yaml"
     if not config.is_file():
         raise UserError(f"there is no config.yaml in {folder}; run its recipe again to write it.")

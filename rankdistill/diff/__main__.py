@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from rankdistill.diff.changes import changes
     from rankdistill.diff.pages import headline, html, markdown, terminal_table
+    from rankdistill.store.faults import writing
+    from rankdistill.store.files import write_atomically
 
     pages = {".html": html, ".md": markdown}
     try:
@@ -36,12 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = str(given.run_a), str(given.run_b)
         if given.to is not None:
             text = pages[given.to.suffix](rows, *names)
-            given.to.write_bytes(text.encode("utf-8", errors="replace"))
+            with writing(given.to, "make its folder writable or make space, or give another --to"):
+                write_atomically(given.to, text.encode("utf-8", errors="replace"))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: '{given.to}' can't be written ({error.strerror}).", file=sys.stderr)
         return 2
     console = Console(highlight=False)
     console.print(terminal_table(rows[: given.shown], *names))

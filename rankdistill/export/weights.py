@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from rankdistill.errors import UserError, first_line
 from rankdistill.export.source import Source
 from rankdistill.models import Model, merged, save_model
-from rankdistill.models.files import link
 from rankdistill.models.load import OwnCodeError
+from rankdistill.store.files import link
 
 
 def check_int8() -> None:

@@ -33,14 +33,6 @@ def new_folder(to: Path) -> Iterator[Path]:
         raise
 
 
-def link(source: Path, target: Path) -> None:
-    """Makes `target` a hard link to `source`'s file, or a copy on another file system."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def weights_bytes(folder: str | Path) -> int:
     """Size of the weights of a model's folder."""
     return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))

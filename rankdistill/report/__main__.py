@@ -22,13 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="folder of a finished run")
     folder: Path = parser.parse_args(arguments).folder
+    config = folder / "config.yaml"
     try:
         metrics = read_metrics(folder)
+        render(metrics, config.read_text(encoding="utf-8") if config.is_file() else "", folder)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    config = folder / "config.yaml"
-    render(metrics, config.read_text(encoding="utf-8") if config.is_file() else "", folder)
     console = Console(highlight=False)
     print_tables(metrics, console)
     console.print(f"{folder / 'report.html'}\n{folder / 'report.md'}", soft_wrap=True)

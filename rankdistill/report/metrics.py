@@ -27,9 +27,10 @@ from rankdistill.statistics import (
     paired_difference,
     win_rate,
 )
+from rankdistill.store.written import METRICS
 
 FORMAT = 2
-FILE = "metrics.json"
+FILE = METRICS
 
 
 def metrics_of(report: RunReport) -> dict[str, Any]:
@@ -90,11 +91,9 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
     return plain(content)
 
 
-def write_metrics(metrics: Mapping[str, Any], folder: Path) -> Path:
-    """Writes `metrics.json`. ValueError: a value that JSON does not have."""
-    path = folder / FILE
-    path.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return path
+def metrics_bytes(metrics: Mapping[str, Any]) -> bytes:
+    """The content of `metrics.json`. ValueError: a value that JSON does not have."""
+    return (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
