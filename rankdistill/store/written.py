@@ -74,7 +74,7 @@ def begin(run: Path, folders: Collection[str], files: Collection[str]) -> list[t
     if METRICS in top and _is_free(run, METRICS, top):
         (run / METRICS).unlink(missing_ok=True)
     elif os.path.lexists(run / METRICS):
-        moved.append((run / METRICS, _move_aside(run / METRICS)))
+        moved.append((run / METRICS, move_aside(run / METRICS)))
     for name in record.keys() - {_TOP, *folders}:
         _remove_ours(run / name, record[name])
     _remove_ours(run, {name: top[name] for name in top.keys() - set(files)})
@@ -91,7 +91,7 @@ def put_files(run: Path, files: Mapping[str, bytes]) -> list[tuple[Path, Path]]:
     """
     record = _read(run)
     top = record.get(_TOP, {})
-    moved = [(run / n, _move_aside(run / n)) for n in files if not _is_free(run, n, top)]
+    moved = [(run / n, move_aside(run / n)) for n in files if not _is_free(run, n, top)]
     _write(run, {**record, _TOP: {**top, **dict.fromkeys(files)}})
     for name, data in files.items():
         write_atomically(run / name, data)
@@ -154,7 +154,7 @@ def replace_folder(source: Path, to: Path) -> Path | None:
     names = [file.relative_to(source).as_posix() for file in files_of(source)]
     ours, aside = record.pop(to.name, None), None
     if not _is_replaceable(to, ours, names):
-        ours, aside = None, _move_aside(to)
+        ours, aside = None, move_aside(to)
     # A kill from here on leaves a record in which all that is there is ours.
     _write(to.parent, {**record, to.name: {**(ours or {}), **dict.fromkeys(names)}})
     _remove(to, ours or {})
@@ -196,7 +196,7 @@ def _stamp(file: Path) -> Stamp | None:
     return None
 
 
-def _move_aside(place: Path) -> Path:
+def move_aside(place: Path) -> Path:
     """Renames a file, folder or link to the first free `<name>.1`, `<name>.2`, ..."""
     names = (place.with_name(f"{place.name}.{number}") for number in itertools.count(1))
     return place.rename(next(name for name in names if not os.path.lexists(name)))
@@ -233,7 +233,7 @@ def _read(run: Path) -> dict[str, Files]:
         if _is_record(record):
             return _with_top(run, record["written"])
     if os.path.lexists(run / RECORD):
-        _move_aside(run / RECORD)
+        move_aside(run / RECORD)
     return _with_top(run, {})
 
 
