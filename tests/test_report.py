@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from folders import content
 from markdown_it import MarkdownIt
-from report_rows import MODELS, held_out_groups, model_figures, run_report
+from report_rows import MODELS, STAGES, held_out_groups, model_figures, run_report
 from rich.console import Console
 
 from rankdistill.report import metrics_of, read_metrics, terminal_table, write_report
@@ -441,3 +441,15 @@ def test_differences_and_shares():
         "100 %",
         "-",
     ]
+
+
+def test_a_stage_of_other_versions_says_which(tmp_path):
+    done = {"torch": "2.13.0", "transformers": "4.0.0"}
+    old = [replace(stage, versions=done) for stage in STAGES if stage.reused]
+    new = [replace(stage, versions={"torch": "2.13.0"}) for stage in STAGES if not stage.reused]
+    metrics = write_report(run_report(4, stages=[*old, *new]), tmp_path)
+    assert [stage["versions"] for stage in metrics["stages"][:2]] == [{"transformers": "4.0.0"}, {}]
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert text.count("made in 9.1 s with transformers 4.0.0") == 1
+        assert text.count(" with transformers") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,10 +22,11 @@ def new_folder(to: Path) -> Iterator[Path]:
     Raises:
         UserError: a link has the name of the folder in the making.
     """
-    partial = to.with_name(f".{to.name}.{os.getpid()}")
-    refuse_link(partial)
-    # A killed process of the same id may have left it, as often happens in containers.
-    shutil.rmtree(partial, ignore_errors=True)
+    name = f".{to.name}.{os.getpid()}"
+    refuse_link(to.with_name(name))
+    # A killed process of the same id may have left it, as happens in containers; or it is yours.
+    places = (to.with_name(f"{name}{more}") for more in itertools.chain([""], itertools.count()))
+    partial = next(place for place in places if not os.path.lexists(place))
     partial.mkdir(parents=True)
     try:
         yield partial

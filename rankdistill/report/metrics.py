@@ -81,7 +81,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         "ranking": report.ranking,
         "reward_model": report.reward_model,
         "samples": choose_samples(report) if models else [],
-        "stages": [_stage(stage) for stage in report.stages],
+        "stages": [_stage(stage, report) for stage in report.stages],
         "learning_rates": report.learning_rates,
         "optimiser_steps": _steps(report.training_history),
         "training_history": list(report.training_history),
@@ -162,6 +162,8 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> int | None:
     return max(steps, default=None)
 
 
-def _stage(stage: Any) -> dict[str, Any]:
+def _stage(stage: Any, report: RunReport) -> dict[str, Any]:
+    """`versions` has those that the run itself would not have made it with."""
     names = ("stage", "what", "key", "seconds", "making_seconds", "reused", "counts")
-    return {name: getattr(stage, name) for name in names}
+    others = {n: v for n, v in stage.versions.items() if report.versions.get(n) != v}
+    return {**{name: getattr(stage, name) for name in names}, "versions": others}
