@@ -177,6 +177,7 @@ def test_all_that_from_pretrained_may_read_is_in_the_identity(
     tiny_dir: Path, tmp_path: Path, name: str
 ) -> None:
     folder = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    (folder / "modeling_own.py").write_text("from .layers import attention")
     before = identity(str(folder))
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text("{}")
@@ -189,6 +190,7 @@ def test_a_template_of_ones_own_goes_with_the_code_of_sub_folders(
     tiny_dir: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    (folder / "modeling_own.py").write_text("from .layers import attention")
     for name in ("layers/attention.py", "additional_chat_templates/tool.jinja"):
         (folder / name).parent.mkdir()
         (folder / name).write_text("")

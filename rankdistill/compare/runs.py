@@ -68,6 +68,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
             said = (folder / FAILURE).read_text(encoding="utf-8", errors="replace")
             runs.failed.append(FailedRun(folder, " ".join(said.split()) or "it says no reason."))
         elif (folder / FILE).is_file():
+            check_run(folder, "model")
             runs.finished.append(_read(folder))
         else:
             runs.failed.append(FailedRun(folder, "It did not finish."))
@@ -104,7 +105,6 @@ def _is_run(folder: Path) -> bool:
 
 
 def _read(folder: Path) -> FinishedRun:
-    check_run(folder, "model")
     config = folder / "config.yaml"
     if not config.is_file():
         raise UserError(f"there is no config.yaml in {folder}; run its recipe again to write it.")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ _CONTENT = (
     "config.json", "generation_config.json", "adapter_config.json", "*.safetensors",
     "*.safetensors.index.json", "*.py", "tokenizer*", "*token*.json", "vocab*", "merges.txt",
     "*.model", "*.jinja", "*.tiktoken", "*.spm", "chat_template.json",
-    "additional_chat_templates/*.jinja", "custom_generate/*", "1_Pooling/config.json",
 )  # fmt: skip
-"""The files of a model folder that determine what it computes; and its code, in any folder."""
+"""The files of a model folder that determine what it computes."""
+_IN_FOLDERS = ("additional_chat_templates/*.jinja", "custom_generate/*", "1_Pooling/config.json")
 
 
 def locate(path: str, *, weights: bool = True) -> str:
@@ -160,11 +161,14 @@ def folder_digest(folder: Path) -> str:
 
 def content_files(folder: Path) -> list[str]:
     """The files that `from_pretrained` may read, sorted, as paths relative to the folder."""
-    found = {file for pattern in _CONTENT for file in folder.glob(pattern) if file.is_file()}
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        found |= {Path(parent, name) for name in names if name.endswith(".py")}
-    return sorted(file.relative_to(folder).as_posix() for file in found)
+    here = os.listdir(folder)
+    found = {folder / name for name in here if any(fnmatchcase(name, p) for p in _CONTENT)}
+    found |= {file for pattern in _IN_FOLDERS for file in folder.glob(pattern)}
+    if any(name.endswith(".py") for name in here):  # it may import from folders beside it
+        for parent, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+            found |= {Path(parent, name) for name in names if name.endswith(".py")}
+    return sorted(file.relative_to(folder).as_posix() for file in found if file.is_file())
 
 
 def _stamps(folder: Path) -> list[Any]:
