@@ -17,6 +17,7 @@ from datasets import Dataset
 from export_runs import config_yaml
 from folders import content, written
 from report_rows import run_report
+from tiny_run import refusal
 
 from rankdistill import report as reports
 from rankdistill.compare.__main__ import main as compare
@@ -314,3 +315,13 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and "Traceback" not in told
     assert (tmp_path / "pairs.jsonl" / "mine").is_file()
+
+
+def test_a_ranked_set_of_an_unfinished_run_is_no_start(
+    run: Path, sources: Any, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    other_ranking(run, sources)
+    given = ["recipe=ranked_set", f"rank.path={run / 'ranked'}", f"teacher.path={run / 'model'}"]
+    (tmp_path / "another").mkdir()
+    told = refusal(monkeypatch, capsys, tmp_path / "another", *given, "sample=transformers")
+    assert "is not the file that the figures in" in told

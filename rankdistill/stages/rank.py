@@ -19,6 +19,7 @@ from rankdistill.rows import Group
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
 from rankdistill.store.inputs import sha256
+from rankdistill.store.written import check_run, is_run_folder
 
 DIAGNOSTICS = "diagnostics.json"
 """How far the ranking can be trusted; beside `ranked/` in the output."""
@@ -143,4 +144,6 @@ def _identity(path: str) -> dict[str, Any]:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return source_identity(path)
+    if folder.name == "ranked" and is_run_folder(folder.parent):
+        check_run(folder.parent, folder.name)
     return {part.name: sha256(part) for part in parts(folder)}
