@@ -29,5 +29,11 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     return f"valid names are {shown}" + (", ..." if len(names) > 12 else "") + "."
 
 
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, ended as a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".:") + "."
+
+
 FAILURE = "failure.txt"
 """In the run folder of a sweep's point that failed: one sentence."""

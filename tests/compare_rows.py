@@ -16,9 +16,10 @@ from report_rows import Done, held_out_groups, history, model_figures, run_repor
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.verified import DemandRow
 from rankdistill.report import metrics_of
-from rankdistill.report.answers import write_answers, write_demands
-from rankdistill.report.metrics import write_metrics
+from rankdistill.report.answers import answers_file, demands_file
+from rankdistill.report.metrics import metrics_bytes
 from rankdistill.rows import Group
+from rankdistill.store.written import put_files
 
 OBJECTIVES = {
     # lead, length, KL, entropy
@@ -97,8 +98,9 @@ def write_run(
     }  # fmt: skip
     report = run_report(**(values | changes))
     folder.mkdir(parents=True, exist_ok=True)
-    write_metrics(metrics_of(report), folder)
-    write_answers(report.groups, folder)
+    put_files(
+        folder, {**answers_file(report.groups), "metrics.json": metrics_bytes(metrics_of(report))}
+    )
     (folder / "config.yaml").write_text(report.config_yaml, encoding="utf-8")
     return folder
 
@@ -200,7 +202,7 @@ def write_verified_sweep(folder: Path, seeds: int = 3) -> Path:
                 folder / f"objective={of}", name, seed, config=config,
                 judge="share of verified demands", judged_by_training_teacher=False,
             )  # fmt: skip
-            write_demands(made_up_demands(gain, seed), run)
+            put_files(run, demands_file(made_up_demands(gain, seed)))
     return folder
 
 

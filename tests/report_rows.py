@@ -55,6 +55,7 @@ class Done:
     making_seconds: float
     reused: bool
     counts: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:

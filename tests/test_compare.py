@@ -293,3 +293,18 @@ def test_suites_are_rows_where_all_runs_measured_them_alike(tmp_path):
     write_run(tmp_path / "DPO0", "DPO", 0, prompts=8, suites=suites(0.75, "0-shot"))
     comparison = compare_runs(read_runs([tmp_path]))
     assert not [row for row in table_rows(comparison) if row.key.startswith("gsm8k")]
+
+
+def test_stages_of_different_versions_are_told(sweep, tmp_path):
+    text = (compare([sweep], tmp_path / "same").with_name("report.md")).read_text()
+    assert "different versions" not in text
+    shutil.copytree(sweep, tmp_path / "sweep")
+    run = sorted(path.parent for path in (tmp_path / "sweep").glob("*/metrics.json"))[0]
+    metrics = json.loads((run / "metrics.json").read_text())
+    stage = next(stage for stage in metrics["stages"] if stage["stage"] == "train")
+    stage |= {"reused": True, "versions": {"transformers": "4.0.0"}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    page = compare([tmp_path / "sweep"], tmp_path / "c")
+    told = "Stages were made with different versions of transformers (4.0.0: train; 5.17.0: "
+    assert told in page.with_name("report.md").read_text().replace("\\", "")
+    assert "different versions of transformers" in page.read_text()

@@ -32,8 +32,9 @@ from rankdistill.compare.sentences import findings, headline
 from rankdistill.compare.verified import contributions, over_seeds, verified_tables
 from rankdistill.compare.verified_table import verified_rows
 from rankdistill.evaluate.verified import DemandRow, difference, share, tally
-from rankdistill.report.answers import write_demands
+from rankdistill.report.answers import demands_file
 from rankdistill.report.html import typeset
+from rankdistill.store.written import put_files
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "figures" / "demands.py"
 BEFORE = {"words": "100", "title": "01."}
@@ -213,7 +214,7 @@ def test_a_placebo_is_called_so_and_its_gain_is_told(comparison, sweep, tmp_path
     shutil.copytree(sweep, tmp_path / "sweep")
     for seed in range(3):
         run = tmp_path / "sweep" / f"objective=dpo_placebo,seed={seed}"
-        write_demands(made_up_demands(0.4, seed), run)
+        put_files(run, demands_file(made_up_demands(0.4, seed)))
     other = compare_runs(read_runs([tmp_path / "sweep"]))
     (told,) = [f for f in findings(other) if f.text.startswith("The placebo")]
     assert told.kind == "warning" and "warning: so much of a gain is not the ranking's" in told.text
@@ -277,7 +278,7 @@ def test_runs_that_were_never_verified_are_told_nothing_of_it(tmp_path):
 def test_rows_that_hold_no_gain_are_no_comparison_of_demands(tmp_path):
     for name in ("RRHF", "DPO"):
         run = write_run(tmp_path / name, name, prompts=8)
-        write_demands(followed("trained", BEFORE), run)
+        put_files(run, demands_file(followed("trained", BEFORE)))
     comparison = compare_runs(read_runs([tmp_path]))
     assert "no answers before and after training" in (comparison.not_verified or "")
 

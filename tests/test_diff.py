@@ -78,7 +78,7 @@ def test_mistakes_are_one_sentence(runs, tmp_path, capsys):
         ([a, str(silent)], "kept no answers"),
         ([a, str(tmp_path / "none")], "no metrics.json"),
         ([a, str(runs[1]), "--to", "diff.pdf"], ".html or .md"),
-        ([a, str(runs[1]), "--to", str(tmp_path / "no" / "x.md")], "can't be written"),
+        ([a, str(runs[1]), "--to", str(tmp_path / "no" / "x.md")], "cannot be written"),
     ]:
         assert main(arguments) == 2
         error = capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +125,18 @@ def test_a_model_is_not_made_through_a_link(tmp_path):
     with pytest.raises(UserError, match="is a link"), new_folder(tmp_path / "model"):
         pytest.fail("made")
     assert all_there([thesis])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_that_is_called_like_one_in_the_making_stays(tmp_path, fails):
+    mine = [written(tmp_path / f".model.{os.getpid()}{n}" / "thesis.txt") for n in ("", "0")]
+    with suppress(KeyboardInterrupt), new_folder(tmp_path / "model") as partial:
+        written(partial / "weights")
+        if fails:
+            raise KeyboardInterrupt
+    assert all_there(mine)
+    left = {path.name for path in tmp_path.iterdir()} - {file.parent.name for file in mine}
+    assert left == (set() if fails else {"model"})
 
 
 # ----------------------------------------------------------------------------------- vLLM's weights

@@ -25,6 +25,7 @@ from rankdistill.models import (
     load_tokenizer,
     locate,
     save_model,
+    with_chat_template,
 )
 
 IDS = torch.tensor([[5, 9, 17, 33, 101]])
@@ -126,24 +127,79 @@ def test_a_folder_is_identified_by_its_content_alone(tiny_dir: Path, tmp_path: P
         assert identity(str(changed)) != first, name
 
 
-def test_digests_are_remembered_by_size_and_time(
+def test_digests_are_remembered_by_what_nobody_sets_back(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_dir, folder)
     first = identity(str(folder))
     weights = folder / "model.safetensors"
-    stat = weights.stat()
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
+    stat, content = weights.stat(), weights.read_bytes()
+    other = content[:-1] + bytes([content[-1] ^ 1])
+    weights.write_bytes(other)
     os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert identity(str(folder)) == first, "same path, size and mtime: not read again"
-    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert identity(str(folder)) != first
+    assert identity(str(folder)) != first, "edited in place, size and mtime as before"
+
+    copied = tmp_path / "copy"
+    copied.write_bytes(content)
+    os.utime(copied, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    copied.replace(weights)
+    assert identity(str(folder)) == first, "another file of the same name, size and mtime"
+    with monkeypatch.context() as patched:
+        patched.setattr("rankdistill.store.inputs.sha256_of", lambda path: pytest.fail("read"))
+        assert identity(str(folder)) == first
     for memo in (home() / "digests").iterdir():
         memo.write_text("{")
-    assert identity(str(folder)) != first, "a half written memo is made again"
+    assert identity(str(folder)) == first, "a half written memo is made again"
+
+
+def test_the_identity_of_a_folder_of_the_usual_files_stays_as_it_is(tmp_path: Path) -> None:
+    """Stores of earlier versions are used on: the digest as it was when they were made."""
+    (tmp_path / "config.json").write_text('{"b": 1, "a": 2, "transformers_version": "4"}')
+    for name in ("model.safetensors", "tokenizer.json", "merges.txt", "modeling_own.py"):
+        (tmp_path / name).write_text(name)
+    for name in ("README.md", ".gitattributes", "onnx/model.onnx", ".git/hooks/x.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    digest = "a4a1ead8c43b73f018fe8bfacb804d145c1002fb42ca1aa0466aa7f78e648e50"
+    assert identity(str(tmp_path)) == {"sha256": digest}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwen.tiktoken", "source.spm", "chat_template.json", "1_Pooling/config.json",
+        "additional_chat_templates/tool.jinja", "custom_generate/generate.py",
+        "custom_generate/requirements.txt", "layers/attention.py", "layers/inner/rope.py",
+    ],
+)  # fmt: skip
+def test_all_that_from_pretrained_may_read_is_in_the_identity(
+    tiny_dir: Path, tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    (folder / "modeling_own.py").write_text("from .layers import attention")
+    before = identity(str(folder))
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("{}")
+    first = identity(str(folder))
+    (folder / name).write_text('{"a": 1}')
+    assert len({before["sha256"], first["sha256"], identity(str(folder))["sha256"]}) == 3
+
+
+def test_a_template_of_ones_own_goes_with_the_code_of_sub_folders(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    (folder / "modeling_own.py").write_text("from .layers import attention")
+    for name in ("layers/attention.py", "additional_chat_templates/tool.jinja"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_text("")
+    first = Path(with_chat_template(str(folder), "{{ messages }}"))
+    assert (first / "layers" / "attention.py").samefile(folder / "layers" / "attention.py")
+    assert not (first / "additional_chat_templates").exists()
+    (folder / "model-00002-of-00002.safetensors").write_text("")
+    again = Path(with_chat_template(str(folder), "{{ messages }}"))
+    assert (again / "model-00002-of-00002.safetensors").is_symlink(), "saved again in more files"
 
 
 @pytest.mark.parametrize(

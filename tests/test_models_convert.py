@@ -31,6 +31,7 @@ from rankdistill.models import (
     load_tokenizer,
     locate,
 )
+from rankdistill.store.__main__ import main as store_command
 
 IDS = torch.tensor([[5, 9, 17, 33, 101]])
 HI = [{"role": "user", "content": "Hi"}]
@@ -130,9 +131,9 @@ def test_a_file_is_converted_once_with_one_line(
             first, second = pool.map(locate, [str(gguf_file)] * 2)
         again = locate(str(gguf_file))
     assert first == second == again
-    assert [record.message.split()[:2] for record in caplog.records] == [
-        ["Converting", "tiny.gguf"]
-    ]
+    said = [record.message for record in caplog.records]
+    assert sum(line.startswith("Converting tiny.gguf") for line in said) == 1
+    assert all(line.startswith(("Converting", "Waiting for the conversion")) for line in said)
     assert "%" not in capfd.readouterr().err, "no bars of the libraries"
     assert Path(first).parent == home() / "models"
 
@@ -162,6 +163,36 @@ def test_a_killed_conversion_is_made_again(
     folder.rename(folder.parent / "moved")
     locate(str(gguf_file))
     assert not (folder.parent / f".{folder.name}.1").exists(), "what a kill left is removed"
+
+
+def test_a_damaged_conversion_is_seen_and_made_again(
+    gguf_file: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(locate(str(gguf_file)))
+    weights, whole = folder / "model.safetensors", (folder / "model.safetensors").read_bytes()
+    assert weights.stat().st_mode & 0o044 == 0o044, "as the umask allows, for others to use it"
+    assert store_command(["verify"]) == 0
+    assert "1 converted model verified, 0 damaged" in capsys.readouterr().out
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert store_command(["verify"]) == 1
+    assert f"{folder}: damaged: model.safetensors;" in capsys.readouterr().out
+    assert locate(str(gguf_file)) == str(folder) and weights.read_bytes() == whole
+    assert "is damaged: converting it again" in caplog.text
+    assert not list(folder.parent.glob("*.1"))
+
+
+def test_a_conversion_of_an_earlier_version_is_used_if_it_is_whole(
+    gguf_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(locate(str(gguf_file)))
+    (folder / "manifest.json").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(convert, "_convert", lambda file, to: pytest.fail("converted"))
+        assert locate(str(gguf_file)) == str(folder)
+    (folder / "model.safetensors").write_bytes(b"half")
+    (folder / "mine").write_text("years of work")
+    assert load_model(str(gguf_file))
+    assert (folder.with_name(f"{folder.name}.1") / "mine").read_text() == "years of work"
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:

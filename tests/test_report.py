@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from folders import content
 from markdown_it import MarkdownIt
-from report_rows import MODELS, held_out_groups, model_figures, run_report
+from report_rows import MODELS, STAGES, held_out_groups, model_figures, run_report
 from rich.console import Console
 
 from rankdistill.report import metrics_of, read_metrics, terminal_table, write_report
@@ -21,6 +22,7 @@ from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
 from rankdistill.report.table import number, percent, signed, table_rows
 from rankdistill.statistics import paired_difference
+from rankdistill.store.written import RECORD
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def test_metrics_survive_the_file(tmp_path, metrics):
     assert written == metrics
     assert read_metrics(tmp_path) == metrics
     assert {p.name for p in tmp_path.iterdir()} == {
-        "metrics.json", "config.yaml", "answers.jsonl", "report.md", "report.html",
+        "metrics.json", "config.yaml", "answers.jsonl", "report.md", "report.html", ".written.json",
     }  # fmt: skip
 
 
@@ -288,11 +290,12 @@ def test_labels_are_no_markup(metrics):
 
 def test_the_report_is_made_again_from_its_folder(tmp_path, capsys):
     write_report(run_report(), tmp_path)
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    before = content(tmp_path)
     (tmp_path / "report.html").unlink()
     (tmp_path / "report.md").unlink()
     assert main([str(tmp_path)]) == 0
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert content(tmp_path).keys() == before.keys()
+    assert all(content(tmp_path)[name] == before[name] for name in before.keys() - {RECORD})
     assert "Judge score" in capsys.readouterr().out
 
 
@@ -330,3 +333,15 @@ def test_differences_and_shares():
         "100 %",
         "-",
     ]
+
+
+def test_a_stage_of_other_versions_says_which(tmp_path):
+    done = {"torch": "2.13.0", "transformers": "4.0.0"}
+    old = [replace(stage, versions=done) for stage in STAGES if stage.reused]
+    new = [replace(stage, versions={"torch": "2.13.0"}) for stage in STAGES if not stage.reused]
+    metrics = write_report(run_report(4, stages=[*old, *new]), tmp_path)
+    assert [stage["versions"] for stage in metrics["stages"][:2]] == [{"transformers": "4.0.0"}, {}]
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert text.count("made in 9.1 s with transformers 4.0.0") == 1
+        assert text.count(" with transformers") == 1

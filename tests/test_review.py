@@ -6,6 +6,7 @@ import http.client
 import json
 import math
 import re
+import resource
 import socket
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import browser
 import pytest
 
+from rankdistill.errors import UserError
 from rankdistill.rank.load import load_groups
 from rankdistill.rank.write import write_table
 from rankdistill.review.__main__ import main
@@ -80,6 +82,30 @@ def test_ranks_are_kept_at_once_and_survive_a_restart(ranked):
     for ranks in ([0, 1], [0, 1, -1], [0, 1, 0.5], [0, 1, True]):
         with pytest.raises(ValueError, match="one rank"):
             again.save(0, ranks)
+
+
+def test_a_line_after_a_torn_one_is_not_lost(ranked):
+    review = Review(ranked)
+    review.save(2, [0, 1])
+    whole = review.journal.read_bytes()
+    review.journal.write_bytes(whole + whole[:20])  # the power failed in the middle of a line
+    again = Review(ranked)
+    again.save(1, [1, 0])
+    assert Review(ranked).ranks == again.ranks == {2: [0, 1], 1: [1, 0]}
+
+
+def test_a_ranking_that_finds_no_space_is_one_sentence_and_no_half_line(ranked):
+    review = Review(ranked)
+    review.save(2, [0, 1])
+    whole = review.journal.read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 5, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"review\.jsonl' cannot be written \("):
+            review.save(1, [1, 0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert review.journal.read_bytes() == whole and review.ranks == {2: [0, 1]}
 
 
 def test_a_set_that_changed_does_not_get_the_ranks_of_the_old_one(ranked):

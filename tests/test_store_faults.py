@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -13,9 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from test_store import make_nine, rows_of
 
 from rankdistill.errors import UserError
+from rankdistill.models import locate
 from rankdistill.store import Partial, Store, key_of
 
 # ------------------------------------------------------------------------------------------ damage
@@ -243,3 +247,51 @@ def test_a_mistake_inside_a_stage_is_not_taken_for_the_stores(caplog):
         with pytest.raises(type(error)) as raised:
             Store().output("train", {}, lambda p, error=error: (_ for _ in ()).throw(error))
         assert raised.value is error
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_files_have_the_mode_of_the_umask(mask):
+    """safetensors writes files that their owner alone can read, whatever the umask."""
+
+    def make(partial: Partial) -> None:
+        save_file({"a": torch.ones(2)}, partial.path / "model.safetensors")
+        partial.shards().append(rows_of(1))
+        (partial.path / "run.sh").write_text("")
+        (partial.path / "run.sh").chmod(0o755)
+
+    before = os.umask(mask)
+    try:
+        output = Store().output("train", {}, make)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in output.path.rglob("*.*")}
+    assert modes["run.sh"] == 0o755 | 0o666 & ~mask
+    assert {mode for name, mode in modes.items() if name != "run.sh"} == {0o666 & ~mask}
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_one_sentence(code, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match=r"cannot lock files \(.*\): set RANKDISTILL_HOME") as told:
+        Store().output("sample", {}, make_nine)
+    assert "\n" not in str(told.value)
+
+
+def test_an_output_that_is_removed_while_it_is_read_is_one_sentence():
+    store = Store()
+    output = store.output("sample", {}, make_nine)
+    assert store.remove(output.key)
+    told = f"{output.key} was removed from the store .* while it was in use: run the same command"
+    with pytest.raises(UserError, match=told):
+        output.rows()
+    with pytest.raises(UserError, match=told):
+        locate(str(output.path / "model"))
+
+    def read(partial: Partial) -> None:
+        (output.path / "history.json").read_text()
+
+    with pytest.raises(UserError, match=told):
+        store.output("train", {}, read)

@@ -11,7 +11,7 @@ from folders import content, written
 from test_pipeline_faults import QUICK
 from tiny_run import run_here
 
-from rankdistill.stages.written import RECORD, replace_folder
+from rankdistill.store.written import RECORD, replace_folder
 
 OLD = {"config.json": "old", "model-1.safetensors": "weights", "templates/chat.jinja": "old"}
 NEW = {"config.json": "new", "model.safetensors": "other weights"}
@@ -183,7 +183,7 @@ def test_what_a_killed_run_left_is_replaced(place, sources, monkeypatch, copied)
         os.link(source, to)
 
     with monkeypatch.context() as patched:
-        patched.setattr("rankdistill.stages.written._copy", copy)
+        patched.setattr("rankdistill.store.written._copy", copy)
         if copied < len(NEW):
             with pytest.raises(KeyboardInterrupt):
                 replace_folder(sources[1], place)
@@ -195,15 +195,19 @@ def test_a_project_of_the_persons_own_as_the_run_folder(monkeypatch, tmp_path, t
     thesis = written(tmp_path / "victim" / "thesis.txt")
     written(tmp_path / "run" / "model" / "weights.bin")
     (tmp_path / "run" / "ranked").symlink_to(thesis.parent)
+    top = ["metrics.json", "config.yaml", "answers.jsonl", "report.html"]
+    for name in top:
+        written(tmp_path / "run" / name)
     arguments = [*QUICK, f"teacher.path={teacher}"]
     folder = run_here(monkeypatch, tmp_path, *arguments)
     said = capsys.readouterr().out
-    assert said.count("so it is kept as") == 2
-    for name in ("model", "ranked"):
+    assert said.count("so it is kept as") == 6
+    assert all((folder / f"{name}.1").read_text() == "years of work" for name in top)
+    for name in ("model", "ranked", *top):
         assert f"run/{name} is not as a run wrote it, so it is kept as run/{name}.1\n" in said
     assert content(folder / "model.1") == {"weights.bin": "years of work"}
     assert (folder / "ranked.1").is_symlink() and thesis.read_text() == "years of work"
-    assert json.loads((folder / RECORD).read_text())["written"].keys() == {"model", "ranked"}
+    assert json.loads((folder / RECORD).read_text())["written"].keys() == {".", "model", "ranked"}
 
     notes = [written(folder / name / "notes.md") for name in ("model", "ranked")]
     run_here(monkeypatch, tmp_path, *arguments)

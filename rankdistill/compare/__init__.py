@@ -29,6 +29,8 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
     from rankdistill.compare.results import results_csv
     from rankdistill.compare.runs import read_runs
     from rankdistill.errors import UserError
+    from rankdistill.store.faults import writing
+    from rankdistill.store.files import write_atomically
 
     read = read_runs(folders)
     if to.resolve() in {run.folder.resolve() for run in read.finished}:
@@ -42,17 +44,12 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
         "report.md": markdown_report(comparison, title, command),
         "results.csv": results_csv(comparison),
     }
-    try:
+    with writing(to, "make it writable or make space, or give another folder with --to"):
         to.mkdir(parents=True, exist_ok=True)
         for name, text in pages.items():
             # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
-            (to / name).write_bytes(text.encode("utf-8", errors="replace"))
+            write_atomically(to / name, text.encode("utf-8", errors="replace"))
         demands.write(comparison.demands, to)
-    except OSError as error:
-        raise UserError(
-            f"the comparison cannot be written to {to} ({error.strerror or error}): make it "
-            "writable or make space, or give another folder with --to."
-        ) from error
     return to / "report.html"
 
 

@@ -6,6 +6,7 @@ Its verified figures come from this table alone, so anybody can compute them aga
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from rankdistill.compare.runs import FinishedRun
 from rankdistill.errors import UserError
 from rankdistill.evaluate.verified import DemandRow
 from rankdistill.report.answers import DEMANDS
+from rankdistill.store.files import write_atomically
 
 OWN = pa.schema(
     [
@@ -102,7 +104,9 @@ def write(table: pa.Table | None, folder: Path) -> None:
     """Writes the table, or takes away that of an earlier comparison, which this one has not."""
     path = folder / DEMANDS
     if table is not None:
-        pq.write_table(table, path)
+        content = io.BytesIO()
+        pq.write_table(table, content)
+        write_atomically(path, content.getvalue())
     elif path.is_file() and _is_ours(path):
         path.unlink()
 

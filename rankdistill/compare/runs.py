@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rankdistill.errors import FAILURE, UserError
 from rankdistill.report.metrics import FILE, read_metrics
 from rankdistill.stages.moved import MOVED
+from rankdistill.store.written import check_run
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def read_runs(folders: Sequence[Path]) -> Runs:
             said = (folder / FAILURE).read_text(encoding="utf-8", errors="replace")
             runs.failed.append(FailedRun(folder, " ".join(said.split()) or "it says no reason."))
         elif (folder / FILE).is_file():
+            check_run(folder, "model")
             runs.finished.append(_read(folder))
         else:
             runs.failed.append(FailedRun(folder, "It did not finish."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rankdistill.compare import verified_sentences
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.pairs import Difference
+from rankdistill.compare.versions import of_several_versions
 from rankdistill.compare.wording import NAMED, differences, excludes_0, listed, sentence, told
 from rankdistill.report.headline import FEW_PROMPTS, Finding, judge_warning
 
@@ -48,7 +49,8 @@ def findings(comparison: Comparison) -> list[Finding]:
         found = verified_sentences.findings(comparison, comparison.verified)
     else:
         found = [differences(comparison), _leads(comparison), _control(comparison)]
-    said = [*found, *_placebos(comparison), *_cautions(comparison)]
+    versions = of_several_versions(comparison)
+    said = [*found, *_placebos(comparison), *_cautions(comparison), versions]
     return [finding for finding in said if finding is not None]
 
 

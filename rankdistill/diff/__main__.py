@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from rankdistill.diff.changes import changes
     from rankdistill.diff.pages import headline, html, markdown, terminal_table
+    from rankdistill.store.faults import writing
+    from rankdistill.store.files import write_atomically
 
     pages = {".html": html, ".md": markdown}
     if given.to is not None and given.to.suffix not in pages:
@@ -37,10 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = str(given.run_a), str(given.run_b)
     if given.to is not None:
         text = pages[given.to.suffix](rows, *names)
-        try:
-            given.to.write_bytes(text.encode("utf-8", errors="replace"))
-        except OSError as error:
-            raise UserError(f"'{given.to}' can't be written ({error.strerror}).") from error
+        with writing(given.to, "make its folder writable or make space, or give another --to"):
+            write_atomically(given.to, text.encode("utf-8", errors="replace"))
     console = Console(highlight=False)
     console.print(terminal_table(rows[: given.shown], *names))
     console.print(headline(rows), soft_wrap=True)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from rankdistill.errors import UserError
 from rankdistill.report import read_metrics
 from rankdistill.report.answers import ANSWERS
+from rankdistill.store.written import check_run
 
 Kind = Literal["same", "gone", "new"]
 
@@ -80,6 +81,7 @@ def changes(before: Path, after: Path) -> list[Change]:
 def _answers(folder: Path) -> dict[str, tuple[Any, Any]]:
     """By prompt id: the prompt, and the trained student's first answer."""
     metrics = read_metrics(folder)
+    check_run(folder, "model")
     file = folder / ANSWERS
     if not file.is_file():
         raise UserError(

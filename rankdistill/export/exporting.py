@@ -23,6 +23,7 @@ from rankdistill.export.source import EXPORT, Source
 from rankdistill.export.weights import check_int8, write_int8, write_model
 from rankdistill.models.files import new_folder
 from rankdistill.models.load import PRECISIONS
+from rankdistill.store.faults import writing
 
 QUANTIZE = ("none", "int8", "awq-ready")
 
@@ -79,7 +80,8 @@ def export(source: Source, to: Path, options: Options | None = None) -> Path:
     check_export(source, to, options)
     remove_leftovers(to)
     license = _license(source)
-    with new_folder(to) as partial:
+    remedy = "make it writable or make space, or give another --to"
+    with writing(to, remedy), new_folder(to) as partial:
         write_maker(partial)
         _fill(partial, source, license, options)
         record = record_of(source, options.precision, options.quantize)

@@ -40,7 +40,8 @@ def remove_leftovers(to: Path) -> None:
     """
     for path, match in folders_named(to.parent, rf"\.{re.escape(to.name)}\.([0-9]+)"):
         pid = int(match[1])
-        if is_made_by(path, pid) and not is_running(pid):
+        # One of this process's own id was left by another, as happens in containers.
+        if is_made_by(path, pid) and (pid == os.getpid() or not is_running(pid)):
             shutil.rmtree(path, ignore_errors=True)
 
 

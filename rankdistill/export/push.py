@@ -9,9 +9,8 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, first_line
 from rankdistill.export.record import RECORD
-from rankdistill.models.locate import first_line
 
 
 def check_push(repository: str) -> None:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from rankdistill.errors import UserError, suggest
 from rankdistill.models.model import Loading
 from rankdistill.report import read_metrics
+from rankdistill.store.written import check_run
 
 EXPORT = "export"
 """Folder of a run that its export is written to."""
@@ -58,7 +59,8 @@ def open_source(folder: Path, *, trust_remote_code: bool = False) -> Source:
         trust_remote_code: See `Source`.
 
     Raises:
-        UserError: no such folder, an unfinished run, a run that left no student.
+        UserError: no such folder, an unfinished run, another model than its figures are of, a run
+            that left no student.
     """
     if not folder.is_dir():
         parent = folder.absolute().parent
@@ -67,11 +69,7 @@ def open_source(folder: Path, *, trust_remote_code: bool = False) -> Source:
         raise UserError(f"There is no run folder '{folder}': {nearest}")
     if _is_model(folder):
         return Source(folder, folder, trust_remote_code=trust_remote_code)
-    if not (folder / "metrics.json").is_file():
-        raise UserError(
-            f"The run in '{folder}' is not finished (no metrics.json): run its command again, it "
-            "continues where it stopped."
-        )
+    check_run(folder, "model")
     if not _is_model(folder / "model"):
         why = "ended with its reward model" if (folder / "reward_model").is_dir() else "has lost it"
         raise UserError(

@@ -10,12 +10,11 @@ from typing import Any
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, first_line
 from rankdistill.export.source import Source
 from rankdistill.models import Model, merged, save_model
-from rankdistill.models.files import link
 from rankdistill.models.load import OwnCodeError
-from rankdistill.models.locate import first_line
+from rankdistill.store.files import link
 
 
 def check_int8() -> None:

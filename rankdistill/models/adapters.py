@@ -18,9 +18,8 @@ from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_s
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, first_line
 from rankdistill.models.load import load_model
-from rankdistill.models.locate import first_line
 
 ALL_LINEAR = "all-linear"
 

@@ -7,12 +7,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, first_line
 from rankdistill.models.adapters import ALL_LINEAR, LoRA
-from rankdistill.models.locate import first_line
+from rankdistill.models.load import check_causal
 from rankdistill.models.model import Model
 
 
@@ -24,9 +25,12 @@ def check_loading(role: str, model: Model, settings: Any) -> None:
         settings: The group: its precision is resolved, not `auto`.
 
     Raises:
-        UserError: quantised weights or an attention that needs a GPU or a package that isn't
-            there, or code of the model's own that may not run.
+        UserError: damaged files, an encoder, quantised weights or an attention that needs a GPU or
+            a package that isn't there, or code of the model's own that may not run.
     """
+    _check_files(role, model)
+    config = model.config()
+    check_causal(model.path, config, trust_remote_code=model.loading.trust_remote_code)
     _check_attention(role, settings.attn_implementation, settings.precision.name)
     if settings.quantization is not None:
         _check_bitsandbytes(f"{role}.quantization={settings.quantization.name}")
@@ -70,6 +74,19 @@ def check_trainable(model: Model, settings: Any, lora: LoRA | None) -> None:
         trusted = model.loading.trust_remote_code
         with torch.device("meta"):
             lora.on(AutoModelForCausalLM.from_config(model.config(), trust_remote_code=trusted))
+
+
+def _check_files(role: str, model: Model) -> None:
+    """Reads the headers of the weights, which say how long the files must be."""
+    for file in sorted(model.folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"The {role}'s file '{file}' is damaged ({first_line(error)[:-1]}): copy or "
+                "download the model again."
+            ) from error
 
 
 def _check_attention(role: str, name: str, precision: str) -> None:

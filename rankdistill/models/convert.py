@@ -10,23 +10,28 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from gguf import GGUFReader
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, first_line
 from rankdistill.models.files import new_folder
 from rankdistill.models.saving import save_model
-from rankdistill.store.removal import folders_named
+from rankdistill.store import home, manifest
+from rankdistill.store.faults import explained
+from rankdistill.store.locks import held
+from rankdistill.store.removal import folders_named, is_folder
+from rankdistill.store.written import move_aside
 
 CONVERSION_VERSION = "1"
 """Part of a converted model's identity: raised when this module makes something else."""
@@ -44,30 +49,65 @@ logger = logging.getLogger(__name__)
 def convert(file: Path, to: Path) -> Path:
     """Writes the model of a GGUF file to the folder `to` as float32, unless it is there already.
 
-    Processes that want the same folder wait for the first; it appears only when complete. The chat
+    Processes that want the same folder wait for the first; it appears only when complete, sealed as
+    an output of the store, and one that is damaged is made again. The chat
     template is the file's own, with the system message it may bring along (SmolLM2's introduces
     the assistant where a conversation has no system message).
 
     Raises:
         UserError: the file is no GGUF model that transformers can read.
     """
-    if to.is_dir():
+    if _is_whole(to):
         return to
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{to}.lock"):
-        if not to.is_dir():
+    lock = to.with_name(f"{to.name}.lock")
+    with explained(home()), held(lock, lambda: f"Waiting for the conversion of {file.name}."):
+        if not _is_whole(to):
+            _clear(to)
             for stale, _ in folders_named(to.parent, rf"\.{re.escape(to.name)}\.[0-9]+"):
                 shutil.rmtree(stale, ignore_errors=True)
             logger.info("Converting %s once, into %s (about a minute)", file.name, to)
             try:
                 with new_folder(to) as partial, _quiet():
                     _convert(file, partial)
-            except (ValueError, KeyError, NotImplementedError) as error:
+                    manifest.seal(partial, {"key": to.name, "versions": manifest.versions()})
+            except Exception as error:  # a damaged file raises whatever its first odd value does
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
                 raise UserError(
-                    f"'{file}' is no GGUF model that can be read ({error}): take another file, "
-                    f"or the model's safetensors folder."
+                    f"'{file}' is no GGUF model that can be read ({first_line(error)[:-1]}): take "
+                    "another file, or the model's safetensors folder."
                 ) from error
     return to
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all files are there in their lengths; before 0.1.0 there was no manifest of them."""
+    if (known := manifest.read(folder)) is not None:
+        return not manifest.damaged_files(folder, known, every_byte=False)
+    weights = list(folder.glob("*.safetensors"))
+    return bool(weights) and all(map(_opens, weights))
+
+
+def _opens(weights: Path) -> bool:
+    """The header says how long the file must be."""
+    try:
+        with safe_open(weights, framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
+def _clear(to: Path) -> None:
+    """Removes a damaged conversion; what is no conversion of ours is moved aside."""
+    known = manifest.read(to)
+    if known is not None and is_folder(to):
+        logger.warning("The converted model %s is damaged: converting it again.", to)
+        for name in (*known["files"], manifest.NAME):
+            (to / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        to.rmdir()
+    if os.path.lexists(to):
+        logger.warning("%s is no whole model, so it is kept as %s.", to, move_aside(to))
 
 
 def _convert(file: Path, to: Path) -> None:
@@ -81,7 +121,12 @@ def _convert(file: Path, to: Path) -> None:
     for unread in ("model_type", "is_local", "local_files_only"):
         tokenizer.init_kwargs.pop(unread, None)
 
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        **source, dtype=torch.float32, output_loading_info=True
+    )
+    model, found = loaded
+    if found["missing_keys"]:
+        raise ValueError(f"it lacks {', '.join(sorted(found['missing_keys'])[:3])}")
     repaired: Any = model
     del repaired.config.quantization_config
     repaired.hf_quantizer = None

@@ -1,17 +1,15 @@
-"""Folders that appear only when complete, links instead of copies, and remembered digests."""
+"""Folders that appear only when complete, and links instead of copies."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import itertools
 import os
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rankdistill.store import home
+from rankdistill.store.files import sync_folder
 from rankdistill.store.removal import refuse_link
 
 
@@ -24,48 +22,21 @@ def new_folder(to: Path) -> Iterator[Path]:
     Raises:
         UserError: a link has the name of the folder in the making.
     """
-    partial = to.with_name(f".{to.name}.{os.getpid()}")
-    refuse_link(partial)
-    # A killed process of the same id may have left it, as often happens in containers.
-    shutil.rmtree(partial, ignore_errors=True)
+    name = f".{to.name}.{os.getpid()}"
+    refuse_link(to.with_name(name))
+    # A killed process of the same id may have left it, as happens in containers; or it is yours.
+    places = (to.with_name(f"{name}{more}") for more in itertools.chain([""], itertools.count()))
+    partial = next(place for place in places if not os.path.lexists(place))
     partial.mkdir(parents=True)
     try:
         yield partial
         partial.replace(to)
+        sync_folder(to.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def link(source: Path, target: Path) -> None:
-    """Makes `target` a hard link to `source`'s file, or a copy on another file system."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def weights_bytes(folder: str | Path) -> int:
     """Size of the weights of a model's folder."""
     return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal, remembered in `home()` by path, size and mtime."""
-    file = path.resolve()
-    stat = file.stat()
-    known = [str(file), stat.st_size, stat.st_mtime_ns]
-    memo = home() / "digests" / f"{hashlib.sha256(str(file).encode()).hexdigest()[:32]}.json"
-    try:
-        *remembered, digest = json.loads(memo.read_text())
-        if remembered == known:
-            return str(digest)
-    except (OSError, ValueError):
-        pass  # not remembered, or half written by a process that was killed
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    partial = memo.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    partial.write_text(json.dumps([*known, digest]))
-    partial.replace(memo)
-    return digest

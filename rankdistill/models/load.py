@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +18,10 @@ from transformers import (
 )
 from transformers.integrations import deepspeed
 
-from rankdistill.errors import UserError, suggest
+from rankdistill.errors import UserError, first_line, suggest
 from rankdistill.models.device import device
-from rankdistill.models.locate import first_line, locate
+from rankdistill.models.locate import locate
+from rankdistill.store.inputs import check_unchanged
 
 PRECISIONS: dict[str, torch.dtype | str] = {
     "float32": torch.float32,
@@ -53,7 +55,65 @@ def refusal(path: str, what: str, error: Exception) -> UserError:
     """What transformers says of a model, as a sentence of ours: ``<what>: <its first line>``."""
     if "trust_remote_code=True" in str(error):
         return OwnCodeError(path)
-    return UserError(f"{what}: {first_line(error)}")
+    said = first_line(error)
+    if isinstance(error, (LookupError, TypeError, AttributeError)):  # a name alone says little
+        said = f"{type(error).__name__}: {said}"
+    return UserError(f"{what}: {said}")
+
+
+def from_pretrained(
+    auto: Any, path: str, what: str, *, new: str | None = None, **options: Any
+) -> Any:
+    """What a class of transformers makes of a model whose files hold all its weights.
+
+    transformers draws at random what the files lack.
+
+    Args:
+        auto: `AutoModelForCausalLM` or the like.
+        path: See `locate`.
+        what: How the sentence begins that refuses it: ``The model '<path>' cannot be loaded``.
+        new: A pattern of the names of tensors that may be missing; None lets no one be.
+        options: Further ones of `auto.from_pretrained`.
+
+    Raises:
+        UserError: the model cannot be built, lacks tensors, or holds NaN.
+    """
+    folder = locate(path)
+    try:
+        model, found = auto.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    except Exception as error:  # a damaged file raises whatever its first odd value leads to
+        raise refusal(path, what, error) from error
+    check_unchanged()  # what was loaded is what the keys say
+    missing = sorted(
+        name for name in found["missing_keys"] if new is None or not re.match(new, name)
+    )
+    if missing:
+        raise UserError(
+            f"{what}: {_listed(missing)} not in its files and would be random numbers; save or "
+            "download the model again."
+        )
+    odd = [name for name, weight in model.named_parameters() if not _is_finite(weight)]
+    if odd:
+        raise UserError(
+            f"{what}: {_listed(odd)} not finite (NaN or infinite); take a model that was saved "
+            "before its training diverged, or download it again."
+        )
+    return model
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``3 tensors (a, b, ..) are``"""
+    shown = ", ".join(names[:2]) + (", .." if len(names) > 2 else "")
+    return f"the tensor {shown} is" if len(names) == 1 else f"{len(names)} tensors ({shown}) are"
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    """One pass without a copy; what quantisation made of a weight has no such numbers."""
+    if weight.dtype not in PRECISIONS.values() or weight.is_meta or not weight.numel():
+        return True
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(weight))
 
 
 def load_model(
@@ -76,7 +136,8 @@ def load_model(
 
     Raises:
         UserError: no such model, precision or quantization, no safetensors weights (nothing is
-            unpickled), code that may not run, or transformers cannot build it as asked.
+            unpickled) or not all of them, code that may not run, an encoder, or transformers cannot
+            build it as asked.
     """
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision '{precision}': {suggest(precision, PRECISIONS)}")
@@ -90,20 +151,37 @@ def load_model(
     stored = stored_quantization(folder, trust_remote_code=trust_remote_code)
     if quantization is not None or stored is not None:
         more["device_map"] = {"": device()}
-    try:
-        with _whole():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=PRECISIONS[precision],
-                attn_implementation=attn_implementation,
-                trust_remote_code=trust_remote_code,
-                use_safetensors=True,
-                **more,
-            )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise refusal(path, f"The model '{path}' cannot be loaded", error) from error
+    with _whole():
+        model = from_pretrained(
+            AutoModelForCausalLM,
+            path,
+            f"The model '{path}' cannot be loaded",
+            dtype=PRECISIONS[precision],
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            **more,
+        )
+    _check_causal(path, model)
     _mend_generation_config(model)
     return model
+
+
+def check_causal(path: str, config: PretrainedConfig, *, trust_remote_code: bool = False) -> None:
+    """UserError for an encoder, as BERT is; no weights are read."""
+    # Few configurations say so; what their architecture makes of it is in its layers.
+    if getattr(config, "is_decoder", None) is False:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        _check_causal(path, empty)
+
+
+def _check_causal(path: str, model: Any) -> None:
+    causal = {module.is_causal for module in model.modules() if hasattr(module, "is_causal")}
+    if causal == {False}:
+        raise UserError(
+            f"The model '{path}' is an encoder ({type(model).__name__}), whose tokens see those "
+            "behind them, so it writes no responses: take a causal language model."
+        )
 
 
 def _mend_generation_config(model: Any) -> None:
@@ -153,7 +231,7 @@ def load_config(path: str, *, trust_remote_code: bool = False) -> PretrainedConf
     folder = locate(path, weights=False)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # as in `from_pretrained`
         raise refusal(path, f"The configuration of '{path}' cannot be read", error) from error
 
 

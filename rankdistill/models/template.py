@@ -8,13 +8,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from jinja2 import Environment
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.fields import plain
 from rankdistill.models.files import new_folder
+from rankdistill.models.locate import content_files
 from rankdistill.store import home
+from rankdistill.store.locks import held
 
 FILE = "chat_template.jinja"
 """Where transformers reads a folder's template from."""
@@ -101,14 +102,18 @@ def with_arguments(template: str, arguments: Mapping[str, Any], whose: str) -> s
 def with_chat_template(folder: str, template: str) -> str:
     """A folder that is the model in `folder`, by links to its files, with another template."""
     source = Path(folder).resolve()
-    digest = hashlib.sha256(f"{source}\n{template}".encode()).hexdigest()[:16]
+    names = {file.name for file in source.iterdir() if file.is_file()} - {FILE}
+    # Code may be in folders; further templates would stand beside the given one.
+    names |= {n for n in content_files(source) if "/" in n and not n.endswith(".jinja")}
+    named = "\n".join([str(source), template, *sorted(names)])
+    digest = hashlib.sha256(named.encode()).hexdigest()[:16]
     to = home() / "models" / f"{source.name}-template-{digest}"
     to.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(to.with_name(f".{to.name}.lock")):
+    with held(to.with_name(f".{to.name}.lock"), lambda: f"Waiting for {to}."):
         if not to.is_dir():
             with new_folder(to) as partial:
-                for file in source.iterdir():
-                    if file.is_file() and file.name != FILE:
-                        (partial / file.name).symlink_to(file.resolve())
+                for name in names:
+                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                    (partial / name).symlink_to((source / name).resolve())
                 (partial / FILE).write_text(template, encoding="utf-8")
     return str(to)

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, first_line
 from rankdistill.forward.batch import TokenGroup
-from rankdistill.models.load import refusal
-from rankdistill.models.locate import first_line, locate
+from rankdistill.models.load import load_config, refusal
+from rankdistill.models.locate import locate
 
 _ASKED = "A question to find in the text."
 _REPLY = "A reply to find the end of."
@@ -40,8 +40,8 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:
-        UserError: the model isn't there, has no tokenizer, no chat template or no EOS, or comes
-            with code that may not run.
+        UserError: the model isn't there, has no tokenizer, no chat template or no EOS that it
+            could write, or comes with code that may not run.
     """
     folder = locate(path, weights=False)
     try:
@@ -50,7 +50,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
             trust_remote_code=trust_remote_code,
             clean_up_tokenization_spaces=False,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # a damaged file raises whatever its first odd value leads to
         raise refusal(path, f"The tokenizer of '{path}' cannot be loaded", error) from error
     if not tokenizer.chat_template:
         raise UserError(
@@ -70,6 +70,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
             f"set `eos_token` in its tokenizer_config.json."
         )
     _use_the_end_of_a_turn(tokenizer)
+    _check_eos(path, tokenizer, load_config(path, trust_remote_code=trust_remote_code))
     rows = embedding_rows(folder)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
@@ -98,11 +99,17 @@ def encode_prompt(
     and Qwen2's do); it is kept, since the model was trained with it.
 
     Raises:
-        UserError: the template refuses the conversation, for example its system message, or leaves
-            out what the system or a tool says in it.
+        UserError: the template refuses the conversation, for example its system message, leaves out
+            what the system or a tool says in it, or writes nothing of it.
     """
     text = rendered(tokenizer, messages, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    token_ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not token_ids:
+        raise UserError(
+            f"The chat template of '{tokenizer.name_or_path}' writes nothing of a conversation "
+            "that a response is to follow: take another template (student.chat_template)."
+        )
+    return token_ids
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -201,6 +208,17 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 def tokenizers_agree(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
     """Whether every token has the same id in both; `tokenizer_difference` says what differs."""
     return tokenizer_difference(a, b) is None
+
+
+def _check_eos(path: str, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> None:
+    """UserError where the model has no row for the token that ends a response."""
+    rows, eos = getattr(config.get_text_config(), "vocab_size", None), tokenizer.eos_token_id
+    if isinstance(rows, int) and isinstance(eos, int) and eos >= rows:
+        raise UserError(
+            f"The tokenizer of '{path}' ends a response with {tokenizer.eos_token} (id {eos}), and "
+            f"the model knows {rows:,} tokens, so a response could never end: take the tokenizer "
+            "that the model was trained with."
+        )
 
 
 MOST_ADDED = 100_000

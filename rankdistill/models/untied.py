@@ -16,8 +16,9 @@ from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rankdistill.errors import UserError
-from rankdistill.models.files import link, new_folder
+from rankdistill.models.files import new_folder
 from rankdistill.models.load import load_config
+from rankdistill.store.files import link
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.models.files import sha256
 from rankdistill.models.hub import commit
+from rankdistill.store.inputs import sha256
 
 SHIPPED = {"starter": "starter_prompts.jsonl", "everyday": "everyday_prompts.jsonl"}
 """The sets that the package carries, by name: files of `rankdistill.data`."""

@@ -12,6 +12,7 @@ from rankdistill.prompts.formats import unread_columns
 from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.rank.existing import set_rows
 from rankdistill.rank.formats import prompt_column, ranked_row
+from rankdistill.store.written import check_run, is_run_folder
 
 
 def load_groups(path: Path) -> Iterator[dict[str, Any]]:
@@ -21,12 +22,16 @@ def load_groups(path: Path) -> Iterator[dict[str, Any]]:
     read stay out, and a line says how many and why.
 
     Raises:
-        UserError: there is no such set.
+        UserError: there is no such set, or its run is not finished.
     """
     folder = path.expanduser()
     if not folder.exists():
         raise UserError(f"There is no ranked set '{path}': give a run's folder, or a file.")
+    if folder.name == "ranked" and is_run_folder(folder.parent):
+        folder = folder.parent
     if folder.is_dir() and (folder / "ranked").is_dir():
+        if is_run_folder(folder):
+            check_run(folder, "ranked")
         folder = folder / "ranked"
     odd = OddRows(str(path))
     for where, row, _ in set_rows(str(folder)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from datasets import Dataset
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.rows import Group
+from rankdistill.store.faults import writing
+from rankdistill.store.files import write_atomically
 
 Rows = Iterator[dict[str, Any]]
 PAIRS = ("best_worst", "all", "adjacent")
@@ -27,7 +30,8 @@ def export(groups: Iterator[dict[str, Any]], to: Path, how: str, pairs: str = "b
     """Writes a `.jsonl` or `.parquet` file; returns its number of rows.
 
     Raises:
-        UserError: an unknown format, choice of pairs or ending, or nothing to write.
+        UserError: an unknown format, choice of pairs or ending, nothing to write, or it cannot be
+            written.
     """
     for given, known, what in ((how, FORMATS, "format"), (pairs, PAIRS, "choice of pairs")):
         if given not in known:
@@ -37,13 +41,16 @@ def export(groups: Iterator[dict[str, Any]], to: Path, how: str, pairs: str = "b
     rows = [row for group in groups for row in FORMATS[how](_ordered(group), pairs)]
     if not rows:
         raise UserError("There is nothing to write: no prompt has two responses of different rank.")
-    to.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
     if to.suffix == ".jsonl":
         lines = (json.dumps(_plain(row), ensure_ascii=False) + "\n" for row in rows)
-        to.write_text("".join(lines), encoding="utf-8", errors="replace")
+        content.write("".join(lines).encode(errors="replace"))
     else:
         # Parquet has no object without fields.
-        Dataset.from_list([_filled(row) for row in rows]).to_parquet(to)
+        Dataset.from_list([_filled(row) for row in rows]).to_parquet(content)
+    with writing(to, "make its folder writable or make space, or give another place"):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(to, content.getvalue())
     return len(rows)
 
 

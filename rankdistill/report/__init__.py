@@ -8,16 +8,22 @@ print_tables(metrics, console)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankdistill.report.answers import write_answers, write_demands
+from rankdistill.console import say
+from rankdistill.report.answers import answers_file, demands_file
 from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
-from rankdistill.report.metrics import metrics_of, read_metrics, write_metrics
+from rankdistill.report.metrics import FILE, metrics_bytes, metrics_of, read_metrics
 from rankdistill.report.run_report import RunReport, Stage
 from rankdistill.report.terminal import print_tables, terminal_table, terminal_tables
+from rankdistill.store import home
+from rankdistill.store.faults import ANOTHER_FOLDER, writing
+from rankdistill.store.removal import check_not_removed
+from rankdistill.store.written import DIGESTS, begin, digests_of, put_files, replace_folder
 
 __all__ = [
     "RunReport",
@@ -32,23 +38,66 @@ __all__ = [
 ]
 
 
-def write_report(report: RunReport, folder: Path) -> dict[str, Any]:
-    """Writes `metrics.json`, `config.yaml`, `answers.jsonl`, `report.md` and `report.html`, of a
-    verified run `demands.parquet` as well; returns the metrics."""
-    metrics = metrics_of(report)
-    write_metrics(metrics, folder)
-    write_answers(report.groups, folder)
+def write_report(
+    report: RunReport, folder: Path, folders: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
+    """Writes `config.yaml`, `answers.jsonl`, `report.md` and `report.html`, of a verified run
+    `demands.parquet` as well, and at last `metrics.json`; returns the metrics.
+
+    What a person has in their places is moved aside, with a line.
+
+    Args:
+        folders: What is copied beside them, by its name there: `model`, `ranked`.
+
+    Raises:
+        UserError: the folder cannot be written, or one of `folders` was removed from the store.
+    """
+    folders, metrics = folders or {}, metrics_of(report)
+    files = {"config.yaml": report.config_yaml.encode(), **answers_file(report.groups)}
     if report.verified is not None:
-        write_demands(report.verified.rows, folder)
-    (folder / "config.yaml").write_text(report.config_yaml, encoding="utf-8")
-    render(metrics, report.config_yaml, folder)
+        files |= demands_file(report.verified.rows)
+    files |= _pages(metrics, report.config_yaml)
+    for source in folders.values():
+        check_not_removed(source, home())
+    with writing(folder, ANOTHER_FOLDER):
+        folder.mkdir(parents=True, exist_ok=True)
+        moved = begin(folder, folders, files)
+        for name, source in folders.items():
+            if (aside := replace_folder(source, folder / name)) is not None:
+                moved.append((folder / name, aside))
+        if folders:
+            metrics[DIGESTS] = digests_of(folder, folders)
+        moved += put_files(folder, {**files, FILE: metrics_bytes(metrics)})
+    _tell_moved(moved)
     return metrics
 
 
 def render(metrics: Mapping[str, Any], config_yaml: str, folder: Path) -> None:
-    """Writes `report.md` and `report.html` from what `metrics.json` holds."""
+    """Writes `report.md` and `report.html` from what `metrics.json` holds.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    pages = _pages(metrics, config_yaml)
+    with writing(folder, "make it writable or make space"):
+        _tell_moved(put_files(folder, pages))
+
+
+def _pages(metrics: Mapping[str, Any], config_yaml: str) -> dict[str, bytes]:
     pages = {"report.md": markdown_report, "report.html": html_report}
-    for name, page in pages.items():
-        # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
-        text = page(metrics, config_yaml).encode("utf-8", errors="replace")
-        (folder / name).write_bytes(text)
+    # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
+    return {
+        name: page(metrics, config_yaml).encode("utf-8", errors="replace")
+        for name, page in pages.items()
+    }
+
+
+def _tell_moved(moved: Sequence[tuple[Path, Path]]) -> None:
+    for place, aside in moved:
+        say(f"{shown(place)} is not as a run wrote it, so it is kept as {shown(aside)}")
+
+
+def shown(path: Path) -> str:
+    """The path as short as it can be said from the working directory."""
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from rankdistill.evaluate.model_figures import common_prompts
@@ -17,11 +17,11 @@ from rankdistill.rows import Group, Response
 ANSWERS = "answers.jsonl"
 
 
-def write_answers(groups: Mapping[str, Sequence[Group]], folder: Path) -> None:
-    """One line per prompt: `prompt_id`, `messages`, `columns` that it kept, `responses` by model.
+def answers_file(groups: Mapping[str, Sequence[Group]]) -> dict[str, bytes]:
+    """Name and content: a line per prompt, with `prompt_id`, `messages`, `columns` that it kept,
+    and `responses` by model; empty where nothing was answered.
 
-    groups: by the name of the model, as in `metrics.json`. Nothing is written where nothing was
-    answered.
+    groups: by the name of the model, as in `metrics.json`.
     """
     rows: dict[str, dict[str, Any]] = {}
     for name, answered in groups.items():
@@ -31,9 +31,8 @@ def write_answers(groups: Mapping[str, Sequence[Group]], folder: Path) -> None:
                 row["columns"] = group["columns"]
             responses = rows.setdefault(group["prompt_id"], row)["responses"]
             responses[name] = [shown(response) for response in group["responses"]]
-    if rows:
-        lines = (json.dumps(plain(row), allow_nan=False) + "\n" for row in rows.values())
-        (folder / ANSWERS).write_text("".join(lines), encoding="utf-8")
+    lines = (json.dumps(plain(row), allow_nan=False) + "\n" for row in rows.values())
+    return {ANSWERS: "".join(lines).encode()} if rows else {}
 
 
 SHOWN = 6
@@ -136,16 +135,17 @@ _COLUMNS = {
 """Their types are given, since a column that has nothing but nulls does not tell its own."""
 
 
-def write_demands(rows: Sequence[DemandRow], folder: Path) -> None:
-    """One row per demand and answer of every arm, from which all figures can be computed again.
-
-    Nothing is written where nothing was verified.
+def demands_file(rows: Sequence[DemandRow]) -> dict[str, bytes]:
+    """Name and content: a row per demand and answer of every arm, from which all figures can be
+    computed again; empty where nothing was verified.
     """
     if not rows:
-        return
+        return {}
     # Reports are also made again from metrics.json alone, which needs no `datasets`.
     from datasets import Dataset, Features, Value
 
     features = Features({name: Value(kind) for name, kind in _COLUMNS.items()})
     table = Dataset.from_list([row.as_dict() for row in rows], features=features)
-    table.to_parquet(folder / DEMANDS)
+    content = io.BytesIO()
+    table.to_parquet(content)
+    return {DEMANDS: content.getvalue()}

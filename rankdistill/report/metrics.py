@@ -27,9 +27,10 @@ from rankdistill.statistics import (
     paired_difference,
     win_rate,
 )
+from rankdistill.store.written import METRICS
 
 FORMAT = 2
-FILE = "metrics.json"
+FILE = METRICS
 
 
 def metrics_of(report: RunReport) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         "ranking": report.ranking,
         "reward_model": report.reward_model,
         "samples": choose_samples(report) if models else [],
-        "stages": [_stage(stage) for stage in report.stages],
+        "stages": [_stage(stage, report) for stage in report.stages],
         "learning_rates": report.learning_rates,
         "optimiser_steps": _steps(report.training_history),
         "training_history": list(report.training_history),
@@ -90,11 +91,9 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
     return plain(content)
 
 
-def write_metrics(metrics: Mapping[str, Any], folder: Path) -> Path:
-    """Writes `metrics.json`. ValueError: a value that JSON does not have."""
-    path = folder / FILE
-    path.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return path
+def metrics_bytes(metrics: Mapping[str, Any]) -> bytes:
+    """The content of `metrics.json`. ValueError: a value that JSON does not have."""
+    return (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -163,6 +162,8 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> int | None:
     return max(steps, default=None)
 
 
-def _stage(stage: Any) -> dict[str, Any]:
+def _stage(stage: Any, report: RunReport) -> dict[str, Any]:
+    """`versions` has those that the run itself would not have made it with."""
     names = ("stage", "what", "key", "seconds", "making_seconds", "reused", "counts")
-    return {name: getattr(stage, name) for name in names}
+    others = {n: v for n, v in stage.versions.items() if report.versions.get(n) != v}
+    return {**{name: getattr(stage, name) for name in names}, "versions": others}

@@ -36,6 +36,9 @@ class Stage(Protocol):
     @property
     def counts(self) -> Mapping[str, Any]: ...
 
+    @property
+    def versions(self) -> Mapping[str, str]: ...
+
 
 @dataclass
 class RunReport:

@@ -9,7 +9,11 @@ from rankdistill.report.table import Cell, Row, number
 
 
 def stage_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-    """Stage, what, result (its counts), time (of a reused one when it was made), key; in order."""
+    """Stage, what, result (its counts), time, key; in order.
+
+    Of a reused one the time that it took when it was made, and what it was made with, where that is
+    another version than this run's.
+    """
     return [
         [
             stage["stage"],
@@ -24,7 +28,9 @@ def stage_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
 
 def _time(stage: Mapping[str, Any]) -> str:
     if stage["reused"]:
-        return f"reused, made in {duration(stage['making_seconds'])}"
+        others = ", ".join(f"{name} {of}" for name, of in stage.get("versions", {}).items())
+        made = f"reused, made in {duration(stage['making_seconds'])}"
+        return f"{made} with {others}" if others else made
     return duration(stage["seconds"])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rankdistill.errors import UserError
 from rankdistill.models import device, identity, locate
-from rankdistill.models.locate import first_line
+from rankdistill.models.load import from_pretrained, refusal
 
 BATCH = 32
 """Passages that are encoded at once."""
@@ -46,15 +46,14 @@ class BiEncoder:
     def __init__(self, path: str, passages: Sequence[str]) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        folder = locate(path)
+        folder, what = locate(path), f"retrieval.encoder '{path}' cannot be loaded"
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self._model: Any = AutoModel.from_pretrained(folder, use_safetensors=True).eval()
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"retrieval.encoder '{path}' cannot be loaded: {first_line(error)}"
-            ) from error
-        self._model.to(device())
+        except Exception as error:
+            raise refusal(path, what, error) from error
+        # A pooler sees the last hidden states; the mean of these is taken here.
+        model = from_pretrained(AutoModel, path, what, new=r"(.*\.)?pooler\.")
+        self._model: Any = model.eval().to(device())
         self._longest = int(getattr(self._model.config, "max_position_embeddings", 512))
         by_length = sorted(range(len(passages)), key=lambda i: len(passages[i]))
         rows: dict[int, Tensor] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 from rankdistill.errors import UserError
 from rankdistill.rank.load import load_groups
 from rankdistill.rank.write import write_table
+from rankdistill.store.faults import writing
+from rankdistill.store.files import append_line
 
 SCORER = "human"
 
@@ -50,6 +51,7 @@ class Review:
 
         Raises:
             ValueError: not one rank per response, or not whole numbers from 0.
+            UserError: the journal cannot be written.
         """
         group = self.groups[number]
         whole = all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks)
@@ -58,10 +60,8 @@ class Review:
         dense = sorted(set(ranks))
         given = [dense.index(rank) for rank in ranks]
         line = {"prompt_id": group["prompt_id"], "texts": _digest(group), "ranks": given}
-        with self.journal.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with writing(self.journal, "make its folder writable or make space, and save again"):
+            append_line(self.journal, json.dumps(line))
         self.ranks[number] = given
 
     def write(self) -> Path:

@@ -26,8 +26,7 @@ from rankdistill.models import (
     locate,
     written_with,
 )
-from rankdistill.models.load import PRECISIONS
-from rankdistill.models.locate import first_line
+from rankdistill.models.load import PRECISIONS, from_pretrained
 from rankdistill.rows import Group, Message
 from rankdistill.score.schema import RewardModelOptions
 from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
@@ -122,17 +121,13 @@ class RewardModel(RewardModelOptions, Scorer):
     def _load(self) -> Any:
         from transformers import AutoModelForSequenceClassification
 
-        try:
-            model: Any = AutoModelForSequenceClassification.from_pretrained(
-                locate(self.model),
-                dtype=PRECISIONS[self.precision],
-                use_safetensors=True,
-                **self._named.loading.options,
-            )
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
-            raise UserError(
-                f"The reward model '{self.model}' cannot be loaded: {first_line(error)}"
-            ) from error
+        model = from_pretrained(
+            AutoModelForSequenceClassification,
+            self.model,
+            f"The reward model '{self.model}' cannot be loaded",
+            dtype=PRECISIONS[self.precision],
+            **self._named.loading.options,
+        )
         return model.to(device()).eval()
 
     @property

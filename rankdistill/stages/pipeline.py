@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -57,18 +58,27 @@ from rankdistill.stages.warmup import check_warmup, warm_up
 from rankdistill.stages.without_training import evaluate
 from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained
+from rankdistill.store.inputs import watched
+from rankdistill.store.written import one_run_in
 
 
+@watched()
 def run(config: DictConfig) -> float | None:
     """The whole job of a composed configuration; ends with a table and the run folder's paths.
 
     Returns the trained student's validation figure where a sweeper chooses points by it.
     """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with one_run_in(folder) if console.is_main_process() else nullcontext():
+        return _whole_run(config, folder)
+
+
+def _whole_run(config: DictConfig, folder: Path) -> float | None:
     console.quiet()
     claim_device()
     for line in remarks(os.environ, torch.accelerator.is_available()):
         console.say(line)
-    store, folder = Store(), Path(HydraConfig.get().runtime.output_dir)
+    store = Store()
     with explained(store.root):
         chosen = settings.build(config)
         check_prompts(chosen)

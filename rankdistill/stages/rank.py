@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +18,8 @@ from rankdistill.rank.existing import parts, read_ranked
 from rankdistill.rank.write import write_table
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
+from rankdistill.store.inputs import sha256
+from rankdistill.store.written import check_run, is_run_folder
 
 DIAGNOSTICS = "diagnostics.json"
 """How far the ranking can be trusted; beside `ranked/` in the output."""
@@ -143,4 +144,6 @@ def _identity(path: str) -> dict[str, Any]:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return source_identity(path)
-    return {part.name: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts(folder)}
+    if folder.name == "ranked" and is_run_folder(folder.parent):
+        check_run(folder.parent, folder.name)
+    return {part.name: sha256(part) for part in parts(folder)}

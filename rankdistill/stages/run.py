@@ -40,6 +40,8 @@ class StageRecord:
     """What making the output took, all attempts together, in whichever run that was."""
     reused: bool
     counts: Mapping[str, Any]
+    versions: Mapping[str, str]
+    """Of the libraries that made the output."""
 
 
 @dataclass
@@ -132,7 +134,8 @@ class Run:
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
         making = output.manifest["seconds"]
-        record = StageRecord(stage, what, output.key, seconds, making, not built, counts)
+        versions = output.manifest["versions"]
+        record = StageRecord(stage, what, output.key, seconds, making, not built, counts, versions)
         self.records.append(record)
         shown = ", ".join(f"{_short(v)} {k.replace('_', ' ')}" for k, v in counts.items() if v)
         took = f"{seconds:.0f} s" if built else "reused"

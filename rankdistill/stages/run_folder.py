@@ -2,12 +2,11 @@
 
 report.html  report.md  metrics.json  config.yaml  answers.jsonl  demands.parquet  ranked/  model/
 reward_model/
-.written.json: which files of these folders are ours, see `rankdistill.stages.written`.
+.written.json: which of these are ours, see `rankdistill.store.written`. .run.lock: held by a run.
 """
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -18,13 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rankdistill.console import console, is_main_process, say
-from rankdistill.report import RunReport, print_tables, write_report
+from rankdistill.report import RunReport, print_tables, shown, write_report
 from rankdistill.score.ensemble import members
 from rankdistill.stages.comparison import evaluation_judge, judged_by_own_teacher
 from rankdistill.stages.rounds import method
 from rankdistill.stages.run import Run
 from rankdistill.stages.settings import Settings
-from rankdistill.stages.written import replace_folder
 from rankdistill.store.manifest import versions
 
 
@@ -63,13 +61,10 @@ def write_run_folder(run: Run, report: RunReport, folders: Mapping[str, Path]) -
     report.stages = run.records
     report.start = "start" if "start" in report.measured else "warmed_up"
     report.date = datetime.now().astimezone().isoformat(timespec="seconds")
-    run.folder.mkdir(parents=True, exist_ok=True)
-    for name, source in folders.items():
-        _replace(source, run.folder / name)
-    metrics = write_report(report, run.folder)
+    metrics = write_report(report, run.folder, folders)
     console.print()
     print_tables(metrics, console)
-    folder = _shown(run.folder)
+    folder = shown(run.folder)
     say(f"\n[bold]report[/]  {folder}/report.html")
     for name in folders:
         say(f"[bold]{name.replace('_', ' '):<7}[/] {folder}/{name}")
@@ -82,16 +77,3 @@ def _judge(settings: Settings) -> str:
         about = scorer.about(settings.teacher.path)
         judges.append(name + about.removeprefix(scorer.name))
     return " and ".join(judges)
-
-
-def _replace(source: Path, to: Path) -> None:
-    """`to` becomes a copy of `source`; what was there and is not ours stays, or is moved aside."""
-    aside = replace_folder(source, to)
-    if aside is not None:
-        say(f"{_shown(to)} is not as a run wrote it, so it is kept as {_shown(aside)}")
-
-
-def _shown(folder: Path) -> str:
-    """The folder as short as it can be said from the working directory."""
-    relative = os.path.relpath(folder)
-    return relative if not relative.startswith("..") else str(folder)

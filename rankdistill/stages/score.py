@@ -54,6 +54,7 @@ def check_scorers(run: Run) -> None:
     for scorer in filter(None, (run.settings.scorer, run.settings.judge)):
         for member in members(scorer).values():
             member.check(access)
+            _ = member.identity  # its files are watched from here on
 
 
 def check_conversations(run: Run, prompts: Rows) -> None:

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rankdistill.command_line import Parser, says_mistakes
 from rankdistill.errors import UserError, suggest
@@ -18,9 +17,6 @@ from rankdistill.store.files import json_bytes
 from rankdistill.store.inventory import Entry
 from rankdistill.store.outputs import Store
 from rankdistill.store.words import age_text, counted, parse_age, size_text
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @says_mistakes
@@ -111,11 +107,7 @@ def show(store: Store, options: argparse.Namespace) -> int:
     manifest = manifests.read(store.output_path(key)) or read_record(store.partial_path(key))
     if manifest is None:
         raise UserError(f"{key} is unfinished and has no record yet in {store.root}.")
-    text = json_bytes(manifest).decode("utf-8", "replace")
-    if sys.stdout.isatty():
-        _console().print_json(text)
-    else:
-        print(text)
+    print(json_bytes(manifest).decode("utf-8", "replace"))
     return 0
 
 
@@ -140,7 +132,23 @@ def verify(store: Store, options: argparse.Namespace) -> int:
     print(f"{counted(checked, 'output')} verified, {damaged_outputs:,} damaged")
     if damaged_outputs:
         print("Damaged ones are made again by their command after `... remove KEY`.")
-    return 1 if damaged_outputs else 0
+    damaged_models = 0 if options.keys else _verify_models(store)
+    return 1 if damaged_outputs or damaged_models else 0
+
+
+def _verify_models(store: Store) -> int:
+    """The same for converted models, see `rankdistill.models.convert`; how many are damaged."""
+    sealed = {f: m for f in sorted(store.root.glob("models/*")) if (m := manifests.read(f))}
+    damaged = {
+        folder: names
+        for folder, manifest in sealed.items()
+        if (names := manifests.damaged_files(folder, manifest, every_byte=True))
+    }
+    for folder, names in damaged.items():
+        print(f"{folder}: damaged: {', '.join(names)}; remove the folder to convert it again")
+    if sealed:
+        print(f"{counted(len(sealed), 'converted model')} verified, {len(damaged):,} damaged")
+    return len(damaged)
 
 
 def remove(store: Store, options: argparse.Namespace) -> int:
@@ -229,33 +237,19 @@ def _size_of(found: list[Entry]) -> str:
     return size_text(sum(entry.size for entry in found))
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    # A pipe has no width: nothing is cut or wrapped for whoever reads it. A terminal narrower than
-    # the table wraps its lines, which reads better than columns of single letters.
-    if sys.stdout.isatty():
-        return Console(width=max(80, Console().width))
-    return Console(width=100_000, no_color=True)
-
-
 def _print_table(found: list[Entry]) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    """Plain text, of which tens of thousands of lines take no time; the state is the last column.
 
-    piped = not sys.stdout.isatty()
-    table = Table(box=None if piped else box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("output", no_wrap=True)
-    for name in ("size", "files", "rows", "age"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
+    A terminal that is narrower wraps its lines.
+    """
+    lines = [("output", "size", "files", "rows", "age", "state")]
     for entry in found:
         rows = "" if entry.rows is None else f"{entry.rows:,}"
-        state = Text(entry.state, style="green" if entry.state == "complete" else "yellow")
         age = age_text(entry.age_seconds)
-        table.add_row(entry.key, size_text(entry.size), f"{entry.files:,}", rows, age, state)
-    _console().print(table)
+        lines.append((entry.key, size_text(entry.size), f"{entry.files:,}", rows, age, entry.state))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    form = "  ".join(["{:<%d}", "{:>%d}", "{:>%d}", "{:>%d}", "{:>%d}"]) % tuple(widths[:-1])
+    print("\n".join(f"{form.format(*line[:-1])}  {line[-1]}" for line in lines))
     for entry in found:
         if entry.note:
             print(f"{entry.key} {entry.state}: {entry.note}")

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from rankdistill.errors import UserError
 from rankdistill.store.files import footprint
+from rankdistill.store.removal import check_not_removed
 from rankdistill.store.shards import is_shard
 from rankdistill.store.words import counted, size_text
 
+ANOTHER_FOLDER = "make it writable or make space, or give another run folder with hydra.run.dir=..."
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 # What libraries that write in other languages say (safetensors, Arrow) instead of an OSError.
@@ -39,6 +41,8 @@ def explained(root: Path, key: str = "", partial: Path | None = None) -> Iterato
         full = _full(error, root)
         if full:
             raise UserError(_full_sentence(root, full, key, partial)) from error
+        if isinstance(error, FileNotFoundError) and error.filename is not None:
+            check_not_removed(Path(os.fsdecode(error.filename)), root)
         if isinstance(error, OSError) and _inside(error, root):
             if error.errno in _DENIED:
                 raise UserError(_denied_sentence(root, error)) from error
@@ -67,6 +71,34 @@ def writable(folder: Path, remedy: str) -> Iterator[None]:
             raise
         why = error.strerror or os.strerror(error.errno)
         raise UserError(f"The folder {folder} cannot be written ({why}): {remedy}.") from error
+
+
+@contextmanager
+def writing(place: Path, remedy: str) -> Iterator[None]:
+    """Turns every fault of a disk in a block that does nothing but write `place` into a UserError.
+
+    Other than in `writable` the error need not name a file, which a full disk's does not.
+
+    Args:
+        remedy: What to do, for the end of the sentence.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        why = _full(error, place)
+        if not why and isinstance(error, OSError):
+            why = (error.errno and os.strerror(error.errno)) or _first_of(error)
+        if not why:
+            raise
+        raise UserError(f"'{place}' cannot be written ({why}): {remedy}.") from error
+
+
+def _first_of(error: OSError) -> str:
+    """`shutil.Error` holds a list of what happened to which file."""
+    found = error.args[0] if error.args else str(error)
+    return str(found[0][-1] if isinstance(found, list) and found else found)
 
 
 def _denied_sentence(root: Path, error: OSError) -> str:

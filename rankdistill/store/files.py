@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +51,54 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a text file, durably; a line that a crash has left half stays alone."""
+    with open(path, "a+b", buffering=0) as file:
+        file.seek(0, os.SEEK_END)
+        begin = file.tell()
+        if begin:
+            file.seek(-1, os.SEEK_END)
+        whole = not begin or file.read(1) == b"\n"
+        data = (b"" if whole else b"\n") + line.encode() + b"\n"
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                file.truncate(begin)
+            raise
+
+
+def copy_atomically(source: Path, to: Path) -> None:
+    """Copies a file with its times: a reader, or a kill, sees no half of it."""
+    temporary = to.with_name(f".tmp-{os.getpid()}-{next(_serial)}")
+    try:
+        shutil.copyfile(source, temporary)
+        shutil.copystat(source, temporary)
+        temporary.chmod(allowed_mode())
+        os.replace(temporary, to)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def link(source: Path, target: Path) -> None:
+    """Makes `target` a hard link to `source`'s file, or a copy on another file system."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        copy_atomically(source, target)
+
+
+def allowed_mode() -> int:
+    """The mode of a file that this process makes: what its umask leaves of reading and writing."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def remove_temporaries(folder: Path) -> None:

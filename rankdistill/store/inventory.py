@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -67,13 +68,10 @@ def foreign(store: Store) -> list[str]:
 def entry_of(store: Store, key: str) -> Entry:
     """What the list says about one output."""
     folder, partial = store.output_path(key), store.partial_path(key)
-    files, size = footprint(folder) if is_folder(folder) else (0, 0)
-    more_files, more_size = footprint(partial)
+    more_files, more_size = footprint(partial) if partial.is_dir() else (0, 0)
     if is_folder(folder):
         manifest = manifests.read(folder)
-        sizes_right = manifest is not None and all(
-            _size(folder / name) == written["size"] for name, written in manifest["files"].items()
-        )
+        files, size, sizes_right = _sizes(folder, manifest)
         rows = manifest.get("rows") if manifest else None
         return Entry(
             key=key,
@@ -96,6 +94,19 @@ def entry_of(store: Store, key: str) -> Entry:
         rows=None,
         age_seconds=_since(_modified(partial / RECORD) or _modified(partial)),
     )
+
+
+def _sizes(folder: Path, manifest: dict[str, Any] | None) -> tuple[int, int, bool]:
+    """Number of files, their bytes, and whether these are as the manifest says.
+
+    It names all files, so the folder is walked only where something is not as it says.
+    """
+    if manifest is not None:
+        listed = {**manifest["files"], manifests.NAME: {}}
+        sizes = {name: _size(f"{folder}/{name}") for name in listed}
+        if all(sizes[name] == written["size"] for name, written in manifest["files"].items()):
+            return len(sizes), sum(size or 0 for size in sizes.values()), True
+    return *footprint(folder), False
 
 
 def _partial_state(store: Store, key: str) -> tuple[str, str]:
@@ -134,7 +145,8 @@ def _modified(path: Path) -> float | None:
     return None
 
 
-def _size(path: Path) -> int | None:
-    with suppress(OSError):
-        return path.stat().st_size
-    return None
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None

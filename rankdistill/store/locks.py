@@ -6,16 +6,36 @@ that died, and no clock is involved.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from rankdistill.errors import UserError
 
 log = logging.getLogger("rankdistill.store")
 
 POLL_SECONDS = 0.2
 # A holder that only looks (the list command) is gone before this: not worth a line.
 _UNNOTICED_SECONDS = 1.0
+
+
+_ANOTHER_HOME = "set RANKDISTILL_HOME to a folder on another one, such as a local disk."
+_CANNOT_LOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+
+@contextmanager
+def _lockable(path: Path, remedy: str) -> Iterator[None]:
+    """Network file systems, and some in user space, may have no locks."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CANNOT_LOCK:
+            raise
+        raise UserError(
+            f"The file system of {path.parent} cannot lock files ({error.strerror}): {remedy}"
+        ) from error
 
 
 @contextmanager
@@ -25,11 +45,12 @@ def held(path: Path, waiting: Callable[[], str]) -> Iterator[None]:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
-    try:
-        lock.acquire(timeout=_UNNOTICED_SECONDS, poll_interval=POLL_SECONDS / 4)
-    except Timeout:
-        log.warning(waiting())
-        lock.acquire(poll_interval=POLL_SECONDS)
+    with _lockable(path, _ANOTHER_HOME):
+        try:
+            lock.acquire(timeout=_UNNOTICED_SECONDS, poll_interval=POLL_SECONDS / 4)
+        except Timeout:
+            log.warning(waiting())
+            lock.acquire(poll_interval=POLL_SECONDS)
     try:
         yield
     finally:
@@ -37,15 +58,19 @@ def held(path: Path, waiting: Callable[[], str]) -> Iterator[None]:
 
 
 @contextmanager
-def held_at_once(path: Path) -> Iterator[bool]:
-    """Holds the lock if it is free; False, and nothing held, if another process has it."""
+def held_at_once(path: Path, remedy: str = _ANOTHER_HOME) -> Iterator[bool]:
+    """Holds the lock if it is free; False, and nothing held, if another process has it.
+
+    Args:
+        remedy: What to do where the file system has no locks, for the end of the sentence.
+    """
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
-    try:
+    with _lockable(path, remedy), suppress(Timeout):
         lock.acquire(timeout=0)
-    except Timeout:
+    if not lock.is_locked:
         yield False
         return
     try:

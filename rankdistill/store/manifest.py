@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.store.files import (
+    allowed_mode,
     files_of,
     folders_of,
     json_bytes,
@@ -46,6 +48,9 @@ def versions() -> dict[str, str]:
 def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """Flushes every file in `folder` to the disk and writes the manifest beside them.
 
+    Each gets the mode that the umask allows, so that a store can be shared as far as it does;
+    safetensors writes files that nobody else may read.
+
     Raises:
         ValueError: the stage itself wrote a manifest.json.
     """
@@ -55,6 +60,7 @@ def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     rows: dict[str, int] = {}
     for path in files_of(folder):
         relative = path.relative_to(folder).as_posix()
+        _allow(path)
         files[relative] = sync_and_hash(path)
         if is_shard(relative):
             name = path.parent.name
@@ -66,6 +72,13 @@ def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     manifest["checksum"] = _checksum(manifest)
     write_atomically(folder / NAME, json_bytes(manifest))
     return manifest
+
+
+def _allow(path: Path) -> None:
+    allowed = allowed_mode()
+    with suppress(PermissionError):  # a linked file of another user's
+        if (mode := stat.S_IMODE(path.stat().st_mode)) | allowed != mode:
+            path.chmod(mode | allowed)
 
 
 def read(folder: Path) -> dict[str, Any] | None:

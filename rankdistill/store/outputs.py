@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,8 +27,9 @@ from rankdistill.store.files import (
 )
 from rankdistill.store.followers import Follower
 from rankdistill.store.identity import canonical, is_key, key_of
+from rankdistill.store.inputs import check_unchanged
 from rankdistill.store.locks import held, held_at_once
-from rankdistill.store.removal import is_folder, refuse_link, remove_folder
+from rankdistill.store.removal import check_not_removed, is_folder, refuse_link, remove_folder
 from rankdistill.store.shards import Shards, in_order, is_intact, is_shard, parse
 
 log = logging.getLogger("rankdistill.store")
@@ -48,13 +50,15 @@ class Output:
         """The rows that the stage appended to the shards `name`, in order; none if there are none.
 
         Raises:
-            UserError: a shard is not what was written.
+            UserError: a shard is not what was written, or the output was removed meanwhile.
         """
         inside = (part for part in self.manifest["files"] if part.startswith(f"{name}/"))
         paths = [self.path / part for part in inside if is_shard(part)]
         rows: list[dict[str, Any]] = []
         for path in sorted(paths, key=in_order):
             data = path.read_bytes() if path.exists() else b""
+            if not data:
+                check_not_removed(self.path, self.path.parents[1])
             if not is_intact(path, data):
                 raise UserError(
                     f"The shard {path} is damaged: run the same command again, which makes only "
@@ -79,6 +83,16 @@ class Partial:
     def shards(self, name: str = "rows") -> Shards:
         """The rows `name`: those that are there, and the way to add more."""
         return Shards(self.path / name, writable=self.writable)
+
+
+def _check_inputs(partial: Partial) -> None:
+    """UserError where inputs have changed; what may have been made of both is not continued."""
+    try:
+        check_unchanged()
+    except UserError:
+        for place in (partial.path, partial.scratch):
+            shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 Make = Callable[[Partial], Mapping[str, Any] | None]
@@ -119,7 +133,8 @@ class Store:
                 Otherwise ranks above 0 wait, by polling, until the output is there.
 
         Raises:
-            UserError: the folder cannot be written, the disk is full, or rank 0 failed.
+            UserError: the folder cannot be written, the disk is full, rank 0 failed, or what the
+                identity was computed of has changed.
             TypeError: the identity holds something that JSON cannot say.
         """
         key = key_of(stage, identity)
@@ -191,6 +206,7 @@ class Store:
             self._sweep(partial)
             with Attempt(folder, about) as attempt, explained(self.root, key, folder):
                 counts = dict(make(partial) or {})
+                _check_inputs(partial)
                 about |= {
                     "versions": manifests.versions(),
                     "started": attempt.record["started"],

@@ -60,6 +60,17 @@ def refuse_link(place: Path) -> None:
         )
 
 
+def check_not_removed(path: Path, root: Path) -> None:
+    """UserError for a path in an output that is no longer there: somebody cleaned up meanwhile."""
+    with suppress(ValueError):
+        [key, *_] = path.relative_to(root / "outputs").parts
+        if is_key(key) and not os.path.lexists(root / "outputs" / key):
+            raise UserError(
+                f"The output {key} was removed from the store {root} while it was in use: run the "
+                "same command again, which makes it anew."
+            )
+
+
 def is_doomed(name: str) -> bool:
     """Whether it is the name of a folder that is being removed, or whose removal was killed."""
     return _DOOMED.fullmatch(name) is not None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.store.files import write_atomically
+from rankdistill.store.inputs import check_unchanged
 from rankdistill.store.removal import refuse_link
 
 log = logging.getLogger("rankdistill.store")
@@ -66,10 +67,12 @@ class Shards:
 
         Raises:
             RuntimeError: this process does not hold the output's lock (a rank above 0).
+            UserError: what the rows were made of was changed, see `rankdistill.store.inputs`.
         """
         self._require_writable()
         if not rows:
             return
+        check_unchanged()
         lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
         data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
         number = self._holes[0] if self._holes else self._end

@@ -17,11 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, first_line
 from rankdistill.evaluate.schema import HarnessOptions
 from rankdistill.fields import identity_of
 from rankdistill.models.device import device
-from rankdistill.models.locate import first_line
 from rankdistill.prompts.sources import source_identity
 from rankdistill.suites.local import files_identity, split_files, task_rows, write_rows
 from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure

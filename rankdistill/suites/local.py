@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.models.files import sha256
 from rankdistill.prompts.sources import read_rows
+from rankdistill.store.inputs import sha256
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 """Of the file of a split, in the order in which they are looked for."""

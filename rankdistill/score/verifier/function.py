@@ -9,7 +9,6 @@ all but the last before anything is imported.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
+from rankdistill.store.inputs import sha256
 
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*")
 
@@ -54,7 +54,7 @@ def load_function(path: str) -> Callable[..., Any]:
 
 def source_digest(path: str) -> str:
     """SHA-256 of the module's source: another source may give other values."""
-    return hashlib.sha256(_file(path).read_bytes()).hexdigest()
+    return sha256(_file(path))
 
 
 def _parts(path: str) -> tuple[str, str]:

@@ -24,8 +24,7 @@ from rankdistill.forward import (
     micro_batches,
 )
 from rankdistill.forward.batch import PADDING_ID
-from rankdistill.models import locate
-from rankdistill.models.load import PRECISIONS, refusal
+from rankdistill.models.load import PRECISIONS, from_pretrained
 
 SHIFT = "rankdistill_shift"
 """Name in a reward model's configuration of what is added to its logit."""
@@ -48,18 +47,16 @@ def load_reward_model(
     Raises:
         UserError: no such model, or an architecture that transformers has no such head for.
     """
-    try:
-        model: Any = AutoModelForSequenceClassification.from_pretrained(
-            locate(path),
-            num_labels=1,
-            dtype=PRECISIONS[precision],
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        what = f"The model '{path}' cannot be loaded as a reward model"
-        raise refusal(path, what, error) from error
+    model = from_pretrained(
+        AutoModelForSequenceClassification,
+        path,
+        f"The model '{path}' cannot be loaded as a reward model",
+        new=r"score\." if new_head else None,
+        num_labels=1,
+        dtype=PRECISIONS[precision],
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+    )
     layer = score_layer(model)
     if new_head:
         nn.init.normal_(layer.weight, std=(layer.in_features + 1) ** -0.5)

@@ -1,0 +1,137 @@
+"""What a key was computed of must still be there when the output is published under it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import build_model
+from test_store import rows_of
+from tiny_run import TINY, refusal
+
+from rankdistill.errors import UserError
+from rankdistill.models import identity, load_model
+from rankdistill.stages import pipeline
+from rankdistill.store import Partial, Store
+from rankdistill.store.inputs import sha256, watched
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    found = tmp_path / "prompts.jsonl"
+    found.write_text("first")
+    return found
+
+
+def edited(file: Path) -> None:
+    stat = file.stat()
+    file.write_text("other")  # of the same size, and of the same time
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def replaced(file: Path) -> None:
+    file.with_suffix(".new").write_text("other")
+    file.with_suffix(".new").replace(file)
+
+
+CHANGES = {"edited": edited, "replaced": replaced, "removed": Path.unlink}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_input_that_changes_before_publishing_fails_its_stage(file: Path, change: str) -> None:
+    store, seen = Store(), []
+
+    def make(partial: Partial) -> None:
+        seen.append(partial.shards().rows())
+        (partial.scratch / "checkpoint").write_text(file.read_text())
+        partial.shards().append(rows_of(1))
+        if len(seen) == 1:
+            CHANGES[change](file)
+
+    with watched(), pytest.raises(UserError, match=r"prompts\.jsonl' was changed while") as told:
+        store.output("sample", {"file": sha256(file)}, make)
+    assert "\n" not in str(told.value)
+    assert not list(store.root.glob("outputs/*")) and not list(store.root.rglob("checkpoint"))
+    file.write_text("first")
+    with watched():
+        store.output("sample", {"file": sha256(file)}, make)
+    assert seen == [[], []], "what may be made of both contents is not continued"
+
+
+def test_rows_of_a_changed_input_are_not_kept_and_earlier_ones_are(file: Path) -> None:
+    store, seen = Store(), []
+
+    def make(partial: Partial) -> None:
+        seen.append(partial.shards().rows())
+        partial.shards().append(rows_of(1))
+        if len(seen) == 1:
+            edited(file)
+        partial.shards().append(rows_of(2))
+
+    for _ in range(2):
+        with watched():
+            key = {"file": sha256(file)}
+            if not seen:
+                with pytest.raises(UserError, match="was changed while"):
+                    store.output("sample", key, make)
+        file.write_text("first")
+    with watched():
+        store.output("sample", {"file": sha256(file)}, make)
+    assert seen == [[], rows_of(1)]
+
+
+def test_another_stamp_of_the_same_content_is_none(file: Path) -> None:
+    def make(partial: Partial) -> None:
+        os.link(file, file.with_suffix(".link"))
+        os.utime(file)
+        file.chmod(0o600)
+
+    with watched():
+        assert Store().output("sample", {"file": sha256(file)}, make)
+
+
+def test_an_input_counts_for_its_own_run_only(file: Path) -> None:
+    with watched():
+        sha256(file)
+    edited(file)
+    assert Store().output("sample", {}, lambda partial: None)
+    with watched():
+        sha256(file)
+        assert Store().output("train", {}, lambda partial: None)
+        file.write_text("third")
+        with pytest.raises(UserError, match="was changed while"):
+            sha256(file)  # two keys of one run are never of two contents
+
+
+def test_a_model_that_changes_is_not_loaded(tiny_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    with watched():
+        identity(str(folder))
+        assert load_model(str(folder))
+        build_model(seed=7).save_pretrained(folder)
+        with pytest.raises(UserError, match="model' was changed while"):
+            load_model(str(folder))
+    with watched():
+        identity(str(folder))
+        (folder / "chat_template.json").write_text("{}")
+        with pytest.raises(UserError, match="model' was changed while"):
+            load_model(str(folder))
+
+
+def test_scores_of_a_teacher_that_was_changed_meanwhile_poison_nothing(
+    monkeypatch, capsys, teacher: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(teacher, tmp_path / "own"))
+    score = pipeline.score
+
+    def late(*given: Any) -> Any:
+        build_model(layers=3, seed=9).save_pretrained(own)
+        return score(*given)
+
+    monkeypatch.setattr(pipeline, "score", late)
+    told = refusal(monkeypatch, capsys, tmp_path, "recipe=rrhf", f"teacher.path={own}", *TINY)
+    assert "own' was changed while the run was using it" in told
+    assert not list(Store().root.glob("outputs/score-*"))
