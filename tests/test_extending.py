@@ -98,9 +98,9 @@ def test_a_sampler_of_ones_own_writes_the_responses(user_folder, teacher, monkey
     ]  # fmt: skip
     folder = run_here(monkeypatch, user_folder, *run, "sample.sampler.beams=5")
     assert "(beam_search, train and validation)" in " ".join(capsys.readouterr().out.split())
-    for manifest in (user_folder / "home/outputs").glob("sample-*/manifest.json"):
-        identity = json.loads(manifest.read_text())["identity"]
-        assert identity["own_sampler"] == {"code": 1, "beams": 5}
+    manifest, *_ = (user_folder / "home/outputs").glob("sample-*/manifest.json")
+    identity = json.loads(manifest.read_text())["identity"]
+    assert identity["own_sampler"] == {"code": 1, "beams": 5}
     again = run_here(monkeypatch, user_folder, *run, "sample.sampler.beams=5")
     made = [
         {row["key"] for row in json.loads((path / "metrics.json").read_text())["stages"]}
