@@ -34,7 +34,8 @@ def test_a_scorer_of_ones_own_is_not_said_to_be_the_teachers(
         "score=few_commas", f"teacher.path={teacher}", "eval.quick.sharpening_control=false",
     )  # fmt: skip
     assert "few_commas under" not in capsys.readouterr().out
-    assert json.loads((folder / "metrics.json").read_text())["judge"]["name"] == "few_commas"
+    judge = json.loads((folder / "metrics.json").read_text())["judge"]
+    assert (judge["name"], judge["is_training_teacher"]) == ("few_commas", False)
 
 
 def test_one_that_is_no_scorer_is_refused(user_folder, teacher, monkeypatch, capsys):
@@ -98,6 +99,9 @@ def test_a_sampler_of_ones_own_writes_the_responses(user_folder, teacher, monkey
     ]  # fmt: skip
     folder = run_here(monkeypatch, user_folder, *run, "sample.sampler.beams=5")
     assert "(beam_search, train and validation)" in " ".join(capsys.readouterr().out.split())
+    manifest, *_ = (user_folder / "home/outputs").glob("sample-*/manifest.json")
+    identity = json.loads(manifest.read_text())["identity"]
+    assert identity["own_sampler"] == {"code": 1, "beams": 5}
     again = run_here(monkeypatch, user_folder, *run, "sample.sampler.beams=5")
     made = [
         {row["key"] for row in json.loads((path / "metrics.json").read_text())["stages"]}

@@ -24,7 +24,11 @@ DEAD = 2**22 + 1
 """More than any process of Linux has."""
 
 
-def written(path: Path, text: str = "years of work") -> Path:
+WORK = '"years of work"'
+"""JSON, as the files are that are looked for."""
+
+
+def written(path: Path, text: str = WORK) -> Path:
     """A file of the person's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -39,7 +43,7 @@ def linked(place: Path, victim: Path) -> Path:
 
 
 def all_there(files: list[Path]) -> bool:
-    return all(file.read_text() == "years of work" for file in files)
+    return all(file.read_text() == WORK for file in files)
 
 
 # ----------------------------------------------------------------------------------- PPO's rollouts

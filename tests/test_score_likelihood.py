@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -98,6 +99,21 @@ def test_against_the_model_itself(groups, tiny_dir, reference, contrast, per_tok
             elif contrast == "reference":
                 want -= expected(other, group["messages"], ids)
             assert value == pytest.approx(want / (len(ids) if per_token else 1), abs=2e-4)
+
+
+@pytest.mark.parametrize("contrast", [None, "unconditional"])
+@pytest.mark.parametrize("through", ["transformers", "vllm"])
+def test_a_response_without_a_token_has_no_value_and_changes_no_other(
+    groups, tiny_dir, contrast, through
+):
+    """As one that was cut before any text, in the tokens of another model."""
+    scorer = Likelihood(per_token=True, max_batch_tokens=300, through=through, contrast=contrast)
+    asked = judge(tiny_dir, engine=Engine)
+    whole = [row for part in scorer(groups, asked, 0) for row in part]
+    groups[0]["responses"].insert(1, {**groups[0]["responses"][0], "text": "", "token_ids": []})
+    (first, nothing, last), second = [row for part in scorer(groups, asked, 0) for row in part]
+    assert math.isnan(nothing)
+    assert [first, last, *second] == pytest.approx([*whole[0], *whole[1]], abs=1e-5)
 
 
 def test_a_continued_call_gives_the_rest(groups, tiny_dir):

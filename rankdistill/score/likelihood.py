@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -118,7 +119,7 @@ class Likelihood(LikelihoodOptions, Scorer):
             subtracted = list(logps(contrast, _tokens(contrast, left, access)))
         of_teacher = logps(teacher, tokens)
         for group, sums, less in zip(tokens, of_teacher, subtracted, strict=True):
-            lengths = [len(r) if self.per_token else 1 for r in group.responses]
+            lengths = [max(len(r), 1) if self.per_token else 1 for r in group.responses]
             yield [[(a - b) / n for a, b, n in zip(sums, less, lengths, strict=True)]]
 
     def _contrasted(self, access: TeacherAccess) -> Model:
@@ -131,15 +132,28 @@ class Likelihood(LikelihoodOptions, Scorer):
         """What gives the log-probabilities of groups under a model."""
         if self.remote:
             remote = RemoteTeacher(self.through)
-            return lambda _, groups: remote.logps(groups)
+            return lambda _, groups: _told(groups, remote.logps(_readable(groups)))
         assert access.engine is not None
-        return partial(served_logps, access.engine())
+        served = partial(served_logps, access.engine())
+        return lambda model, groups: _told(groups, served(model, _readable(groups)))
 
 
 def _tokens(model: Model, groups: Sequence[Group], access: TeacherAccess) -> list[TokenGroup]:
-    """The groups in a model's tokens."""
+    """The groups in a model's tokens, of which a response that was cut before any text has none."""
     tokenizer = model.tokenizer()
     return [token_group(group, tokenizer) for group in recoded(groups, access.writer, model)]
+
+
+def _readable(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+    """The same, where a response without a token has one that keeps its place."""
+    return [TokenGroup(g.prompt, [r if len(r) else [0] for r in g.responses]) for g in groups]
+
+
+def _told(groups: Sequence[TokenGroup], values: Iterable[Sequence[float]]) -> Iterator[list[float]]:
+    """The values of `_readable(groups)`; NaN of a response without a token: nothing is guessed."""
+    for group, row in zip(groups, values, strict=True):
+        pairs = zip(group.responses, row, strict=True)
+        yield [value if len(ids) else math.nan for ids, value in pairs]
 
 
 def _bare(tokens: Sequence[TokenGroup], model: Model) -> list[TokenGroup]:
@@ -163,8 +177,13 @@ class Reader:
         return cls(bound, access.layout, _tokens(model, groups, access))
 
     def logps(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and lengths [groups, responses] of the groups `indices`."""
-        batch = collate([self.tokens[i] for i in indices], self.layout).to(self.model.device)
+        """Log-probabilities and lengths [groups, responses] of the groups `indices`; NaN of a
+        response without a token."""
+        groups = [self.tokens[i] for i in indices]
+        batch = collate(_readable(groups), self.layout).to(self.model.device)
         with torch.no_grad():
             output = response_logps(self.model, batch)
+        for row, group in enumerate(groups):
+            empty = [place for place, ids in enumerate(group.responses) if not len(ids)]
+            output.logps[row, empty] = math.nan
         return output.logps, output.lengths

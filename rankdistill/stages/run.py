@@ -84,7 +84,7 @@ class Run:
         """What the identity of sampled responses says of the sampler."""
         own = self.settings.sampler
         dtype = self.settings.sample.vllm.dtype if self.sampler_name == "vllm" else None
-        more = {} if own is None else own.identity
+        more = {} if own is None else {"own_sampler": own.identity}
         return {"sampler": self.sampler_name, "dtype": dtype, **more}
 
     @property
