@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from importlib.resources import files
 
+from rankdistill import shell
 from rankdistill.errors import UserError, suggest
 
 USAGE = (
@@ -35,16 +36,18 @@ def path_of(name: str) -> str:
     return known[name]
 
 
-def main() -> None:
-    """Prints a path for its name; without one, the names."""
+def main() -> int:
+    """Prints a path for its name; without one, the names. Exit code 2 for a name that is none."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         print("\n".join([USAGE, *configurations()]))
-        return
+        return 0
     try:
         print(path_of(sys.argv[1]))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(shell.run(main))

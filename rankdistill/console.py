@@ -26,6 +26,12 @@ console = Console(highlight=False)
 _label = ""
 """What every line begins with."""
 
+_stage = ""
+"""The stage whose heading was printed last."""
+
+_bars: list[Bar] = []
+"""Those that are not closed, the innermost last."""
+
 PLAIN_SECONDS = 15.0
 """Without a terminal a bar is a line that is printed at most this often."""
 
@@ -69,6 +75,10 @@ def say(message: str) -> None:
 
 def heading(stage: str, what: str) -> None:
     """The heading of a stage."""
+    global _stage
+    _stage = stage
+    while _bars:  # of a stage that failed
+        _bars[-1].close()
     say(f"[bold cyan]{stage:<9}[/] {what}")
 
 
@@ -88,6 +98,17 @@ def _pace(rate: float, unit: str) -> str:
     return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s a {unit.removesuffix('s')}"
 
 
+def stopped() -> str:
+    """Where the work stands, for whoever ends it: ``in train at step 54 of 3000``. Removes bars."""
+    if not _stage:
+        return "before the first stage"
+    bar = _bars[-1] if _bars else None
+    while _bars:
+        _bars[-1].close()
+    unit = bar.unit.removesuffix("s") if bar else ""
+    return f"in {_stage}" + (f" at {unit} {bar.done} of {bar.total}" if bar else "")
+
+
 class Bar:
     """A progress bar on a terminal; elsewhere a line now and then."""
 
@@ -103,6 +124,7 @@ class Bar:
             self._live = Progress(*columns, console=console, transient=True)
             self._task = self._live.add_task("", total=total, completed=done, unit=unit, note="")
             self._live.start()
+        _bars.append(self)
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         """`amount` more units are done; `note` is shown beside the bar."""
@@ -121,7 +143,13 @@ class Bar:
             )
 
     def close(self) -> None:
-        """Remove the bar."""
+        """The work is done."""
+        if self in _bars:
+            _bars.remove(self)
+        self.hide()
+
+    def hide(self) -> None:
+        """Remove the bar from the terminal."""
         if self._live is not None:
             self._live.stop()
 
@@ -132,5 +160,7 @@ def progress(total: int, unit: str, done: int = 0) -> Iterator[Bar]:
     bar = Bar(total, unit, done)
     try:
         yield bar
-    finally:
-        bar.close()
+    except BaseException:
+        bar.hide()  # and `stopped` still tells how far it came
+        raise
+    bar.close()

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_NAMES = 24
+"""Names that a sentence lists; every group and its keys have fewer."""
+
 
 class UserError(Exception):
     """A mistake in the input or the environment. Shown without a traceback, exit code 2.
@@ -16,14 +19,14 @@ class UserError(Exception):
 def suggest(name: str, valid: Iterable[str]) -> str:
     """The valid names nearest to `name`, as the end of a sentence: ``did you mean 'rrhf'?``.
 
-    Lists all names when none is near and there are few of them.
+    Lists the names when none is near, all of them unless there are many.
     """
     names = sorted(str(candidate) for candidate in valid)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(f"'{candidate}'" for candidate in near) + "?"
-    shown = ", ".join(f"'{candidate}'" for candidate in names[:12])
-    return f"valid names are {shown}" + (", ..." if len(names) > 12 else "") + "."
+    shown = ", ".join(f"'{candidate}'" for candidate in names[:MOST_NAMES])
+    return f"valid names are {shown}" + (", ..." if len(names) > MOST_NAMES else "") + "."
 
 
 FAILURE = "failure.txt"

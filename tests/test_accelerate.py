@@ -62,7 +62,7 @@ def test_the_command_that_names_the_file(tmp_path):
     assert path.is_file() and path.name == "fsdp2_8gpu.yaml"
     assert all(name in run().stdout for name in NAMES)
     wrong = run("fsdp_8gpu")
-    assert wrong.returncode == 1 and wrong.stdout == ""
+    assert wrong.returncode == 2 and wrong.stdout == ""
     assert "did you mean 'fsdp2_8gpu'" in wrong.stderr and "Traceback" not in wrong.stderr
     with pytest.raises(UserError, match="There is no configuration 'ddp'"):
         path_of("ddp")

@@ -126,7 +126,8 @@ def _content(store: Store, stage: str) -> dict[str, object]:
 def test_kill_9_while_sampling_and_training_changes_nothing(tmp_path, teacher):
     """Three kills at different stages, then the run that ends: samples and weights as unbroken."""
     arguments = [
-        *TINY, f"teacher.path={teacher}", "train.save_steps=1", "sample.transformers.batch_size=4",
+        "recipe=none", *TINY, f"teacher.path={teacher}", "train.save_steps=1",
+        "sample.transformers.batch_size=4",
         "hydra.run.dir=run",
     ]  # fmt: skip
 

@@ -24,7 +24,9 @@ FAST = [*TINY, "eval.quick.sharpening_control=false", "hydra.sweep.dir=sweep"]
 def swept(monkeypatch, folder: Path, *arguments: str) -> int:
     """The exit code of a sweep in this process; its points are in `sweep/`."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["rankdistill", "-m", *arguments])
+    named = any(argument.startswith("recipe=") for argument in arguments)
+    recipe = [] if named else ["recipe=none"]
+    monkeypatch.setattr(sys, "argv", ["rankdistill", "-m", *recipe, *arguments])
     try:
         main()
     except SystemExit as ended:

@@ -9,6 +9,23 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+TOOLS = {
+    "plan": "memory, hours and disk of a run, before it starts",
+    "compare": "which of some finished runs is better, beyond noise",
+    "chat": "talk to a run's student",
+    "diff": "what changed in the answers of two students, word by word",
+    "report": "a run's report again, from its figures",
+    "rank": "a ranked set for TRL, as UltraFeedback or as JSONL",
+    "review": "rank responses by hand, in a browser",
+    "export": "a folder for the hub, vLLM and Docker",
+    "serve": "a run's student behind an OpenAI-compatible server",
+    "store": "what is kept, how large it is, and what may go",
+    "migrate": "a configuration of TRL or the handbook as a command",
+    "bench": "what computing a prompt once saves on this machine",
+    "accelerate": "the shipped FSDP and DeepSpeed configurations",
+}
+"""What each `python -m rankdistill.NAME` is for."""
+
 
 @dataclass(frozen=True)
 class Recipe:

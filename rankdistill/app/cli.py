@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rankdistill.app import catalogue
-from rankdistill.app.hydra_setup import register
+from rankdistill import shell
+from rankdistill.app import catalogue, command_line
 from rankdistill.distributed import say_mistake
 from rankdistill.errors import FAILURE, UserError
 from rankdistill.store.faults import writable
@@ -43,6 +46,22 @@ def list_groups() -> str:
     return "\n".join(lines)
 
 
+def list_versions() -> str:
+    """Of this package and of those that its results depend on; none of them is imported."""
+    lines = []
+    for name in ("rankdistill", "torch", "transformers", "trl", "vllm"):
+        found = next(filter(None, map(_version, (name, f"{name}-cpu"))), "not installed")
+        lines.append(f"{name} {found}")
+    return "\n".join([*lines, f"python {platform.python_version()}"])
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
 def _enter(entry: Callable[[], object]) -> None:
     """Composes and runs.
 
@@ -60,7 +79,7 @@ def _enter(entry: Callable[[], object]) -> None:
             return
         except HydraException as error:
             key = unknown_override(error)
-            if not {"-m", "--multirun"} & set(sys.argv) or not _left_to_points(f"{key}="):
+            if "--multirun" not in sys.argv or not _left_to_points(f"{key}="):
                 raise
 
 
@@ -76,13 +95,46 @@ def _left_to_points(key: str) -> bool:
 
 def main() -> None:
     """Entry point of `python -m rankdistill` and of the `rankdistill` script."""
-    arguments = sys.argv[1:]
+    typed = shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]])
+    with shell.quiet_pipe(), shell.terminable():
+        try:
+            arguments = command_line.ordered(sys.argv[1:])
+            if not _listed(arguments):
+                command_line.refuse_no_recipe(arguments)
+                sys.argv[1:] = arguments
+                _compose_and_run(arguments)
+        except UserError as error:
+            say_mistake(str(error))
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            say_stopped(typed)
+            sys.exit(shell.TERMINATED if isinstance(stop, shell.Terminated) else shell.INTERRUPTED)
+
+
+def say_stopped(command: str) -> None:
+    """Two lines for whoever ended the work: where it stands, and how it goes on."""
+    from rankdistill.console import is_main_process, stopped
+
+    if is_main_process():
+        where = stopped()
+        print(f"Stopped {where}. The same command continues from what is saved:", file=sys.stderr)
+        print(f"  {command}", file=sys.stderr, flush=True)
+
+
+def _listed(arguments: list[str]) -> bool:
+    """Prints what is asked for without Hydra; whether anything was."""
     if not arguments:
         print(f"{USAGE}\n{list_recipes()}")
-        return
-    if {"-h", "--help"} & set(arguments):
+    elif "--help" in arguments:
         print(f"{USAGE}\n{list_recipes()}\n\n{list_groups()}")
-        return
+    elif "--version" in arguments:
+        print(list_versions())
+    else:
+        return False
+    return True
+
+
+def _compose_and_run(arguments: list[str]) -> None:
     # Hydra then raises instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
@@ -90,6 +142,7 @@ def main() -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from rankdistill.app.config_errors import explain
+    from rankdistill.app.hydra_setup import register
     from rankdistill.app.sweep import Sweep
 
     register()
@@ -104,6 +157,8 @@ def main() -> None:
             raise
         say_mistake(explain(error, arguments))
         sys.exit(2)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         # Hydra makes the run folder before it calls the job.
         if job.begun or "hydra.verbose=true" in arguments:

@@ -27,6 +27,9 @@ from rankdistill.score.ensemble import Ensemble
 from rankdistill.train import schema as train
 from rankdistill.warmup import schema as warmup
 
+NO_RECIPE = "none"
+"""The recipe that overrides nothing: `conf/config.yaml` as it is."""
+
 
 def run_name(overrides: Sequence[str]) -> str:
     """A folder name for a command: its recipe, then its other overrides.
@@ -35,6 +38,7 @@ def run_name(overrides: Sequence[str]) -> str:
     choice of one value is that value.
     """
     one = [re.sub(r"=choice\(([^,]*)\)$", r"=\1", override) for override in overrides]
+    one = [override for override in one if override != f"recipe={NO_RECIPE}"]
     parts = sorted(one, key=lambda part: (not part.startswith("recipe="), part))
     name = ",".join(part.removeprefix("recipe=") for part in parts) or "defaults"
     clean = re.sub(r"[^\w.,=+-]+", "-", name).strip("-.") or "run"
@@ -54,6 +58,7 @@ def register() -> None:
     for name, path in catalogue.recipe_files().items():
         node = OmegaConf.create(path.read_text(encoding="utf-8"))
         store.store(group="recipe", name=name, package="_global_", node=node)
+    store.store(group="recipe", name=NO_RECIPE, package="_global_", node={})
     for name, path in catalogue.suite_files().items():
         node = OmegaConf.create(path.read_text(encoding="utf-8"))
         store.store(group="eval", name=name, package=f"eval.{name}", node=node)

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from rankdistill import shell
 from rankdistill.bench import NAMES
 from rankdistill.bench.settings import BUNDLED, TINY, Settings
 from rankdistill.console import console, quiet, say
@@ -98,4 +99,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

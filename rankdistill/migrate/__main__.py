@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rankdistill import shell
 from rankdistill.errors import UserError
 from rankdistill.migrate.carried import Carried, command, recipe
 from rankdistill.migrate.carry import carry
@@ -90,4 +91,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

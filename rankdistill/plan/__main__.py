@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rankdistill import shell
 from rankdistill.errors import UserError
 
 
@@ -57,4 +58,4 @@ def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

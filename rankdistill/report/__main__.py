@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rankdistill import shell
 from rankdistill.errors import UserError
 from rankdistill.report import print_tables, read_metrics, render
 
@@ -36,4 +37,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -25,10 +25,10 @@ def check_prompts(settings: Settings) -> None:
     if settings.rank.path is None:
         check_source(settings.prompts.path)
     elif not Path(settings.rank.path).expanduser().is_dir():
-        check_source(settings.rank.path)
+        check_source(settings.rank.path, "ranked set")
     lessons = settings.warmup.lessons
     if lessons is not None and lessons.source == "conversations":
-        check_source(settings.options["warmup"]["conversations"])
+        check_source(settings.options["warmup"]["conversations"], "file of conversations")
 
 
 def load(run: Run) -> Output:

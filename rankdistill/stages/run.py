@@ -11,6 +11,7 @@ from typing import Any
 
 from rankdistill import models
 from rankdistill.console import heading, result
+from rankdistill.models.locate import check_path
 from rankdistill.models.model import Loading, Model
 from rankdistill.sample import (
     Sampler,
@@ -59,6 +60,8 @@ class Run:
         self.sampler_name = resolve_sampler(self.settings.sample.sampler.name)
         check_parallel(self.settings.sample, self.sampler_name)
         start = student.path or teacher.path
+        for path in filter(None, (start, teacher.path, self.settings.base)):
+            check_path(path)  # all of them, before the first is converted or downloaded
         teacher = _as_stored("teacher", teacher, teacher.path)
         student = _as_stored("student", student, start)
         self.settings = replace(self.settings, teacher=teacher, student=student)

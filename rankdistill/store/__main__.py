@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from rankdistill import shell
 from rankdistill.errors import UserError, suggest
 from rankdistill.store import inventory
 from rankdistill.store import manifest as manifests
@@ -270,4 +271,4 @@ def _print_table(found: list[Entry]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))
