@@ -34,6 +34,7 @@ def test_every_stage_runs_and_the_run_folder_is_complete(monkeypatch, tmp_path, 
     for stage in ("prompts", "student", "warmup", "sample", "score", "rank", "train", "evaluate"):
         assert stage in out
     assert "run/report.html" in out
+    assert (" 1/7 prompts" in out and " 7/7 evaluate" in out) or "7/7 sample" in out
     student = AutoModelForCausalLM.from_pretrained(folder / "model")
     assert student.config.num_hidden_layers == 2
     assert AutoTokenizer.from_pretrained(folder / "model").chat_template

@@ -216,10 +216,11 @@ def _in_worker() -> Job:
 
 
 def _run(config: Any, folder: Path) -> float | None:
+    from rankdistill.app.planned import planned
     from rankdistill.stages.pipeline import run
 
     with writable(folder, ANOTHER_FOLDER):
-        return run(config)
+        return run(config, planned=planned)
 
 
 def _point(config: Any, folder: Path, *, verbose: bool) -> float | None:

@@ -13,7 +13,12 @@ FILES = ("report.html", "report.md", "results.csv", "demands.parquet")
 
 
 def compare(folders: Sequence[Path], to: Path) -> Path:
-    """Compares the runs in the folders; returns the page that it wrote into `to`.
+    """As `compare_and_tell`, without the sentence."""
+    return compare_and_tell(folders, to)[0]
+
+
+def compare_and_tell(folders: Sequence[Path], to: Path) -> tuple[Path, str]:
+    """Compares the runs in the folders; the page that it wrote into `to`, and who won.
 
     Args:
         folders: Of finished runs; a sweep's folder stands for all runs in it.
@@ -28,6 +33,7 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
     from rankdistill.compare.markdown import markdown_report
     from rankdistill.compare.results import results_csv
     from rankdistill.compare.runs import read_runs
+    from rankdistill.compare.sentences import headline
     from rankdistill.errors import UserError
 
     read = read_runs(folders)
@@ -53,7 +59,7 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
             f"the comparison cannot be written to {to} ({error.strerror or error}): make it "
             "writable or make space, or give another folder with --to."
         ) from error
-    return to / "report.html"
+    return to / "report.html", headline(comparison)
 
 
 def _shell(paths: Sequence[Path]) -> str:

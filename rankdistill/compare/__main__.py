@@ -6,14 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 
 from rankdistill import shell
-from rankdistill.compare import FILES, compare
+from rankdistill.compare import FILES, compare_and_tell
 from rankdistill.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the comparison and prints where it is; exit code 2 on a person's mistake."""
+    """Writes the comparison, prints who won and where it is; exit code 2 on a person's mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m rankdistill.compare",
         description=f"Compare finished runs: {', '.join(FILES)}.",
@@ -27,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     given = parser.parse_args(arguments)
     try:
-        page = compare(given.folders, given.to)
+        page, told = compare_and_tell(given.folders, given.to)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(fill(told, get_terminal_size().columns) if sys.stdout.isatty() else told)
     for path in map(page.with_name, FILES):
         if path.is_file():
             print(path)

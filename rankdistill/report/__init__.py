@@ -17,12 +17,14 @@ from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
 from rankdistill.report.metrics import metrics_of, read_metrics, write_metrics
 from rankdistill.report.run_report import RunReport, Stage
+from rankdistill.report.summary import print_summary
 from rankdistill.report.terminal import print_tables, terminal_table, terminal_tables
 
 __all__ = [
     "RunReport",
     "Stage",
     "metrics_of",
+    "print_summary",
     "print_tables",
     "read_metrics",
     "render",

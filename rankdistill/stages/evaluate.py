@@ -77,12 +77,14 @@ class Evaluation:
         run = self.run
         count = self.suite.responses_per_prompt
         source = "teacher" if model == run.teacher else "student"
+        who = LABELS.get(name, name)
         sampled = sample(
-            run, model, self.prompts, self.prompts_key, source, count, temperature=temperature
-        )
+            run, model, self.prompts, self.prompts_key, source, count,
+            temperature=temperature, who=who,
+        )  # fmt: skip
         groups: list[Any] = sampled.rows()
         split = "validation" if groups and groups[0]["split"] == "validation" else "held-out"
-        what = f"{name}, {len(groups)} {split} prompts"
+        what = f"{who}, {len(groups)} {split} prompts"
         scored = score(run, groups, sampled.key, model, what, evaluation_judge(run.settings))
         if isinstance(scored, Outputs) and model == self.baseline and self.scale is None:
             self.scale = scale_of(merged([o.rows() for o in scored.outputs]), scored.weights)  # type: ignore[arg-type]

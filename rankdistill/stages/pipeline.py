@@ -12,7 +12,7 @@ What a stage's output depends on is in the file of its name beside this one.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from rankdistill.stages.comparison import label_of
 from rankdistill.stages.evaluate import Evaluation
 from rankdistill.stages.grid import train_at_best_rate
 from rankdistill.stages.lessons import teach
+from rankdistill.stages.parts import parts
 from rankdistill.stages.ppo import check_ppo, ppo
 from rankdistill.stages.prompts import check_prompts, load
 from rankdistill.stages.rank import diagnostics, existing, rank
@@ -46,7 +47,7 @@ from rankdistill.stages.revision import revisions
 from rankdistill.stages.reward import Rewarding, reward_answers, reward_model
 from rankdistill.stages.rounds import joined, needs_reward
 from rankdistill.stages.run import Model, Run
-from rankdistill.stages.run_folder import begin_report, write_run_folder
+from rankdistill.stages.run_folder import begin_report, begin_run, write_run_folder
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import check_scorers, score
 from rankdistill.stages.student import check_models, student
@@ -60,8 +61,13 @@ from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained
 
 
-def run(config: DictConfig) -> float | None:
+def run(
+    config: DictConfig, *, planned: Callable[[settings.Settings], str] | None = None
+) -> float | None:
     """The whole job of a composed configuration; ends with a table and the run folder's paths.
+
+    Args:
+        planned: Says, for the first line, how long a run of such settings takes.
 
     Returns the trained student's validation figure where a sweeper chooses points by it.
     """
@@ -80,6 +86,8 @@ def run(config: DictConfig) -> float | None:
         check_retrieval(job)
     check_ppo(job)
     report = begin_report(job, config)
+    begin_run(job, report, "" if planned is None else planned(chosen))
+    console.begin(parts(chosen))
     try:
         if chosen.retrieval is not None:
             train_reranker(job, report)
@@ -92,14 +100,18 @@ def run(config: DictConfig) -> float | None:
 
 
 def _run(job: Run, report: RunReport) -> float | None:
+    console.part("prompts")
     ranked_set = existing(job) if job.settings.rank.path is not None else None
     prompts = ranked_set or load(job)
     by_split = _by_split(prompts.rows())
+    console.part(None)
     start = student(job, prompts)
+    console.part("warmup")
     teacher_response = _teacher_response(job, by_split["train"], prompts.key)
     taught = teach(job, prompts, by_split)
     _answer_held_out(job, by_split["heldout"], prompts.key)
     warm, report.warmup_history = warm_up(job, start, prompts, taught)
+    console.part(None)
     verification = _verification(job, by_split, prompts.key)
     validation = Validation(job, by_split["validation"], prompts.key, warm, ranked_set)
     trained, ranked, rewarding = warm, None, None
@@ -110,8 +122,10 @@ def _run(job: Run, report: RunReport) -> float | None:
         else:
             ranked = _ranked(job, trained, by_split, prompts.key, teacher_response, number)
         if verification is not None and number == 0:
+            console.part("train")
             students = {"warmed_up": warm} if start == warm else {"warmed_up": warm, "start": start}
             verification.before_training(students)
+            console.part(None)
         if needs_reward(job.settings):
             rewarding = reward_model(job, trained, ranked)
         if job.settings.reward.only:
@@ -142,6 +156,7 @@ def _run(job: Run, report: RunReport) -> float | None:
         models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]
+    console.part("evaluate")
     _judge(job, report, models, by_split["heldout"], prompts.key, verification)
     job.close_sampler()
     if ranked_set is not None:

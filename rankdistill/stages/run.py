@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rankdistill import models
-from rankdistill.console import heading, result
+from rankdistill import console, models
 from rankdistill.models.locate import check_path
 from rankdistill.models.model import Loading, Model
 from rankdistill.sample import (
@@ -26,6 +25,9 @@ from rankdistill.score.scorer import TeacherAccess
 from rankdistill.stages.settings import Settings
 from rankdistill.store import Output, Partial, Store
 from rankdistill.trackers import tracked
+
+UNSAID = ("seconds", "peak_mib", "peak_gpu_mib", "models")
+"""Counts that the log and the report have, and the terminal has not."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,12 @@ class Run:
             make: Writes the output into the partial's folder; returns counts for the manifest.
             every_rank: All processes of a distributed run work on it together.
         """
-        heading(stage, what)
         built = False
 
         def build(partial: Partial) -> Mapping[str, Any] | None:
             nonlocal built
             built = True
+            console.heading(stage, what)
             with tracked(self.folder, stage):
                 return make(partial)
 
@@ -123,9 +125,13 @@ class Run:
         making = output.manifest["seconds"]
         record = StageRecord(stage, what, output.key, seconds, making, not built, counts)
         self.records.append(record)
-        shown = ", ".join(f"{_short(v)} {k.replace('_', ' ')}" for k, v in counts.items() if v)
-        took = f"{seconds:.0f} s" if built else "reused"
-        result(f"{took}, {output.key}" + (f": {shown}" if shown else ""))
+        if built:
+            told = {name: _counted(name, value) for name, value in counts.items() if value}
+            shown = ", ".join(told[name] for name in told if name not in UNSAID)
+            console.result(console.clock(seconds) + (f": {shown}" if shown else ""))
+            console.log(f"  {output.key}: {', '.join(told.values())}")
+        else:
+            console.reused(stage, what, output.key)
         return output
 
     def sampler(self) -> Sampler:
@@ -210,5 +216,10 @@ def _with_template(model: Model, name: str | None) -> Model:
     return replace(model, path=folder, identity={**model.identity, "chat_template": digest})
 
 
-def _short(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+def _counted(name: str, value: float) -> str:
+    """``12 prompts``, ``1 layer``, ``loss 0.2553``."""
+    words = name.replace("_", " ")
+    if not isinstance(value, int):
+        return f"{words} {value:.4g}"
+    one = value == 1 and words.endswith("s") and not words.endswith("ss")
+    return f"{value:,} {words.removesuffix('s') if one else words}"

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 
-from rankdistill.console import console, is_main_process, say
-from rankdistill.report import RunReport, print_tables, write_report
+from rankdistill import __version__
+from rankdistill.console import console, finish, is_main_process, log, say
+from rankdistill.report import RunReport, print_summary, write_report
 from rankdistill.score.ensemble import members
 from rankdistill.stages.comparison import evaluation_judge, judged_by_own_teacher
 from rankdistill.stages.rounds import method
@@ -51,6 +53,17 @@ def begin_report(run: Run, config: DictConfig) -> RunReport:
     )
 
 
+def begin_run(run: Run, report: RunReport, planned: str) -> None:
+    """The first line: what runs, where its report will be, and how long that may take.
+
+    Args:
+        planned: The last of these; empty where it is not known.
+    """
+    file = f"log {_shown(run.folder)}/{HydraConfig.get().job.name}.log"
+    told = [f"recipe={report.recipe}", f"into {_shown(run.folder)}", planned, file]
+    say(f"[bold]rankdistill {__version__}[/]  {escape('  '.join(filter(None, told)))}")
+
+
 def write_run_folder(run: Run, report: RunReport, folders: Mapping[str, Path]) -> None:
     """Write the run folder, and print the tables and the paths that matter. Rank 0 only.
 
@@ -67,12 +80,27 @@ def write_run_folder(run: Run, report: RunReport, folders: Mapping[str, Path]) -
     for name, source in folders.items():
         _replace(source, run.folder / name)
     metrics = write_report(report, run.folder)
+    finish()
     console.print()
-    print_tables(metrics, console)
+    for line in print_summary(metrics, console).splitlines():
+        log(line)
+    console.print()
+    for what, where in _ending(run, report, folders).items():
+        say(f"[bold]{what:<8}[/]{escape(where)}")
+
+
+def _ending(run: Run, report: RunReport, folders: Mapping[str, Path]) -> dict[str, str]:
+    """Where to read, and what to type next."""
     folder = _shown(run.folder)
-    say(f"\n[bold]report[/]  {folder}/report.html")
-    for name in folders:
-        say(f"[bold]{name.replace('_', ' '):<7}[/] {folder}/{name}")
+    lines = {"read": f"{folder}/report.html", "figures": f"{folder}/metrics.json"}
+    lines |= {name.replace("_", " "): f"{folder}/{name}" for name in folders}
+    if "model" in folders:
+        lines["talk"] = f"python -m rankdistill.chat {shlex.quote(folder)}"
+        lines["export"] = f"python -m rankdistill.export {shlex.quote(folder)}"
+    if "ranked" in folders and "model" in folders and "objective=" not in report.command:
+        other = "rrhf" if method(run.settings) == "DPO" else "dpo"
+        lines["next"] = f"{report.command} objective={other}   # on the same ranking"
+    return lines
 
 
 def _judge(settings: Settings) -> str:

@@ -25,6 +25,7 @@ def sample(
     temperature: float | None = None,
     seed: int | None = None,
     max_response_tokens: int | None = None,
+    who: str | None = None,
 ) -> Output:
     """Groups of responses that `model` writes to `prompts`; a killed run continues where it was.
 
@@ -34,6 +35,7 @@ def sample(
         temperature: Instead of `sample.temperature`.
         seed: Instead of the run's.
         max_response_tokens: Instead of `sample.max_response_tokens`.
+        who: For the person: which of the students writes.
     """
     settings = run.settings.sample
     options = SamplingOptions(
@@ -59,8 +61,9 @@ def sample(
     def make(partial: Partial) -> Mapping[str, Any]:
         return _sample_rows(run, model, prompts, options, source, partial)
 
-    where = f"{run.sampler_name}, {' and '.join(splits)}"
-    what = f"{source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
+    named = ["held out" if split == "heldout" else split for split in splits]
+    where = f"{run.sampler_name}, {' and '.join(named)}"
+    what = f"{who or source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
     return run.stage("sample", what, identity, make)
 
 
