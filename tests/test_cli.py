@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rankdistill.app import catalogue
-from rankdistill.app.hydra_setup import run_name
+from rankdistill.app.hydra_setup import point_name, run_name
 
 
 def run(
@@ -98,6 +98,12 @@ def test_run_folders_are_named_by_the_command():
     assert run_name(["recipe=rrhf"]) == "rrhf"
     assert run_name(["recipe=rrhf", "seed=choice(1)"]) == "rrhf,seed=1"
     assert run_name(["seed=choice(1,2)"]) != run_name(["seed=1,2"])
+    assert run_name(["recipe=rrhf", "seed=1", "name=mine"]) == "mine"
+    assert run_name(["name=a/../b"]) != run_name(["name=a-..-b"]) and "/" not in run_name(
+        ["name=a/b"]
+    )
+    assert run_name(["recipe=rrhf", "name=null"]).startswith("rrhf")
+    assert point_name(["recipe=rrhf", "seed=1", "name=mine"]) == "rrhf,seed=1"
     a, b = run_name(["prompts.path=/a/b c"]), run_name(["prompts.path=/a/b_c"])
     assert a != b and "/" not in a and " " not in a
     assert len(run_name([f"train.epochs={'9' * 200}"])) < 90

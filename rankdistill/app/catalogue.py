@@ -11,6 +11,7 @@ from importlib.resources.abc import Traversable
 
 TOOLS = {
     "plan": "memory, hours and disk of a run, before it starts",
+    "runs": "what was run here: state, objective, lead, age",
     "compare": "which of some finished runs is better, beyond noise",
     "chat": "talk to a run's student",
     "diff": "what changed in the answers of two students, word by word",

@@ -143,10 +143,11 @@ def _compose_and_run(arguments: list[str]) -> None:
 
     from rankdistill.app.config_errors import explain
     from rankdistill.app.hydra_setup import register
+    from rankdistill.app.run_folder import NewFolder
     from rankdistill.app.sweep import Sweep
 
     register()
-    job, Sweep.current = Job(), None
+    job, Sweep.current, NewFolder.made = Job(), None, None
     entry = hydra.main(
         config_path="pkg://rankdistill.conf", config_name="config", version_base="1.3"
     )(job)
@@ -167,6 +168,8 @@ def _compose_and_run(arguments: list[str]) -> None:
         sys.exit(2)
     finally:
         swept = Sweep.current is None or Sweep.current.finish()
+    if job.failed:
+        NewFolder.remove_unused()
     if job.failed or not swept:
         sys.exit(2)
 

@@ -32,19 +32,28 @@ NO_RECIPE = "none"
 
 
 def run_name(overrides: Sequence[str]) -> str:
-    """A folder name for a command: its recipe, then its other overrides.
+    """A folder name for a command: its `name`, else its recipe, then its other overrides.
 
     Characters that a folder name cannot have become `-`; a long name is cut and gets a hash. A
     choice of one value is that value.
     """
     one = [re.sub(r"=choice\(([^,]*)\)$", r"=\1", override) for override in overrides]
-    one = [override for override in one if override != f"recipe={NO_RECIPE}"]
+    named = [override.removeprefix("name=") for override in one if override.startswith("name=")]
+    if named and named[-1] not in ("", "null"):
+        one = [named[-1].strip("'\"")]
+    unsaid = (f"recipe={NO_RECIPE}", "name=null")
+    one = [override for override in one if override not in unsaid]
     parts = sorted(one, key=lambda part: (not part.startswith("recipe="), part))
     name = ",".join(part.removeprefix("recipe=") for part in parts) or "defaults"
     clean = re.sub(r"[^\w.,=+-]+", "-", name).strip("-.") or "run"
     if clean == name and len(name) <= 80:
         return name
     return f"{clean[:64]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def point_name(overrides: Sequence[str]) -> str:
+    """A folder name for a point of a sweep, within that of the sweep, whose `name` all share."""
+    return run_name([override for override in overrides if not override.startswith("name=")])
 
 
 def register() -> None:
@@ -65,11 +74,17 @@ def register() -> None:
 
     _prefer_own_plug_ins()
 
+    def overrides(root: Any) -> list[str]:
+        return list((root.get("hydra") or HydraConfig.get()).overrides.task)
+
     def named(*, _root_: Any) -> str:
-        hydra = _root_.get("hydra") or HydraConfig.get()
-        return run_name(list(hydra.overrides.task))
+        return run_name(overrides(_root_))
+
+    def point(*, _root_: Any) -> str:
+        return point_name(overrides(_root_))
 
     OmegaConf.register_new_resolver("run_name", named, replace=True)
+    OmegaConf.register_new_resolver("point_name", point, replace=True)
     # Cached: Hydra hands what the sweep's own command came to on to its points.
     OmegaConf.register_new_resolver("sweep_name", run_name, replace=True, use_cache=True)
     OmegaConf.register_new_resolver(
@@ -109,6 +124,7 @@ class Config:
     rounds: int
     round_reference: RoundReference
     seed: int
+    name: str | None
     report_to: Any
     """A name or a list of names."""
     retrieval: Any = None

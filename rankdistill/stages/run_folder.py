@@ -54,14 +54,16 @@ def begin_report(run: Run, config: DictConfig) -> RunReport:
 
 
 def begin_run(run: Run, report: RunReport, planned: str) -> None:
-    """The first line: what runs, where its report will be, and how long that may take.
+    """The first lines: what runs, where its report will be, and how long that may take.
 
     Args:
         planned: The last of these; empty where it is not known.
     """
-    file = f"log {_shown(run.folder)}/{HydraConfig.get().job.name}.log"
-    told = [f"recipe={report.recipe}", f"into {_shown(run.folder)}", planned, file]
-    say(f"[bold]rankdistill {__version__}[/]  {escape('  '.join(filter(None, told)))}")
+    folder = _shown(run.folder)
+    file = f"log {folder}/{HydraConfig.get().job.name}.log"
+    say(f"[bold]rankdistill {__version__}[/]  recipe={report.recipe}  into {escape(folder)}")
+    for told in filter(None, (planned, file)):
+        say(f"[dim]{escape(told)}[/]")
 
 
 def write_run_folder(run: Run, report: RunReport, folders: Mapping[str, Path]) -> None:

@@ -78,7 +78,7 @@ def build(config: DictConfig) -> Settings:
     Raises:
         UserError: A plug-in refuses an argument, or a value is out of its range.
     """
-    unknown = set(config) - set(Settings.__dataclass_fields__) - {"score", "eval"}
+    unknown = set(config) - set(Settings.__dataclass_fields__) - {"score", "eval", "name"}
     if unknown:
         name = sorted(map(str, unknown))[0]
         raise UserError(f"there is no key '{name}': {suggest(name, map(str, config))}")
