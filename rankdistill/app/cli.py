@@ -3,63 +3,18 @@
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import sys
 import traceback
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rankdistill import shell
-from rankdistill.app import catalogue, command_line
+from rankdistill.app import command_line
 from rankdistill.distributed import say_mistake
 from rankdistill.errors import FAILURE, UserError
 from rankdistill.store.faults import writable
-
-USAGE = """rankdistill - a student writes, a teacher ranks, the student learns the ranking.
-
-usage: python -m rankdistill recipe=NAME [group=OPTION] [key=value] ...
-       python -m rankdistill -m recipe=NAME seed=0,1,2        a sweep: one run per value
-       python -m rankdistill recipe=NAME --cfg job            print every key, run nothing
-
-Flags are Hydra's: -m/--multirun, --cfg job, --info defaults, --config-dir DIR (a folder with your
-own recipes and options), --hydra-help. hydra.verbose=true shows tracebacks.
-Outputs are kept in $RANKDISTILL_HOME (~/.cache/rankdistill): `python -m rankdistill.store` lists
-them.
-"""
-
-
-def list_recipes() -> str:
-    """The recipes with what they do and need, for a terminal."""
-    lines = ["Recipes:"]
-    for recipe in catalogue.recipes():
-        lines += [f"  {recipe.name}", f"      {recipe.what}", f"      needs {recipe.needs}"]
-    return "\n".join(lines)
-
-
-def list_groups() -> str:
-    """The options of every group, for a terminal."""
-    lines = ["Groups and their options:"]
-    lines += [f"  {group}: {', '.join(names)}" for group, names in catalogue.groups().items()]
-    return "\n".join(lines)
-
-
-def list_versions() -> str:
-    """Of this package and of those that its results depend on; none of them is imported."""
-    lines = []
-    for name in ("rankdistill", "torch", "transformers", "trl", "vllm"):
-        found = next(filter(None, map(_version, (name, f"{name}-cpu"))), "not installed")
-        lines.append(f"{name} {found}")
-    return "\n".join([*lines, f"python {platform.python_version()}"])
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _enter(entry: Callable[[], object]) -> None:
@@ -123,15 +78,12 @@ def say_stopped(command: str) -> None:
 
 def _listed(arguments: list[str]) -> bool:
     """Prints what is asked for without Hydra; whether anything was."""
-    if not arguments:
-        print(f"{USAGE}\n{list_recipes()}")
-    elif "--help" in arguments:
-        print(f"{USAGE}\n{list_recipes()}\n\n{list_groups()}")
-    elif "--version" in arguments:
-        print(list_versions())
-    else:
-        return False
-    return True
+    from rankdistill.app import start_page
+
+    text = start_page.asked_for(arguments)
+    if text is not None:
+        print(text)
+    return text is not None
 
 
 def _compose_and_run(arguments: list[str]) -> None:

@@ -16,8 +16,9 @@ from rankdistill.errors import UserError, suggest
 _ALONE = {
     "-m": "--multirun", "-r": "--run", "-h": "--help", "-sc": "--shell-completion",
     "--hydra-help": "--hydra-help", "--resolve": "--resolve", "--version": "--version",
+    "--about": "--about",     "--explain": "--explain",
 }  # fmt: skip
-"""Hydra's flags by their short form, and those that have none."""
+"""Hydra's flags and ours by their short form, and those that have none."""
 _WITH_VALUE = {
     "-c": "--cfg", "-p": "--package", "-cp": "--config-path", "-cn": "--config-name",
     "-cd": "--config-dir", "--experimental-rerun": "--experimental-rerun",
@@ -25,7 +26,16 @@ _WITH_VALUE = {
 _INFO = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 """What may follow `--info`, or nothing."""
 
-_RUNS_NOTHING = {"--cfg", "--info", "--hydra-help", "--shell-completion", "--help", "--version"}
+_RUNS_NOTHING = {
+    "--cfg",
+    "--info",
+    "--hydra-help",
+    "--shell-completion",
+    "--help",
+    "--version",
+    "--about",
+    "--explain",
+}
 _OTHER_CONFIG = {"--config-name", "--config-path", "--experimental-rerun"}
 """With these, what is run is not `conf/config.yaml`, or not that alone."""
 
@@ -36,6 +46,8 @@ def ordered(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: a flag that Hydra does not have, or a word that is no KEY=VALUE.
     """
+    if "--explain" in arguments:  # of a key, which then has no value
+        return list(arguments)
     flags: list[str] = []
     overrides: list[str] = []
     rest = list(arguments)
