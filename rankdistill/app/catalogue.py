@@ -14,6 +14,8 @@ from pathlib import Path
 from rankdistill.errors import UserError, suggest
 
 TOOLS = {
+    "init": "a project to begin with: recipe, prompts, scorer and objective of your own",
+    "doctor": "what is installed and broken here, and the command that mends it",
     "plan": "memory, hours and disk of a run, before it starts",
     "runs": "what was run here: state, objective, lead, age",
     "compare": "which of some finished runs is better, beyond noise",

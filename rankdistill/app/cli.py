@@ -94,11 +94,13 @@ def _compose_and_run(arguments: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from rankdistill.app.config_errors import explain
-    from rankdistill.app.hydra_setup import register
+    from rankdistill.app.hydra_setup import own_code, register
     from rankdistill.app.run_folder import NewFolder
     from rankdistill.app.sweep import Sweep
 
     register()
+    for folder in command_line.config_folders(arguments):
+        own_code(folder)
     job, Sweep.current, NewFolder.made = Job(), None, None
     entry = hydra.main(
         config_path="pkg://rankdistill.conf", config_name="config", version_base="1.3"

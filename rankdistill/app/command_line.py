@@ -9,6 +9,8 @@ import re
 import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
 
 from rankdistill.app import catalogue
 from rankdistill.errors import UserError, suggest
@@ -71,6 +73,16 @@ def ordered(arguments: Sequence[str]) -> list[str]:
                 raise UserError(f"{name} needs a value: `python -m rankdistill --help` shows both.")
             flags.append(rest.pop(0))
     return [*flags, *overrides]
+
+
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """The folders of one's own recipes and options.
+
+    Args:
+        arguments: As `ordered` returns them.
+    """
+    apart = [Path(folder) for flag, folder in pairwise(arguments) if flag == "--config-dir"]
+    return apart + [Path(w[13:]) for w in arguments if w.startswith("--config-dir=")]
 
 
 def refuse_no_recipe(arguments: Sequence[str]) -> None:

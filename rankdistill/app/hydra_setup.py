@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
@@ -54,6 +57,17 @@ def run_name(overrides: Sequence[str]) -> str:
 def point_name(overrides: Sequence[str]) -> str:
     """A folder name for a point of a sweep, within that of the sweep, whose `name` all share."""
     return run_name([override for override in overrides if not override.startswith("name=")])
+
+
+def own_code(folder: Path) -> None:
+    """Have Python find the modules beside one's own recipes and options, here and in what is
+    started from here, such as the workers of a sweep."""
+    path = str(folder.absolute())
+    if path not in sys.path:
+        sys.path.append(path)
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if path not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, known), path])
 
 
 def register() -> None:

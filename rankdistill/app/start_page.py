@@ -6,11 +6,10 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import shorten
 
-from rankdistill.app import catalogue, keys
+from rankdistill.app import catalogue, command_line, keys
 from rankdistill.errors import UserError
 
 HEAD = """rankdistill: a student writes, a teacher ranks, the student learns the ranking.
@@ -101,9 +100,7 @@ def _about(arguments: Sequence[str]) -> str:
     named = [word.partition("=")[2] for word in arguments if word.startswith("recipe=")]
     if not named:
         raise UserError("--about needs a recipe: python -m rankdistill recipe=rrhf --about")
-    given = list(arguments)
-    at = [place for place, word in enumerate(given) if word == "--config-dir"]
-    folders = [Path(given[place + 1]) for place in at]
+    folders = command_line.config_folders(arguments)
     return "\n\n".join(catalogue.about(name, folders) for name in named[-1].split(","))
 
 
