@@ -64,7 +64,7 @@ from rankdistill.store.faults import explained
 def run(
     config: DictConfig, *, planned: Callable[[settings.Settings], str] | None = None
 ) -> float | None:
-    """The whole job of a composed configuration; ends with a table and the run folder's paths.
+    """The whole job of a composed configuration; ends with the verdict and the run folder's paths.
 
     Args:
         planned: Says, for the first line, how long a run of such settings takes.
