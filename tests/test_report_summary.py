@@ -57,8 +57,10 @@ def test_the_sentence_has_both_halves():
     assert headline(against(0.2, -0.1, 0.3)).endswith(said)
     assert headline(against(0.2, 0.1, 0.3, sharpened=1.9)).endswith(said)
     assert "but below the same student" in headline(against(-0.2, -0.3, -0.1))
-    alone = {**metrics_of(run_report()), "control": None}
+    alone = {**metrics_of(run_report()), "control": None, "ranking": {"groups": 40}}
     assert headline(alone).endswith("; no control says whether that is more than being surer.")
+    # Models as they are: there is no training that sampling colder could pass for.
+    assert headline({**alone, "ranking": None}).endswith("against -1.831).")
 
 
 def test_every_pair_of_verdicts_has_a_sentence():

@@ -25,11 +25,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def help_of(name: str) -> str:
-    """What `python -m rankdistill.NAME --help` prints, at 88 columns."""
+    """What `python -m rankdistill.NAME --help` prints, at 80 columns."""
     module = f"rankdistill.{name}" if name == "accelerate" else f"rankdistill.{name}.__main__"
     argv = [f"rankdistill.{name}", "--help"]
     with (
-        patch.dict(os.environ, {"COLUMNS": "88"}),
+        patch.dict(os.environ, {"COLUMNS": "80"}),
         patch("sys.argv", argv),
         redirect_stdout(StringIO()) as out,
     ):

@@ -8,6 +8,11 @@ from typing import Any
 from rankdistill.app.keys import Key, keys
 
 MARK = "<!-- keys -->"
+GROUPS = (
+    "The run itself", "prompts", "teacher", "student", "warmup", "sample", "score", "rank",
+    "retrieval", "reward", "objective", "train", "eval", "hardware", "The planner",
+)  # fmt: skip
+"""In the order of a run."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -17,7 +22,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _sections() -> list[str]:
     sections = []
-    ordered = sorted(keys(), key=lambda key: _group(key) != "The run itself")
+    ordered = sorted(keys(), key=lambda key: GROUPS.index(_group(key)))
     for group, found in groupby(ordered, key=_group):
         sections.append(f"## {group}")
         for option, of in groupby(found, key=lambda key: key.option):

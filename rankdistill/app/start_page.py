@@ -19,16 +19,17 @@ then read    runs/likelihood/report.html
 own files    python -m rankdistill.init my_project
 """
 USAGE = """usage: python -m rankdistill recipe=NAME [group=OPTION] [key=value] ...
-       python -m rankdistill -m recipe=NAME seed=0,1,2    a sweep: one run per value
-       python -m rankdistill recipe=NAME --about          what a recipe is, needs and overrides
-       python -m rankdistill KEY --explain                what a key means, such as train.epochs
-       python -m rankdistill recipe=NAME --cfg job        print every key, run nothing
-`rankdistill` alone is the same as `python -m rankdistill`.
+       python -m rankdistill -m recipe=NAME seed=0,1   a sweep: one run per value
+       python -m rankdistill recipe=NAME --about       what a recipe is and needs
+       python -m rankdistill KEY --explain             what a key means
+       python -m rankdistill recipe=NAME --cfg job     print all keys, run nothing
 
-name=NAME names the run's folder, runs/NAME. --version says what is installed. Other flags are
-Hydra's, in any place: -m/--multirun, --cfg job, --info defaults, --config-dir DIR (a folder with
-your own recipes and options), --hydra-help, --shell-completion install=bash. hydra.verbose=true
-shows tracebacks. Outputs are kept in $RANKDISTILL_HOME (~/.cache/rankdistill).
+`rankdistill` alone is the same as `python -m rankdistill`. name=NAME names the
+run's folder, runs/NAME. --version says what is installed. Other flags are
+Hydra's, in any place: -m/--multirun, --cfg job, --info defaults, --config-dir
+DIR (a folder with your own recipes, options and Python), --hydra-help,
+--shell-completion install=bash. hydra.verbose=true shows tracebacks. Outputs
+are kept in $RANKDISTILL_HOME (~/.cache/rankdistill).
 """
 MORE = "recipe=NAME --about tells the rest of a recipe; --help lists flags, groups and options."
 

@@ -83,7 +83,10 @@ def headline(metrics: Mapping[str, Any]) -> str:
     )
     who, whom = f"{trained['label']} student", f"{baseline['label']} student"
     verdict = _verdict(difference)
-    rest = BESIDE_CONTROL[verdict, _beside_control(metrics)]
+    beside = _beside_control(metrics)
+    # Where nothing was ranked there is no training that sampling colder could pass for.
+    asked = beside is not None or metrics.get("ranking") is not None
+    rest = BESIDE_CONTROL[verdict, beside] if asked else ""
     if verdict == "unknown":
         return (
             f"{where.capitalize()} no difference between the {who} and the {whom} can be told "
