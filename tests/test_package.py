@@ -72,4 +72,4 @@ def test_the_installed_wheel_runs_from_the_root_folder(wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "_target_: rankdistill.objectives.PRO" in done.stdout
     script = tmp_path / "bin" / "rankdistill"
-    assert "rankdistill.app.cli" in script.read_text()
+    assert "rankdistill.__main__" in script.read_text()

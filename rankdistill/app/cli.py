@@ -48,8 +48,15 @@ def _left_to_points(key: str) -> bool:
     return found
 
 
-def main() -> None:
-    """Entry point of `python -m rankdistill` and of the `rankdistill` script."""
+Planned = Callable[[Any], str]
+
+
+def main(planned: Planned | None = None) -> None:
+    """The command line.
+
+    Args:
+        planned: Says of a run's settings how long it may take.
+    """
     typed = shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]])
     with shell.quiet_pipe(), shell.terminable():
         try:
@@ -57,7 +64,7 @@ def main() -> None:
             if not _listed(arguments):
                 command_line.refuse_no_recipe(arguments)
                 sys.argv[1:] = arguments
-                _compose_and_run(arguments)
+                _compose_and_run(arguments, planned)
         except UserError as error:
             say_mistake(str(error))
             sys.exit(2)
@@ -86,7 +93,7 @@ def _listed(arguments: list[str]) -> bool:
     return text is not None
 
 
-def _compose_and_run(arguments: list[str]) -> None:
+def _compose_and_run(arguments: list[str], planned: Planned | None) -> None:
     # Hydra then raises instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
@@ -101,7 +108,7 @@ def _compose_and_run(arguments: list[str]) -> None:
     register()
     for folder in command_line.config_folders(arguments):
         own_code(folder)
-    job, Sweep.current, NewFolder.made = Job(), None, None
+    job, Sweep.current, NewFolder.made = Job(planned), None, None
     entry = hydra.main(
         config_path="pkg://rankdistill.conf", config_name="config", version_base="1.3"
     )(job)
@@ -134,8 +141,9 @@ ANOTHER_FOLDER = "make it writable or make space, or give another run folder wit
 class Job:
     """Runs one composed configuration; a person's mistake is one sentence on standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, planned: Planned | None = None) -> None:
         self.begun = self.failed = False
+        self._planned = planned
 
     def __call__(self, config: Any) -> float | None:
         """The validation figure, where a sweeper asks for one."""
@@ -152,7 +160,7 @@ class Job:
                 label_lines(f"#{hydra.job.num} ")
             return _point(config, folder, verbose=bool(hydra.verbose))
         try:
-            return _run(config, folder)
+            return _run(config, folder, self._planned)
         except UserError as error:
             if hydra.verbose:
                 raise
@@ -172,8 +180,7 @@ def _in_worker() -> Job:
     return Job()
 
 
-def _run(config: Any, folder: Path) -> float | None:
-    from rankdistill.app.planned import planned
+def _run(config: Any, folder: Path, planned: Planned | None = None) -> float | None:
     from rankdistill.stages.pipeline import run
 
     with writable(folder, ANOTHER_FOLDER):
