@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken = 0
     for check in checks(imports=not given.no_imports):
         broken += check.state == "broken"
-        print(f"{SIGNS[check.state]:<7}{check.what:<18}{check.found}")
+        print(f"{SIGNS[check.state]:<7}{check.what:<20}{check.found}")
         if check.remedy:
-            print(f"{'':<25}{check.remedy}")
+            print(f"{'':<27}{check.remedy}")
         sys.stdout.flush()
     print(f"\n{broken} broken." if broken else "\nNothing is broken.")
     return 1 if broken else 0
