@@ -101,7 +101,9 @@ def _ending(run: Run, report: RunReport, folders: Mapping[str, Path]) -> dict[st
         lines["export"] = f"python -m rankdistill.export {shlex.quote(folder)}"
     if "ranked" in folders and "model" in folders and "objective=" not in report.command:
         other = "rrhf" if method(run.settings) == "DPO" else "dpo"
-        lines["next"] = f"{report.command} objective={other}   # on the same ranking"
+        named = ("name=", "hydra.run.dir=")  # this run's folder is not another's
+        command = [word for word in shlex.split(report.command) if not word.startswith(named)]
+        lines["next"] = f"{shlex.join(command)} objective={other}   # on the same ranking"
     return lines
 
 
