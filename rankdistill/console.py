@@ -93,7 +93,8 @@ def begin(parts: Sequence[str]) -> None:
 
 
 def part(name: str | None) -> None:
-    """Have the stages from here on belong to a part; None: again to the part of their name."""
+    """Have the stages from here on belong to a part; "": to the one that they are in; None: again
+    to the part of their name."""
     _outline.enter(name)
 
 

@@ -62,6 +62,16 @@ def test_parts_are_counted_and_what_is_reused_is_one_line(shown, logged):
     assert "3/7 sample reused, sample-0123456789abcdef: responses" in " ".join(logged)
 
 
+def test_what_stands_between_two_parts_takes_the_number_of_neither(shown):
+    console.begin(["rank", "train"])
+    console.reused("rank", "", "rank-0123456789abcdef")
+    console.part("")
+    console.reused("sample", "", "sample-0123456789abcdef")
+    console.part(None)
+    console.heading("train", "SFT")
+    assert shown() == ["  1 reused    rank, sample", "2/2 train     SFT"]
+
+
 def test_a_later_round_goes_on_counting(shown):
     console.begin(["sample", "train", "sample", "train"])
     for stage in ("sample", "train", "sample", "train"):

@@ -122,7 +122,7 @@ def _run(job: Run, report: RunReport) -> float | None:
         else:
             ranked = _ranked(job, trained, by_split, prompts.key, teacher_response, number)
         if verification is not None and number == 0:
-            console.part("train")
+            console.part("")
             students = {"warmed_up": warm} if start == warm else {"warmed_up": warm, "start": start}
             verification.before_training(students)
             console.part(None)
