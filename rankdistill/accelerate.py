@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from importlib.resources import files
 
-from rankdistill.command_line import says_mistakes
+from rankdistill import shell
 from rankdistill.errors import UserError, suggest
+from rankdistill.shell import says_mistakes
 
 USAGE = (
     "usage: accelerate launch --config_file $(python -m rankdistill.accelerate NAME) "
@@ -46,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

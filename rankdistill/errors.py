@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_NAMES = 24
+"""Names that a sentence lists; every group and its keys have fewer."""
+
 
 class UserError(Exception):
     """A mistake in the input or the environment. Shown without a traceback, exit code 2.
@@ -16,7 +19,7 @@ class UserError(Exception):
 def suggest(name: str, valid: Iterable[str]) -> str:
     """The valid names nearest to `name`, as the end of a sentence: ``did you mean 'rrhf'?``.
 
-    Lists all names when none is near and there are few of them.
+    Lists the names when none is near, all of them unless there are many.
     """
     # A name that is valid may be refused for what it names, and is no advice then.
     names = sorted({str(candidate) for candidate in valid} - {name})
@@ -25,8 +28,8 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return "did you mean " + " or ".join(f"'{candidate}'" for candidate in near) + "?"
-    shown = ", ".join(f"'{candidate}'" for candidate in names[:12])
-    return f"valid names are {shown}" + (", ..." if len(names) > 12 else "") + "."
+    shown = ", ".join(f"'{candidate}'" for candidate in names[:MOST_NAMES])
+    return f"valid names are {shown}" + (", ..." if len(names) > MOST_NAMES else "") + "."
 
 
 def first_line(error: Exception) -> str:

@@ -50,6 +50,12 @@ class Forked:
         done = self.wait()
         assert done.returncode == -signal.SIGKILL, f"{pattern} was not there: {done.stderr[-3000:]}"
 
+    def send_at(self, number: int, folder: Path, pattern: str) -> None:
+        """Sends it a signal as soon as `folder` has a file of that pattern."""
+        while self._process.is_alive() and not list(folder.glob(pattern)):
+            time.sleep(0.002)
+        os.kill(self._process.pid, number)
+
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -101,6 +107,8 @@ def _become(
 ) -> None:
     """Runs in the fork."""
     os.setsid()
+    # A shell that starts the tests in its background has them ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

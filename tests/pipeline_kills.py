@@ -31,6 +31,7 @@ import rankdistill.app.cli
 import rankdistill.sample.transformers
 import rankdistill.stages.pipeline
 import rankdistill.warmup.logits
+from rankdistill import console
 from rankdistill.store import Shards, Store, manifest
 from rankdistill.store.shards import is_intact, shard_files
 
@@ -73,8 +74,8 @@ def attempt(folder: Path, teacher: str, headings: int | None = None, delay: floa
     with os.fdopen(read) as lines:
         for line in lines:
             found.last_line = line
-            if _is_heading(line):
-                found.stages.append(line.split()[0])
+            if stage := _heading(line):
+                found.stages.append(stage)
                 found.moments.append(time.monotonic())
             if headings is not None and len(found.stages) == headings:
                 time.sleep(delay)
@@ -100,6 +101,8 @@ def _run(folder: Path, teacher: str, write: int, home: Path) -> None:
     os.environ["RANKDISTILL_HOME"] = str(home)
     os.dup2(write, 1)
     os.dup2(os.open(folder / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    # What is reused has a heading here too, so that each attempt has as many.
+    console.reused = lambda stage, what, key: console.heading(stage, what)
     sys.argv = ["rankdistill", *RUN, f"teacher.path={teacher}"]
     try:
         rankdistill.app.cli.main()
@@ -111,8 +114,10 @@ def _run(folder: Path, teacher: str, write: int, home: Path) -> None:
         os._exit(1)
 
 
-def _is_heading(line: str) -> bool:
-    return re.match(r"[a-z]+ +(?!run/)\S", line) is not None
+def _heading(line: str) -> str | None:
+    """The stage of a heading; lines below it stand further to the right."""
+    found = re.match(r"(?:\d+/\d+ | {4,6})([a-z]+) ", line)
+    return found[1] if found else None
 
 
 class Watch:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rankdistill.app import catalogue
-from rankdistill.app.hydra_setup import run_name
+from rankdistill.app import catalogue, start_page
+from rankdistill.app.cli import main
+from rankdistill.app.hydra_setup import point_name, run_name
+from rankdistill.errors import UserError
 
 
 def run(
@@ -30,12 +32,38 @@ def refused(*arguments: str, cwd: Path | str = "/", **environment: str) -> str:
     return lines[0]
 
 
-def test_no_arguments_lists_the_recipes_and_what_they_need():
-    done = run()
-    assert done.returncode == 0
-    for recipe in catalogue.recipes():
-        assert recipe.name in done.stdout and recipe.what in done.stdout
+def test_no_arguments_says_where_to_begin_and_lists_all_there_is(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["rankdistill"])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert "recipe=likelihood" in lines[2]
+    named = [line.split()[0] for line in lines if line.startswith("  ")]
+    recipes = catalogue.recipes()
+    assert sorted(named) == sorted([*(recipe.name for recipe in recipes), *catalogue.TOOLS])
+    for recipe in recipes:
         assert recipe.needs, f"recipe {recipe.name} does not say what it needs"
+        assert any(line.split() == [recipe.name, *recipe.what.split()] for line in lines)
+
+
+@pytest.mark.parametrize("columns", [60, 120])
+def test_a_recipe_and_a_tool_is_one_line_of_a_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setattr(start_page, "_width", lambda: columns)
+    monkeypatch.setattr(sys, "argv", ["rankdistill"])
+    main()
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert all(len(line) <= columns for line in listed)
+
+
+def test_what_a_recipe_says_of_itself(capsys, monkeypatch, tmp_path):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text("# @package _global_\n# Mine.\nseed: 1\n")
+    assert "arXiv:2304.05302" in start_page.asked_for(["--about", "recipe=rrhf"])
+    own = start_page.asked_for(["--about", "--config-dir", str(tmp_path), "recipe=mine"])
+    assert own == "mine\n\nMine.\nseed: 1"
+    with pytest.raises(UserError, match=r"did you mean 'rrhf'"):
+        start_page.asked_for(["--about", "recipe=rrhff"])
+    with pytest.raises(UserError, match="needs a recipe"):
+        start_page.asked_for(["--about"])
 
 
 def test_help_lists_groups_and_imports_neither_torch_nor_hydra():
@@ -72,7 +100,8 @@ def test_cfg_job_works_from_any_directory(tmp_path):
     ],
 )
 def test_a_wrong_name_or_type_is_one_sentence(argument, sentence):
-    assert sentence in refused(argument)
+    recipe = () if argument.startswith("recipe=") else ("recipe=none",)
+    assert sentence in refused(*recipe, argument)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +127,12 @@ def test_run_folders_are_named_by_the_command():
     assert run_name(["recipe=rrhf"]) == "rrhf"
     assert run_name(["recipe=rrhf", "seed=choice(1)"]) == "rrhf,seed=1"
     assert run_name(["seed=choice(1,2)"]) != run_name(["seed=1,2"])
+    assert run_name(["recipe=rrhf", "seed=1", "name=mine"]) == "mine"
+    assert run_name(["name=a/../b"]) != run_name(["name=a-..-b"]) and "/" not in run_name(
+        ["name=a/b"]
+    )
+    assert run_name(["recipe=rrhf", "name=null"]).startswith("rrhf")
+    assert point_name(["recipe=rrhf", "seed=1", "name=mine"]) == "rrhf,seed=1"
     a, b = run_name(["prompts.path=/a/b c"]), run_name(["prompts.path=/a/b_c"])
     assert a != b and "/" not in a and " " not in a
     assert len(run_name([f"train.epochs={'9' * 200}"])) < 90

@@ -246,7 +246,8 @@ def test_the_end_of_a_sweep_compares_its_points_and_prints_where(sweep, tmp_path
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}})
     CompareRuns().on_multirun_end(config)
     page = tmp_path / "sweep" / "comparison" / "report.html"
-    assert page.is_file() and str(page) in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert page.is_file() and str(page) in told and "3 held-out prompts" in told
     CompareRuns().on_multirun_end(config)  # the comparison itself is no run
     assert page.is_file()
 

@@ -34,4 +34,6 @@ def test_what_cannot_be_parsed_is_quoted(argument, remedy):
 def test_an_argument_without_a_value():
     with pytest.raises(OverrideParseException) as refused:
         OverridesParser.create().parse_overrides(["rrhf"])
-    assert explain(refused.value, ["rrhf"]) == "the argument 'rrhf' is no KEY=VALUE"
+    assert explain(refused.value, ["rrhf"]) == (
+        "the argument 'rrhf' is no KEY=VALUE: did you mean recipe=rrhf?"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import forked
@@ -36,6 +37,10 @@ def test_every_stage_runs_and_the_run_folder_is_complete(monkeypatch, tmp_path, 
     for stage in ("prompts", "student", "warmup", "sample", "score", "rank", "train", "evaluate"):
         assert stage in out
     assert "run/report.html" in out
+    assert "1/8 prompts" in out and "8/8 evaluate" in out
+    log = (folder / "rankdistill.log").read_text()
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d rankdistill ", log)
+    assert "7/8 train" in log and "  train-" in log and "read    run/report.html" in log
     student = AutoModelForCausalLM.from_pretrained(folder / "model")
     assert student.config.num_hidden_layers == 2
     assert AutoTokenizer.from_pretrained(folder / "model").chat_template

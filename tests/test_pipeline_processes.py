@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,8 @@ def test_two_processes_end_where_one_does(monkeypatch, tmp_path, lively):
                 torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6, msg=name)
     # Only the main process speaks.
     out = "".join(done.stdout for done in both)
-    headings = [line.split()[0] for line in out.splitlines() if line[:1].isalpha()]
+    # Of samples that a warm-up begins with, the line says `sample:`.
+    headings = re.findall(r"^(?:\d+/\d+| +) +(warmup|train) ++(?!sample:)", out, re.MULTILINE)
     assert headings.count("warmup") == headings.count("train") == 2
     assert "error" not in said and "Warning" not in said, said
 

@@ -24,7 +24,9 @@ FAST = [*TINY, "eval.quick.sharpening_control=false", "hydra.sweep.dir=sweep"]
 def swept(monkeypatch, folder: Path, *arguments: str) -> int:
     """The exit code of a sweep in this process; its points are in `sweep/`."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["rankdistill", "-m", *arguments])
+    named = any(argument.startswith("recipe=") for argument in arguments)
+    recipe = [] if named else ["recipe=none"]
+    monkeypatch.setattr(sys, "argv", ["rankdistill", "-m", *recipe, *arguments])
     try:
         main()
     except SystemExit as ended:
@@ -34,7 +36,7 @@ def swept(monkeypatch, folder: Path, *arguments: str) -> int:
 
 def refused(monkeypatch, capsys, folder: Path, *arguments: str) -> str:
     """The one sentence of a sweep of which no point ran."""
-    monkeypatch.setattr(pipeline, "run", lambda config: pytest.fail("a point ran"))
+    monkeypatch.setattr(pipeline, "run", lambda config, **_: pytest.fail("a point ran"))
     assert swept(monkeypatch, folder, *arguments) == 2
     said = capsys.readouterr()
     lines = said.err.strip().splitlines()
@@ -78,7 +80,7 @@ def test_a_mistake_in_any_point_is_told_before_the_first(
 def test_a_key_that_only_the_options_of_the_sweep_have(monkeypatch, tmp_path):
     """Hydra alone looks for the key in the default objective, which has none of that name."""
     ran = []
-    monkeypatch.setattr(pipeline, "run", lambda config: ran.append(config.objective))
+    monkeypatch.setattr(pipeline, "run", lambda config, **_: ran.append(config.objective))
     given = ["objective=dpo,simpo", "objective.beta=0.3", "hydra.sweep.dir=sweep"]
     swept(monkeypatch, tmp_path, *given)
     assert {objective.beta for objective in ran} == {0.3}
@@ -95,7 +97,7 @@ def test_a_plug_in_that_is_not_installed(monkeypatch, capsys, tmp_path):
 def test_a_failed_point_is_told_and_the_others_run(monkeypatch, capsys, tmp_path):
     fails: dict[int, Exception] = {1: UserError("No\nspace."), 2: MemoryError("too\nmuch")}
 
-    def run(config):
+    def run(config, **_):
         if config.seed in fails:
             raise fails[config.seed]
         folder = Path("sweep") / f"seed={config.seed}"
@@ -121,13 +123,13 @@ def test_a_failed_point_is_told_and_the_others_run(monkeypatch, capsys, tmp_path
 
 
 def test_a_point_that_ended_without_a_word_is_no_success(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(pipeline, "run", lambda config: None)
+    monkeypatch.setattr(pipeline, "run", lambda config, **_: None)
     assert swept(monkeypatch, tmp_path, "seed=0,1", "hydra.sweep.dir=sweep") == 2
     assert "failed  seed=1: it did not finish" in capsys.readouterr().out
 
 
 def test_a_sweep_has_one_folder_named_by_its_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(pipeline, "run", lambda config: None)
+    monkeypatch.setattr(pipeline, "run", lambda config, **_: None)
     swept(monkeypatch, tmp_path, "recipe=rrhf,dpo", "seed=1")
     (folder,) = (tmp_path / "multirun").iterdir()
     assert folder.name == "rrhf,dpo,seed=1"

@@ -69,7 +69,9 @@ def shrunk(recipe: str) -> list[str]:
 def run_here(monkeypatch, folder: Path, *arguments: str) -> Path:
     """The command in this process; returns its run folder."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", ["rankdistill", *arguments, "hydra.run.dir=run"])
+    named = any(argument.startswith("recipe=") for argument in arguments)
+    recipe = [] if named else ["recipe=none"]
+    monkeypatch.setattr(sys, "argv", ["rankdistill", *recipe, *arguments, "hydra.run.dir=run"])
     main()
     return folder / "run"
 

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rankdistill.app import catalogue
-from rankdistill.app.hydra_setup import register
+from rankdistill import shell
+from rankdistill.app import command_line
 from rankdistill.distributed import say_mistake
 from rankdistill.errors import FAILURE, UserError
 from rankdistill.fields import refuse_credentials
-from rankdistill.store.faults import writable
-
-USAGE = """rankdistill - a student writes, a teacher ranks, the student learns the ranking.
-
-usage: python -m rankdistill recipe=NAME [group=OPTION] [key=value] ...
-       python -m rankdistill -m recipe=NAME seed=0,1,2        a sweep: one run per value
-       python -m rankdistill recipe=NAME --cfg job            print every key, run nothing
-
-Flags are Hydra's: -m/--multirun, --cfg job, --info defaults, --config-dir DIR (a folder with your
-own recipes and options), --hydra-help. hydra.verbose=true shows tracebacks.
-Outputs are kept in $RANKDISTILL_HOME (~/.cache/rankdistill): `python -m rankdistill.store` lists
-them.
-"""
-
-
-def list_recipes() -> str:
-    """The recipes with what they do and need, for a terminal."""
-    lines = ["Recipes:"]
-    for recipe in catalogue.recipes():
-        lines += [f"  {recipe.name}", f"      {recipe.what}", f"      needs {recipe.needs}"]
-    return "\n".join(lines)
-
-
-def list_groups() -> str:
-    """The options of every group, for a terminal."""
-    lines = ["Groups and their options:"]
-    lines += [f"  {group}: {', '.join(names)}" for group, names in catalogue.groups().items()]
-    return "\n".join(lines)
+from rankdistill.store.faults import ANOTHER_FOLDER, writable
 
 
 def _enter(entry: Callable[[], object]) -> None:
@@ -61,7 +35,7 @@ def _enter(entry: Callable[[], object]) -> None:
             return
         except HydraException as error:
             key = unknown_override(error)
-            if not {"-m", "--multirun"} & set(sys.argv) or not _left_to_points(f"{key}="):
+            if "--multirun" not in sys.argv or not _left_to_points(f"{key}="):
                 raise
 
 
@@ -75,21 +49,54 @@ def _left_to_points(key: str) -> bool:
     return found
 
 
-def main() -> None:
-    """Entry point of `python -m rankdistill` and of the `rankdistill` script."""
-    arguments = sys.argv[1:]
-    if not arguments:
-        print(f"{USAGE}\n{list_recipes()}")
-        return
-    if {"-h", "--help"} & set(arguments):
-        print(f"{USAGE}\n{list_recipes()}\n\n{list_groups()}")
-        return
-    try:
-        for argument in arguments:  # which Hydra writes down
-            refuse_credentials(argument.partition("=")[0], argument)
-    except UserError as error:
-        say_mistake(str(error))
-        sys.exit(2)
+Planned = Callable[[Any], str]
+
+
+def main(planned: Planned | None = None) -> None:
+    """The command line.
+
+    Args:
+        planned: Says of a run's settings how long it may take.
+    """
+    typed = shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]])
+    with shell.quiet_pipe(), shell.terminable():
+        try:
+            arguments = command_line.ordered(sys.argv[1:])
+            for argument in arguments:  # which Hydra writes down
+                refuse_credentials(argument.partition("=")[0], argument)
+            if not _listed(arguments):
+                command_line.refuse_no_recipe(arguments)
+                sys.argv[1:] = arguments
+                _compose_and_run(arguments, planned)
+        except UserError as error:
+            say_mistake(str(error))
+            sys.exit(2)
+        except KeyboardInterrupt as stop:
+            say_stopped(typed)
+            sys.exit(shell.TERMINATED if isinstance(stop, shell.Terminated) else shell.INTERRUPTED)
+
+
+def say_stopped(command: str) -> None:
+    """Two lines for whoever ended the work: where it stands, and how it goes on."""
+    from rankdistill.console import is_main_process, stopped
+
+    if is_main_process():
+        where = stopped()
+        print(f"Stopped {where}. The same command continues from what is saved:", file=sys.stderr)
+        print(f"  {command}", file=sys.stderr, flush=True)
+
+
+def _listed(arguments: list[str]) -> bool:
+    """Prints what is asked for without Hydra; whether anything was."""
+    from rankdistill.app import start_page
+
+    text = start_page.asked_for(arguments)
+    if text is not None:
+        print(text)
+    return text is not None
+
+
+def _compose_and_run(arguments: list[str], planned: Planned | None) -> None:
     # Hydra then raises instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
@@ -97,10 +104,14 @@ def main() -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from rankdistill.app.config_errors import composition_errors, explain
+    from rankdistill.app.hydra_setup import own_code, register
+    from rankdistill.app.run_folder import NewFolder
     from rankdistill.app.sweep import Sweep
 
     register()
-    job, Sweep.current = Job(), None
+    for folder in command_line.config_folders(arguments):
+        own_code(folder)
+    job, Sweep.current, NewFolder.made = Job(planned), None, None
     entry = hydra.main(
         config_path="pkg://rankdistill.conf", config_name="config", version_base="1.3"
     )(job)
@@ -112,6 +123,8 @@ def main() -> None:
             raise
         say_mistake(explain(error, arguments))
         sys.exit(2)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         # Hydra makes the run folder before it calls the job.
         if job.begun or "hydra.verbose=true" in arguments:
@@ -123,18 +136,18 @@ def main() -> None:
         sys.exit(2)
     finally:
         swept = Sweep.current is None or Sweep.current.finish()
+    if job.failed:
+        NewFolder.remove_unused()
     if job.failed or not swept:
         sys.exit(2)
-
-
-ANOTHER_FOLDER = "make it writable or make space, or give another run folder with hydra.run.dir=..."
 
 
 class Job:
     """Runs one composed configuration; a person's mistake is one sentence on standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, planned: Planned | None = None) -> None:
         self.begun = self.failed = False
+        self._planned = planned
 
     def __call__(self, config: Any) -> float | None:
         """The validation figure, where a sweeper asks for one."""
@@ -151,7 +164,7 @@ class Job:
                 label_lines(f"#{hydra.job.num} ")
             return _point(config, folder, verbose=bool(hydra.verbose))
         try:
-            return _run(config, folder)
+            return _run(config, folder, self._planned)
         except UserError as error:
             if hydra.verbose:
                 raise
@@ -171,11 +184,11 @@ def _in_worker() -> Job:
     return Job()
 
 
-def _run(config: Any, folder: Path) -> float | None:
+def _run(config: Any, folder: Path, planned: Planned | None = None) -> float | None:
     from rankdistill.stages.pipeline import run
 
     with writable(folder, ANOTHER_FOLDER):
-        return run(config)
+        return run(config, planned=planned)
 
 
 def _point(config: Any, folder: Path, *, verbose: bool) -> float | None:

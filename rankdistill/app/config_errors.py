@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from rankdistill.app.command_line import several_values, word_remedy
+from rankdistill.app.synonyms import ours
 from rankdistill.app.yaml_errors import explain_yaml
 from rankdistill.errors import suggest
+
+OF_A_FILE = ("prompts", "rank", "student", "teacher")
+"""Groups that a person gives a file or a model, which is their key `path`."""
 
 
 def composition_errors() -> tuple[type[Exception], ...]:
@@ -36,9 +41,11 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if "Ambiguous value for argument" in text:
         argument = re.search(r"argument '(.*?)'\.?\n", text)
         if argument:
-            return f"{_unreadable(argument[1])}; several values of a sweep need -m"
+            return several_values(argument[1], arguments)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
+        if path := _path_key(error.missing_cfg_file):
+            return path
         if group:
             valid = _options(group) or list(error.options or [])
             return f"there is no {group} named '{name}': {suggest(name, valid)}"
@@ -47,7 +54,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     )
     if unknown_group:
         name = unknown_group[1]
-        return f"there is no group '{name}': {suggest(name, _keys('', arguments))}"
+        remedy = ours(name) or suggest(name, _keys("", arguments))
+        return f"there is no group '{name}': {remedy}"
     unknown = unknown_override(error)
     if unknown:
         return _unknown_key(unknown, "on the command line", arguments)
@@ -65,12 +73,22 @@ def _unreadable(override: str) -> str:
     """What is said of an argument that Hydra's grammar does not take, with the quotes it needs."""
     key, equals, value = override.partition("=")
     if not equals:
-        return f"the argument '{override}' is no KEY=VALUE"
+        return word_remedy(override)
     inner = value.strip("'\"").replace("'", "\\'")
     return (
         f"the value of '{key}' has a character that Hydra reads as its own: quote it twice, as in "
         f"\"{key}='{inner}'\""
     )
+
+
+def _path_key(missing: str) -> str | None:
+    """The remedy where a group was given a path, such as `student=Qwen/Qwen2.5-0.5B-Instruct`."""
+    group, _, given = missing.partition("/")
+    looks_like_path = "/" in given or "." in given or given.startswith("~")
+    if group not in OF_A_FILE or not looks_like_path:
+        return None
+    what = "a model" if group in ("student", "teacher") else "a file or data set"
+    return f"'{given}' is no option of {group}; {what} is given as {group}.path={given}"
 
 
 def unknown_override(error: Exception) -> str | None:
@@ -108,7 +126,8 @@ def _unknown_key(key: str, where: str, arguments: Sequence[str]) -> str:
     if name in valid:
         return f"'{key}' can't be set ({where}): '{parent}' has a value there in place of keys"
     inside = f"'{parent}' has no key '{name}'" if parent else f"there is no key '{name}'"
-    return f"{inside} ({where}): {suggest(name, valid)}"
+    remedy = None if name in valid else ours(key)
+    return f"{inside} ({where}): {remedy or suggest(name, valid)}"
 
 
 def _options(group: str) -> list[str]:

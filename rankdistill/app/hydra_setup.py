@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
@@ -27,20 +30,44 @@ from rankdistill.score.ensemble import Ensemble
 from rankdistill.train import schema as train
 from rankdistill.warmup import schema as warmup
 
+NO_RECIPE = "none"
+"""The recipe that overrides nothing: `conf/config.yaml` as it is."""
+
 
 def run_name(overrides: Sequence[str]) -> str:
-    """A folder name for a command: its recipe, then its other overrides.
+    """A folder name for a command: its `name`, else its recipe, then its other overrides.
 
     Characters that a folder name cannot have become `-`; a long name is cut and gets a hash. A
     choice of one value is that value.
     """
     one = [re.sub(r"=choice\(([^,]*)\)$", r"=\1", override) for override in overrides]
+    named = [override.removeprefix("name=") for override in one if override.startswith("name=")]
+    if named and named[-1] not in ("", "null"):
+        one = [named[-1].strip("'\"")]
+    unsaid = (f"recipe={NO_RECIPE}", "name=null")
+    one = [override for override in one if override not in unsaid]
     parts = sorted(one, key=lambda part: (not part.startswith("recipe="), part))
     name = ",".join(part.removeprefix("recipe=") for part in parts) or "defaults"
     clean = re.sub(r"[^\w.,=+-]+", "-", name).strip("-.") or "run"
     if clean == name and len(name) <= 80:
         return name
     return f"{clean[:64]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def point_name(overrides: Sequence[str]) -> str:
+    """A folder name for a point of a sweep, within that of the sweep, whose `name` all share."""
+    return run_name([override for override in overrides if not override.startswith("name=")])
+
+
+def own_code(folder: Path) -> None:
+    """Have Python find the modules beside one's own recipes and options, here and in what is
+    started from here, such as the workers of a sweep."""
+    path = str(folder.absolute())
+    if path not in sys.path:
+        sys.path.append(path)
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if path not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, known), path])
 
 
 def register() -> None:
@@ -54,17 +81,24 @@ def register() -> None:
     for name, path in catalogue.recipe_files().items():
         node = OmegaConf.create(path.read_text(encoding="utf-8"))
         store.store(group="recipe", name=name, package="_global_", node=node)
+    store.store(group="recipe", name=NO_RECIPE, package="_global_", node={})
     for name, path in catalogue.suite_files().items():
         node = OmegaConf.create(path.read_text(encoding="utf-8"))
         store.store(group="eval", name=name, package=f"eval.{name}", node=node)
 
     _prefer_own_plug_ins()
 
+    def overrides(root: Any) -> list[str]:
+        return list((root.get("hydra") or HydraConfig.get()).overrides.task)
+
     def named(*, _root_: Any) -> str:
-        hydra = _root_.get("hydra") or HydraConfig.get()
-        return run_name(list(hydra.overrides.task))
+        return run_name(overrides(_root_))
+
+    def point(*, _root_: Any) -> str:
+        return point_name(overrides(_root_))
 
     OmegaConf.register_new_resolver("run_name", named, replace=True)
+    OmegaConf.register_new_resolver("point_name", point, replace=True)
     # Cached: Hydra hands what the sweep's own command came to on to its points.
     OmegaConf.register_new_resolver("sweep_name", run_name, replace=True, use_cache=True)
     OmegaConf.register_new_resolver(
@@ -104,6 +138,7 @@ class Config:
     rounds: int
     round_reference: RoundReference
     seed: int
+    name: str | None
     report_to: Any
     """A name or a list of names."""
     retrieval: Any = None

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rankdistill import shell
 from rankdistill.bench import NAMES
 from rankdistill.bench.settings import BUNDLED, TINY, Settings
-from rankdistill.command_line import Parser, says_mistakes
 from rankdistill.console import console, quiet, say
 from rankdistill.errors import UserError, suggest
+from rankdistill.shell import Parser, says_mistakes
 
 TABLE_WIDTH = 130
 GPU = "gpu"
@@ -114,4 +115,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rankdistill.command_line import says_mistakes
+from rankdistill import shell
+from rankdistill.shell import says_mistakes
 
 PROMPT = "\n> "
 
@@ -95,10 +96,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", help="a finished run's folder, or the URL of a served model's API")
     parser.add_argument("--against", metavar="RUN", help="a second one, which answers beside it")
-    parser.add_argument("--temperature", type=float, default=1.0, help="default: 1")
-    parser.add_argument("--max-tokens", type=int, default=256, help="of an answer; default: 256")
+    parser.add_argument(
+        "--temperature",
+        metavar="T",
+        type=float,
+        default=1.0,
+        help="0 takes the likeliest token (1)",
+    )
+    parser.add_argument(
+        "--max-tokens", metavar="N", type=int, default=256, help="that an answer may have (256)"
+    )
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

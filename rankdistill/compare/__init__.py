@@ -13,7 +13,12 @@ FILES = ("report.html", "report.md", "results.csv", "demands.parquet")
 
 
 def compare(folders: Sequence[Path], to: Path) -> Path:
-    """Compares the runs in the folders; returns the page that it wrote into `to`.
+    """As `compare_and_tell`, without the sentence."""
+    return compare_and_tell(folders, to)[0]
+
+
+def compare_and_tell(folders: Sequence[Path], to: Path) -> tuple[Path, str]:
+    """Compares the runs in the folders; the page that it wrote into `to`, and who won.
 
     Args:
         folders: Of finished runs; a sweep's folder stands for all runs in it.
@@ -28,6 +33,7 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
     from rankdistill.compare.markdown import markdown_report
     from rankdistill.compare.results import results_csv
     from rankdistill.compare.runs import read_runs
+    from rankdistill.compare.sentences import headline
     from rankdistill.errors import UserError
     from rankdistill.store.faults import writing
     from rankdistill.store.files import write_atomically
@@ -50,7 +56,7 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
             # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
             write_atomically(to / name, text.encode("utf-8", errors="replace"))
         demands.write(comparison.demands, to)
-    return to / "report.html"
+    return to / "report.html", headline(comparison)
 
 
 def _shell(paths: Sequence[Path]) -> str:

@@ -6,14 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 
-from rankdistill.command_line import says_mistakes
-from rankdistill.compare import FILES, compare
+from rankdistill import shell
+from rankdistill.compare import FILES, compare_and_tell
+from rankdistill.shell import says_mistakes
 
 
 @says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the comparison and prints where it is; exit code 2 on a person's mistake."""
+    """Writes the comparison, prints who won and where it is; exit code 2 on a person's mistake."""
     parser = argparse.ArgumentParser(
         prog="python -m rankdistill.compare",
         description=f"Compare finished runs: {', '.join(FILES)}.",
@@ -26,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder that the comparison is written to (default: %(default)s)",
     )  # fmt: skip
     given = parser.parse_args(arguments)
-    page = compare(given.folders, given.to)
+    page, told = compare_and_tell(given.folders, given.to)
+    print(fill(told, get_terminal_size().columns) if sys.stdout.isatty() else told)
     for path in map(page.with_name, FILES):
         if path.is_file():
             print(path)
@@ -34,4 +38,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -19,11 +19,13 @@ FOLDER = "comparison"
 
 
 class CompareRuns(Callback):
-    """Writes the comparison of a sweep's points into its folder and prints its path."""
+    """Writes the comparison of a sweep's points into its folder and prints who won."""
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
         """Hydra takes an exception for a warning, so what is wrong is said here."""
-        from rankdistill.compare import compare
+        from rich.markup import escape
+
+        from rankdistill.compare import compare_and_tell
         from rankdistill.console import is_main_process, say
         from rankdistill.errors import UserError
 
@@ -31,8 +33,9 @@ class CompareRuns(Callback):
             return
         folder = Path(config.hydra.sweep.dir).absolute()
         try:
-            page = compare([folder], folder / FOLDER)
+            page, told = compare_and_tell([folder], folder / FOLDER)
         except UserError as error:
             say(f"\nNo comparison: {error}")
             return
-        say(f"\n[bold]comparison[/]  {page}")
+        say(f"\n[bold]{escape(told)}[/]")
+        say(f"[bold]comparison[/]  {page}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from rankdistill.compare.runs import FinishedRun
 
-_NO_DIFFERENCE = ("seed", "report_to")
+_NO_DIFFERENCE = ("seed", "report_to", "name")
 _LABEL_KEYS = 3
 """Most settings that a label names."""
 _MISSING = "-"

@@ -36,11 +36,12 @@ def headline(comparison: Comparison) -> str:
     if not below:
         return (
             f"{best} has the highest {comparison.measure} {where}, but not beyond noise against "
-            f"{listed(level)}."
+            f"{listed(level)}{_beside_control(comparison, best)}."
         )
     whom = f"all {len(below)} others" if not level and len(below) > NAMED else listed(below)
     said = f"{best} is ahead of {whom} beyond noise {where}"
-    return f"{said}; against {listed(level)} it is not." if level else f"{said}."
+    rest = f"; against {listed(level)} it is not" if level else ""
+    return f"{said}{rest}{_beside_control(comparison, best)}."
 
 
 def findings(comparison: Comparison) -> list[Finding]:
@@ -74,6 +75,16 @@ def _leads(comparison: Comparison) -> Finding:
         said.append(f"no change beyond noise: {listed(unclear)}")
     kind = "warning" if behind or not ahead else "good"
     return Finding(kind, sentence("; ".join(said)))
+
+
+def _beside_control(comparison: Comparison, best: str) -> str:
+    """The other half of who is ahead: whether that is more than being surer."""
+    tested = comparison.over_control.get(best)
+    if tested is None:
+        return ""
+    if tested.beyond_noise and tested.estimate.mean > 0:
+        return ", and it is more than sharpening"
+    return ", and it is not shown to be more than sharpening"
 
 
 def _control(comparison: Comparison) -> Finding | None:

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankdistill.command_line import says_mistakes
+from rankdistill import shell
 from rankdistill.errors import UserError
+from rankdistill.shell import says_mistakes
 
 
 @says_mistakes
@@ -21,8 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run_a", type=Path, help="folder of a finished run")
     parser.add_argument("run_b", type=Path, help="folder of another on the same prompts")
-    parser.add_argument("--to", type=Path, help="also write a page: a .html or .md file")
-    parser.add_argument("--shown", type=int, default=20, help="rows on the terminal; default: 20")
+    parser.add_argument(
+        "--to", metavar="FILE", type=Path, help="also write a page: a .html or .md file"
+    )
+    parser.add_argument(
+        "--shown", metavar="N", type=int, default=20, help="rows on the terminal (20)"
+    )
     given = parser.parse_args(arguments)
 
     from rich.console import Console
@@ -50,4 +55,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankdistill.command_line import says_mistakes
+from rankdistill import shell
+from rankdistill.shell import says_mistakes
 
 
 @says_mistakes
@@ -43,14 +44,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "run", type=Path, help="a finished run's folder; or a model's, or adapters'"
     )
-    parser.add_argument("--to", type=Path, help="default: RUN/export")
     parser.add_argument(
-        "--precision", default="auto", help="auto (as trained), float32, bfloat16 or float16"
+        "--to", metavar="DIR", type=Path, help="folder that is written (RUN/export)"
+    )
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        metavar="{auto,float32,bfloat16,float16}",
+        help="of the weights; auto is as trained (auto)",
     )
     parser.add_argument(
         "--quantize",
         default="none",
-        help="none; int8: torchao; awq-ready: a script and texts that make AWQ weights",
+        metavar="{none,int8,awq-ready}",
+        help="int8: torchao; awq-ready: a script and texts that make AWQ weights (none)",
     )
     parser.add_argument(
         "--trust-remote-code",
@@ -67,4 +74,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -64,7 +64,9 @@ def open_source(folder: Path, *, trust_remote_code: bool = False) -> Source:
     """
     if not folder.is_dir():
         parent = folder.absolute().parent
-        others = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+        # Folders of the machine's root are no runs.
+        near = parent.is_dir() and parent != Path(parent.anchor)
+        others = [p.name for p in parent.iterdir() if p.is_dir()] if near else []
         nearest = suggest(folder.name, others) if others else "give the folder of a finished run."
         raise UserError(f"There is no run folder '{folder}': {nearest}")
     if _is_model(folder):

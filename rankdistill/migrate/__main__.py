@@ -10,13 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rankdistill.command_line import says_mistakes
+from rankdistill import shell
 from rankdistill.errors import UserError
 from rankdistill.migrate.carried import Carried, command, recipe
 from rankdistill.migrate.carry import carry
 from rankdistill.migrate.others import refuse_others
 from rankdistill.migrate.source import KINDS, kind_of, read, text_of
 from rankdistill.migrate.targets import names_ours, renamed
+from rankdistill.shell import says_mistakes
 
 
 @says_mistakes
@@ -91,4 +92,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -68,6 +68,25 @@ def locate(path: str, *, weights: bool = True) -> str:
     return str(snapshot(*_hub_id(path), known=_known_names(), weights=weights))
 
 
+def check_path(path: str) -> None:
+    """Refuse a model that is not there; converts and downloads nothing.
+
+    Raises:
+        UserError: there is no such model; the nearest names are given.
+    """
+    local = Path(path).expanduser().absolute()
+    if path.startswith("bundled/"):
+        _bundled(path)
+    elif local.suffix == ".gguf":
+        _existing(local, path)
+    elif local.is_dir():
+        _model_folder(local, path)
+    else:
+        _require_hub_id(path)
+        repository, revision = _hub_id(path)
+        commit(repository, revision, known=_known_names())
+
+
 def identity(path: str) -> dict[str, str]:
     """What determines the content of a model, and nothing else: made to be hashed.
 
@@ -140,9 +159,14 @@ def _hub_id(path: str) -> tuple[str, str]:
 
 
 def _beside(path: str) -> Iterable[str]:
-    """Paths near `path`, written as it was: what its nearest existing folder holds."""
+    """Paths near `path`, written as it was: what its nearest existing folder holds.
+
+    What a whole machine holds, in its root folder, is near nothing.
+    """
     given = Path(path)
     folder = next((f for f in given.parents if f.expanduser().is_dir()), Path())
+    if folder.absolute() == Path(folder.absolute().anchor):
+        return _known_names()
     entries = sorted(folder.expanduser().iterdir())
     models = [e.name for e in entries if e.suffix == ".gguf" or (e.is_dir() and e.name[0] != ".")]
     return [str(folder / name) for name in models] or _known_names()

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rankdistill.command_line import says_mistakes
+from rankdistill import shell
+from rankdistill.shell import says_mistakes
 
 
 @says_mistakes
@@ -53,4 +54,4 @@ def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -13,7 +13,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from rankdistill.app.config_errors import composition_errors, explain
-from rankdistill.app.hydra_setup import register
+from rankdistill.app.hydra_setup import own_code, register
 from rankdistill.errors import UserError
 from rankdistill.plan.config import PlanConfig, PlannerConfig, register_plan
 from rankdistill.stages.settings import Settings, build
@@ -34,6 +34,8 @@ def composed(
     ours = [part for part in overrides if part.startswith(("hardware", "plan."))]
     theirs = [part for part in overrides if part not in ours]
     register()
+    if config_dir is not None:
+        own_code(config_dir)
     register_plan()
     more = [f"hydra.searchpath=[file://{config_dir.absolute()}]"] if config_dir else []
     config = _compose("config", [*theirs, *more], theirs)

@@ -73,13 +73,18 @@ def source_identity(path: str) -> dict[str, str]:
     return {"data": path, "commit": sha}
 
 
-def check_source(path: str) -> None:
+def check_source(path: str, what: str = "prompt file") -> None:
     """Refuse what can't be read, before anything that takes long.
+
+    Args:
+        what: For the sentence: what the path was to be.
 
     Raises:
         UserError: there is no such file or data set; of a file also: its first row can't be read,
             or it has none.
     """
+    if path not in SHIPPED and not _is_hub(path):
+        _existing(path, what)
     source_identity(path)
     if not _is_hub(path) and next(read_rows(path), None) is None:
         raise UserError(f"The file '{path}' is empty: write one row per line.")
@@ -211,19 +216,21 @@ def _object(row: Any, where: str) -> Mapping[str, Any]:
     return row
 
 
-def _existing(path: str) -> Path:
+def _existing(path: str, what: str = "prompt file") -> Path:
     file = Path(path).expanduser()
     if not file.is_file():
-        raise UserError(f"There is no prompt file '{path}': {_near(file)}")
+        raise UserError(f"There is no {what} '{path}': {_near(file, what)}")
     return file
 
 
-def _near(file: Path) -> str:
+def _near(file: Path, what: str) -> str:
     """What could have been meant by a file that isn't there."""
     if not file.parent.is_dir():
         return f"its folder '{file.parent}' doesn't exist."
-    names = _files(file.parent)
-    return suggest(file.name, names) if names else f"'{file.parent}' holds no prompt file."
+    # What lies in the root folder of a machine is nobody's data.
+    root = file.parent.absolute() == Path(file.absolute().anchor)
+    names = [] if root else _files(file.parent)
+    return suggest(file.name, names) if names else f"'{file.parent}' holds no {what}."
 
 
 def _files(folder: Path) -> list[str]:

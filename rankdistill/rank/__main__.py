@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankdistill.command_line import says_mistakes
+from rankdistill import shell
+from rankdistill.shell import says_mistakes
 
 
 @says_mistakes
@@ -19,11 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("ranked", type=Path, help="a run's folder, its ranked/, or a file")
     parser.add_argument("to", type=Path, help="the .jsonl or .parquet file to write")
-    parser.add_argument("--format", default="trl", help="trl (default), ultrafeedback or jsonl")
     parser.add_argument(
-        "--pairs", default="best_worst", help="of trl: best_worst (default), all or adjacent"
+        "--format", default="trl", metavar="{trl,ultrafeedback,jsonl}", help="of the rows (trl)"
     )
-    parser.add_argument("--split", help="only train, validation or heldout")
+    parser.add_argument(
+        "--pairs",
+        default="best_worst",
+        metavar="{best_worst,all,adjacent}",
+        help="that --format trl makes of a list (best_worst)",
+    )
+    parser.add_argument(
+        "--split", metavar="{train,validation,heldout}", help="only the prompts of this split"
+    )
     given = parser.parse_args(arguments)
 
     from rankdistill.rank.load import load_groups
@@ -40,4 +48,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -19,6 +19,7 @@ from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
 from rankdistill.report.metrics import FILE, metrics_bytes, metrics_of, read_metrics
 from rankdistill.report.run_report import RunReport, Stage
+from rankdistill.report.summary import print_summary
 from rankdistill.report.terminal import print_tables, terminal_table, terminal_tables
 from rankdistill.store import home
 from rankdistill.store.faults import ANOTHER_FOLDER, writing
@@ -29,6 +30,7 @@ __all__ = [
     "RunReport",
     "Stage",
     "metrics_of",
+    "print_summary",
     "print_tables",
     "read_metrics",
     "render",

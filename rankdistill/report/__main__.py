@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rankdistill.command_line import says_mistakes
+from rankdistill import shell
 from rankdistill.report import print_tables, read_metrics, render
+from rankdistill.shell import says_mistakes
 
 
 @says_mistakes
@@ -33,4 +34,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -25,6 +25,28 @@ ENTROPY_TOLERANCE = 0.1
 """Relative difference of entropies up to which the sharpening control is called matched."""
 
 
+Verdict = Literal["above", "below", "unknown"]
+
+BESIDE_CONTROL: dict[tuple[Verdict, Verdict | None], str] = {
+    ("above", "above"): ", and above the same student merely sampled colder",
+    ("above", "unknown"): ", but is not shown to beat the same student merely sampled colder",
+    ("above", "below"): ", but below the same student merely sampled colder",
+    ("above", None): "; no control says whether that is more than being surer",
+    ("below", "below"): ", and below the same student merely sampled colder",
+    ("below", "unknown"): "",
+    ("below", "above"): "",
+    ("below", None): "",
+    ("unknown", "above"): ", though it scores above the same student merely sampled colder",
+    ("unknown", "unknown"): "",
+    ("unknown", "below"): ", and it scores below the same student merely sampled colder",
+    ("unknown", None): "",
+}
+"""The headline's second half by the verdicts against the student before, and against the control
+that trains nothing; None where there is no control."""
+SAME_ENTROPY = 0.01
+"""Relative change of entropy below which a student is neither surer nor less sure."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One sentence below the headline."""
@@ -34,7 +56,8 @@ class Finding:
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """One sentence: what changed in the teacher's eyes, and how sure that is.
+    """One sentence: what changed in the teacher's eyes, how sure that is, and whether a control
+    that trains nothing reaches it as well.
 
     Of a verified run: how many more demands are followed. Where nothing was sampled: what changed
     in the order of held-out rankings.
@@ -60,12 +83,16 @@ def headline(metrics: Mapping[str, Any]) -> str:
     )
     who, whom = f"{trained['label']} student", f"{baseline['label']} student"
     verdict = _verdict(difference)
+    beside = _beside_control(metrics)
+    # Where nothing was ranked there is no training that sampling colder could pass for.
+    asked = beside is not None or metrics.get("ranking") is not None
+    rest = BESIDE_CONTROL[verdict, beside] if asked else ""
     if verdict == "unknown":
         return (
             f"{where.capitalize()} no difference between the {who} and the {whom} can be told "
-            f"({scores})."
+            f"({scores}){rest}."
         )
-    return f"The {who} scores {verdict} the {whom} {where} ({scores})."
+    return f"The {who} scores {verdict} the {whom} {where} ({scores}){rest}."
 
 
 def findings(metrics: Mapping[str, Any]) -> list[Finding]:
@@ -111,10 +138,30 @@ def _noise(metrics: Mapping[str, Any]) -> Finding | None:
     )
 
 
+def _beside_control(metrics: Mapping[str, Any]) -> Verdict | None:
+    """The verdict against the control; nothing is shown by one that is less sharp than it."""
+    against = metrics["trained_against_control"]
+    if against is None or metrics["control"] is None:
+        return None
+    verdict = _verdict(against["difference"])
+    off = _entropy_gap(_model(metrics, "trained"), _model(metrics, "control"))
+    less_sharp = off is not None and off > ENTROPY_TOLERANCE
+    return "unknown" if verdict == "above" and less_sharp else verdict
+
+
+def _unchanged(metrics: Mapping[str, Any]) -> bool:
+    """Whether training changed neither the score nor how sure the student is, as far as is seen."""
+    trained, baseline = _model(metrics, "trained"), _model(metrics, "baseline")
+    gap = _entropy_gap(trained, baseline)
+    still = gap is not None and abs(gap) < SAME_ENTROPY
+    difference = trained["score_difference"]
+    return still and difference is not None and _verdict(difference) == "unknown"
+
+
 def _control(metrics: Mapping[str, Any]) -> Finding | None:
     """Whether the gain is more than the same student merely sampled at a lower temperature."""
     against = metrics["trained_against_control"]
-    if against is None or metrics["control"] is None:
+    if against is None or metrics["control"] is None or _unchanged(metrics):
         return None
     trained, control = _model(metrics, "trained"), _model(metrics, "control")
     difference = against["difference"]
@@ -201,7 +248,7 @@ def _entropy_gap(trained: Mapping[str, Any], control: Mapping[str, Any]) -> floa
     return control["entropy"] / trained["entropy"] - 1.0
 
 
-def _verdict(interval: Mapping[str, Any]) -> Literal["above", "below", "unknown"]:
+def _verdict(interval: Mapping[str, Any]) -> Verdict:
     low, high = interval["low"], interval["high"]
     if low is None or high is None or low <= 0.0 <= high:
         return "unknown"

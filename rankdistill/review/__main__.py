@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankdistill.command_line import says_mistakes
+from rankdistill import shell
 from rankdistill.errors import UserError
+from rankdistill.shell import says_mistakes
 
 
 @says_mistakes
@@ -20,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine; the ranks become one more scorer, `human`.",
     )
     parser.add_argument("ranked", type=Path, help="a run's folder, its ranked/, or a file")
-    parser.add_argument("--port", type=int, default=0, help="default: any that is free")
+    parser.add_argument(
+        "--port", metavar="N", type=int, default=0, help="to listen at (any that is free)"
+    )
     given = parser.parse_args(arguments)
 
     from rankdistill.review.server import ReviewServer
@@ -45,4 +48,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rankdistill.command_line import says_mistakes
+from rankdistill import shell
 from rankdistill.http_client import KEY_VARIABLE
 from rankdistill.serve.command import Serving, check_serving, server
+from rankdistill.shell import says_mistakes
 
 QUESTION = "Why is the sky blue?"
 FIRST_TOKENS = 24
@@ -98,10 +99,12 @@ def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "run", type=Path, help="a finished run's folder; or a model's, or adapters'"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
-    parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine)"
+    )
+    parser.add_argument("--port", metavar="N", type=int, default=8000, help="to listen at (8000)")
     return parser.parse_args(own), more
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

@@ -54,9 +54,9 @@ class Evaluation:
         # Where a scorer needs the engine's room, all of them write before any is scored.
         scorers = members(evaluation_judge(self.run.settings)).values()
         first = ordered if any(scorer.on_this_machine for scorer in scorers) else []
-        sampled = {name: self._sampled(model) for name, model in first}
+        sampled = {name: self._sampled(model, name) for name, model in first}
         answers = {
-            name: self._scored(model, name, sampled.get(name) or self._sampled(model))
+            name: self._scored(model, name, sampled.get(name) or self._sampled(model, name))
             for name, model in ordered
         }
         reference = Reference(answers["warmed_up"], answers["teacher"], self.suite)
@@ -81,19 +81,22 @@ class Evaluation:
 
     def answers(self, model: Model, name: str, temperature: float | None = None) -> Answers:
         """What `model` writes to the held-out prompts, and the teacher's scores of it."""
-        return self._scored(model, name, self._sampled(model, temperature), temperature)
+        return self._scored(model, name, self._sampled(model, name, temperature), temperature)
 
-    def _sampled(self, model: Model, temperature: float | None = None) -> Rows:
+    def _sampled(self, model: Model, name: str, temperature: float | None = None) -> Rows:
         source = "teacher" if model == self.run.teacher else "student"
         count = self.suite.responses_per_prompt
-        return sample(self.run, model, self.prompts, source, count, temperature=temperature)
+        return sample(
+            self.run, model, self.prompts, source, count, temperature=temperature,
+            who=LABELS.get(name, name),
+        )  # fmt: skip
 
     def _scored(
         self, model: Model, name: str, sampled: Rows, temperature: float | None = None
     ) -> Answers:
         run = self.run
         split = "validation" if self.prompts.of_splits("validation").rows else "held-out"
-        what = f"{name}, {len(sampled)} {split} prompts"
+        what = f"{LABELS.get(name, name)}, {len(sampled)} {split} prompts"
         judge = evaluation_judge(run.settings)
         scored = score(run, sampled, what, judge, self.scale).held()
         if model == self.baseline and self.scale is None:

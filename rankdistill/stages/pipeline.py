@@ -12,7 +12,7 @@ What a stage's output depends on is in the file of its name beside this one.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -37,6 +37,7 @@ from rankdistill.stages.comparison import label_of
 from rankdistill.stages.evaluate import Evaluation
 from rankdistill.stages.grid import train_at_best_rate
 from rankdistill.stages.lessons import teach
+from rankdistill.stages.parts import parts
 from rankdistill.stages.ppo import check_ppo, ppo
 from rankdistill.stages.prompts import check_prompts, load
 from rankdistill.stages.rank import diagnostics, existing, rank
@@ -46,7 +47,7 @@ from rankdistill.stages.revision import revisions
 from rankdistill.stages.reward import Rewarding, reward_answers, reward_model
 from rankdistill.stages.rounds import joined, needs_reward
 from rankdistill.stages.run import Model, Run
-from rankdistill.stages.run_folder import begin_report, write_run_folder
+from rankdistill.stages.run_folder import begin_report, begin_run, write_run_folder
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import check_conversations, check_scorers, score
 from rankdistill.stages.student import check_models, student
@@ -63,17 +64,24 @@ from rankdistill.store.written import one_run_in
 
 
 @watched()
-def run(config: DictConfig) -> float | None:
-    """The whole job of a composed configuration; ends with a table and the run folder's paths.
+def run(
+    config: DictConfig, *, planned: Callable[[settings.Settings], str] | None = None
+) -> float | None:
+    """The whole job of a composed configuration; ends with the verdict and the run folder's paths.
+
+    Args:
+        planned: Says, for the first line, how long a run of such settings takes.
 
     Returns the trained student's validation figure where a sweeper chooses points by it.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     with one_run_in(folder) if console.is_main_process() else nullcontext():
-        return _whole_run(config, folder)
+        return _whole_run(config, folder, planned)
 
 
-def _whole_run(config: DictConfig, folder: Path) -> float | None:
+def _whole_run(
+    config: DictConfig, folder: Path, planned: Callable[[settings.Settings], str] | None
+) -> float | None:
     console.quiet()
     claim_device()
     for line in remarks(os.environ, torch.accelerator.is_available()):
@@ -90,6 +98,8 @@ def _whole_run(config: DictConfig, folder: Path) -> float | None:
         check_retrieval(job)
     check_ppo(job)
     report = begin_report(job, config)
+    begin_run(job, report, "" if planned is None else planned(chosen))
+    console.begin(parts(chosen))
     try:
         if chosen.retrieval is not None:
             train_reranker(job, report)
@@ -102,15 +112,19 @@ def _whole_run(config: DictConfig, folder: Path) -> float | None:
 
 
 def _run(job: Run, report: RunReport) -> float | None:
+    console.part("prompts")
     ranked_set = existing(job) if job.settings.rank.path is not None else None
     prompts = load(job) if ranked_set is None else ranked_set
     check_conversations(job, prompts)
     by_split = _by_split(prompts)
+    console.part(None)
     start = student(job, prompts)
+    console.part("warmup")
     teacher_response = _teacher_response(job, by_split["train"])
     taught = teach(job, prompts, by_split)
     _answer_held_out(job, by_split["heldout"])
     warm, report.warmup_history = warm_up(job, start, by_split["train"], taught)
+    console.part(None)
     verification = _verification(job, by_split)
     validation = Validation(job, by_split["validation"], warm, ranked_set)
     trained, ranked, rewarding = warm, None, None
@@ -121,8 +135,10 @@ def _run(job: Run, report: RunReport) -> float | None:
         else:
             ranked = _ranked(job, trained, by_split, teacher_response, number)
         if verification is not None and number == 0:
+            console.part("")
             students = {"warmed_up": warm} if start == warm else {"warmed_up": warm, "start": start}
             verification.before_training(students)
+            console.part(None)
         if needs_reward(job.settings):
             rewarding = reward_model(job, trained, ranked)
         if job.settings.reward.only:
@@ -153,6 +169,7 @@ def _run(job: Run, report: RunReport) -> float | None:
         models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]
+    console.part("evaluate")
     _judge(job, report, models, by_split["heldout"], verification)
     job.close_sampler()
     if ranked_set is not None:

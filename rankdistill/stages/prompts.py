@@ -25,10 +25,10 @@ def check_prompts(settings: Settings) -> None:
     if settings.rank.path is None:
         check_source(settings.prompts.path)
     elif not Path(settings.rank.path).expanduser().is_dir():
-        check_source(settings.rank.path)
+        check_source(settings.rank.path, "ranked set")
     own = settings.warmup.own_conversations
     if own is not None and settings.warmup.lessons is not None:
-        check_source(own.path)
+        check_source(own.path, "file of conversations")
 
 
 def load(run: Run) -> Rows:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rankdistill import console
 from rankdistill.errors import UserError
 from rankdistill.models import locate
 from rankdistill.prompts.sources import check_source
@@ -51,6 +52,7 @@ def train_reranker(run: Run, report: RunReport) -> None:
     scored = graded_by_teacher(run, candidates)
     ranked = rank(run, scored, list(members(run.settings.scorer)))
     rewarding = reward_model(run, start, ranked)
+    console.part("evaluate")
     report.suites = measure_reranking(run, collection, scored, start, rewarding)
     report.ranking = diagnostics(ranked)
     report.reward_model = rewarding.figures(run.settings.reward.min_accuracy)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rankdistill import models
-from rankdistill.console import heading, result
+from rankdistill import console, models
 from rankdistill.models.device import device, release
+from rankdistill.models.locate import check_path
 from rankdistill.models.model import Loading, Model
 from rankdistill.sample import (
     Sampler,
@@ -25,6 +25,9 @@ from rankdistill.score.scorer import TeacherAccess
 from rankdistill.stages.settings import Settings
 from rankdistill.store import Output, Partial, Store
 from rankdistill.trackers import tracked
+
+UNSAID = ("seconds", "peak_mib", "peak_gpu_mib", "models")
+"""Counts that the log and the report have, and the terminal has not."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Run:
         self.sampler_name = resolve_sampler(asked) if own is None else own.name
         check_parallel(self.settings.sample, self.sampler_name)
         start = student.path or teacher.path
+        for path in filter(None, (start, teacher.path, self.settings.base)):
+            check_path(path)  # all of them, before the first is converted or downloaded
         teacher = _as_stored("teacher", teacher, teacher.path)
         student = _as_stored("student", student, start)
         self.settings = replace(self.settings, teacher=teacher, student=student)
@@ -114,12 +119,12 @@ class Run:
             make: Writes the output into the partial's folder; returns counts for the manifest.
             every_rank: All processes of a distributed run work on it together.
         """
-        heading(stage, what)
         built = False
 
         def build(partial: Partial) -> Mapping[str, Any] | None:
             nonlocal built
             built = True
+            console.heading(stage, what)
             with tracked(self.folder, stage):
                 return make(partial)
 
@@ -137,9 +142,13 @@ class Run:
         versions = output.manifest["versions"]
         record = StageRecord(stage, what, output.key, seconds, making, not built, counts, versions)
         self.records.append(record)
-        shown = ", ".join(f"{_short(v)} {k.replace('_', ' ')}" for k, v in counts.items() if v)
-        took = f"{seconds:.0f} s" if built else "reused"
-        result(f"{took}, {output.key}" + (f": {shown}" if shown else ""))
+        if built:
+            told = {name: _counted(name, value) for name, value in counts.items() if value}
+            shown = ", ".join(told[name] for name in told if name not in UNSAID)
+            console.result(console.clock(seconds) + (f": {shown}" if shown else ""))
+            console.log(f"  {output.key}: {', '.join(told.values())}")
+        else:
+            console.reused(stage, what, output.key)
         return output
 
     def sampler(self) -> Sampler:
@@ -241,5 +250,10 @@ def _located(role: str, path: str, settings: TeacherConfig | StudentConfig) -> M
     return models.written_with(model, template, settings.chat_template_kwargs, key)
 
 
-def _short(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+def _counted(name: str, value: float) -> str:
+    """``12 prompts``, ``1 layer``, ``loss 0.2553``."""
+    words = name.replace("_", " ")
+    if not isinstance(value, int):
+        return f"{words} {value:.4g}"
+    one = value == 1 and words.endswith("s") and not words.endswith("ss")
+    return f"{value:,} {words.removesuffix('s') if one else words}"

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 
-from rankdistill.console import console, is_main_process, say
-from rankdistill.report import RunReport, print_tables, shown, write_report
+from rankdistill import __version__
+from rankdistill.console import console, finish, is_main_process, log, say
+from rankdistill.report import RunReport, print_summary, shown, write_report
 from rankdistill.score.ensemble import members
 from rankdistill.stages.comparison import evaluation_judge, judged_by_own_teacher
 from rankdistill.stages.rounds import method
@@ -49,6 +51,19 @@ def begin_report(run: Run, config: DictConfig) -> RunReport:
     )
 
 
+def begin_run(run: Run, report: RunReport, planned: str) -> None:
+    """The first lines: what runs, where its report will be, and how long that may take.
+
+    Args:
+        planned: The last of these; empty where it is not known.
+    """
+    folder = shown(run.folder)
+    file = f"log {folder}/{HydraConfig.get().job.name}.log"
+    say(f"[bold]rankdistill {__version__}[/]  recipe={report.recipe}  into {escape(folder)}")
+    for told in filter(None, (planned, file)):
+        say(f"[dim]{escape(told)}[/]")
+
+
 def write_run_folder(run: Run, report: RunReport, folders: Mapping[str, Path]) -> None:
     """Write the run folder, and print the tables and the paths that matter. Rank 0 only.
 
@@ -62,12 +77,29 @@ def write_run_folder(run: Run, report: RunReport, folders: Mapping[str, Path]) -
     report.start = "start" if "start" in report.measured else "warmed_up"
     report.date = datetime.now().astimezone().isoformat(timespec="seconds")
     metrics = write_report(report, run.folder, folders)
+    finish()
     console.print()
-    print_tables(metrics, console)
+    for line in print_summary(metrics, console).splitlines():
+        log(line)
+    console.print()
+    for what, where in _ending(run, report, folders).items():
+        say(f"[bold]{what:<8}[/]{escape(where)}")
+
+
+def _ending(run: Run, report: RunReport, folders: Mapping[str, Path]) -> dict[str, str]:
+    """Where to read, and what to type next."""
     folder = shown(run.folder)
-    say(f"\n[bold]report[/]  {folder}/report.html")
-    for name in folders:
-        say(f"[bold]{name.replace('_', ' '):<7}[/] {folder}/{name}")
+    lines = {"read": f"{folder}/report.html", "figures": f"{folder}/metrics.json"}
+    lines |= {name.replace("_", " "): f"{folder}/{name}" for name in folders}
+    if "model" in folders:
+        lines["talk"] = f"python -m rankdistill.chat {shlex.quote(folder)}"
+        lines["export"] = f"python -m rankdistill.export {shlex.quote(folder)}"
+    if "ranked" in folders and "model" in folders and "objective=" not in report.command:
+        other = "rrhf" if method(run.settings) == "DPO" else "dpo"
+        named = ("name=", "hydra.run.dir=")  # this run's folder is not another's
+        command = [word for word in shlex.split(report.command) if not word.startswith(named)]
+        lines["next"] = f"{shlex.join(command)} objective={other}   # on the same ranking"
+    return lines
 
 
 def _judge(settings: Settings) -> str:

@@ -23,6 +23,7 @@ def sample(
     temperature: float | None = None,
     seed: int | None = None,
     max_response_tokens: int | None = None,
+    who: str | None = None,
 ) -> Rows:
     """Groups of responses that `model` writes to `prompts`; a killed run continues where it was.
 
@@ -31,6 +32,7 @@ def sample(
         temperature: Instead of `sample.temperature`.
         seed: Instead of the run's.
         max_response_tokens: Instead of `sample.max_response_tokens`.
+        who: For the person: which of the students writes.
     """
     options = SamplingOptions.of(
         run.settings.sample,
@@ -53,8 +55,9 @@ def sample(
     def make(partial: Partial) -> Mapping[str, Any]:
         return _sample_rows(run, model, prompts, options, source, partial)
 
-    where = f"{run.sampler_name}, {' and '.join(splits)}"
-    what = f"{source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
+    named = ["held out" if split == "heldout" else split for split in splits]
+    where = f"{run.sampler_name}, {' and '.join(named)}"
+    what = f"{who or source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
     return Rows.of(run.stage("sample", what, identity, make), model)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from rankdistill import console
 from rankdistill.report import RunReport
 from rankdistill.stages.comparison import LABELS
 from rankdistill.stages.evaluate import Evaluation
@@ -32,6 +33,7 @@ def evaluate(run: Run, report: RunReport) -> None:
     if run.teacher not in models.values() or settings.quick is not None:
         models["teacher"] = run.teacher
     labels = {**LABELS, "warmed_up": "base", "trained": _student(models)}
+    console.part("evaluate")
     if settings.quick is not None and prompts is not None and run.base is not None:
         # Between models as they are there is no training that sharpening could pass for.
         quick = replace(settings.quick, sharpening_control=False)

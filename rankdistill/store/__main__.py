@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rankdistill.command_line import Parser, says_mistakes
+from rankdistill import shell
 from rankdistill.errors import UserError, suggest
+from rankdistill.shell import Parser, says_mistakes
 from rankdistill.store import inventory
 from rankdistill.store import manifest as manifests
 from rankdistill.store.attempt import read_record
@@ -256,4 +257,4 @@ def _print_table(found: list[Entry]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(shell.run(main))

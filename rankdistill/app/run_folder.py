@@ -1,0 +1,30 @@
+"""A command that is refused leaves no run folder behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from hydra.experimental.callback import Callback
+
+
+class NewFolder(Callback):
+    """Hydra's callback of a single run, whose folder Hydra makes before the run can be checked."""
+
+    made: Path | None = None
+    """What this command made; None where it was there."""
+
+    def on_run_start(self, config: Any, **kwargs: Any) -> None:
+        """Before Hydra makes it."""
+        folder = Path(config.hydra.run.dir).absolute()
+        NewFolder.made = None if folder.exists() else folder
+
+    @classmethod
+    def remove_unused(cls) -> None:
+        """Removes it where it holds nothing but what Hydra wrote and the log of the refusal."""
+        folder = cls.made
+        if folder is None or not folder.is_dir():
+            return
+        if all(entry.name == ".hydra" or entry.suffix == ".log" for entry in folder.iterdir()):
+            rmtree(folder)

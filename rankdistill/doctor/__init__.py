@@ -1,0 +1,1 @@
+"""``python -m rankdistill.doctor``: what is installed, what is broken, and what mends it."""

@@ -1,0 +1,68 @@
+"""``python -m rankdistill.init DIR``: a recipe, prompts, a scorer and an objective of one's own."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from rankdistill import shell
+from rankdistill.errors import UserError
+
+FOLDER = "FOLDER"
+"""Stands in the files for the folder as it was typed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the files and says how they are run; exit code 2 on a person's mistake."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rankdistill.init",
+        description="Write a project to begin with: a recipe, prompts, a scorer and an objective "
+        "of your own, which run as they are.",
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder to make; never replaced")
+    folder: Path = parser.parse_args(arguments).folder
+    try:
+        write_project(folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    command = f"python -m rankdistill --config-dir {shlex.quote(str(folder))} recipe=mine"
+    print(f"{folder}/README.md says what to change. It runs as it is:\n  {command}")
+    return 0
+
+
+def write_project(folder: Path) -> None:
+    """Copies the files of `project/`.
+
+    Raises:
+        UserError: the folder holds something already, or cannot be written.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"'{folder}' is there already, and is not replaced: give a new folder.")
+        for name, source in _tree(files("rankdistill.init") / "project", ""):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = source.read_text(encoding="utf-8").replace(FOLDER, folder.as_posix())
+            target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be written ({error.strerror}).") from error
+
+
+def _tree(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
+    found: list[tuple[str, Traversable]] = []
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found += _tree(entry, f"{prefix}{entry.name}/") if entry.name[0] != "_" else []
+        else:
+            found.append((prefix + entry.name, entry))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(shell.run(main))

@@ -1,0 +1,119 @@
+"""What a run's terminal ends with: the verdict, and a line for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rankdistill.report.headline import headline, judge_warning
+from rankdistill.report.table import NOTHING, number, percent, share, signed, tokens
+from rankdistill.report.terminal import terminal_tables
+from rankdistill.report.verified_sentences import judge_line
+
+Metrics = Mapping[str, Any]
+
+_ARMS = {
+    "start": "before warm-up",
+    "warmed_up": "before training",
+    "warmed_up_greedy": "  greedy",
+    "sharpened": "  same entropy",
+    "trained": "trained",
+    "trained_greedy": "  greedy",
+    "teacher": "teacher",
+}
+"""Ways to answer that a verified run is summed up by."""
+
+
+def print_summary(metrics: Metrics, console: Console) -> str:
+    """Prints the verdict and the figures that it rests on, as wide as the terminal; returns them.
+
+    The columns on the right are left out where there is no room: a figure is never broken.
+    """
+    width = console.width
+    parts: list[Text | Table] = [Text("\n".join(wrap(headline(metrics), width)), style="bold")]
+    if metrics.get("verified"):
+        parts.append(_narrowed(*_verified(metrics), width))
+    elif metrics["models"]:
+        parts.append(_narrowed(*_models(metrics), width))
+    else:
+        parts += terminal_tables(metrics)
+    if told := _judged(metrics):
+        parts.append(Text("\n".join(wrap(told, width)), style="dim"))
+    for part in parts:
+        console.print(part)
+    plain = Console(width=width, highlight=False, no_color=True)
+    with plain.capture() as captured:
+        for part in parts:
+            plain.print(part)
+    return captured.get()
+
+
+def _models(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: judge score, gain with its interval, wins, length, cut, repetition."""
+    level = percent(metrics["statistics"]["interval_level"])
+    heads = ["", "judge score", f"gain, {level}", "wins", "tokens", "cut", "repeats"]
+    rows = []
+    for name, model in metrics["models"].items():
+        gain = model["score_difference"]
+        wins = model["win_rate"]
+        rows.append([
+            "same entropy" if name == metrics["control"] else model["label"],
+            number(model["score"]["mean"] if model["score"] else None, 2),
+            _interval(gain, signed),
+            percent(wins["mean"] if wins else None),
+            tokens(model["response_tokens"]),
+            percent(model["cut_share"]),
+            percent(model["repetition"]),
+        ])  # fmt: skip
+    return heads, rows
+
+
+def _verified(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: the demands that each way to answer follows, of trained and other kinds."""
+    arms = metrics["verified"]["arms"]
+    heads = ["demands followed, %", "trained kinds", "other kinds"]
+    return heads, [
+        [title, _interval(arms[arm]["trained"], share), _interval(arms[arm]["kept_out"], share)]
+        for arm, title in _ARMS.items()
+        if arm in arms
+    ]
+
+
+def _interval(value: Mapping[str, Any] | None, text: Any) -> str:
+    if value is None or value["mean"] is None:
+        return NOTHING
+    if value["low"] is None or value["high"] is None:
+        return text(value["mean"])
+    return f"{text(value['mean'])} [{text(value['low'])}, {text(value['high'])}]"
+
+
+def _narrowed(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """As many of the columns, from the left, as a width has room for."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    most = len(heads)
+    while most > 2 and sum(widths[:most]) + 2 * (most - 1) > width:
+        most -= 1
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for place, head in enumerate(heads[:most]):
+        table.add_column(head, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row[:most], style="bold" if row[0] == "trained" else "")
+    return table
+
+
+def _judged(metrics: Metrics) -> str:
+    """Who judged, where that limits what the figures say, and how many answers were cut."""
+    told = [judge_line(metrics) or "", "Judged by its own teacher." * bool(judge_warning(metrics))]
+    trained = metrics["models"].get(metrics["trained"]) if metrics["models"] else None
+    if trained and trained["cut_share"] and trained["cut_share"] >= MANY_CUT:
+        told.append(f"{percent(trained['cut_share'])} of its responses were cut by the limit.")
+    return " ".join(filter(None, told))
+
+
+MANY_CUT = 0.3
+"""Share of responses cut by the length limit from which that is said."""

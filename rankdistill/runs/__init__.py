@@ -1,0 +1,1 @@
+"""``python -m rankdistill.runs``: what was run here, and what came of it."""

@@ -1,0 +1,99 @@
+"""What a shell expects of every command: exit codes, signals, closed pipes, a mistake in a line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import FrameType
+from typing import NoReturn, ParamSpec
+
+from rankdistill.errors import UserError
+
+P = ParamSpec("P")
+
+INTERRUPTED = 130
+"""Exit code after SIGINT: 128 and the signal's number."""
+TERMINATED = 143
+"""... after SIGTERM."""
+CLOSED_PIPE = 141
+"""... after SIGPIPE."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a scheduler or `kill` sends, unwinds the stack as Ctrl-C does."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises `Terminated` in the block, in this process; its children end as ever."""
+    owner = os.getpid()
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, terminate)
+    except ValueError:  # a thread that is not the main one has no say in it
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def quiet_pipe() -> Iterator[None]:
+    """A reader that has seen enough, such as `head`, ends the command without a word."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more when it ends, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(CLOSED_PIPE)
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """The exit code of a tool's `main`; Ctrl-C and a closed pipe end it quietly."""
+    try:
+        with quiet_pipe():
+            return main() or 0
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+
+
+def says_mistakes(run: Callable[P, int | None]) -> Callable[P, int]:
+    """A command's `main`: says a UserError in one line, without a traceback.
+
+    Returns:
+        The exit code: what `run` returned, or 0; 2 for a person's mistake.
+    """
+
+    @wraps(run)
+    def main(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return run(*args, **kwargs) or 0
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return INTERRUPTED
+
+    return main
+
+
+class Parser(argparse.ArgumentParser):
+    """Says a wrong argument as any other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}: see `{self.prog} --help`.")

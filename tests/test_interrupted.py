@@ -1,0 +1,67 @@
+"""Ctrl-C and SIGTERM end a run in two lines, and the same command continues."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import forked
+import pytest
+from tiny_run import TINY
+
+from rankdistill import console
+from rankdistill.shell import run as run_tool
+
+FAST = [part for part in TINY if not part.startswith("warmup.")]
+STEPS = "train-*/scratch/checkpoints/*/trainer_state.json"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """One store: what comes before training is made once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "sweep"),
+    [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, []), (signal.SIGINT, 130, ["-m", "seed=0,1"])],
+)
+def test_a_run_that_is_stopped_says_where_and_how_it_goes_on(
+    tmp_path, teacher, home, number, code, sweep
+):
+    rate = f"train.learning_rate=1e-{code % 7 + len(sweep)}"  # a training that no other test made
+    run = forked.Forked(
+        "rankdistill", *sweep, "recipe=rrhf", *FAST, f"teacher.path={teacher}", "warmup=none",
+        "train.epochs=1000", "train.save_steps=1", rate, cwd=tmp_path, RANKDISTILL_HOME=str(home),
+    )  # fmt: skip
+    run.send_at(number, home / "partial", STEPS)
+    done = run.wait()
+    assert done.returncode == code, done.stderr[-2000:]
+    where, command = done.stderr.strip().splitlines()
+    said = r"Stopped in train at step \d+ of \d+\. The same command continues from what is saved:"
+    assert re.fullmatch(said, where), done.stderr
+    assert command.split()[:3] == ["python", "-m", "rankdistill"] and "recipe=rrhf" in command
+    assert command.split()[3:5] == (sweep or command.split()[3:5])
+    for folder in (home / "partial").iterdir():  # the next test is to wait for its own
+        assert '"state": "stopped"' in (folder / "attempt.json").read_text()
+        for state in folder.glob("scratch/checkpoints/*/trainer_state.json"):
+            state.unlink()
+
+
+def test_where_the_work_stands(capsys):
+    console.heading("sample", "responses")
+    with pytest.raises(KeyboardInterrupt), console.progress(80, "prompts", done=10) as bar:
+        bar.advance(2)
+        raise KeyboardInterrupt
+    assert console.stopped() == "in sample at prompt 12 of 80"
+    console.heading("score", "responses")
+    assert console.stopped() == "in score"
+
+
+def test_a_tool_that_is_interrupted_ends_quietly(capsys):
+    def main() -> int:
+        raise KeyboardInterrupt
+
+    assert run_tool(main) == 130
+    assert "Traceback" not in capsys.readouterr().err
