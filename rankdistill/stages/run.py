@@ -189,8 +189,8 @@ class Run:
         An accelerator has no room for both. A CPU shares its memory among all, so there both stay.
 
         Args:
-            let_go: Drops the models; called before a sampler is opened. Without one they are
-                dropped anyway by then.
+            let_go: Drops the models; called before a sampler is opened. Left out where they are
+                dropped by then.
         """
         if device().type != "cpu":
             self.close_sampler()
