@@ -13,7 +13,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 .PHONY: demo test lint types tests docs install clean
 
 demo: $(READY)
-	$(BIN)/python -m rankdistill recipe=likelihood
+	$(BIN)/python -m rankdistill recipe=dpo
 
 test: lint types tests
 
