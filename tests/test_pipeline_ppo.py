@@ -144,14 +144,14 @@ def test_rounds_sample_anew_with_the_newest_student(monkeypatch, tmp_path, teach
     assert [row["step"] for row in losses] == [1, 2, 3, 4]
     assert [row.get("round", 1) for row in losses] == [1, 1, 2, 2]
     # At its first step a policy is its own moved reference: DPO's loss is log 2.
-    assert losses[2]["loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert losses[2]["rank_loss"] == pytest.approx(0.6931, abs=1e-3)
     one = run_here(monkeypatch, tmp_path, *arguments, "rounds=1")
     assert stages(one, "train")[0]["key"] == stages(moved, "train")[0]["key"]
     assert stages(one, "train")[0]["reused"]
     fixed = run_here(monkeypatch, tmp_path, *arguments, "round_reference=fixed")
     assert stages(fixed, "train")[0]["reused"] and not stages(fixed, "train")[1]["reused"]
     losses = [row for row in metrics_in(fixed)["training_history"] if "loss" in row]
-    assert losses[2]["loss"] != pytest.approx(0.6931, abs=1e-4)
+    assert losses[2]["rank_loss"] != pytest.approx(0.6931, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,7 @@ def test_a_reduced_loss_is_refused(tmp_path):
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"max_batch_tokens": 0}, "max_batch_tokens is 0"),
         ({"prompts_per_step": 0}, "prompts_per_step is 0"),
-        ({"train_sampling_strategy": "group_by_length"}, "'random' or 'sequential'"),
+        ({"train_sampling_strategy": "group_by_length"}, "is none of random, sequential"),
     ],
 )
 def test_settings_out_of_range(tmp_path, setting, message):
