@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 MOST_NAMES = 24
 """Names that a sentence lists; every group and its keys have fewer."""
@@ -16,11 +17,13 @@ class UserError(Exception):
     """
 
 
-def suggest(name: str, valid: Iterable[str]) -> str:
+def suggest(name: Any, valid: Iterable[str]) -> str:
     """The valid names nearest to `name`, as the end of a sentence: ``did you mean 'rrhf'?``.
 
-    Lists the names when none is near, all of them unless there are many.
+    Lists the names when none is near, all of them unless there are many. What is given in the place
+    of a name may be a number or a list.
     """
+    name = str(name)
     # A name that is valid may be refused for what it names, and is no advice then.
     names = sorted({str(candidate) for candidate in valid} - {name})
     if not names:

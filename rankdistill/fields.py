@@ -82,9 +82,9 @@ def require(key: str, value: Any, condition: bool, what: str) -> None:
         raise UserError(f"{key} is {value}; it must be {what}.")
 
 
-def require_choice(key: str, value: str, choices: Collection[str]) -> None:
+def require_choice(key: str, value: Any, choices: Collection[str]) -> None:
     """UserError unless `value` is one of `choices`, with the nearest of them."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:  # what is no text may have no hash
         raise UserError(f"{key} '{value}' is unknown: {suggest(value, choices)}")
 
 

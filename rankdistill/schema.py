@@ -209,9 +209,8 @@ class SampleConfig(Sampling):
     transformers: TransformersConfig
 
     def __post_init__(self) -> None:
-        counts = ("responses_per_prompt", "max_response_tokens", "tensor_parallel", "data_parallel")
-        at_least("sample", self, 1, *counts)
-        at_least("sample", self, 0, "top_k")
+        super().__post_init__()
+        at_least("sample", self, 1, "tensor_parallel", "data_parallel")
 
 
 @dataclass

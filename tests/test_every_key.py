@@ -40,7 +40,10 @@ def refused(config: Any, key: str, value: Any) -> str | None:
     """The sentence; None where it is taken. Any other exception is a fault."""
     config = deepcopy(config)
     try:
-        OmegaConf.update(config, key, value)
+        try:
+            OmegaConf.update(config, key, value)
+        except AttributeError as error:  # keys for a group that is null
+            return explain(error, [])
         settings.build(config)
     except UserError as error:
         return str(error)

@@ -27,7 +27,7 @@ from rankdistill.evaluate.guards import (
     without_marks,
 )
 from rankdistill.evaluate.readings import NO_ANSWER, QUESTION, belongs, teacher_logp
-from rankdistill.models import encode_prompt, encode_response
+from rankdistill.models import Rows, encode_prompt, encode_response
 from rankdistill.prompts.demands import kinds
 from rankdistill.score.verifier.instructions import follows
 
@@ -246,14 +246,12 @@ def test_the_teachers_log_probability_of_answers(tokenizer, tiny_dir, layout, bu
         for r in g["responses"]
         if r["token_ids"]
     )
-    path = str(tiny_dir)
-    found = teacher_logp(groups, model_in(path), model_in(path), teacher_of(3), layout, budget)
+    model = model_in(str(tiny_dir))
+    reading = (model, teacher_of(3), layout, budget)
+    found = teacher_logp(Rows(groups, writer=model), *reading)
     assert found == pytest.approx(expected, abs=1e-4)
     assert expected < -1.0
-    assert (
-        teacher_logp(groups[2:], model_in(path), model_in(path), teacher_of(3), layout, budget)
-        is None
-    )
+    assert teacher_logp(Rows(groups[2:], writer=model), *reading) is None
 
 
 @pytest.mark.parametrize("budget", [4096, 300])

@@ -47,7 +47,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     run: Any = object.__new__(Run)
     run._sampler, run._opened, run._letting_go, run.sampler_name = None, None, [], "vllm"
     run.settings = SimpleNamespace(
-        sample=None, train=SimpleNamespace(layout=SimpleNamespace(name="shared"))
+        sample=None, sampler=None, train=SimpleNamespace(layout=SimpleNamespace(name="shared"))
     )
     monkeypatch.setattr(run_module, "sampler_options", lambda settings, name: {})
     monkeypatch.setattr(run_module, "open_sampler", lambda name: Engine())

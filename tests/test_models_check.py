@@ -152,8 +152,8 @@ def test_the_command_says_it_before_anything_runs(
     overrides, message, monkeypatch, capsys, tmp_path: Path, teacher
 ):
     monkeypatch.chdir(tmp_path)
-    arguments = ["rankdistill", f"teacher.path={teacher}", *TINY, *overrides, "hydra.run.dir=run"]
-    monkeypatch.setattr("sys.argv", arguments)
+    arguments = ["recipe=none", f"teacher.path={teacher}", *TINY, *overrides, "hydra.run.dir=run"]
+    monkeypatch.setattr("sys.argv", ["rankdistill", *arguments])
     with pytest.raises(SystemExit):
         cli.main()
     error = capsys.readouterr().err

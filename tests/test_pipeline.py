@@ -114,7 +114,7 @@ def test_a_run_starts_from_an_existing_ranked_set(monkeypatch, tmp_path, teacher
     )  # fmt: skip
     stages = keys_by_stage(folder)
     assert "reference" in stages and len(stages["train"]) == 1
-    assert not any("train" in s["what"] for s in _stages(folder) if s["stage"] == "sample")
+    assert all("held out" in s["what"] for s in _stages(folder) if s["stage"] == "sample")
 
 
 def _stages(folder: Path) -> list[dict]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import build_tokenizer
 from scipy.stats import kendalltau
 from test_rank import config, group
 from tiny_run import composed
@@ -108,6 +109,7 @@ def ranked(seed: int = 0, **changes: Any):
     """The stage's output, in a store of its own."""
     run: Any = SimpleNamespace(
         settings=SimpleNamespace(rank=config(**changes), seed=seed),
+        start=SimpleNamespace(tokenizer=build_tokenizer),
         stage=lambda name, what, identity, make: Store().output(name, identity, make),
     )
     return rank(run, Rows(groups(9), "the groups"))

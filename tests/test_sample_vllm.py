@@ -249,7 +249,8 @@ def test_close_ends_the_child_and_removes_its_files(model: Path, log: Path) -> N
     sampler = VLLMSampler()
     rows = sampled(sampler, model)
     (pid,) = {row["pid"] for row in events(log, "start")}
-    (folder,) = (home() / "vllm").iterdir()
+    lock, folder = sorted((home() / "vllm").iterdir())
+    assert lock.name == f".{folder.name}.lock"
     # The engine has the weights; its log is left.
     assert [path.name for path in folder.iterdir()] == ["0"]
     sampler.close()
@@ -324,10 +325,11 @@ def test_a_killed_parent_leaves_no_child_and_its_files_are_swept(model: Path, lo
     parent.kill()
     parent.wait()
     assert gone(pid)
-    (left,) = (home() / "vllm").iterdir()
+    left = list((home() / "vllm").iterdir())
+    assert len(left) == 2  # its folder, and the lock beside it
     with VLLMSampler() as sampler:
         sampled(sampler, model)
-        assert not left.exists()
+        assert not any(path.exists() for path in left)
 
 
 def test_the_worker_ends_with_its_input() -> None:

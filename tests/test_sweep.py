@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -180,7 +181,8 @@ def test_parallel_points_share_and_a_killed_sweep_continues(monkeypatch, tmp_pat
     assert done.returncode == 0, done.stderr
     assert "ok      recipe=rrhf" in done.stdout and "ok      recipe=dpo" in done.stdout
     # Hydra has told that #0 is RRHF; whose line is whose is seen though both write at once.
-    assert "\n#0 train     RRHF" in done.stdout and "\n#1 train     DPO" in done.stdout
+    for number, name in enumerate(("RRHF", "DPO")):
+        assert re.search(rf"^#{number} +\d/\d train +{name}", done.stdout, re.MULTILINE), name
     found = points(tmp_path)
     records = [stage for name in ("rrhf", "dpo") for stage in stages(found[name])]
     # Nothing that was there before the kill is computed again, and nothing twice by both points.

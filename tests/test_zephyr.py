@@ -257,7 +257,7 @@ def test_a_conversation_in_zephyrs_template(tiny_dir):
 def test_what_is_not_there_is_said_at_once(monkeypatch, capsys, tmp_path, files, teacher):
     start = ["recipe=zephyr", *TINY, f"teacher.path={teacher}", *files]
     said = refusal(monkeypatch, capsys, tmp_path, *start, "warmup.conversations=talk.jsonl")
-    assert "There is no prompt file 'talk.jsonl'" in said
+    assert "There is no file of conversations 'talk.jsonl'" in said
     said = refusal(monkeypatch, capsys, tmp_path, *start, "student.chat_template=zephir")
     assert "student.chat_template 'zephir'" in said and "did you mean 'zephyr'" in said
     said = refusal(monkeypatch, capsys, tmp_path, *start, "warmup.max_conversation_tokens=5")

@@ -20,7 +20,9 @@ def composition_errors() -> tuple[type[Exception], ...]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    return HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError
+    # OmegaConf's of keys for a group that is null is an AttributeError.
+    plain = (YAMLError, ValueError, RecursionError, AttributeError)
+    return HydraException, OmegaConfBaseException, *plain
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -34,6 +36,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     text = _innermost(error)
+    if type(error) is AttributeError and "full_key: " in str(error):
+        key = str(error).partition("full_key: ")[2].split()[0]
+        return f"{key} is null, which takes no keys: choose an option of its group that has them."
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return explain_yaml(error, arguments) or _first_sentence(text)
     if isinstance(error, OverrideParseException):

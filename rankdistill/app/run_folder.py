@@ -8,6 +8,9 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 
+from rankdistill.store.locks import is_held
+from rankdistill.store.written import LOCK
+
 
 class NewFolder(Callback):
     """Hydra's callback of a single run, whose folder Hydra makes before the run can be checked."""
@@ -22,9 +25,12 @@ class NewFolder(Callback):
 
     @classmethod
     def remove_unused(cls) -> None:
-        """Removes it where it holds nothing but what Hydra wrote and the log of the refusal."""
+        """Removes it where it holds nothing but what Hydra wrote, the refusal's log, and a lock
+        that no other run holds by now."""
         folder = cls.made
         if folder is None or not folder.is_dir():
             return
-        if all(entry.name == ".hydra" or entry.suffix == ".log" for entry in folder.iterdir()):
+        ours = (".hydra", LOCK)
+        unused = all(e.name in ours or e.suffix == ".log" for e in folder.iterdir())
+        if unused and not is_held(folder / LOCK):
             rmtree(folder)

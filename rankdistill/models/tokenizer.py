@@ -234,7 +234,8 @@ def rendered(
     """What the chat template writes of a conversation.
 
     Raises:
-        UserError: it refuses the conversation, fails, or writes far more than it was given.
+        UserError: it refuses the conversation, fails, writes far more than it was given, or leaves
+            out what the system or a tool says.
     """
     conversation = [dict(message) for message in messages]
     given = sum(len(str(message.get("content"))) for message in messages)
@@ -246,7 +247,6 @@ def rendered(
         )
         if len(text) > MOST_ADDED + 20 * given:
             raise ValueError(f"it writes {len(text)} characters of a conversation of {given}")
-        return text
     except TemplateError as error:
         where = f"The chat template of '{tokenizer.name_or_path}'"
         if (

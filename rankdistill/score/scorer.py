@@ -111,3 +111,6 @@ class Scorer(ABC):
         Args:
             conversations: Prompts, one for each order of roles that there is.
         """
+
+    def check_columns(self, columns: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027
+        """Refuse what it could not read in the kept columns of prompts. UserError: it could not."""

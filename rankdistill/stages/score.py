@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,8 @@ def check_scorers(run: Run) -> None:
 def check_conversations(run: Run, prompts: Rows) -> None:
     """Refuse prompts that a scorer could not read, as soon as they are known.
 
-    A chat template may take no system turn, which the student's does.
+    A chat template may take no system turn, which the student's does; a prompt may ask for what no
+    rule checks.
     """
     settings = run.settings
     asked: list[tuple[Any, str]] = []
@@ -70,9 +72,12 @@ def check_conversations(run: Run, prompts: Rows) -> None:
         asked.append((settings.judge or settings.scorer, "heldout"))
     access = run.teacher_access(run.start)
     for scorer, split in asked:
-        found = {_roles(p["messages"]): p["messages"] for p in prompts if p["split"] == split}
+        of_split = [prompt for prompt in prompts if prompt["split"] == split]
+        found = {_roles(prompt["messages"]): prompt["messages"] for prompt in of_split}
+        columns = [json.loads(prompt.get("columns") or "{}") for prompt in of_split]
         for member in members(scorer).values():
             member.check_conversations(list(found.values()), access)
+            member.check_columns(columns)
 
 
 def _roles(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

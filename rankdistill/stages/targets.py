@@ -13,6 +13,7 @@ from typing import Any
 from hydra.utils import get_object
 
 from rankdistill.errors import UserError
+from rankdistill.sample import Sampler
 from rankdistill.score.ensemble import Ensemble
 from rankdistill.score.scorer import Scorer
 from rankdistill.suites.suite import Suite
@@ -104,6 +105,11 @@ _KINDS: Mapping[str, _Kind] = {
         "warm-up",
         "inherit from rankdistill.warmup.warmup.Warmup",
         lambda found: issubclass(found, Warmup),
+    ),
+    "sample.sampler": _Kind(
+        "sampler",
+        "inherit from rankdistill.sample.Sampler",
+        lambda found: issubclass(found, Sampler),
     ),
     "score": _SCORER,
     "eval.judge": _SCORER,

@@ -18,6 +18,7 @@ from rankdistill.rows import Group
 from rankdistill.score.schema import CHECK_S, VerifierOptions
 from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
 from rankdistill.score.verifier.function import source_digest
+from rankdistill.score.verifier.instructions import check_names
 from rankdistill.score.verifier.processes import Checkers
 from rankdistill.score.verifier.rules import Answer, Rule, check_of
 
@@ -39,6 +40,12 @@ class Verifier(VerifierOptions, Scorer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_of(self._rule)
+
+    def check_columns(self, columns: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse instructions that no rule knows, before there are responses to check."""
+        if self.checks_demands:
+            for kept in columns:
+                check_names(kept)
 
     @property
     def identity(self) -> dict[str, Any]:

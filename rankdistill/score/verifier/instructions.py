@@ -37,15 +37,31 @@ def ifeval(column: str, pattern: str | None) -> Check:
 
 def follows(text: str, name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a response follows one instruction. UserError: there is no such instruction."""
+    rule = _rule(name)
+    given = {key: value for key, value in arguments.items() if value is not None}
+    return bool(text.strip()) and bool(rule(text, **given))
+
+
+def check_names(columns: Mapping[str, Any]) -> None:
+    """UserError: a prompt names an instruction that there is not; other faults pass."""
+    try:
+        names = _plain(columns.get("instruction_id_list")) if "kwargs" in columns else None
+    except ValueError:
+        return
+    for name in names if isinstance(names, list) else []:
+        if isinstance(name, str):
+            _rule(name)
+
+
+def _rule(name: str) -> Callable[..., bool]:
     family, _, kind = name.rpartition(":")
-    rules = RULES if family == "form" else _KINDS
+    rules: Mapping[str, Callable[..., bool]] = RULES if family == "form" else _KINDS
     if kind not in rules:
         raise UserError(
             f"There is no instruction '{name}', in IFEval or among the rules named `form:`: "
             "correct instruction_id_list."
         )
-    given = {key: value for key, value in arguments.items() if value is not None}
-    return bool(text.strip()) and bool(rules[kind](text, **given))
+    return rules[kind]
 
 
 def _plain(value: Any) -> Any:
