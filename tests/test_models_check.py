@@ -139,7 +139,7 @@ def test_a_quantised_model_stays_where_it_was_loaded():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["student.lora.r=0"], "student.lora.r is 0; it must be at least 1, or null"),
+        (["student.lora.r=0"], "student.lora.r is 0; it must be in [1, 16384]"),
         (["student.lora.r=2", "student.lora.target_modules=[nope]"], "does not fit Llama"),
         (["student.quantization=nf4"], "give student.lora.r as well"),
         (["student.lora.r=4", "student.quantization=nf4"], "student.quantization=nf4 needs"),
