@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -33,4 +34,14 @@ class NewFolder(Callback):
         ours = (".hydra", LOCK)
         unused = all(e.name in ours or e.suffix == ".log" for e in folder.iterdir())
         if unused and not is_held(folder / LOCK):
+            _end_logs(folder)
             rmtree(folder)
+
+
+def _end_logs(folder: Path) -> None:
+    """The run's log is not written there any more; it is opened at its first line, and would fail."""
+    logger = logging.getLogger("rankdistill.run")
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder:
+            logger.removeHandler(handler)
+            handler.close()
