@@ -39,7 +39,7 @@ class NewFolder(Callback):
 
 
 def _end_logs(folder: Path) -> None:
-    """The run's log is not written there any more; it is opened at its first line, and would fail."""
+    """The run's log is opened at its first line, which would fail from now on."""
     logger = logging.getLogger("rankdistill.run")
     for handler in list(logger.handlers):
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == folder:
