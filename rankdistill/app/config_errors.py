@@ -36,7 +36,9 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     text = _innermost(error)
-    if type(error) is AttributeError and "full_key: " in str(error):
+    if type(error) is AttributeError:
+        if "full_key: " not in str(error):
+            raise error  # a fault of ours, which a sentence would hide
         key = str(error).partition("full_key: ")[2].split()[0]
         return f"{key} is null, which takes no keys: choose an option of its group that has them."
     if not isinstance(error, HydraException | OmegaConfBaseException):

@@ -18,15 +18,15 @@ from rankdistill.report.verified_sentences import judge_line
 Metrics = Mapping[str, Any]
 
 _ARMS = {
-    "start": "before warm-up",
-    "warmed_up": "before training",
+    "start": None,
+    "warmed_up": None,
     "warmed_up_greedy": "  greedy",
     "sharpened": "  same entropy",
-    "trained": "trained",
+    "trained": None,
     "trained_greedy": "  greedy",
-    "teacher": "teacher",
+    "teacher": None,
 }
-"""Ways to answer that a verified run is summed up by."""
+"""Ways to answer that a verified run is summed up by; None: under the report's own heading."""
 
 
 def print_summary(metrics: Metrics, console: Console) -> str:
@@ -78,7 +78,11 @@ def _verified(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
     arms = metrics["verified"]["arms"]
     heads = ["demands followed, %", "trained kinds", "other kinds"]
     return heads, [
-        [title, _interval(arms[arm]["trained"], share), _interval(arms[arm]["kept_out"], share)]
+        [
+            title or arms[arm]["label"],
+            _interval(arms[arm]["trained"], share),
+            _interval(arms[arm]["kept_out"], share),
+        ]
         for arm, title in _ARMS.items()
         if arm in arms
     ]
