@@ -197,9 +197,10 @@ def test_our_checker_says_what_that_of_lm_eval_says(monkeypatch):
 
 
 def test_other_libraries_say_nothing_while_a_suite_is_measured(caplog, monkeypatch):
-    monkeypatch.setattr(
-        logging.getLogger("vllm"), "propagate", True
-    )  # vLLM, once imported, does not
+    # vLLM, once imported, does not propagate, and a command that ran in this process may have
+    # raised its level.
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    caplog.set_level(logging.WARNING, "vllm")
     with harness._quiet():
         logging.getLogger("vllm.triton_utils.importing").warning("Triton is installed but ..")
         logging.getLogger("lm_eval").error("pretrained model kwarg is not of type str")
