@@ -204,7 +204,7 @@ class SampleConfig(Sampling):
     rule_rewrite: bool
     from_cluster: bool
     tensor_parallel: int
-    data_parallel: int
+    data_parallel: int | None
     vllm: VLLMConfig
     transformers: TransformersConfig
 

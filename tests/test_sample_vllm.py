@@ -18,7 +18,7 @@ from conftest import build_model, build_tokenizer, model_in
 
 from rankdistill.errors import UserError
 from rankdistill.sample import SamplingOptions, check_parallel, open_sampler
-from rankdistill.sample.vllm import VLLMSampler
+from rankdistill.sample.vllm import VLLMSampler, environments
 from rankdistill.store import home
 
 PROMPTS = [(f"prompt-{i}", [10 + i, 7, 9]) for i in range(12)]
@@ -176,12 +176,30 @@ def test_two_engines_share_the_prompts(model: Path, log: Path) -> None:
     assert len(events(log, "start")) == 2
 
 
+def test_engines_by_the_cores_and_the_work(model: Path, log: Path, monkeypatch) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    with VLLMSampler() as sampler:
+        few = sampled(sampler, model, PROMPTS[:4])
+        assert len(events(log, "start")) == 1
+        many = sampled(sampler, model, responses_per_prompt=16)
+        assert len(events(log, "start")) == 1 + 2
+        # Two that run are kept, and what they write is what one wrote.
+        assert sampled(sampler, model, PROMPTS[:4]) == few
+        assert len(events(log, "start")) == 1 + 2
+        assert len({row["pid"] for row in events(log, "add")}) == 3
+    assert [len(group) for _, group in many] == [16] * 12
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=7 << 30))
+    with VLLMSampler() as sampler:
+        assert sampled(sampler, model, responses_per_prompt=16) == many
+        assert len(events(log, "start")) == 1 + 2 + 1
+
+
 def test_engines_on_gpus_have_gpus_of_their_own(monkeypatch) -> None:
     """Only what they are asked: there is no GPU here to run them on."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     sampler = VLLMSampler(tensor_parallel=2, data_parallel=2, gpu_memory_utilization=0.5)
-    shares = [environment["CUDA_VISIBLE_DEVICES"] for environment in sampler._environments]
+    shares = [environment["CUDA_VISIBLE_DEVICES"] for environment in environments(2, 2)]
     assert shares == ["4,5", "6,7"]
     assert sampler._arguments == {
         "dtype": "float32", "tensor_parallel_size": 2,

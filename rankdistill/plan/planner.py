@@ -114,7 +114,7 @@ class Planner:
         precision = precise(sample.vllm.dtype) if engine else "float32"
         own = 256 if on_gpu(hardware) else 64  # what null is, of most cards and of a CPU
         most = sample.vllm.max_num_seqs or own if engine else sample.transformers.batch_size
-        engines, devices = sample.data_parallel, sample.tensor_parallel
+        engines, devices = sample.data_parallel or 1, sample.tensor_parallel
         tokens = prompts * each * counts.response
         at_once = max(1, min(most, -(-prompts * each // engines)))
         length = counts.longest_prompt + counts.longest_response

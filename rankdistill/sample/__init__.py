@@ -101,6 +101,8 @@ def check_parallel(settings: SampleConfig, name: str) -> None:
     """
     for key in PARALLEL:
         value = getattr(settings, key)
+        if value is None:
+            continue
         if value < 1:
             raise UserError(f"sample.{key} is {value}; it must be at least 1.")
         if value > 1 and name != "vllm":
@@ -111,7 +113,7 @@ def check_parallel(settings: SampleConfig, name: str) -> None:
     if name == "vllm":
         from rankdistill.sample.vllm import environments
 
-        environments(settings.data_parallel, settings.tensor_parallel)
+        environments(settings.data_parallel or 1, settings.tensor_parallel)
 
 
 def open_sampler(name: str, **options: Any) -> Sampler:

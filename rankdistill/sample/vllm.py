@@ -11,6 +11,7 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from rankdistill.errors import UserError
@@ -36,6 +37,13 @@ MOST_AT_ONCE = 1024
 """What vLLM decodes at once by itself on an H100; on other cards it is 256."""
 ON_CPU = 64
 """On a CPU, whose keys and values are given 1 GiB."""
+MOST_ENGINES = 4
+"""That are started by themselves: vLLM draws the tokens of seeded requests one by one on one core,
+so that engines of few cores each write more than one of all."""
+ENGINE_BYTES = 2 << 30
+"""Of an engine on a CPU beside its weights: keys and values, libraries."""
+WORTH_AN_ENGINE = 64
+"""Responses from which on a further engine saves more than its start takes."""
 
 
 class VLLMSampler(Sampler):
@@ -51,9 +59,10 @@ class VLLMSampler(Sampler):
         max_num_seqs: Most responses that an engine decodes at once; None: vLLM's choice for the
             card, 64 on a CPU.
         tensor_parallel: GPUs that one engine is spread over.
-        data_parallel: Engines, each with GPUs of its own, that share the prompts. The GPUs of
-            CUDA_VISIBLE_DEVICES are dealt out in their order; how that runs on real ones is not
-            tested.
+        data_parallel: Engines, each with GPUs or cores of its own, that share the prompts. The
+            GPUs of CUDA_VISIBLE_DEVICES are dealt out in their order; how that runs on real ones
+            is not tested. None: one on GPUs; on CPUs one per core, at most 4, as far as the work
+            is worth their start and half of the free memory holds them.
 
     Raises:
         UserError: more GPUs are asked for than there are.
@@ -68,12 +77,13 @@ class VLLMSampler(Sampler):
         gpu_memory_utilization: float = 0.85,
         max_num_seqs: int | None = None,
         tensor_parallel: int = 1,
-        data_parallel: int = 1,
+        data_parallel: int | None = None,
     ) -> None:
         if max_num_seqs is None and not torch.cuda.is_available():
             max_num_seqs = ON_CPU
         self.max_num_seqs = max_num_seqs or MOST_AT_ONCE
-        self._environments = environments(data_parallel, tensor_parallel)
+        self._engines, self._gpus_each = data_parallel, tensor_parallel
+        environments(data_parallel or 1, tensor_parallel)  # refused here, before any work
         self._arguments = {
             "dtype": dtype,
             **({} if max_num_seqs is None else {"max_num_seqs": max_num_seqs}),
@@ -90,7 +100,8 @@ class VLLMSampler(Sampler):
     def prepare(self, model: Model, requests: Sequence[Request], options: SamplingOptions) -> None:
         """Start the engines, or swap the weights; see `Sampler.prepare`."""
         prompts = [ids for _, ids in requests]
-        self._serve(model, check_positions(model.folder, prompts, options.max_response_tokens))
+        length = check_positions(model.folder, prompts, options.max_response_tokens)
+        self._serve(model, length, len(requests) * options.responses_per_prompt)
 
     def sample(
         self,
@@ -108,9 +119,10 @@ class VLLMSampler(Sampler):
         tokenizer = model.tokenizer()
         ends = stop_ids(model.folder, tokenizer)
         prompts = [ids for _, ids in left]
-        self._serve(model, check_positions(model.folder, prompts, options.max_response_tokens))
+        length = check_positions(model.folder, prompts, options.max_response_tokens)
         # At temperature 0 the responses are the same: one is computed.
         drawn = options.responses_per_prompt if options.temperature > 0 else 1
+        self._serve(model, length, len(requests) * drawn)
         params = {
             "temperature": options.temperature,
             "top_p": options.top_p,
@@ -135,7 +147,7 @@ class VLLMSampler(Sampler):
             return
         texts = [[*prompt, *response] for prompt, response in pairs]
         # The engine writes one more token.
-        self._serve(model, check_positions(model.folder, texts, 1))
+        self._serve(model, check_positions(model.folder, texts, 1), 1)
         jobs = [
             {"do": "logps", "prompt": list(prompt), "response": list(response)}
             for prompt, response in pairs
@@ -160,7 +172,7 @@ class VLLMSampler(Sampler):
             return
         texts = [[*prompt, *response] for prompt, response in pairs]
         # The engine writes one more token.
-        self._serve(model, check_positions(model.folder, texts, 1))
+        self._serve(model, check_positions(model.folder, texts, 1), 1)
         jobs = [
             {"do": "logps", "prompt": list(prompt), "response": list(response), "k": k}
             for prompt, response in pairs
@@ -177,12 +189,17 @@ class VLLMSampler(Sampler):
             self._folder.close()
             self._folder = None
 
-    def _serve(self, model: Model, length: int) -> None:
-        """Have the engines hold `model`, with a context of at least `length` tokens."""
+    def _serve(self, model: Model, length: int, responses: int) -> None:
+        """Have the engines hold `model`, with a context of at least `length` tokens.
+
+        As many as `responses` are worth; more that run already are kept.
+        """
         trusted = model.loading.trust_remote_code
         key = (model.folder, contents(model.folder), trusted)
         model_shape = {**shape(model.folder), "trust_remote_code": trusted}
-        if self._processes and (model_shape != self._shape or length > self._length):
+        engines = self._engines or self._worth(model.folder, responses)
+        few = len(self._processes) < engines
+        if self._processes and (few or model_shape != self._shape or length > self._length):
             self.close()
         if self._processes and self._model == key:
             return
@@ -200,12 +217,22 @@ class VLLMSampler(Sampler):
             else:
                 self._length = -(-length // LENGTH_STEP) * LENGTH_STEP
                 self._length = min(self._length, max_positions(model.folder) or self._length)
-                self._start(weights, trusted)
+                self._start(weights, trusted, engines)
         finally:
             shutil.rmtree(weights, ignore_errors=True)
         self._model, self._shape = key, model_shape
 
-    def _start(self, weights: Path, trusted: bool) -> None:
+    @staticmethod
+    def _worth(folder: Path, responses: int) -> int:
+        """Engines by the work, the cores and the memory."""
+        if torch.cuda.is_available():
+            return 1
+        weights = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+        room = psutil.virtual_memory().available // 2 // (weights + ENGINE_BYTES)
+        most = min(MOST_ENGINES, torch.get_num_threads(), room, responses // WORTH_AN_ENGINE)
+        return max(1, most)
+
+    def _start(self, weights: Path, trusted: bool, engines: int) -> None:
         assert self._folder is not None
         arguments = {
             **self._arguments,
@@ -223,7 +250,7 @@ class VLLMSampler(Sampler):
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(self._length, 2048),
             }
-        for number, environment in enumerate(self._environments):
+        for number, environment in enumerate(environments(engines, self._gpus_each)):
             folder = self._folder.path / str(number)
             folder.mkdir()
             self._processes.append(VLLMProcess(folder, self._answers, environment))
