@@ -241,6 +241,23 @@ def test_mistakes_are_one_sentence(sweep, tmp_path, capsys):
     assert "cannot be written" in refusal(capsys, *two, "--to", tmp_path / "file")
 
 
+def test_files_of_a_person_are_kept_and_earlier_comparisons_replaced(sweep, tmp_path, capsys):
+    (tmp_path / "report.md").write_text("mine")
+    two = [str(sweep / f"objective=rrhf,seed={seed}") for seed in (0, 1)]
+    assert main([*two, "--to", str(tmp_path)]) == 0
+    assert "report.md.1" in capsys.readouterr().out
+    assert (tmp_path / "report.md.1").read_text() == "mine"
+    (tmp_path / "demands.parquet").write_text("not a table of ours")
+    assert main([*two, "--to", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {
+        "report.html", "report.md", "report.md.1", "results.csv", "demands.parquet",
+    }  # fmt: skip
+    another = sweep / "objective=dpo,seed=0"
+    before = (another / "metrics.json").read_bytes(), sorted(another.iterdir())
+    assert "is the folder of a run" in refusal(capsys, *two, "--to", another)
+    assert before == ((another / "metrics.json").read_bytes(), sorted(another.iterdir()))
+
+
 def test_the_end_of_a_sweep_compares_its_points_and_prints_where(sweep, tmp_path, capsys):
     shutil.copytree(sweep, tmp_path / "sweep")
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}})

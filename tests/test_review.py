@@ -197,6 +197,13 @@ def test_a_body_that_is_too_deep_and_a_disk_that_is_full(server, monkeypatch):
     assert status == 507 and "No space left" in told["error"]
 
 
+def test_the_page_is_told_why_a_ranking_is_not_kept(server):
+    server.review.journal.mkdir()
+    status, told = ask(server, "POST", "/api/groups/0", {"ranks": [2, 1, 0]})
+    assert status == 507 and "cannot be written" in told["error"]
+    assert not server.review.ranks
+
+
 def test_the_page_needs_nothing_from_the_network(server):
     _, page = ask(server, "GET", "/?token=" + server.token)
     assert not re.search(r"(src|href)=|https?://|@import|url\(", page)

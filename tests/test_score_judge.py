@@ -62,6 +62,8 @@ def test_forms_are_closed_schemas_and_read_their_own_options_only():
     assert form.schema["additionalProperties"] is False
     assert form.read(Reply('{"rating": "seven"}')) == 7.0
     assert form.read(Reply('```json\n{"rating": "ten"}\n```')) == 10.0
+    for long in ("```" + " " * 100_000 + "x", "[" * 100_000):
+        assert form.read(Reply(long)) is None
     assert form.read(Reply('<think>so {"rating": "one"}</think>\n{"rating": "two"}')) == 2.0
     for answer in (
         "seven", "7", '{"rating": 7}', '{"rating": "eleven"}', '{"rating": "seven"', "", "null",

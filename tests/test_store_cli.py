@@ -67,6 +67,27 @@ def test_list(filled, capsys):
     assert total.endswith(f"in {Store().root}")
 
 
+def test_the_list_reads_a_manifest_once_and_again_when_it_is_another(filled, capsys, monkeypatch):
+    def listed() -> dict[str, list[str]]:
+        assert main([]) == 0
+        lines = capsys.readouterr().out.splitlines()[1:-2]
+        return {line.split()[0]: re.split(r" {2,}", line.strip()) for line in lines}
+
+    first, one = listed(), filled["one"].key
+    with monkeypatch.context() as unread:
+        unread.setattr("rankdistill.store.manifest.read", lambda folder: pytest.fail(str(folder)))
+        assert listed() == first
+    age(filled["one"], "2020-01-01T00:00:00+00:00")
+    assert listed()[one][4] == first[filled["old"].key][4] != first[one][4]
+    (filled["one"].path / "manifest.json").unlink()
+    assert listed()[one][-1] == "damaged"
+    for rubbish in ("", "[1]", '{"version": 1, "outputs": null}'):
+        (Store().root / ".inventory.json").write_text(rubbish)
+        assert listed().keys() == first.keys()
+    # Nor does it take what is not the store's own.
+    assert main(["remove", "--all", "--yes"]) == 0 and not listed()
+
+
 def test_list_of_an_empty_store(capsys):
     assert main(["list"]) == 0
     assert capsys.readouterr().out == f"No outputs in {Store().root}.\n"

@@ -20,12 +20,15 @@ def compare(folders: Sequence[Path], to: Path) -> Path:
 def compare_and_tell(folders: Sequence[Path], to: Path) -> tuple[Path, str]:
     """Compares the runs in the folders; the page that it wrote into `to`, and who won.
 
+    What a person has in the places of its files is moved aside, with a line.
+
     Args:
         folders: Of finished runs; a sweep's folder stands for all runs in it.
         to: Is made where it is not there.
 
     Raises:
-        UserError: runs that cannot be compared, too few of them, or `to` cannot be written.
+        UserError: runs that cannot be compared, too few of them, or `to` is a run's folder or
+            cannot be written.
     """
     from rankdistill.compare import demands
     from rankdistill.compare.comparison import compare_runs
@@ -35,11 +38,12 @@ def compare_and_tell(folders: Sequence[Path], to: Path) -> tuple[Path, str]:
     from rankdistill.compare.runs import read_runs
     from rankdistill.compare.sentences import headline
     from rankdistill.errors import UserError
+    from rankdistill.report import tell_moved
     from rankdistill.store.faults import writing
-    from rankdistill.store.files import write_atomically
+    from rankdistill.store.written import METRICS, put_files
 
     read = read_runs(folders)
-    if to.resolve() in {run.folder.resolve() for run in read.finished}:
+    if (to / METRICS).is_file():
         raise UserError(f"{to} is the folder of a run; give another folder with --to.")
     comparison = compare_runs(read)
     runs = sum(len(objective.runs) for objective in comparison.objectives)
@@ -52,10 +56,13 @@ def compare_and_tell(folders: Sequence[Path], to: Path) -> tuple[Path, str]:
     }
     with writing(to, "make it writable or make space, or give another folder with --to"):
         to.mkdir(parents=True, exist_ok=True)
-        for name, text in pages.items():
-            # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
-            write_atomically(to / name, text.encode("utf-8", errors="replace"))
-        demands.write(comparison.demands, to)
+        # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
+        files = {name: text.encode("utf-8", errors="replace") for name, text in pages.items()}
+        if comparison.demands is None:
+            demands.remove_earlier(to)
+        else:
+            files[demands.DEMANDS] = demands.parquet_bytes(comparison.demands)
+        tell_moved(put_files(to, files))
     return to / "report.html", headline(comparison)
 
 

@@ -19,7 +19,6 @@ from rankdistill.compare.runs import FinishedRun
 from rankdistill.errors import UserError
 from rankdistill.evaluate.verified import DemandRow
 from rankdistill.report.answers import DEMANDS
-from rankdistill.store.files import write_atomically
 
 OWN = pa.schema(
     [
@@ -100,14 +99,17 @@ def read(path: Path) -> pa.Table:
     return _table(path, SCHEMA)
 
 
-def write(table: pa.Table | None, folder: Path) -> None:
-    """Writes the table, or takes away that of an earlier comparison, which this one has not."""
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as its file holds it."""
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    return content.getvalue()
+
+
+def remove_earlier(folder: Path) -> None:
+    """Takes away the table of an earlier comparison, where this one has none."""
     path = folder / DEMANDS
-    if table is not None:
-        content = io.BytesIO()
-        pq.write_table(table, content)
-        write_atomically(path, content.getvalue())
-    elif path.is_file() and _is_ours(path):
+    if path.is_file() and _is_ours(path):
         path.unlink()
 
 

@@ -24,10 +24,11 @@ OTHERS = 10
 """Base prompts that an answer's own is held against."""
 FEW_WORDS = 3
 """An answer with fewer words than this beside its marks is nothing but marks."""
+# None of them looks further than its own line or mark: an answer may be 100 kB of one sign.
 _MARKS = (
-    re.compile(r"<<[^\n]*?>>"),
-    re.compile(r"^\W*P\.\s?S\.?.*$", re.IGNORECASE | re.MULTILINE),
-    re.compile(r"\[[^\]\n]*\]"),
+    re.compile(r"<<(?:(?!<<|>>)[^\n])*>>"),
+    re.compile(r"^[^\w\n]*P\.\s?S\.?.*$", re.IGNORECASE | re.MULTILINE),
+    re.compile(r"\[[^\[\]\n]*\]"),
     re.compile(r"[*_#>\"`]+"),
 )
 

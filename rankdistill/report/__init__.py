@@ -70,7 +70,7 @@ def write_report(
         if folders:
             metrics[DIGESTS] = digests_of(folder, folders)
         moved += put_files(folder, {**files, FILE: metrics_bytes(metrics)})
-    _tell_moved(moved)
+    tell_moved(moved)
     return metrics
 
 
@@ -82,7 +82,7 @@ def render(metrics: Mapping[str, Any], config_yaml: str, folder: Path) -> None:
     """
     pages = _pages(metrics, config_yaml)
     with writing(folder, "make it writable or make space"):
-        _tell_moved(put_files(folder, pages))
+        tell_moved(put_files(folder, pages))
 
 
 def _pages(metrics: Mapping[str, Any], config_yaml: str) -> dict[str, bytes]:
@@ -94,7 +94,8 @@ def _pages(metrics: Mapping[str, Any], config_yaml: str) -> dict[str, bytes]:
     }
 
 
-def _tell_moved(moved: Sequence[tuple[Path, Path]]) -> None:
+def tell_moved(moved: Sequence[tuple[Path, Path]]) -> None:
+    """A line for each file that was in the place of one of ours, and where it is now."""
     for place, aside in moved:
         say(f"{shown(place)} is not as a run wrote it, so it is kept as {shown(aside)}")
 

@@ -20,6 +20,7 @@ from importlib.resources import files
 from threading import Lock
 from typing import Any
 
+from rankdistill.errors import UserError
 from rankdistill.review.session import Review
 
 LOOPBACK = "127.0.0.1"
@@ -89,6 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             try:
                 self._change(body)
+            except UserError as error:
+                self._json(507, {"error": str(error)})
             except OSError as error:
                 self._json(507, {"error": f"it can't be kept: {error.strerror or error}"})
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rankdistill.store import manifest as manifests
 from rankdistill.store.attempt import RECORD, maker_text, read_record
-from rankdistill.store.files import footprint
+from rankdistill.store.files import footprint, write_atomically
 from rankdistill.store.identity import is_key
 from rankdistill.store.locks import is_held
 from rankdistill.store.outputs import Store
 from rankdistill.store.removal import is_doomed, is_folder
 
 PLACES = ("outputs", "partial")
+KNOWN = ".inventory.json"
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,21 @@ class Entry:
 
 def entries(store: Store) -> list[Entry]:
     """All outputs, by stage and then the oldest first."""
-    found = [entry_of(store, key) for key in keys(store)]
+    known = _Known(store)
+    complete, partial = ({n for n, ours in _folders(store, p) if ours} for p in PLACES)
+    found = [
+        _complete(store, key, known, key in partial)
+        if key in complete
+        else _in_the_making(store, key)
+        for key in complete | partial
+    ]
+    known.keep()
     return sorted(found, key=lambda entry: (entry.stage, -entry.age_seconds, entry.key))
 
 
 def keys(store: Store) -> set[str]:
     """The keys of all outputs, complete or in the making."""
-    return {path.name for path in _folders(store) if _is_ours(path)}
+    return {name for place in PLACES for name, ours in _folders(store, place) if ours}
 
 
 def foreign(store: Store) -> list[str]:
@@ -61,52 +72,106 @@ def foreign(store: Store) -> list[str]:
 
     RANKDISTILL_HOME may be a project's folder, whose own `outputs/` this is.
     """
-    found = (p for p in _folders(store) if not _is_ours(p) and not is_doomed(p.name))
-    return sorted(path.relative_to(store.root).as_posix() for path in found)
+    return sorted(
+        f"{place}/{name}"
+        for place in PLACES
+        for name, ours in _folders(store, place)
+        if not ours and not is_doomed(name)
+    )
 
 
 def entry_of(store: Store, key: str) -> Entry:
     """What the list says about one output."""
-    folder, partial = store.output_path(key), store.partial_path(key)
-    more_files, more_size = footprint(partial) if partial.is_dir() else (0, 0)
-    if is_folder(folder):
-        manifest = manifests.read(folder)
-        files, size, sizes_right = _sizes(folder, manifest)
-        rows = manifest.get("rows") if manifest else None
-        return Entry(
-            key=key,
-            complete=True,
-            state="complete" if sizes_right else "damaged",
-            note="",
-            size=size + more_size,
-            files=files + more_files,
-            rows=sum(rows.values()) if rows else None,
-            age_seconds=_age(manifest, folder),
-        )
+    if is_folder(store.output_path(key)):
+        return _complete(store, key, _Known(store), store.partial_path(key).is_dir())
+    return _in_the_making(store, key)
+
+
+def _complete(store: Store, key: str, known: _Known, has_more: bool) -> Entry:
+    """`has_more`: there are checkpoints, whose removal was killed, too."""
+    folder = f"{store.root}/outputs/{key}"
+    summary = known.of(key)
+    files, size, sizes_right = _sizes(folder, summary)
+    more_files, more_size = footprint(store.partial_path(key)) if has_more else (0, 0)
+    return Entry(
+        key=key,
+        complete=True,
+        state="complete" if sizes_right else "damaged",
+        note="",
+        size=size + more_size,
+        files=files + more_files,
+        rows=summary.get("rows"),
+        age_seconds=_since(summary.get("finished") or _modified(Path(folder))),
+    )
+
+
+def _in_the_making(store: Store, key: str) -> Entry:
+    partial = store.partial_path(key)
+    files, size = footprint(partial) if partial.is_dir() else (0, 0)
     state, note = _partial_state(store, key)
     return Entry(
         key=key,
         complete=False,
         state=state,
         note=note,
-        size=more_size,
-        files=more_files,
+        size=size,
+        files=files,
         rows=None,
         age_seconds=_since(_modified(partial / RECORD) or _modified(partial)),
     )
 
 
-def _sizes(folder: Path, manifest: dict[str, Any] | None) -> tuple[int, int, bool]:
+class _Known:
+    """What the list needs of each manifest, kept beside the outputs: reading tens of thousands of
+    manifests takes seconds. A manifest of another size, inode or time is read again."""
+
+    def __init__(self, store: Store) -> None:
+        self.root, self._new = store.root, False
+        self._kept: dict[str, Any] = {}
+        self._listed: dict[str, Any] = {}
+        with suppress(OSError, ValueError, TypeError):
+            kept = json.loads((self.root / KNOWN).read_bytes())
+            if isinstance(kept, dict) and kept.get("version") == _VERSION:
+                self._kept = dict(kept["outputs"])
+
+    def of(self, key: str) -> dict[str, Any]:
+        """stamp, finished (seconds since 1970), rows, sizes of files; empty without a manifest."""
+        stamp = _stamp(f"{self.root}/outputs/{key}/{manifests.NAME}")
+        summary = self._kept.get(key)
+        if stamp is None or summary is None or summary["stamp"] != stamp:
+            manifest = manifests.read(self.root / "outputs" / key)
+            if manifest is None:
+                return {}
+            summary, self._new = {"stamp": stamp, **_summary(manifest)}, True
+        self._listed[key] = summary
+        return summary
+
+    def keep(self) -> None:
+        """Writes what was read; a store that cannot be written is listed all the same."""
+        if self._new:
+            data = json.dumps({"version": _VERSION, "outputs": self._listed}).encode()
+            with suppress(OSError):
+                write_atomically(self.root / KNOWN, data, durable=False)
+
+
+def _summary(manifest: dict[str, Any]) -> dict[str, Any]:
+    rows, finished = manifest.get("rows"), None
+    with suppress(KeyError, ValueError, TypeError):
+        finished = datetime.fromisoformat(manifest["finished"]).timestamp()
+    sizes = {name: file["size"] for name, file in manifest["files"].items()}
+    return {"finished": finished, "rows": sum(rows.values()) if rows else None, "sizes": sizes}
+
+
+def _sizes(folder: str, summary: dict[str, Any]) -> tuple[int, int, bool]:
     """Number of files, their bytes, and whether these are as the manifest says.
 
     It names all files, so the folder is walked only where something is not as it says.
     """
-    if manifest is not None:
-        listed = {**manifest["files"], manifests.NAME: {}}
-        sizes = {name: _size(f"{folder}/{name}") for name in listed}
-        if all(sizes[name] == written["size"] for name, written in manifest["files"].items()):
-            return len(sizes), sum(size or 0 for size in sizes.values()), True
-    return *footprint(folder), False
+    if summary:
+        sizes: dict[str, int] = summary["sizes"]
+        if all(_size(f"{folder}/{name}") == size for name, size in sizes.items()):
+            return len(sizes) + 1, sum(sizes.values()) + summary["stamp"][0], True
+    return *footprint(Path(folder)), False
 
 
 def _partial_state(store: Store, key: str) -> tuple[str, str]:
@@ -118,21 +183,12 @@ def _partial_state(store: Store, key: str) -> tuple[str, str]:
     return "interrupted", ""
 
 
-def _folders(store: Store) -> Iterator[Path]:
-    for place in (store.root / name for name in PLACES):
-        if place.is_dir():
-            yield from (path for path in place.iterdir() if path.is_dir())
-
-
-def _is_ours(path: Path) -> bool:
-    return is_key(path.name) and is_folder(path)
-
-
-def _age(manifest: dict[str, Any] | None, folder: Path) -> float:
-    with suppress(KeyError, ValueError, TypeError):
-        finished = datetime.fromisoformat((manifest or {})["finished"])
-        return max(0.0, (datetime.now(UTC) - finished).total_seconds())
-    return _since(_modified(folder))
+def _folders(store: Store, place: str) -> Iterator[tuple[str, bool]]:
+    """The names of the folders in a place, and whether they are outputs of the store."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(store.root / place) as found:
+        for one in found:
+            if one.is_dir():
+                yield one.name, is_key(one.name) and one.is_dir(follow_symlinks=False)
 
 
 def _since(moment: float | None) -> float:
@@ -142,6 +198,13 @@ def _since(moment: float | None) -> float:
 def _modified(path: Path) -> float | None:
     with suppress(OSError):
         return path.stat().st_mtime
+    return None
+
+
+def _stamp(path: str) -> list[int] | None:
+    with suppress(OSError):
+        found = os.stat(path)
+        return [found.st_size, found.st_ino, found.st_mtime_ns]
     return None
 
 

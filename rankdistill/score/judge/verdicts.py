@@ -21,7 +21,7 @@ ENUMERATED = 5
 """Up to so many responses, every order is an option of its own, so that none can be invalid."""
 _REASONS = 600
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
+_FENCE = re.compile(r"\A```(?:json)?(.*)```\Z", re.DOTALL)
 
 Step = tuple[str, dict[str, float]]
 """A token of the answer, and the log-probabilities of the likeliest at its place."""
@@ -157,7 +157,7 @@ def _value(text: str, name: str, explain: bool) -> Any:
     fenced = _FENCE.match(text)
     try:
         answer = json.loads(fenced[1] if fenced else text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     keys = {name, "reasons"} if explain else {name}
     return answer[name] if isinstance(answer, dict) and set(answer) == keys else None
