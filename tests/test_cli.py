@@ -79,7 +79,7 @@ def test_help_lists_groups_and_imports_neither_torch_nor_hydra():
 
 def test_cfg_job_works_from_any_directory(tmp_path):
     done = run("recipe=rrhf", "--cfg", "job", cwd=tmp_path)
-    assert done.returncode == 0 and "responses_per_prompt: 8" in done.stdout
+    assert done.returncode == 0 and "responses_per_prompt: 4" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
