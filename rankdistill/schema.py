@@ -164,6 +164,36 @@ class TransformersConfig:
         at_least("sample.transformers", self, 1, "batch_size")
 
 
+@dataclass
+class EndpointConfig:
+    urls: list[str]
+    model: str | None
+    revision: str | None
+    key_variable: str
+    chat_template_kwargs: Any
+    """As of the teacher."""
+    max_response_tokens: int | None
+    concurrency: int
+    requests_per_minute: float | None
+    timeout_s: float
+    retries: int
+    dollars_per_million_input_tokens: float
+    dollars_per_million_output_tokens: float
+
+    def __post_init__(self) -> None:
+        group = "sample.endpoint"
+        at_least(group, self, 1, "concurrency", "max_response_tokens")
+        dollars = ("dollars_per_million_input_tokens", "dollars_per_million_output_tokens")
+        at_least(group, self, 0, "retries", *dollars)
+        above_zero(group, self, "timeout_s", "requests_per_minute")
+        if bool(self.urls) != (self.model is not None):
+            missing = "urls, such as [http://127.0.0.1:8000/v1]" if self.model else "model"
+            raise UserError(
+                f"sample.endpoint is a model at some URLs, of which one is missing: give "
+                f"{group}.{missing}."
+            )
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How responses are drawn. Order of the filters, as in vLLM: temperature, top-k, top-p.
@@ -205,6 +235,7 @@ class SampleConfig(Sampling):
     from_cluster: bool
     tensor_parallel: int
     data_parallel: int | None
+    endpoint: EndpointConfig
     vllm: VLLMConfig
     transformers: TransformersConfig
 

@@ -111,6 +111,7 @@ def job(tmp_path, tokenizer, monkeypatch):
     run: Any = SimpleNamespace(
         settings=SimpleNamespace(warmup=None, prompts=SimpleNamespace(path="some.jsonl")),
         store=Store(tmp_path / "store"), records=[], teacher=model, start=model, folder=tmp_path,
+        writing_teacher=model, teacher_tokens=model,
     )  # fmt: skip
     run.stage = lambda *args, **options: Run.stage(run, *args, **options)
     run.shown, run.said = [], {}

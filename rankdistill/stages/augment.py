@@ -31,7 +31,9 @@ def augmented(run: Run, prompts: Rows) -> Rows:
     ]
     key = {"prompts": prompts.key, "requests": asdict(augment), "code": 1}
     most = settings.max_prompt_tokens
-    answered = sample(run, run.teacher, Rows(asking, key), "teacher", 1, max_response_tokens=most)
+    answered = sample(
+        run, run.writing_teacher, Rows(asking, key), "teacher", 1, max_response_tokens=most
+    )
     identity = {
         "code": 1,
         "prompts": prompts.key,

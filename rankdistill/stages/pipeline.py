@@ -50,6 +50,7 @@ from rankdistill.stages.run import Model, Run
 from rankdistill.stages.run_folder import begin_report, begin_run, write_run_folder
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import check_conversations, check_scorers, score
+from rankdistill.stages.served import check_served
 from rankdistill.stages.student import check_models, student
 from rankdistill.stages.suites import check_suites, measure_suites
 from rankdistill.stages.train import train
@@ -94,6 +95,7 @@ def _whole_run(
         check_models(job)
         check_scorers(job)
         check_warmup(job)
+        check_served(job)
         check_suites(job)
         check_retrieval(job)
     check_ppo(job)
@@ -164,7 +166,9 @@ def _run(job: Run, report: RunReport) -> float | None:
         write_run_folder(job, report, {name: folders[name] for name in names})
         return None
 
-    models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
+    models = {"start": start, "warmed_up": warm, "trained": trained}
+    if job.settings.sample.endpoint.model is None:  # a served teacher has no weights to measure
+        models["teacher"] = job.teacher
     if ranked is None:  # nothing is ranked: the baseline is the student before the warm-up
         models["warmed_up"] = warm = start
     if start == warm:
@@ -247,13 +251,14 @@ def _teacher_response(job: Run, prompts: Rows) -> Rows | None:
     """The teacher's response that joins each group, where one does."""
     if not job.settings.sample.teacher_response:
         return None
-    return sample(job, job.teacher, prompts, "teacher", 1)
+    return sample(job, job.writing_teacher, prompts, "teacher", 1)
 
 
 def _answer_held_out(job: Run, prompts: Rows) -> None:
     """Have the teacher answer the held-out prompts while its engine runs, where it runs at all."""
     quick, lessons = job.settings.quick, job.settings.warmup.lessons
-    if quick is not None and lessons is not None and lessons.source == "teacher":
+    served = job.settings.sample.endpoint.model is not None
+    if quick is not None and lessons is not None and lessons.source == "teacher" and not served:
         sample(job, job.teacher, prompts, "teacher", quick.responses_per_prompt)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from rankdistill import console, models
 from rankdistill.models.device import device, release
 from rankdistill.models.locate import check_path
-from rankdistill.models.model import Loading, Model
+from rankdistill.models.model import Loading, Model, ServedModel
 from rankdistill.sample import (
     Sampler,
     check_parallel,
@@ -83,6 +83,22 @@ class Run:
         self.sampler_name = served_sampler(asked, name, models)
         if self.sampler_name != name:
             check_parallel(self.settings.sample, self.sampler_name)
+
+    @property
+    def writing_teacher(self) -> Model:
+        """Who writes where the teacher does: the served one, where there is one."""
+        endpoint = self.settings.sample.endpoint
+        if endpoint.model is None:
+            return self.teacher
+        key = "sample.endpoint.chat_template_kwargs"
+        given = models.template_arguments(endpoint.chat_template_kwargs, key)
+        return ServedModel.of(endpoint.model, endpoint.revision, given)
+
+    @property
+    def teacher_tokens(self) -> Model:
+        """Whose tokens the teacher's responses have: the student's, of a served teacher."""
+        served = isinstance(self.writing_teacher, ServedModel)
+        return self.start if served else self.teacher
 
     @property
     def sampled_by(self) -> dict[str, Any]:

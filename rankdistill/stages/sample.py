@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rankdistill.console import progress
-from rankdistill.models import Rows, encode_prompt
+from rankdistill.models import Rows, ServedModel, encode_prompt
 from rankdistill.sample import SamplingOptions
 from rankdistill.stages.run import Model, Run
+from rankdistill.stages.served import write
 from rankdistill.store import Partial
 
 
@@ -41,6 +42,8 @@ def sample(
         temperature=temperature,
         max_response_tokens=max_response_tokens,
     )
+    if isinstance(model, ServedModel):
+        return write(run, model, prompts, source, options)
     splits = sorted({prompt["split"] for prompt in prompts})
     identity = {
         "code": 1,

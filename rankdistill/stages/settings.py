@@ -16,6 +16,7 @@ from rankdistill.fields import at_least, require_choice, within
 from rankdistill.objectives.candidates import Objective
 from rankdistill.objectives.trial import try_objective
 from rankdistill.sample import NAMES, Sampler
+from rankdistill.sample.endpoint import check_endpoint
 from rankdistill.schema import (
     PromptsConfig,
     RankConfig,
@@ -246,6 +247,7 @@ def _check(settings: Settings) -> None:
     _check_rounds(settings)
     _check_retrieval(settings)
     _check_augment(settings)
+    _check_endpoint(settings)
     if settings.rank.path is None and sample.responses_per_prompt < 2:
         raise UserError(
             f"sample.responses_per_prompt is {sample.responses_per_prompt}; a ranking needs at "
@@ -264,6 +266,24 @@ def _check_augment(settings: Settings) -> None:
         raise UserError(
             "prompts.augment writes prompts that an existing ranked set (rank.path) has no "
             "responses to: set prompts.augment.requests=0, or rank.path=null."
+        )
+
+
+def _check_endpoint(settings: Settings) -> None:
+    """Refuse a served teacher whose address is none, or that would have nothing to write."""
+    sample, lessons = settings.sample, settings.warmup.lessons
+    check_endpoint(sample.endpoint)
+    ranks = settings.rank.path is None and settings.rounds > 0
+    writes = [
+        lessons is not None and lessons.source == "teacher",
+        ranks and (sample.teacher_response or sample.teacher_revision),
+        settings.prompts.augment.requests > 0,
+    ]
+    if sample.endpoint.model is not None and not any(writes):
+        raise UserError(
+            f"sample.endpoint.model is '{sample.endpoint.model}', and the teacher writes nothing: "
+            "set warmup=sft, sample.teacher_response=true, sample.teacher_revision=true or "
+            "prompts=augmented, or sample.endpoint.model=null."
         )
 
 
