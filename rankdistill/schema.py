@@ -7,6 +7,7 @@ Objectives have no schema here: the frozen dataclass that `_target_` names is on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
@@ -229,6 +230,8 @@ class SampleConfig(Sampling):
     sampler: Any
     """A name of `rankdistill.sample.NAMES`, or what names a `Sampler` by its `_target_`."""
     max_response_tokens: int
+    writers: Any
+    """None, or a list of names, or the number of responses by name: see `counts_of_writers`."""
     teacher_response: bool
     teacher_revision: bool
     rule_rewrite: bool
@@ -242,6 +245,45 @@ class SampleConfig(Sampling):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("sample", self, 1, "tensor_parallel", "data_parallel")
+        _check_writers(self)
+
+    @property
+    def counts_of_writers(self) -> dict[str, int]:
+        """How many responses to each prompt are whose, in the order of `writers`."""
+        if self.writers is None:
+            return {"student": self.responses_per_prompt}
+        if isinstance(self.writers, Mapping):
+            return dict(self.writers)
+        return dict.fromkeys(self.writers, 1)
+
+
+def _check_writers(sample: SampleConfig) -> None:
+    writers, said = sample.writers, "as in 'sample.writers={teacher: 1, student: 3}'"
+    if writers is None:
+        return
+    if not isinstance(writers, list | Mapping) or not all(
+        isinstance(name, str) and name.strip() for name in writers
+    ):
+        raise UserError(f"sample.writers is {writers}: give names, or numbers by name, {said}.")
+    if isinstance(writers, list) and len(set(writers)) < len(writers):
+        raise UserError(f"sample.writers names a writer twice: give numbers by name, {said}.")
+    for name, count in sample.counts_of_writers.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise UserError(
+                f"sample.writers.{name} is {count}; it must be a number from 1, {said}."
+            )
+    if "endpoint" in writers and sample.endpoint.model is None:
+        raise UserError(
+            "sample.writers names endpoint, which is none: give sample.endpoint.urls and "
+            "sample.endpoint.model."
+        )
+    if sum(sample.counts_of_writers.values()) < 2:
+        raise UserError(f"sample.writers write one response to a prompt; give two or more, {said}.")
+    if sample.teacher_response:
+        raise UserError(
+            "sample.writers says who writes: name teacher in it, and set "
+            "sample.teacher_response=false."
+        )
 
 
 @dataclass

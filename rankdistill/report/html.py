@@ -25,6 +25,8 @@ from rankdistill.report.verified_guards import guard_heads, guard_rows
 from rankdistill.report.verified_plots import verified_plots
 from rankdistill.report.verified_sentences import judge_line
 from rankdistill.report.verified_tables import verified_grids
+from rankdistill.report.writers import TITLE as WRITERS
+from rankdistill.report.writers import writer_labels, writer_rows
 
 MINUS, EN_DASH, NO_BREAK_SPACE = "\u2212", "\u2013", "\u00a0"
 
@@ -70,6 +72,8 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     if metrics.get("ranking"):
         heads = [(name, name) for name in ranking_labels(metrics)]
         tables.append(("The ranking it was trained on", heads, ranking_rows(metrics)))
+    if names := writer_labels(metrics):
+        tables.append((WRITERS, [(name, name) for name in names], writer_rows(metrics)))
     if has_reward(metrics):
         heads = [(name, name) for name in GATE_COLUMNS]
         tables.append((gate_title(metrics), heads, gate_rows(metrics)))
@@ -87,6 +91,7 @@ def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
     names = [name for _, heads, _ in _tables(metrics) for name, _ in heads]
     scorers = (metrics.get("ranking") or {"scorers": {}})["scorers"]
     plain = {LONGER, "reward_model", *GATE_COLUMNS, *rate_labels(metrics), *scorers}
+    plain |= set(writer_labels(metrics))
     plain -= set(metrics["models"])
     return {name: VARIABLES[MUTED if name in plain else colour(metrics, name)] for name in names}
 

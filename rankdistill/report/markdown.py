@@ -17,6 +17,8 @@ from rankdistill.report.table import labels, number, signed, table_rows
 from rankdistill.report.verified_guards import guard_heads, guard_rows
 from rankdistill.report.verified_sentences import judge_line
 from rankdistill.report.verified_tables import verified_grids
+from rankdistill.report.writers import TITLE as WRITERS
+from rankdistill.report.writers import writer_labels, writer_rows
 
 
 def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
@@ -70,6 +72,8 @@ def _ranking(metrics: Mapping[str, Any]) -> list[str]:
         return []
     title = "The ranking it was trained on"
     parts = figures(title, ranking_labels(metrics), ranking_rows(metrics))
+    if names := writer_labels(metrics):
+        parts += figures(WRITERS, names, writer_rows(metrics))
     if pairs := agreement_rows(metrics):
         parts.append(table(["agreement of", "Kendall's tau", "prompts"],
                             [list(map(inline, row)) for row in pairs]))  # fmt: skip

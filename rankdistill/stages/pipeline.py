@@ -58,6 +58,7 @@ from rankdistill.stages.validation import Validation
 from rankdistill.stages.verified import Verification, is_plain, verifier_of
 from rankdistill.stages.warmup import check_warmup, warm_up
 from rankdistill.stages.without_training import evaluate
+from rankdistill.stages.writers import verified_too, written_by_all
 from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained
 from rankdistill.store.inputs import watched
@@ -270,14 +271,17 @@ def _ranked(
     both = [*by_split["train"], *by_split["validation"]]
     prompts = replace(by_split["train"], source=both)
     seed = response_seed(job.settings.seed, "round", number) if number else None
-    groups = sample(job, warm, prompts, "student", settings.responses_per_prompt, seed=seed)
+    if settings.writers is not None:
+        groups = written_by_all(job, warm, prompts, seed)
+    else:
+        groups = sample(job, warm, prompts, "student", settings.responses_per_prompt, seed=seed)
     if teacher_response is not None:
         more = teacher_response.recoded(warm, whole_prompt=True)
         keys = [more.key] if more.key == teacher_response.key else more.key
         groups = replace(groups.joined(more), key=[groups.key, *keys])
     if settings.from_cluster:
         groups = replace(groups, source=with_cluster(groups.rows), key=[groups.key, "cluster 1"])
-    scored = score(job, groups, f"{len(groups)} prompts")
+    scored = verified_too(job, groups, score(job, groups, f"{len(groups)} prompts"))
     if settings.teacher_revision:
         scored = _revised(job, scored)
     if settings.rule_rewrite:

@@ -16,6 +16,7 @@ from rankdistill.rank.combine import combine, debiased
 from rankdistill.rank.diagnostics import diagnose
 from rankdistill.rank.existing import parts, read_ranked
 from rankdistill.rank.write import write_table
+from rankdistill.rank.writers import writer_figures
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
 from rankdistill.store.inputs import sha256
@@ -69,7 +70,7 @@ def rank(run: Run, groups: Rows, scorers: Sequence[str] | None = None) -> Output
         written_by = tokenizer_digest(run.start.tokenizer())
         write_table(ranked, partial.path / "ranked", written_by)
         found = {"aggregate": how, "weights": weights, "length_slope": slope}
-        found = diagnose(rows) | found
+        found = diagnose(rows) | {"writers": writer_figures(scored)} | found
         (partial.path / DIAGNOSTICS).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return dict(counts)
 

@@ -16,7 +16,6 @@ from rankdistill.fields import at_least, require_choice, within
 from rankdistill.objectives.candidates import Objective
 from rankdistill.objectives.trial import try_objective
 from rankdistill.sample import NAMES, Sampler
-from rankdistill.sample.endpoint import check_endpoint
 from rankdistill.schema import (
     PromptsConfig,
     RankConfig,
@@ -28,6 +27,7 @@ from rankdistill.schema import (
 )
 from rankdistill.score.ensemble import Ensemble, members
 from rankdistill.score.scorer import Scorer
+from rankdistill.stages.authors import check_authors, order_writers
 from rankdistill.stages.moved import MOVED
 from rankdistill.stages.targets import check_target
 from rankdistill.stages.values import check_values
@@ -97,7 +97,7 @@ def build(config: DictConfig) -> Settings:
     check_values(config)
     for group in config:
         _refuse_added(config[group], str(group))
-    options = {
+    options: dict[str, Any] = {
         group: OmegaConf.to_container(config[group], resolve=True, enum_to_str=True)
         for group in ("warmup", "score", "objective")
     }
@@ -105,6 +105,7 @@ def build(config: DictConfig) -> Settings:
         group: OmegaConf.to_object(config[group])
         for group in ("prompts", "teacher", "student", "sample", "rank", "reward", "train")
     }
+    order_writers(options["score"], typed["sample"])
     settings = Settings(
         **typed,
         sampler=_sampler(typed["sample"].sampler),
@@ -117,7 +118,7 @@ def build(config: DictConfig) -> Settings:
         scorer=_scorer("score", options["score"]),
         judge=_judge(config),
         objective=_plug_in("objective", options["objective"]),
-        options=options,  # type: ignore[arg-type]
+        options=options,
         base=config.base,
         rounds=config.rounds,
         round_reference=config.round_reference,
@@ -247,8 +248,8 @@ def _check(settings: Settings) -> None:
     _check_rounds(settings)
     _check_retrieval(settings)
     _check_augment(settings)
-    _check_endpoint(settings)
-    if settings.rank.path is None and sample.responses_per_prompt < 2:
+    check_authors(settings)
+    if settings.rank.path is None and sum(sample.counts_of_writers.values()) < 2:
         raise UserError(
             f"sample.responses_per_prompt is {sample.responses_per_prompt}; a ranking needs at "
             "least 2 responses of the student to each prompt."
@@ -266,24 +267,6 @@ def _check_augment(settings: Settings) -> None:
         raise UserError(
             "prompts.augment writes prompts that an existing ranked set (rank.path) has no "
             "responses to: set prompts.augment.requests=0, or rank.path=null."
-        )
-
-
-def _check_endpoint(settings: Settings) -> None:
-    """Refuse a served teacher whose address is none, or that would have nothing to write."""
-    sample, lessons = settings.sample, settings.warmup.lessons
-    check_endpoint(sample.endpoint)
-    ranks = settings.rank.path is None and settings.rounds > 0
-    writes = [
-        lessons is not None and lessons.source == "teacher",
-        ranks and (sample.teacher_response or sample.teacher_revision),
-        settings.prompts.augment.requests > 0,
-    ]
-    if sample.endpoint.model is not None and not any(writes):
-        raise UserError(
-            f"sample.endpoint.model is '{sample.endpoint.model}', and the teacher writes nothing: "
-            "set warmup=sft, sample.teacher_response=true, sample.teacher_revision=true or "
-            "prompts=augmented, or sample.endpoint.model=null."
         )
 
 
