@@ -116,10 +116,8 @@ class Client:
         """
         return self._pool.submit(self._answer, body, read)
 
-    def post(self, body: dict[str, Any], url: str | None = None) -> httpx.Response:
-        """One request, to a URL or to the next in turn. httpx.HTTPError: nothing came back."""
-        urls = self.connection.urls
-        url = urls[next(self._turn) % len(urls)] if url is None else url
+    def post(self, body: dict[str, Any], url: str) -> httpx.Response:
+        """One request. httpx.HTTPError: nothing came back."""
         return self._client.post(f"{url.rstrip('/')}/chat/completions", json=body)
 
     def probe(self, body: dict[str, Any], url: str) -> httpx.Response:
@@ -178,15 +176,16 @@ class Client:
         self, body: Callable[[int], dict[str, Any]], read: Callable[[dict[str, Any]], Any]
     ) -> Answer:
         counts: Counter[str] = Counter()
-        retries = self.connection.retries
+        retries, urls, turn = self.connection.retries, self.connection.urls, next(self._turn)
         before, pauses, unread = self._answered, 0, 0
         while True:
             self._pace.wait(self._over)
+            url = urls[(turn + counts["calls"]) % len(urls)]
             counts["calls"] += 1
             failure: Exception | None = None
             response: httpx.Response | None = None
             try:
-                response = self.post(body(unread))
+                response = self.post(body(unread), url)
             except httpx.HTTPError as error:
                 failure = error
             if self._over.is_set():

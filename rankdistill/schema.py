@@ -24,6 +24,52 @@ Select = Enum("Select", ["all", "best_worst", "best_random", "top_k", "random_k"
 RoundReference = Enum("RoundReference", ["fixed", "moved"])
 
 
+Amount = int | float | None
+"""How much of a set is taken: so many train prompts, or a share of all; None: all."""
+
+
+def amounts(key: str, path: Any) -> dict[str, Amount]:
+    """How much is taken of which set, by what `prompts.path` or `rank.path` says.
+
+    Args:
+        key: For a message.
+        path: One set, a list of sets, or by set the number of its train prompts or a share.
+
+    Raises:
+        UserError: it is nothing of that.
+    """
+    if isinstance(path, str):
+        return {path: None}
+    said = f"as in '{key}={{first.jsonl: 0.5, second.jsonl: 2000}}'"
+    named = isinstance(path, list | Mapping) and path
+    if not named or not all(isinstance(name, str) and name.strip() for name in path):
+        raise UserError(
+            f"{key} is {path}: give a set, a list of sets, or how much of each, {said}."
+        )
+    if isinstance(path, list):
+        if len(set(path)) < len(path):
+            raise UserError(f"{key} names a set twice: say how much is taken of it once, {said}.")
+        return dict.fromkeys(path)
+    for name, amount in path.items():
+        number = isinstance(amount, int | float) and not isinstance(amount, bool)
+        share = isinstance(amount, float) and 0 < amount <= 1
+        if not number or not (share or (isinstance(amount, int) and amount > 1)):
+            raise UserError(
+                f"{key} takes {amount} of '{name}': give a share such as 0.5 (1.0 is all of it), "
+                f"or a whole number of train prompts from 2, {said}."
+            )
+    return dict(path)
+
+
+@dataclass
+class DecontaminateConfig:
+    against: list[str]
+    ngram: int
+
+    def __post_init__(self) -> None:
+        at_least("prompts.decontaminate", self, 4, "ngram")
+
+
 @dataclass
 class Fractions:
     train: float
@@ -75,7 +121,8 @@ class InstructionsConfig:
 
 @dataclass
 class PromptsConfig:
-    path: str
+    path: Any
+    """A set, or several: see `amounts`."""
     column: str | None
     response_column: str | None
     max_prompt_tokens: int
@@ -87,9 +134,22 @@ class PromptsConfig:
     split_column: str | None = "split"
     strict: bool = False
     instructions: InstructionsConfig | None = None
+    decontaminate: DecontaminateConfig = field(default_factory=lambda: DecontaminateConfig([], 13))
 
     def __post_init__(self) -> None:
         at_least("prompts", self, 1, "max_prompt_tokens")
+        if self.path is not None:  # a ranked set may bring the prompts
+            _ = self.sets
+
+    @property
+    def sets(self) -> dict[str, Amount]:
+        """How much is taken of which set."""
+        return amounts("prompts.path", self.path)
+
+    @property
+    def named(self) -> str:
+        """The sets, for the person."""
+        return " and ".join(self.sets)
 
 
 @dataclass
@@ -288,7 +348,8 @@ def _check_writers(sample: SampleConfig) -> None:
 
 @dataclass
 class RankConfig:
-    path: str | None
+    path: Any
+    """None, or sets as of the prompts."""
     score_column: str | None
     responses_per_prompt: int | None
     max_response_tokens: int | None
@@ -304,8 +365,21 @@ class RankConfig:
     placebo: bool = False
     columns: Any = None
     """None, or names of columns, see `rankdistill.rank.preferences.PairColumns`."""
+    max_length_gap: int | None = None
+
+    @property
+    def sets(self) -> dict[str, Amount]:
+        """How much is taken of which existing set; nothing where there is none."""
+        return {} if self.path is None else amounts("rank.path", self.path)
+
+    @property
+    def named(self) -> str:
+        """The existing sets, for the person; empty where there is none."""
+        return " and ".join(self.sets)
 
     def __post_init__(self) -> None:
+        _ = self.sets
+        at_least("rank", self, 0, "max_length_gap")
         at_least("rank", self, 2, "top_k", "responses_per_prompt")
         at_least("rank", self, 1, "max_response_tokens")
         at_least("rank", self, 0, "tie_margin")

@@ -174,7 +174,7 @@ def test_a_server_that_takes_no_seed_is_asked_without():
     assert "seed" not in body and "max_tokens" not in body and body["max_completion_tokens"] == 64
 
 
-def test_a_served_teacher_writes_and_judges_a_whole_run(monkeypatch, tmp_path, teacher, capsys):
+def test_a_served_teacher_writes_and_judges_a_whole_run(monkeypatch, tmp_path, teacher):
     """The lessons, a response in each group, and the verdicts; another URL asks for nothing."""
 
     def brain(question: str) -> Any:
@@ -207,11 +207,14 @@ def test_a_served_teacher_writes_and_judges_a_whole_run(monkeypatch, tmp_path, t
     manifest = found.manifest
     assert manifest["identity"]["model"] == {"served": "judge-1", "revision": None}
     assert manifest["counts"]["served"] == {server.url: {"id": "judge-1"}}
-    with FakeEndpoint(brain) as server:
-        told = refusal(
-            monkeypatch, capsys, tmp_path,
-            *arguments(server, "warmup=none", "sample.teacher_response=false"),
-        )  # fmt: skip
-        assert "the teacher writes nothing" in told and not server.requests
-        told = refusal(monkeypatch, capsys, tmp_path, *arguments(server, "sample.endpoint.urls=[]"))
-        assert "give sample.endpoint.urls" in told
+
+
+def test_an_endpoint_without_a_task_or_an_address_is_refused(monkeypatch, capsys, tmp_path):
+    def told(*more: str) -> str:
+        given = ["sample.endpoint.model=judge-1", "warmup=none", *more]
+        return refusal(monkeypatch, capsys, tmp_path, "recipe=likelihood", *given)
+
+    url = "sample.endpoint.urls=[http://127.0.0.1:9/v1]"
+    assert "the teacher writes nothing" in told(url)
+    assert "give sample.endpoint.urls" in told("sample.teacher_response=true")
+    assert "no URL" in told("sample.teacher_response=true", "sample.endpoint.urls=[localhost]")

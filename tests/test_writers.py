@@ -102,7 +102,7 @@ def test_a_run_of_four_writers_ranked_by_who_they_are(monkeypatch, tmp_path, tea
     assert set(ranking["scorers"]) == {"writer", "verifier"}
     from datasets import load_dataset
 
-    rows = load_dataset(str(folder / "ranked"), cache_dir=str(tmp_path / "cache"))["train"]
+    rows: Any = load_dataset(str(folder / "ranked"), cache_dir=str(tmp_path / "cache"))["train"]
     for row in rows:
         assert {r["source"]: r["rank"] for r in row["responses"]}["endpoint"] == 0
     page = (folder / "report.html").read_text()

@@ -159,8 +159,7 @@ def _repeated(stage: Stage, rounds: int) -> Stage:
 def _round(planner: Planner, prompts: int) -> Iterator[Stage]:
     settings, counts = planner.settings, planner.counts
     if settings.rank.path is None:
-        each = settings.sample.responses_per_prompt
-        yield planner.sampling("student", planner.student, prompts, each)
+        yield from _written(planner, prompts)
     if settings.rank.path is None or settings.rank.rescore:
         for scorer in members(settings.scorer).values():
             yield from _scored(planner, scorer, prompts, counts.responses)
@@ -200,6 +199,18 @@ def _scored(planner: Planner, scorer: Any, prompts: int, each: int) -> Iterator[
         scorer if scorer.model is not None else settings.teacher, work,
         max_batch_tokens=scorer.max_batch_tokens,
     )  # fmt: skip
+
+
+def _written(planner: Planner, prompts: int) -> Iterator[Stage]:
+    """The responses of each writer."""
+    settings = planner.settings
+    for name, each in settings.sample.counts_of_writers.items():
+        if name == "endpoint":
+            yield written(planner, name, prompts, each)
+            continue
+        known = {"student": planner.student, "teacher": planner.teacher}
+        shape = known.get(name) or planner.shape(name, settings.teacher)
+        yield planner.sampling(name, shape, prompts, each)
 
 
 def _ranked(planner: Planner, prompts: int) -> Stage:

@@ -11,6 +11,8 @@ from rankdistill.report.markdown_parts import coded, fenced, figures, grid_parts
 from rankdistill.report.ranked import ranked_labels, ranked_rows
 from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
+from rankdistill.report.sets import TITLE as SETS
+from rankdistill.report.sets import set_labels, set_rows
 from rankdistill.report.stages import rate_labels, rate_rows, rate_title, stage_rows
 from rankdistill.report.suites import suite_heads, suite_rows
 from rankdistill.report.table import labels, number, signed, table_rows
@@ -31,6 +33,7 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
         *_verified(metrics),
         *figures("Figures", labels(metrics), table_rows(metrics)),
         *figures("Evaluation suites", list(suite_heads(metrics).values()), suite_rows(metrics)),
+        *_sets(metrics),
         *_ranked(metrics),
         *_ranking(metrics),
         *_reward(metrics),
@@ -59,6 +62,11 @@ def _verified(metrics: Mapping[str, Any]) -> list[str]:
     heads = [label for _, label in guard_heads(metrics)]
     parts = [part for grid in verified_grids(metrics) for part in grid_parts(grid)]
     return parts + figures("Guards", heads, guard_rows(metrics))
+
+
+def _sets(metrics: Mapping[str, Any]) -> list[str]:
+    names = set_labels(metrics)
+    return figures(SETS, names, set_rows(metrics)) if names else []
 
 
 def _ranked(metrics: Mapping[str, Any]) -> list[str]:

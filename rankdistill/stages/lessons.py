@@ -66,7 +66,7 @@ def _nothing(run: Run, lessons: Lessons) -> str:
     if lessons.source == "data":
         return (
             "warmup.learn_from is data, but no train prompt of "
-            f"'{run.settings.prompts.path}' has a response: name its column as "
+            f"'{run.settings.prompts.named}' has a response: name its column as "
             "prompts.response_column, or set warmup.learn_from=teacher."
         )
     return (
