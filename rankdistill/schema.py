@@ -161,6 +161,8 @@ class TeacherConfig:
     trust_remote_code: bool
     chat_template_kwargs: Any = None
     """None, or values by name: see `rankdistill.models.template_arguments`."""
+    prompt_template: str | None = None
+    system_prompt: str | None = None
 
 
 MOST_LORA_RANK = 16_384

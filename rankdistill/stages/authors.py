@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rankdistill.errors import UserError
+from rankdistill.prompts.privileged import BEST, KEY, TeachersView
 from rankdistill.sample.endpoint import check_endpoint
 from rankdistill.schema import SampleConfig
 from rankdistill.score.ensemble import members
@@ -34,6 +35,7 @@ def check_authors(settings: Any) -> None:
             beside an existing set; `score=writer` without an order, or as the held-out judge.
     """
     _check_endpoint(settings)
+    _check_view(settings)
     ordered = [s for s in members(settings.scorer).values() if isinstance(s, ByWriter)]
     if any(scorer.order is None for scorer in ordered):
         raise UserError(
@@ -49,6 +51,30 @@ def check_authors(settings: Any) -> None:
         raise UserError(
             "score=writer cannot judge held-out answers, all of which are one writer's: name "
             "another judge, as score@eval.judge=likelihood or score@eval.judge=demands."
+        )
+
+
+def _check_view(settings: Any) -> None:
+    """Refuse what the teacher alone is to be shown, where that is not known or not there."""
+    teacher = settings.teacher
+    view = TeachersView.of(teacher.prompt_template, teacher.system_prompt)
+    if view is None:
+        return
+    if settings.prompts.instructions is None:
+        view.check(settings.prompts.keep)
+    if BEST not in view.placeholders:
+        return
+    if settings.rank.path is None:
+        raise UserError(
+            f"{KEY} shows {{best}}, the best response of an existing ranked set, and there is "
+            "none: give rank.path."
+        )
+    asked = [settings.scorer] if settings.rank.rescore else []
+    asked += [settings.judge or settings.scorer] if settings.quick is not None else []
+    if any(member.uses_teacher for scorer in asked for member in members(scorer).values()):
+        raise UserError(
+            f"{KEY} shows {{best}}, which the teacher would see while it scores: take a score "
+            "that does not ask it, or eval=[ranked]."
         )
 
 

@@ -114,14 +114,15 @@ def _written(run: Run, prompts: Rows, lessons: Lessons, count: int) -> Rows:
 
     Only train responses are chosen by score: what is measured on is not selected.
     """
-    asking = [{**p, "messages": asked(p["messages"], lessons.request)} for p in prompts]
+    asking = [_asked(prompt, lessons.request) for prompt in prompts]
     key = prompts.key if lessons.request is None else f"{prompts.key} {lessons.request}"
     reader = run.teacher_tokens
     sampled = sample(run, run.writing_teacher, Rows(asking, key), "teacher", count)
     if lessons.as_sampled:
         return sampled.recoded(reader)
-    messages = {prompt["prompt_id"]: prompt["messages"] for prompt in prompts}
-    asked_as_is = [{**row, "messages": messages[row["prompt_id"]]} for row in sampled]
+    names = ("messages", "teacher_messages")
+    messages = {p["prompt_id"]: {n: p[n] for n in names if n in p} for p in prompts}
+    asked_as_is = [{**row, **messages[row["prompt_id"]]} for row in sampled]
     whole: list[Any] = list(replace(sampled, source=asked_as_is).recoded(reader))
     tokenizer = reader.tokenizer()
     answers = [without_thoughts(group, tokenizer) for group in whole]
@@ -150,6 +151,12 @@ def _written(run: Run, prompts: Rows, lessons: Lessons, count: int) -> Rows:
 
     what = f"chosen from {len(whole)} prompts' responses"
     return Rows.of(run.stage("lessons", what, identity, make))
+
+
+def _asked(prompt: Any, request: str | None) -> Any:
+    """The prompt with a request of ours, in what the teacher is shown of it."""
+    shown = [name for name in ("messages", "teacher_messages") if name in prompt]
+    return {**prompt, **{name: asked(prompt[name], request) for name in shown}}
 
 
 def _scores(answers: Sequence[Group], scored: Rows) -> list[list[float | None]]:

@@ -50,6 +50,7 @@ from rankdistill.stages.run import Model, Run
 from rankdistill.stages.run_folder import begin_report, begin_run, write_run_folder
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import check_conversations, check_scorers, score
+from rankdistill.stages.seen import seen_by_teacher
 from rankdistill.stages.served import check_served
 from rankdistill.stages.student import check_models, student
 from rankdistill.stages.suites import check_suites, measure_suites
@@ -123,10 +124,12 @@ def _run(job: Run, report: RunReport) -> float | None:
     console.part(None)
     start = student(job, prompts)
     console.part("warmup")
-    teacher_response = _teacher_response(job, by_split["train"])
-    taught = teach(job, prompts, by_split)
+    shown = seen_by_teacher(prompts, job.teachers_view)
+    for_teacher = by_split if shown is prompts else _by_split(shown)
+    teacher_response = _teacher_response(job, for_teacher["train"])
+    taught = teach(job, shown, for_teacher)
     _answer_held_out(job, by_split["heldout"])
-    warm, report.warmup_history = warm_up(job, start, by_split["train"], taught)
+    warm, report.warmup_history = warm_up(job, start, for_teacher["train"], taught)
     console.part(None)
     verification = _verification(job, by_split)
     validation = Validation(job, by_split["validation"], warm, ranked_set)

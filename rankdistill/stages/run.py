@@ -12,6 +12,7 @@ from rankdistill import console, models
 from rankdistill.models.device import device, release
 from rankdistill.models.locate import check_path
 from rankdistill.models.model import Loading, Model, ServedModel
+from rankdistill.prompts.privileged import TeachersView
 from rankdistill.sample import (
     Sampler,
     check_parallel,
@@ -101,6 +102,12 @@ class Run:
         key = "sample.endpoint.chat_template_kwargs"
         given = models.template_arguments(endpoint.chat_template_kwargs, key)
         return ServedModel.of(endpoint.model, endpoint.revision, given)
+
+    @property
+    def teachers_view(self) -> TeachersView | None:
+        """How prompts are put for the teacher alone; None: as for the student."""
+        teacher = self.settings.teacher
+        return TeachersView.of(teacher.prompt_template, teacher.system_prompt)
 
     @property
     def writers(self) -> dict[str, Model]:

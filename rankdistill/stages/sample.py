@@ -76,7 +76,10 @@ def _sample_rows(
     done = {row["prompt_id"] for row in shards.rows()}
     tokenizer = model.tokenizer()
     by_id = {prompt["prompt_id"]: prompt for prompt in prompts}
-    requests = [(key, encode_prompt(tokenizer, p["messages"])) for key, p in by_id.items()]
+    asked = "teacher_messages" if source == "teacher" else "messages"
+    requests = [
+        (key, encode_prompt(tokenizer, p.get(asked) or p["messages"])) for key, p in by_id.items()
+    ]
     seconds, new_tokens = 0.0, 0
     if len(done) < len(requests):
         sampler = run.sampler()

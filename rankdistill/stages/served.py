@@ -63,7 +63,10 @@ def write(
     def make(partial: Partial) -> Mapping[str, Any]:
         shards, taken = partial.shards(), partial.shards("counts")
         done = {row["prompt_id"] for row in shards.rows()}
-        requests = [(key, p["messages"]) for key, p in by_id.items() if key not in done]
+        asked = "teacher_messages" if source == "teacher" else "messages"
+        requests = [
+            (key, p.get(asked) or p["messages"]) for key, p in by_id.items() if key not in done
+        ]
         started, found = time.monotonic(), Counter[str]()
         said: dict[str, Any] = {}
         with EndpointWriter(endpoint, options) as writer:

@@ -104,7 +104,8 @@ def from_data(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerB
             response = {"text": text, "token_ids": ids, "finish_reason": "stop", "source": "data"}
         else:
             continue
-        group = {key: row[key] for key in ("prompt_id", "split", "messages")}
+        names = ("prompt_id", "split", "messages", "teacher_messages")
+        group = {key: row[key] for key in names if key in row}
         group["responses"] = [response]
         if shorter is not None:
             group["prompt_tokens"] = shorter
