@@ -14,6 +14,7 @@ from rankdistill.schema import AugmentConfig
 from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
 from rankdistill.store import Partial
+from rankdistill.warmup.lessons import answer_of, thinks
 
 
 def augmented(run: Run, prompts: Rows) -> Rows:
@@ -41,6 +42,7 @@ def augmented(run: Run, prompts: Rows) -> Rows:
         "augment": asdict(augment),
         "max_prompt_tokens": most,
         "tokenizer": dict(run.start.identity),
+        **({"thoughts": "left out"} if thinks(answered) else {}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -79,7 +81,7 @@ def new_prompts(
     )
     kept: list[Prompt] = []
     for answer in answers:
-        text = written(answer["responses"][0]["text"])
+        text = written(answer_of(answer["responses"][0]["text"]))
         messages = [Message(role="user", content=text)]
         prompt = Prompt(prompt_id=prompt_id(messages), split="train", messages=messages)
         prompt["origin"] = answer["prompt_id"].partition("-")[0]

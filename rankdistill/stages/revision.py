@@ -19,6 +19,7 @@ from rankdistill.score.judge.prompts import Frame, delimited
 from rankdistill.score.rewrite import best_response
 from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
+from rankdistill.warmup.lessons import answer_of, thinks
 
 SOURCE = "teacher_revision"
 
@@ -48,9 +49,10 @@ def revisions(run: Run, groups: Rows) -> Rows:
 
     asked = asking(f"{groups.key} criticised", "criticise")
     first = sample(run, run.writing_teacher, asked, "critic", 1)
-    critiques = {row["prompt_id"]: row["responses"][0]["text"] for row in first}
+    critiques = {row["prompt_id"]: answer_of(row["responses"][0]["text"]) for row in first}
     known = {name: group for name, group in known.items() if name in critiques}
-    asked = asking(f"{first.key} rewritten", "rewrite", critique=critiques)
+    key = f"{first.key} rewritten" + " without thoughts" * thinks(first)
+    asked = asking(key, "rewrite", critique=critiques)
     second = sample(run, run.writing_teacher, asked, SOURCE, 1)
     written = {row["prompt_id"]: row["responses"] for row in second}
     rows = [

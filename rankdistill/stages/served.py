@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rankdistill.console import is_main_process, progress
+from rankdistill.console import progress
 from rankdistill.errors import UserError
 from rankdistill.models import Rows, ServedModel
 from rankdistill.sample import SamplingOptions
@@ -23,7 +23,7 @@ def check_served(run: Run) -> None:
     Raises:
         UserError: as `EndpointWriter.check`.
     """
-    if run.settings.sample.endpoint.model is None or not is_main_process():
+    if run.settings.sample.endpoint.model is None:
         return
     endpoint = run.settings.sample.endpoint
     most = endpoint.max_response_tokens
