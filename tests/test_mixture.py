@@ -34,7 +34,7 @@ def written(folder: Path, name: str, count: int) -> str:
 
 
 def load(sets: Any, tokenizer: Any, **options: Any) -> tuple[list[Any], dict[str, int]]:
-    given = {"max_prompt_tokens": 100, "splits": SHARES, "limit": {}, "seed": 0, **options}
+    given = {"max_prompt_tokens": 300, "splits": SHARES, "limit": {}, "seed": 0, **options}
     return load_prompts(sets, tokenizer, **given)
 
 

@@ -69,8 +69,7 @@ def test_refusals(overrides, told):
 @pytest.mark.parametrize("layout", ["shared", "padded"])
 def test_distributions_are_those_behind_the_teachers_own_prompt(layout, tokenizer):
     """KL of the teacher with its prompt and the student with the plain one, by hand."""
-    torch.manual_seed(0)
-    student, teacher = (build_model(layers=1).eval() for _ in range(2))
+    student, teacher = (build_model(layers=1, seed=seed).double().eval() for seed in (0, 1))
     shown = [{"role": "user", "content": "1 + 1? A right answer: 2"}]
     responses = [{"text": t, "token_ids": ids} for t, ids in (("a", [7, 9, 2]), ("b", [11, 5]))]
     groups: Any = [

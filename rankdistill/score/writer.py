@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rankdistill.errors import UserError
+from rankdistill.fields import plain
 from rankdistill.rows import Group
 from rankdistill.score.schema import WriterOptions
 from rankdistill.score.scorer import Scorer, TeacherAccess
@@ -28,7 +29,7 @@ class ByWriter(WriterOptions, Scorer):
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"scorer": self.name, "code": 1, "order": self.order}
+        return {"scorer": self.name, "code": 1, "order": plain(self.order)}
 
     def __call__(
         self, groups: Sequence[Group], access: TeacherAccess, done: int = 0
@@ -38,7 +39,7 @@ class ByWriter(WriterOptions, Scorer):
         Raises:
             UserError: fewer than two of the order's writers wrote.
         """
-        order = self.order or []
+        order = list(self.order or [])
         wrote = {response["source"] for group in groups for response in group["responses"]}
         if groups and len(wrote.intersection(order)) < 2:
             raise UserError(
