@@ -35,6 +35,10 @@ class Allocator(TorchDispatchMode):
         return made
 
 
+SMALL = 6000
+"""Bytes: more than a random state takes, less than the activations of any group."""
+
+
 class Noisy(RRHF):
     """Draws a number for each forward pass."""
 
@@ -89,11 +93,11 @@ def test_random_numbers_are_drawn_again(tmp_path):
 
 
 def test_one_group_too_many_and_accumulated_steps_are_told(tmp_path):
-    with Allocator(3000), pytest.raises(UserError, match="one prompt and its responses at a time"):
+    with Allocator(SMALL), pytest.raises(UserError, match="one prompt and its responses at a time"):
         trainer_of(tmp_path, learning_rate=0.0).train()
     accumulated = trainer_of(tmp_path, gradient_accumulation_steps=2)
     told = r"Step 1 ran out of memory.*max_batch_tokens=2048.*continues from the start"
-    with Allocator(3000), pytest.raises(UserError, match=told):
+    with Allocator(SMALL), pytest.raises(UserError, match=told):
         accumulated.train()
 
 
