@@ -127,6 +127,11 @@ class StepTrainer(Trainer, ABC):
         syncs = self.accelerator.sync_gradients
         while (parts := self._in_parts(model, inputs, scale, options, syncs)) is None:
             before.restore()
+            if self.accelerator.num_processes > 1:
+                # DDP still expects the gradients of the pass that was dropped.
+                self.accelerator.gradient_state._set_sync_gradients(syncs)
+                self.accelerator.backward(self.losses(model, []).sum() * 0.0)
+                before.restore()
             self.reduced_to = smaller_budget(self, inputs.parts, inputs.groups)
             self.args.max_batch_tokens = self.reduced_to
             self._split_anew(inputs)
