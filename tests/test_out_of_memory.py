@@ -93,8 +93,9 @@ def test_random_numbers_are_drawn_again(tmp_path):
 
 
 def test_one_group_too_many_and_accumulated_steps_are_told(tmp_path):
+    whole = trainer_of(tmp_path)
     with Allocator(SMALL), pytest.raises(UserError, match="one prompt and its responses at a time"):
-        trainer_of(tmp_path, learning_rate=0.0).train()
+        whole.train()
     accumulated = trainer_of(tmp_path, gradient_accumulation_steps=2)
     told = r"Step 1 ran out of memory.*max_batch_tokens=2048.*continues from the start"
     with Allocator(SMALL), pytest.raises(UserError, match=told):
