@@ -32,8 +32,12 @@ class Prompt(TypedDict):
     base prompt, or the value of `prompts.split_by`. Not there: each prompt is one of its own."""
     columns: NotRequired[str]
     """JSON object of the columns that `prompts.keep` names, for verifiers."""
+    set: NotRequired[str]
+    """Which of several sets it is of, as `prompts.path` names it."""
     response: NotRequired[str]
     """What the data has an assistant answer; nothing is trained on it unless it is asked for."""
+    teacher_messages: NotRequired[list[Message]]
+    """The conversation as the teacher sees it, where it sees more than the student."""
     origin: NotRequired[str]
     """How the teacher came to write the prompt, `instruct` or `evolve`; not there for others."""
 
@@ -82,6 +86,10 @@ class Group(TypedDict):
     cluster: NotRequired[str]
     """As in `Prompt`."""
     columns: NotRequired[str]
+    """As in `Prompt`."""
+    set: NotRequired[str]
+    """As in `Prompt`."""
+    teacher_messages: NotRequired[list[Message]]
     """As in `Prompt`."""
     prompt_tokens: NotRequired[int]
     """How many of the prompt's tokens the responses stand behind, where a chat template writes

@@ -7,6 +7,7 @@ Objectives have no schema here: the frozen dataclass that `_target_` names is on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
@@ -21,6 +22,52 @@ LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced", "first"])
 Aggregate = Enum("Aggregate", ["mean", "borda", "bradley_terry", "elo"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k", "random_k", "spread"])
 RoundReference = Enum("RoundReference", ["fixed", "moved"])
+
+
+Amount = int | float | None
+"""How much of a set is taken: so many train prompts, or a share of all; None: all."""
+
+
+def amounts(key: str, path: Any) -> dict[str, Amount]:
+    """How much is taken of which set, by what `prompts.path` or `rank.path` says.
+
+    Args:
+        key: For a message.
+        path: One set, a list of sets, or by set the number of its train prompts or a share.
+
+    Raises:
+        UserError: it is nothing of that.
+    """
+    if isinstance(path, str):
+        return {path: None}
+    said = f"as in '{key}={{first.jsonl: 0.5, second.jsonl: 2000}}'"
+    named = isinstance(path, list | Mapping) and path
+    if not named or not all(isinstance(name, str) and name.strip() for name in path):
+        raise UserError(
+            f"{key} is {path}: give a set, a list of sets, or how much of each, {said}."
+        )
+    if isinstance(path, list):
+        if len(set(path)) < len(path):
+            raise UserError(f"{key} names a set twice: say how much is taken of it once, {said}.")
+        return dict.fromkeys(path)
+    for name, amount in path.items():
+        number = isinstance(amount, int | float) and not isinstance(amount, bool)
+        share = isinstance(amount, float) and 0 < amount <= 1
+        if not number or not (share or (isinstance(amount, int) and amount > 1)):
+            raise UserError(
+                f"{key} takes {amount} of '{name}': give a share such as 0.5 (1.0 is all of it), "
+                f"or a whole number of train prompts from 2, {said}."
+            )
+    return dict(path)
+
+
+@dataclass
+class DecontaminateConfig:
+    against: list[str]
+    ngram: int
+
+    def __post_init__(self) -> None:
+        at_least("prompts.decontaminate", self, 4, "ngram")
 
 
 @dataclass
@@ -74,7 +121,8 @@ class InstructionsConfig:
 
 @dataclass
 class PromptsConfig:
-    path: str
+    path: Any
+    """A set, or several: see `amounts`."""
     column: str | None
     response_column: str | None
     max_prompt_tokens: int
@@ -86,9 +134,22 @@ class PromptsConfig:
     split_column: str | None = "split"
     strict: bool = False
     instructions: InstructionsConfig | None = None
+    decontaminate: DecontaminateConfig = field(default_factory=lambda: DecontaminateConfig([], 13))
 
     def __post_init__(self) -> None:
         at_least("prompts", self, 1, "max_prompt_tokens")
+        if self.path is not None:  # a ranked set may bring the prompts
+            _ = self.sets
+
+    @property
+    def sets(self) -> dict[str, Amount]:
+        """How much is taken of which set."""
+        return amounts("prompts.path", self.path)
+
+    @property
+    def named(self) -> str:
+        """The sets, for the person."""
+        return " and ".join(self.sets)
 
 
 @dataclass
@@ -100,6 +161,8 @@ class TeacherConfig:
     trust_remote_code: bool
     chat_template_kwargs: Any = None
     """None, or values by name: see `rankdistill.models.template_arguments`."""
+    prompt_template: str | None = None
+    system_prompt: str | None = None
 
 
 MOST_LORA_RANK = 16_384
@@ -164,6 +227,36 @@ class TransformersConfig:
         at_least("sample.transformers", self, 1, "batch_size")
 
 
+@dataclass
+class EndpointConfig:
+    urls: list[str]
+    model: str | None
+    revision: str | None
+    key_variable: str
+    chat_template_kwargs: Any
+    """As of the teacher."""
+    max_response_tokens: int | None
+    concurrency: int
+    requests_per_minute: float | None
+    timeout_s: float
+    retries: int
+    dollars_per_million_input_tokens: float
+    dollars_per_million_output_tokens: float
+
+    def __post_init__(self) -> None:
+        group = "sample.endpoint"
+        at_least(group, self, 1, "concurrency", "max_response_tokens")
+        dollars = ("dollars_per_million_input_tokens", "dollars_per_million_output_tokens")
+        at_least(group, self, 0, "retries", *dollars)
+        above_zero(group, self, "timeout_s", "requests_per_minute")
+        if bool(self.urls) != (self.model is not None):
+            missing = "urls, such as [http://127.0.0.1:8000/v1]" if self.model else "model"
+            raise UserError(
+                f"sample.endpoint is a model at some URLs, of which one is missing: give "
+                f"{group}.{missing}."
+            )
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How responses are drawn. Order of the filters, as in vLLM: temperature, top-k, top-p.
@@ -199,23 +292,66 @@ class SampleConfig(Sampling):
     sampler: Any
     """A name of `rankdistill.sample.NAMES`, or what names a `Sampler` by its `_target_`."""
     max_response_tokens: int
+    writers: Any
+    """None, or a list of names, or the number of responses by name: see `counts_of_writers`."""
     teacher_response: bool
     teacher_revision: bool
     rule_rewrite: bool
     from_cluster: bool
     tensor_parallel: int
     data_parallel: int | None
+    endpoint: EndpointConfig
     vllm: VLLMConfig
     transformers: TransformersConfig
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("sample", self, 1, "tensor_parallel", "data_parallel")
+        _check_writers(self)
+
+    @property
+    def counts_of_writers(self) -> dict[str, int]:
+        """How many responses to each prompt are whose, in the order of `writers`."""
+        if self.writers is None:
+            return {"student": self.responses_per_prompt}
+        if isinstance(self.writers, Mapping):
+            return dict(self.writers)
+        return dict.fromkeys(self.writers, 1)
+
+
+def _check_writers(sample: SampleConfig) -> None:
+    writers, said = sample.writers, "as in 'sample.writers={teacher: 1, student: 3}'"
+    if writers is None:
+        return
+    if not isinstance(writers, list | Mapping) or not all(
+        isinstance(name, str) and name.strip() for name in writers
+    ):
+        raise UserError(f"sample.writers is {writers}: give names, or numbers by name, {said}.")
+    if isinstance(writers, list) and len(set(writers)) < len(writers):
+        raise UserError(f"sample.writers names a writer twice: give numbers by name, {said}.")
+    for name, count in sample.counts_of_writers.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise UserError(
+                f"sample.writers.{name} is {count}; it must be a number from 1, {said}."
+            )
+    if "endpoint" in writers and sample.endpoint.model is None:
+        raise UserError(
+            "sample.writers names endpoint, which is none: give sample.endpoint.urls and "
+            "sample.endpoint.model."
+        )
+    if sum(sample.counts_of_writers.values()) < 2:
+        raise UserError(f"sample.writers write one response to a prompt; give two or more, {said}.")
+    if sample.teacher_response:
+        raise UserError(
+            "sample.writers says who writes: name teacher in it, and set "
+            "sample.teacher_response=false."
+        )
 
 
 @dataclass
 class RankConfig:
-    path: str | None
+    path: Any
+    """None, or sets as of the prompts."""
     score_column: str | None
     responses_per_prompt: int | None
     max_response_tokens: int | None
@@ -231,8 +367,21 @@ class RankConfig:
     placebo: bool = False
     columns: Any = None
     """None, or names of columns, see `rankdistill.rank.preferences.PairColumns`."""
+    max_length_gap: int | None = None
+
+    @property
+    def sets(self) -> dict[str, Amount]:
+        """How much is taken of which existing set; nothing where there is none."""
+        return {} if self.path is None else amounts("rank.path", self.path)
+
+    @property
+    def named(self) -> str:
+        """The existing sets, for the person; empty where there is none."""
+        return " and ".join(self.sets)
 
     def __post_init__(self) -> None:
+        _ = self.sets
+        at_least("rank", self, 0, "max_length_gap")
         at_least("rank", self, 2, "top_k", "responses_per_prompt")
         at_least("rank", self, 1, "max_response_tokens")
         at_least("rank", self, 0, "tie_margin")

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -21,9 +21,11 @@ class FakeEndpoint:
 
     Args:
         brain: Decides; what it returns is put into the schema's one property. A tuple (text,) is
-            the whole answer as it is.
+            the whole answer as it is; a dictionary is the whole choice.
         trouble: (number of the request, question) -> a status, "cut", "slow", "html", or None.
         logprobs: (verdict) -> the likeliest alternatives to it with their probabilities.
+        about: What `/models` says of the model beside its name; None: it says nothing at all.
+        refuses: Arguments that it answers with a 400 that names them.
     """
 
     def __init__(
@@ -34,7 +36,10 @@ class FakeEndpoint:
         key: str | None = None,
         model: str = "judge-1",
         logprobs: Callable[[str], dict[str, float]] | None = None,
+        about: dict[str, Any] | None = {},  # noqa: B006  (never written to)
+        refuses: Collection[str] = (),
     ) -> None:
+        self.about, self.refuses = about, refuses
         self.brain, self.trouble, self.key, self.model = brain, trouble, key, model
         self.logprobs = logprobs
         self.requests: list[str] = []
@@ -52,7 +57,9 @@ class FakeEndpoint:
                 pass
 
             def do_GET(self) -> None:
-                self._send(200, {"data": [{"id": endpoint.model}]})
+                if endpoint.about is None:
+                    return self._send(404, {"error": {"message": "no such page"}})
+                self._send(200, {"data": [{"id": endpoint.model, **endpoint.about}]})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -75,6 +82,9 @@ class FakeEndpoint:
                     return self._send(401, {"error": {"message": told}})
                 if body["model"] != endpoint.model:
                     return self._send(404, {"error": {"message": "no such model"}})
+                if refused := [name for name in endpoint.refuses if name in body]:
+                    told = f"Unsupported parameter: {refused[0]}"
+                    return self._send(400, {"error": {"message": told}})
                 trouble = endpoint.trouble(number, question)
                 if isinstance(trouble, int):
                     self._send(trouble, {"error": {"message": f"trouble with {KEY}"}})
@@ -114,6 +124,9 @@ class FakeEndpoint:
     def answer(self, body: dict[str, Any], question: str) -> dict[str, Any]:
         """A chat completion in the form that was asked for."""
         verdict = self.brain(question)
+        usage = {"prompt_tokens": len(question) // 4, "completion_tokens": 7}
+        if isinstance(verdict, dict):
+            return {"choices": [verdict], "usage": usage}
         if isinstance(verdict, tuple):
             text = verdict[0]
         else:
@@ -122,7 +135,6 @@ class FakeEndpoint:
         choice: dict[str, Any] = {"message": {"content": text}, "finish_reason": "stop"}
         if body.get("logprobs") and self.logprobs is not None:
             choice["logprobs"] = {"content": self._steps(text, str(verdict))}
-        usage = {"prompt_tokens": len(question) // 4, "completion_tokens": 7}
         return {"choices": [choice], "usage": usage}
 
     def _steps(self, text: str, verdict: str) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
+from rankdistill.forward import token_count
 from rankdistill.objectives import DPO, RRHF
 
 CASES: dict[str, dict[str, Any]] = {
@@ -30,6 +31,8 @@ CASES: dict[str, dict[str, Any]] = {
     # FSDP2 by torch itself, since accelerate shards on accelerators only; with forward passes that
     # one of the processes makes for the other's sake.
     "sharded": {"prompts": 7, "prompts_per_step": 5, "max_batch_tokens": 60, "sharded": True},
+    # The last process refuses what is larger, so that all repeat the step in smaller parts.
+    "refused": {"prompts": 12, "prompts_per_step": 12, "refuses": 100},
     "adapter": {"prompts": 6, "per_step": 2, "objective": DPO(), "lora": True},
 }
 
@@ -39,7 +42,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     case = dict(CASES[name])
     rows = ragged_groups(case.pop("prompts"))
     objective, lora = case.pop("objective", RRHF()), case.pop("lora", False)
-    sharded = case.pop("sharded", False)
+    sharded, refuses = case.pop("sharded", False), case.pop("refuses", None)
     world = int(os.environ.get("WORLD_SIZE", 1))
     if "per_step" in case:
         case["per_device_train_batch_size"] = case.pop("per_step") // world
@@ -58,7 +61,10 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     )
     if sharded and world > 1:
         shard(trainer)
+    if refuses is not None and int(os.environ.get("RANK", 0)) == world - 1:
+        refuse_above(trainer, refuses)
     trainer.train()
+    assert refuses is None or trainer.memory_figures["max_batch_tokens"] < 4096
     evaluation = {k: v for k, v in trainer.evaluate().items() if "second" not in k}
     evaluation = {k: v for k, v in evaluation.items() if "time" not in k}
     trained = weights(trainer)
@@ -80,6 +86,19 @@ def shard(trainer: RankingTrainer) -> None:
         fully_shard(block, mesh=mesh)
     fully_shard(trainer.model, mesh=mesh)
     trainer.accelerator.prepare_model = lambda model, **_: model
+
+
+def refuse_above(trainer: RankingTrainer, most: int) -> None:
+    """Has memory run out in a forward pass of more than `most` tokens."""
+    losses = trainer.losses
+
+    def refusing(model: Any, rows: Any) -> Any:
+        computed = losses(model, rows)
+        if sum(token_count(row.tokens, trainer.layout) for row in rows) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return computed
+
+    trainer.losses = refusing
 
 
 def stop(folder: Path) -> str:

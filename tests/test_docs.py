@@ -88,7 +88,8 @@ ELSEWHERE = (
     "score.through", "bfloat16", "zephyr", "recipe=warmup_comparison", "recipe=ppo",
     "recipe=distilbert",
     "pro_ranking_length", "recipe=evaluate", "eval=", "recipe=reranker", "optuna", "hardware=",
-    "learning_rate_grid", "hydra/", "report_to",
+    "learning_rate_grid", "hydra/", "report_to", "sample.writers", "{a.jsonl",
+    "teacher.prompt_template",
 )  # fmt: skip
 """What tests of its own run: endpoints, hub models, vLLM, warm-ups, PPO."""
 

@@ -254,6 +254,21 @@ def test_a_judge_is_asked_as_often_as_it_says(capsys, mode, each):
     assert stage["what"] == f"{100 * each:,} questions to a judge"
 
 
+def test_endpoints_are_planned_by_their_calls(capsys):
+    found = plan(
+        capsys, "recipe=served_teacher", "prompts.limit.train=60", "prompts.limit.validation=10",
+        "sample.endpoint.dollars_per_million_output_tokens=10", "hardware=8xa100_40",
+        "sample.endpoint.requests_per_minute=6",
+    )  # fmt: skip
+    asked = {s["what"]: s["seconds"] for s in found["stages"] if " calls to " in s["what"]}
+    where = "calls to Qwen/Qwen2.5-72B-Instruct at http://127.0.0.1:8000/v1"
+    group, lessons, verdicts, *_ = asked
+    assert group == f"teacher: 60 prompts x 1, 60 {where}, $0.31"
+    assert lessons.startswith(f"teacher: 70 prompts x 4, 280 {where}")
+    assert verdicts == f"70 groups of 5 by a judge, 350 {where}"
+    assert asked[group] == 60 / 6 * 60  # the limit of requests, not the tokens
+
+
 def test_the_table_keeps_to_100_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     assert main([*RANKED, "hardware=8xa100"]) == 0

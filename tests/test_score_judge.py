@@ -13,10 +13,11 @@ import pytest
 from fake_endpoint import shown
 from judge_data import group, scorer
 
+from rankdistill.endpoint import Answer
 from rankdistill.errors import UserError
 from rankdistill.score.judge.modes import MODES, Brief
 from rankdistill.score.judge.prompts import FRAMES, load_criterion, load_frame
-from rankdistill.score.judge.runner import Answer, run
+from rankdistill.score.judge.runner import run
 from rankdistill.score.judge.verdicts import ENUMERATED, Reply, duel_form, order_form, rating_form
 
 

@@ -34,7 +34,7 @@ def test_the_best_response_is_criticised_and_rewritten(monkeypatch, tiny_dir):
     settings = SimpleNamespace(sample=SimpleNamespace(max_response_tokens=4))
     teacher = Model(str(tiny_dir), {})
     monkeypatch.setattr(revision, "max_positions", lambda folder: 900)
-    run: Any = SimpleNamespace(teacher=teacher, settings=settings)
+    run: Any = SimpleNamespace(teacher=teacher, writing_teacher=teacher, settings=settings)
     found = revision.revisions(run, Rows(groups, "scored", teacher))
     rows, key = found.rows, found.key
     # q has no score, r does not fit.

@@ -109,8 +109,9 @@ def job(tmp_path, tokenizer, monkeypatch):
     build_tokenizer().save_pretrained(tmp_path / "model")
     model = Model(str(tmp_path / "model"), {"folder": "m"})
     run: Any = SimpleNamespace(
-        settings=SimpleNamespace(warmup=None, prompts=SimpleNamespace(path="some.jsonl")),
+        settings=SimpleNamespace(warmup=None, prompts=SimpleNamespace(named="some.jsonl")),
         store=Store(tmp_path / "store"), records=[], teacher=model, start=model, folder=tmp_path,
+        writing_teacher=model, teacher_tokens=model,
     )  # fmt: skip
     run.stage = lambda *args, **options: Run.stage(run, *args, **options)
     run.shown, run.said = [], {}

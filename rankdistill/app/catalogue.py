@@ -40,7 +40,7 @@ RECIPES = {
         "dpo", "ipo", "kto", "pro", "plackett_luce", "lipo", "slic", "simpo", "orpo", "cpo",
         "best_of_n", "iterative_dpo", "pro_ranking_length",
     ),
-    "Your own data and models": ("ranked_set", "evaluate", "reranker"),
+    "Your own data and models": ("ranked_set", "served_teacher", "evaluate", "reranker"),
     "Reward model and PPO": ("reward_model", "ppo", "ppo_group"),
     "Distillation, without a ranking": (
         "warmup_comparison", "distilbert_style", "gsm8k_logits_bundled", "gsm8k_logits",

@@ -159,6 +159,7 @@ SCHEMAS: dict[str, type] = {
     "score/judge": score.JudgeOptions,
     "score/ensemble": Ensemble,
     "score/verifier": score.VerifierOptions,
+    "score/writer": score.WriterOptions,
     "score/reward_model": score.RewardModelOptions,
     "rank": RankConfig,
     "retrieval": RetrievalConfig,

@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rankdistill.export.source import EXPORT
 
     quiet()
+    if given.ranked:
+        return _ranked(given)
     source = open_source(given.run, trust_remote_code=given.trust_remote_code)
     if given.push is not None:
         check_push(given.push)
@@ -32,6 +34,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"[bold]hub[/]     {push(to, given.push, private=not given.public)}")
     else:
         say(f"[dim]python -m rankdistill.serve {given.run}   serves it[/]")
+    return 0
+
+
+def _ranked(given: argparse.Namespace) -> int:
+    """The run's ranked set in place of its student."""
+    from rankdistill.console import say
+    from rankdistill.export.push import check_push, push
+    from rankdistill.export.ranked_set import EXPORT, export_ranked
+
+    if given.push is not None:
+        check_push(given.push)
+    to = given.to or given.run / EXPORT
+    name = given.push or f"{given.run.resolve().name}, ranked"
+    say(f"[bold]export[/]  {export_ranked(given.run, to, name, given.license)}")
+    if given.push is not None:
+        where = push(to, given.push, private=not given.public, kind="dataset")
+        say(f"[bold]hub[/]     {where}")
     return 0
 
 
@@ -69,6 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--public", action="store_true", help="make a new repository public; default: private"
+    )
+    parser.add_argument(
+        "--ranked",
+        action="store_true",
+        help="the run's ranked set in place of its student, with a data card (RUN/ranked_export)",
+    )
+    parser.add_argument(
+        "--license", metavar="ID", help="that the ranked set is given under, as the hub calls it"
     )
     return parser
 

@@ -20,6 +20,7 @@ from rankdistill.report.ranked import ranked_labels, ranked_rows
 from rankdistill.report.rendering import environment
 from rankdistill.report.stages import duration, stage_rows
 from rankdistill.report.table import Row, labels, table_rows
+from rankdistill.schema import amounts
 
 TASK = "text-generation"
 HYPERPARAMETERS = ("student", "warmup", "sample", "rank", "objective", "train")
@@ -114,8 +115,8 @@ def _results(
 
 
 def _dataset(group: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    path = str((config.get(group) or {}).get("path") or "prompts")
-    named = hub_name(path) or path.rstrip("/").rpartition("/")[2]
+    paths = _paths(config, group) or ["prompts"]
+    named = " and ".join(hub_name(p) or p.rstrip("/").rpartition("/")[2] for p in paths)
     return {
         "dataset_type": named,
         "dataset_name": f"held-out split of {named}",
@@ -137,8 +138,8 @@ def _story(source: Source) -> dict[str, Any]:
         "layers": config["student"].get("keep_layers"),
         "lora": (config["student"].get("lora") or {}).get("r"),
         "teacher": hub_name(config["teacher"]["path"]) or config["teacher"]["path"],
-        "ranked_set": (config.get("rank") or {}).get("path"),
-        "prompts": (config.get("rank") or {}).get("path") or config["prompts"]["path"],
+        "ranked_set": " and ".join(_paths(config, "rank")) or None,
+        "prompts": " and ".join(_paths(config, "rank") or _paths(config, "prompts")),
         "objective": str(config["objective"]["_target_"]).rpartition(".")[2],
         "headline": headline(metrics),
         "warning": judge_warning(metrics),
@@ -170,7 +171,7 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(f"{name}.{key}", inner)
-    elif value is not None and not name.startswith(("sample.vllm", "sample.transformers")):
+    elif value is not None and not name.startswith(LEFT_OUT):
         yield name, str(value)
 
 
@@ -181,10 +182,14 @@ def _hub_base(config: Mapping[str, Any]) -> str | None:
 
 
 def _datasets(config: Mapping[str, Any]) -> list[str] | None:
-    paths = [(config.get(group) or {}).get("path") for group in ("rank", "prompts")]
-    if paths[0]:  # an existing set takes the prompts' place
-        paths = paths[:1]
-    return [name for path in paths if path and (name := hub_name(str(path)))] or None
+    paths = _paths(config, "rank") or _paths(config, "prompts")
+    return [name for path in paths if (name := hub_name(path))] or None
+
+
+def _paths(config: Mapping[str, Any], group: str) -> list[str]:
+    """The sets of `prompts` or `rank`; an existing ranked set takes the prompts' place."""
+    path = (config.get(group) or {}).get("path")
+    return list(amounts(f"{group}.path", path)) if path else []
 
 
 def _tags(config: Mapping[str, Any], quantize: str) -> list[str]:
@@ -192,6 +197,10 @@ def _tags(config: Mapping[str, Any], quantize: str) -> list[str]:
     if config:
         tags.append(str(config["objective"]["_target_"]).rpartition(".")[2].lower())
     return [*tags, "8-bit", "torchao"] if quantize == "int8" else tags
+
+
+LEFT_OUT = ("sample.vllm", "sample.transformers", "sample.endpoint")
+"""Keys that change nothing of what is learned, or say where somebody's server is."""
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 from huggingface_hub import HfApi, get_token
@@ -11,6 +12,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from rankdistill.errors import UserError, first_line
 from rankdistill.export.record import RECORD
+from rankdistill.models.hub import Kind
+
+_WHAT = {"model": "student", "dataset": "ranked set"}
 
 
 def check_push(repository: str) -> None:
@@ -28,10 +32,11 @@ def check_push(repository: str) -> None:
         )
 
 
-def push(folder: Path, repository: str, private: bool) -> str:
+def push(folder: Path, repository: str, private: bool, kind: Kind = "model") -> str:
     """Uploads the folder; returns where it is.
 
     Args:
+        kind: Of the repository.
         private: Make a new repository private, else public. One that exists stays as it is.
 
     Raises:
@@ -39,16 +44,19 @@ def push(folder: Path, repository: str, private: bool) -> str:
     """
     api = HfApi()
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
+        # What is not said is a model.
+        options: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
+        api.create_repo(repository, private=private, exist_ok=True, **options)
         api.upload_folder(
             folder_path=folder,
             repo_id=repository,
-            commit_message="A student, exported by rankdistill",
+            commit_message=f"A {_WHAT[kind]}, exported by rankdistill",
             ignore_patterns=[RECORD],
+            **options,
         )
     except (OSError, httpx.HTTPError) as error:
         raise UserError(
             f"The hub does not take '{repository}': {first_line(error)} The export is in "
             f"{folder}; `hf upload {repository} {folder}` tries again."
         ) from error
-    return f"https://huggingface.co/{repository}"
+    return f"https://huggingface.co/{'' if kind == 'model' else 'datasets/'}{repository}"

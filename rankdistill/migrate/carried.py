@@ -82,7 +82,11 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(_value(part) for part in value)}]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{name}: {_value(part)}" for name, part in value.items()) + "}"
+        # Hydra would take a colon in a name for the end of it, and 1 for a number of rows.
+        names = [str(name).replace(":", r"\:") for name in value]
+        said = [str(part) if isinstance(part, float) else _value(part) for part in value.values()]
+        parts = (f"{name}: {part}" for name, part in zip(names, said, strict=True))
+        return "{" + ",".join(parts) + "}"
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value)

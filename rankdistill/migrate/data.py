@@ -9,9 +9,9 @@ from typing import Any
 from rankdistill.errors import UserError
 from rankdistill.migrate.carried import Carried
 
-ONE = "a run reads one data set: join them to a file"
+ONE = "a run reads one set of conversations: join them to a file"
 FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".gz")
-HELD_OUT = "one data set is read, of which prompts.splits hold 2 % out"
+HELD_OUT = "of what is read, prompts.splits hold 2 % out"
 
 
 def carry_data(carried: Carried, kind: str, at_once: int) -> None:
@@ -28,6 +28,7 @@ def carry_data(carried: Carried, kind: str, at_once: int) -> None:
     length = int(take("max_length", take("max_seq_length", 1024)))
     prompt = take("max_prompt_length")
     if kind == "sft":
+        path = _one(carried, path)
         carried.groups |= {"warmup": "sft", "eval": ["quick"]}
         values |= {
             "rounds": 0,
@@ -59,8 +60,8 @@ def carry_data(carried: Carried, kind: str, at_once: int) -> None:
     carried.leave("max_completion_length", "responses get what the prompt leaves of max_length")
 
 
-def _path(carried: Carried) -> str:
-    """The data set that is trained on, as `owner/name[/config][:split]` or a file."""
+def _path(carried: Carried) -> Any:
+    """What is trained on, as `owner/name[/config][:split]` or files, and how much of each."""
     mixture, mixer = carried.take("dataset_mixture"), carried.take("dataset_mixer")
     listed, name = carried.take("datasets"), carried.take("dataset_name")
     config, split = carried.take("dataset_config"), carried.take("dataset_train_split")
@@ -72,14 +73,14 @@ def _path(carried: Carried) -> str:
         if mixture.get("test_split_size"):
             carried.left["dataset_mixture.test_split_size"] = HELD_OUT
     if isinstance(listed, list) and listed and all(isinstance(part, Mapping) for part in listed):
-        return _first(carried, [_of_part(part) for part in listed], "dataset_mixture")
+        return _mixed([_of_part(part) for part in listed])
     if isinstance(mixer, Mapping) and mixer:
         chosen = configs[0] if configs else None
         train = next((s for s in splits or [] if "test" not in str(s)), None)
         if splits and len(splits) > 1:
             carried.left["dataset_splits"] = HELD_OUT
         parts = [(_named(key, chosen, train), share) for key, share in mixer.items()]
-        return _first(carried, parts, "dataset_mixer")
+        return _mixed(parts)
     if name is None:
         raise UserError(
             "the configuration names no data set: add dataset_name, dataset_mixer or "
@@ -95,13 +96,28 @@ def _of_part(part: Mapping[str, Any]) -> tuple[str, Any]:
     return _named(str(name), config, part.get("split")), share
 
 
-def _first(carried: Carried, parts: list[tuple[str, Any]], key: str) -> str:
-    path, share = parts[0]
-    if len(parts) > 1:
-        carried.left[key] = f"{', '.join(name for name, _ in parts[1:])}: {ONE}"
-    if share is not None and float(share) != 1.0:
-        carried.left[f"{key} (share {share} of {path})"] = "prompts.limit.train takes a number"
-    return path
+def _one(carried: Carried, path: Any) -> str:
+    """The first of several sets of conversations: `warmup.conversations` takes one."""
+    names = [path] if isinstance(path, str) else list(path)
+    if len(names) > 1:
+        carried.left["dataset_mixer"] = f"{', '.join(names[1:])}: {ONE}"
+    elif not isinstance(path, str):
+        carried.left["dataset_mixer"] = f"share {path[names[0]]}: warmup.train_conversations is one"
+    return names[0]
+
+
+def _mixed(parts: list[tuple[str, Any]]) -> Any:
+    """One set, or several with how much of each: fractions of the handbook are shares of a set."""
+    if all(share is None or float(share) == 1.0 for _, share in parts):
+        names = [name for name, _ in parts]
+        return names[0] if len(names) == 1 else names
+    return {name: 1.0 if share is None else _share(share) for name, share in parts}
+
+
+def _share(value: Any) -> int | float:
+    """Up to 1 a share of the set; beyond that a number of rows, as open-instruct has them."""
+    number = float(value)
+    return number if number <= 1 else round(number)
 
 
 def _named(name: str, config: Any, split: Any) -> str:

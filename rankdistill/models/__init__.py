@@ -18,7 +18,7 @@ from rankdistill.models.layers import (
 )
 from rankdistill.models.load import load_model, place, stored_precision
 from rankdistill.models.locate import identity, locate
-from rankdistill.models.model import Loading, Model, written_with
+from rankdistill.models.model import Loading, Model, ServedModel, written_with
 from rankdistill.models.rows import Rows, recoded, recoding, token_groups, written
 from rankdistill.models.saving import save_model
 from rankdistill.models.template import chat_template, template_arguments, with_chat_template
@@ -42,6 +42,7 @@ __all__ = [
     "Loading",
     "Model",
     "Rows",
+    "ServedModel",
     "WithoutAdapters",
     "adapted",
     "chat_template",

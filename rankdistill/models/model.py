@@ -158,6 +158,31 @@ class Model:
             raise OwnCodeError(error.path, self.loading.trust_key) from error
 
 
+@dataclass(frozen=True)
+class ServedModel(Model):
+    """A model behind an API: it writes text, and nobody here knows its tokens.
+
+    Its path is its name. It is the same wherever it is served.
+    """
+
+    @classmethod
+    def of(cls, name: str, revision: str | None, template_arguments: Any = None) -> ServedModel:
+        """The model that a server calls `name`.
+
+        Args:
+            revision: What tells it apart from others that were served under that name.
+            template_arguments: By name; None or {}: none.
+        """
+        identity: dict[str, Any] = {"served": name, "revision": revision}
+        if template_arguments:
+            identity["chat_template_kwargs"] = template_arguments
+        return cls(name, identity)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Not to be had: `recoded` makes tokens of what it writes."""
+        raise TypeError(f"'{self.path}' is served: its tokenizer is not here")
+
+
 def written_with(model: Model, template: str | None, arguments: Any, key: str) -> Model:
     """The model with another chat template, or with arguments of its own.
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError
 from rankdistill.forward.batch import TokenGroup
-from rankdistill.models.model import Model
+from rankdistill.models.model import Model, ServedModel
 from rankdistill.models.tokenizer import (
     encode_answers,
     encode_prompt,
@@ -110,6 +110,8 @@ def written(groups: Sequence[Any]) -> list[Any]:
 
 def recoding(writer: Model, reader: Model) -> dict[str, int]:
     """What an identity says where `recoded` has to change tokens; {} where the tokenizers agree."""
+    if isinstance(writer, ServedModel):
+        return {"recoding": 2}
     if writer.path == reader.path or tokenizers_agree(reader.tokenizer(), writer.tokenizer()):
         return {}
     return {"recoding": 2}

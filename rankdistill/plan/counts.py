@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankdistill.errors import UserError
@@ -15,6 +15,7 @@ from rankdistill.prompts.sources import SHIPPED, read_rows
 from rankdistill.rank.formats import ranked_row
 from rankdistill.rank.preferences import columns_of
 from rankdistill.rank.trees import with_answers
+from rankdistill.schema import Amount
 from rankdistill.stages.settings import Settings
 
 CHARACTERS = 4
@@ -104,16 +105,50 @@ def _responses(settings: Settings, plan: PlanConfig, source: _Source) -> int:
         more = sample.teacher_response + sample.teacher_revision
         sides = settings.prompts.instructions
         opposite = sample.from_cluster and sides is not None and sides.both_sides
-        return sample.responses_per_prompt * (1 + opposite) + more
+        return sum(sample.counts_of_writers.values()) * (1 + opposite) + more
     given = plan.responses or source.responses or rank.responses_per_prompt or 2
     return min(given, rank.responses_per_prompt or given)
 
 
 def _source(settings: Settings, plan: PlanConfig) -> _Source:
-    path, ranked = settings.rank.path or settings.prompts.path, settings.rank.path is not None
-    known = _known(path)
+    sets = settings.rank.sets or settings.prompts.sets
     if plan.prompts is not None:
-        return _Source(plan.prompts, None, None, known.get("responses"))
+        return _Source(plan.prompts, None, None, _known(next(iter(sets))).get("responses"))
+    train = settings.prompts.splits.train
+    parts = [_taken(_of_set(settings, path), amount, train) for path, amount in sets.items()]
+    return _joined(parts) if len(parts) > 1 else parts[0]
+
+
+def _taken(source: _Source, amount: Amount, train: float) -> _Source:
+    """What a mixture takes of a set: a share, or so many rows of the train split."""
+    if amount is None:
+        return source
+    if isinstance(amount, int):
+        return replace(source, rows=min(source.rows, round(amount / train) if train else 0))
+    return replace(source, rows=round(source.rows * amount))
+
+
+def _joined(parts: Sequence[_Source]) -> _Source:
+    """Several sets as one: means over their rows, where all are known."""
+    rows = sum(part.rows for part in parts)
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        if len(known) < len(parts) or not rows:
+            return None
+        return sum(v * part.rows for v, part in zip(known, parts, strict=True)) / rows
+
+    responses = mean([part.responses for part in parts])
+    return _Source(
+        rows,
+        mean([part.prompt for part in parts]),
+        mean([part.response for part in parts]),
+        None if responses is None else round(responses),
+    )
+
+
+def _of_set(settings: Settings, path: str) -> _Source:
+    known, ranked = _known(path), settings.rank.path is not None
     if known:
         return _Source(known["rows"], None, None, known.get("responses"))
     key = "rank.path" if ranked else "prompts.path"

@@ -9,6 +9,7 @@ from typing import Any
 from rankdistill.bench.flops import Work, sequences
 from rankdistill.plan.memory import GIB, Memory, forward_memory, model_bytes
 from rankdistill.plan.planner import PASSES, Planner, precise
+from rankdistill.plan.served import QUESTION, VERDICT, judged, written
 from rankdistill.plan.stage import Stage, cost, grouped, times
 from rankdistill.score.ensemble import members
 from rankdistill.score.judge import LLMJudge
@@ -26,7 +27,14 @@ def _before(planner: Planner) -> Iterator[Stage]:
     if settings.student.keep_layers is not None:
         yield _student(planner)
     if settings.rank.path is None and settings.sample.teacher_response:
-        yield planner.sampling("teacher", planner.teacher, planner.counts.train, 1)
+        yield _by_teacher(planner, planner.counts.train, 1)
+
+
+def _by_teacher(planner: Planner, prompts: int, each: int) -> Stage:
+    """Responses of the teacher, by an engine here or by a server elsewhere."""
+    if planner.settings.sample.endpoint.model is not None:
+        return written(planner, "teacher", prompts, each)
+    return planner.sampling("teacher", planner.teacher, prompts, each)
 
 
 def _student(planner: Planner) -> Stage:
@@ -58,7 +66,7 @@ def _warmup(planner: Planner) -> Iterator[Stage]:
     each = lessons.responses_per_prompt
     if lessons.source == "teacher" and each:
         prompts = counts.train + counts.validation
-        yield planner.sampling("teacher", planner.teacher, prompts, each)
+        yield _by_teacher(planner, prompts, each)
     rounds = warmup.rounds or 1
     if warmup.rounds is not None:
         asked = round(rounds * warmup.student_share * counts.train)
@@ -151,8 +159,7 @@ def _repeated(stage: Stage, rounds: int) -> Stage:
 def _round(planner: Planner, prompts: int) -> Iterator[Stage]:
     settings, counts = planner.settings, planner.counts
     if settings.rank.path is None:
-        each = settings.sample.responses_per_prompt
-        yield planner.sampling("student", planner.student, prompts, each)
+        yield from _written(planner, prompts)
     if settings.rank.path is None or settings.rank.rescore:
         for scorer in members(settings.scorer).values():
             yield from _scored(planner, scorer, prompts, counts.responses)
@@ -174,12 +181,12 @@ def _round(planner: Planner, prompts: int) -> Iterator[Stage]:
 
 
 def _scored(planner: Planner, scorer: Any, prompts: int, each: int) -> Iterator[Stage]:
-    """Scores of groups by a model of this machine; rules and endpoints take nothing here."""
+    """Scores of groups by a model of this machine or of an endpoint; rules take nothing here."""
     counts, settings = planner.counts, planner.settings
     work = times(grouped(settings.train.layout.name, counts.prompt, each, counts.response), prompts)
     if scorer.name == "judge":
-        if scorer.endpoint is None:
-            yield judging(planner, scorer, prompts, each)
+        by = judging if scorer.endpoint is None else judged
+        yield by(planner, scorer, prompts, each)
         return
     if scorer.model is not None:
         shape = planner.shape(scorer.model, scorer)
@@ -192,6 +199,18 @@ def _scored(planner: Planner, scorer: Any, prompts: int, each: int) -> Iterator[
         scorer if scorer.model is not None else settings.teacher, work,
         max_batch_tokens=scorer.max_batch_tokens,
     )  # fmt: skip
+
+
+def _written(planner: Planner, prompts: int) -> Iterator[Stage]:
+    """The responses of each writer."""
+    settings = planner.settings
+    for name, each in settings.sample.counts_of_writers.items():
+        if name == "endpoint":
+            yield written(planner, name, prompts, each)
+            continue
+        known = {"student": planner.student, "teacher": planner.teacher}
+        shape = known.get(name) or planner.shape(name, settings.teacher)
+        yield planner.sampling(name, shape, prompts, each)
 
 
 def _ranked(planner: Planner, prompts: int) -> Stage:
@@ -283,7 +302,8 @@ def _verified(planner: Planner) -> Iterator[Stage]:
     tried = 4 * counts.validation * quick.responses_per_prompt * suite.prompted
     answers = students * held * arms + best + tried
     yield planner.sampling("students, controls", planner.student, answers, 1)
-    yield planner.sampling("teacher, controls", planner.teacher, held * arms, 1)
+    if settings.sample.endpoint.model is None:
+        yield planner.sampling("teacher, controls", planner.teacher, held * arms, 1)
 
 
 def _quick(planner: Planner) -> Iterator[Stage]:
@@ -297,7 +317,8 @@ def _quick(planner: Planner) -> Iterator[Stage]:
     answers = planner.sampling(
         "students, held out", planner.student, held * (students + control), each
     )  # the temperature of the control is tried once before
-    yield planner.sampling("teacher, held out", planner.teacher, held, each)
+    if settings.sample.endpoint.model is None:
+        yield planner.sampling("teacher, held out", planner.teacher, held, each)
     yield answers
     for scorer in members(settings.judge or settings.scorer).values():
         yield from _scored(planner, scorer, held * (students + 1), each)
@@ -314,12 +335,6 @@ def _quick(planner: Planner) -> Iterator[Stage]:
         max_batch_tokens=quick.max_batch_tokens, group="student", others=beside,
     )  # fmt: skip
     yield replace(stage, seconds=stage.seconds + students * planner.hardware.start_seconds)
-
-
-QUESTION = 300
-"""Tokens of the question around a prompt and its responses."""
-VERDICT = 8
-"""Tokens of an answer without an explanation."""
 
 
 def judging(planner: Planner, scorer: LLMJudge, prompts: int, each: int) -> Stage:

@@ -11,17 +11,19 @@ from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.models.tokenizer import encode_prompt
+from rankdistill.prompts.contamination import Evaluated
 from rankdistill.prompts.formats import conversation, response_in, unread_columns
 from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.prompts.splits import Splitter
 from rankdistill.rows import Message, Prompt
+from rankdistill.schema import Amount
 
 __all__ = ["load_prompts", "prompt_id", "source_identity"]
 
 
 def load_prompts(
-    path: str,
+    path: str | Mapping[str, Amount],
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_prompt_tokens: int,
@@ -34,6 +36,7 @@ def load_prompts(
     split_by: str | None = None,
     split_column: str | None = "split",
     strict: bool = False,
+    evaluated: Evaluated | None = None,
 ) -> tuple[list[Prompt], dict[str, int]]:
     """The prompts of a file, a hub data set or the starter set, with what became of the rest.
 
@@ -44,7 +47,9 @@ def load_prompts(
     `split` column wins.
 
     Args:
-        path: "starter", a JSONL, JSON, CSV or Parquet file, or `owner/name[/config][:split]`.
+        path: "starter", a JSONL, JSON, CSV or Parquet file, or `owner/name[/config][:split]`; or
+            several, each with how much of it is taken, see `Splitter.mixed`. A prompt that stands
+            in two of them is of the first.
         tokenizer: Measures the prompts, chat template included.
         max_prompt_tokens: Longer prompts are dropped.
         splits: Share of train, validation and heldout; they add up to 1.
@@ -58,6 +63,7 @@ def load_prompts(
             rows with equal values share it, and are one cluster.
         split_column: Column that states the split; None: all are drawn.
         strict: Whether a row that cannot be read ends it; else it stays out, and is counted.
+        evaluated: Train and validation prompts that say what it asks are left out (`contaminated`).
 
     Returns:
         The prompts, train first, each split in the order of the hash; and the counts `read`,
@@ -68,12 +74,14 @@ def load_prompts(
         UserError: no such file or data set, an empty or malformed one (with the line), shares that
             don't add up, or no prompt left; with `strict` a row that cannot be read.
     """
+    sets: Mapping[str, Amount] = {path: None} if isinstance(path, str) else path
+    path = " and ".join(sets)
     splitter, odd = Splitter(splits, limit, seed), OddRows(path, strict)
     counts: dict[str, int] = dict.fromkeys(("read", "duplicates", "empty", "too_long"), 0)
     prompts: dict[str, Prompt] = {}
     shortest: int | None = None
     seen: set[str] = set()
-    for where, row in read_rows(path):
+    for of, where, row in ((name, *read) for name in sets for read in read_rows(name)):
         counts["read"] += 1
         odd.add_unread(unread_columns(row, column), where)
         try:
@@ -95,7 +103,12 @@ def load_prompts(
             split = splitter.split_of(
                 cluster or identifier, row.get(split_column) if split_column else None, where
             )
+            if evaluated and split != "heldout" and evaluated.has_part_of(messages):
+                counts["contaminated"] = counts.get("contaminated", 0) + 1
+                continue
             prompt = Prompt(prompt_id=identifier, split=split, messages=messages)
+            if len(sets) > 1:
+                prompt["set"] = of
             if cluster is not None:
                 prompt["cluster"] = cluster
             if (response := response_in(row, column, response_column)) is not None:
@@ -108,16 +121,23 @@ def load_prompts(
     if not prompts:
         told = odd.nothing_left(counts["read"])
         raise UserError(told or _nothing_left(path, counts, max_prompt_tokens, shortest))
-    kept = splitter.ordered(prompts.values())
-    return kept, counts | odd.counts | {
-        name: sum(p["split"] == name for p in kept) for name in splits
-    }
+    kept = splitter.ordered(splitter.mixed(prompts.values(), sets))
+    counts |= odd.counts | {name: sum(p["split"] == name for p in kept) for name in splits}
+    return kept, counts | per_set(kept, sets)
 
 
 def prompt_id(messages: Sequence[Mapping[str, Any] | Message]) -> str:
     """Hash of the messages: 16 hexadecimal digits, equal for equal conversations everywhere."""
     content = [[message["role"], message["content"]] for message in messages]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def per_set(kept: Sequence[Mapping[str, Any]], sets: Mapping[str, Any]) -> dict[str, int]:
+    """How many train prompts are of which of several sets, for the manifest; {} of one set."""
+    if len(sets) < 2:
+        return {}
+    trained = [prompt["set"] for prompt in kept if prompt["split"] == "train"]
+    return {f"train of {name}": trained.count(name) for name in sets}
 
 
 def encoded_length(

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.rows import Prompt, Split
+from rankdistill.schema import Amount
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 _NAMES: dict[str, Split] = {
@@ -68,6 +69,38 @@ class Splitter:
                 return name
         # The shares may add up to a little less than 1.
         return max(SPLITS, key=self._shares.__getitem__)
+
+    def mixed(self, prompts: Iterable[Prompt], sets: Mapping[str, Amount]) -> list[Prompt]:
+        """Of each set as much as is asked for, those that the hash draws first.
+
+        Args:
+            prompts: With `set`, where there are several sets.
+            sets: The name of each set, and how much is taken: a share of each split, or a number of
+                train prompts, and of the other splits as large a share.
+
+        Raises:
+            UserError: a set has fewer train prompts than are asked for.
+        """
+        kept: list[Prompt] = []
+        by_set: dict[str, list[Prompt]] = {name: [] for name in sets}
+        alone = next(iter(sets))
+        for prompt in sorted(prompts, key=lambda prompt: self._draw(prompt["prompt_id"])):
+            by_set[prompt.get("set", alone)].append(prompt)
+        for name, amount in sets.items():
+            of_set = by_set[name]
+            share = 1.0 if amount is None else amount
+            if isinstance(share, int):
+                there = sum(prompt["split"] == "train" for prompt in of_set)
+                if there < share:
+                    raise UserError(
+                        f"{share} train prompts of '{name}' are asked for, which has {there}: ask "
+                        "for fewer, or give a larger prompts.splits.train."
+                    )
+                share = share / there
+            for split in SPLITS:
+                members = [prompt for prompt in of_set if prompt["split"] == split]
+                kept += members[: round(share * len(members))]
+        return kept
 
     def ordered(self, prompts: Iterable[Prompt]) -> list[Prompt]:
         """By split, then by the draw, and of each split no more than its limit."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rankdistill.errors import UserError
 from rankdistill.rank.combine import with_moved_ballots, with_places, without_missing
 from rankdistill.rank.placebo import with_placebo
-from rankdistill.rank.ranking import rank_group, ranks, select
+from rankdistill.rank.ranking import rank_group, ranks, select, within_length_gap
 from rankdistill.rows import Group
 from rankdistill.schema import RankConfig
 
@@ -27,6 +27,8 @@ def rank_groups(
     """
     counts: Counter[str] = Counter(groups=len(groups))
     whole = [without_missing(with_places(group), counts) for group in groups]
+    if config.max_length_gap is not None:
+        whole = [within_length_gap(group, config.max_length_gap, counts) for group in whole]
     ranked = [rank_group(group, config.tie_margin, counts) for group in whole]
     if config.placebo:
         ranked = [group and with_placebo(group, seed, counts) for group in ranked]
@@ -39,6 +41,7 @@ def rank_groups(
         reasons = ", ".join(f"{counts[reason]} {reason}" for reason in REASONS if counts[reason])
         raise UserError(
             f"no group is left to train on: {len(groups)} groups, set aside: {reasons or 'none'}; "
-            "sample more responses (sample.responses_per_prompt) or lower rank.tie_margin."
+            "sample more responses (sample.responses_per_prompt), lower rank.tie_margin or raise "
+            "rank.max_length_gap."
         )
     return kept, counts

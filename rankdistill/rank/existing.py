@@ -17,7 +17,8 @@ from rankdistill.models import (
     encode_response,
     tokenizer_digest,
 )
-from rankdistill.prompts import encoded_length, kept_columns, prompt_id, read_rows
+from rankdistill.prompts import encoded_length, kept_columns, per_set, prompt_id, read_rows
+from rankdistill.prompts.contamination import Evaluated
 from rankdistill.prompts.formats import unread_columns
 from rankdistill.prompts.odd_rows import REASONS, OddRow, OddRows
 from rankdistill.prompts.splits import SPLITS, Splitter
@@ -31,7 +32,7 @@ from rankdistill.schema import PromptsConfig, RankConfig
 
 
 def read_ranked(
-    rank: RankConfig, prompts: PromptsConfig, tokenizer: Any
+    rank: RankConfig, prompts: PromptsConfig, tokenizer: Any, evaluated: Evaluated | None = None
 ) -> tuple[list[Group], dict[str, int]]:
     """The groups of a ranked set, with a `score` in every response, and what became of the rest.
 
@@ -39,6 +40,9 @@ def read_ranked(
     are measured, split and limited as those of a prompt file are; rows with the same prompt share
     its split. Rows that could teach nothing (a score missing, one distinct response, all scores
     equal) do not count towards a limit.
+
+    Args:
+        evaluated: Train and validation prompts that say what it asks are left out (`contaminated`).
 
     Returns:
         The groups, train first, each split in the order of the hash; and the counts `read`,
@@ -51,13 +55,15 @@ def read_ranked(
     """
     splitter = Splitter(asdict(prompts.splits), asdict(prompts.limit), seed=0)
     counts: Counter[str] = Counter(read=0, too_long=0)
-    odd = OddRows(rank.path or "", prompts.strict)
+    odd = OddRows(rank.named, prompts.strict)
     columns = columns_of(rank.columns)
     groups: list[Group] = []
     seen: Counter[str] = Counter()
     unpaired: dict[str, _Row] = {}
     ours = tokenizer_digest(tokenizer)
-    for where, row, written_by in set_rows(rank.path or ""):
+    several = len(rank.sets) > 1
+    given = ((name, *read) for name in rank.sets for read in set_rows(name))
+    for of, where, row, written_by in given:
         counts["read"] += 1
         asked = prompt_column(row, prompts.column, columns)
         odd.add_unread(unread_columns(row, asked), where)
@@ -77,10 +83,13 @@ def read_ranked(
         stated = row.get(prompts.split_column) if prompts.split_column else None
         beside = kept_columns(row, prompts.keep, where) if prompts.keep else None
         split = splitter.split_of(content, stated, where)
+        if evaluated and split != "heldout" and evaluated.has_part_of(messages):
+            counts["contaminated"] += 1
+            continue
         behind = row.get("prompt_tokens")
         behind = behind if isinstance(behind, int) and behind > 0 else None
         same = None if written_by is None else written_by == ours
-        read = _Row(split, messages, given, beside, behind, same)
+        read = _Row(split, messages, given, beside, behind, same, of if several else None)
         if given[0].get("unpaired"):
             unpaired.setdefault(content, replace(read, responses=[])).responses.extend(given)
             continue
@@ -92,7 +101,8 @@ def read_ranked(
     for name, read in unpaired.items():
         groups += _grouped(read, name, tokenizer, rank, counts, odd)
     odd.tell()
-    kept: list[Group] = splitter.ordered(groups)  # type: ignore[arg-type,assignment]
+    mixed = splitter.mixed(groups, rank.sets)  # type: ignore[arg-type]
+    kept: list[Group] = splitter.ordered(mixed)  # type: ignore[assignment]
     if not kept:
         raise UserError(
             odd.nothing_left(counts["read"]) or _nothing_left(rank, prompts, counts + odd.counts)
@@ -101,7 +111,8 @@ def read_ranked(
         counts.pop(name, None)
     counts["cut"] = sum(r["finish_reason"] == "length" for g in kept for r in g["responses"])
     counts.update(odd.counts)
-    return kept, counts | {name: sum(g["split"] == name for g in kept) for name in SPLITS}
+    counts.update({name: sum(g["split"] == name for g in kept) for name in SPLITS})
+    return kept, counts | per_set(kept, rank.sets)
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,8 @@ class _Row:
     """As in `Group`, where the row brings it."""
     same_tokenizer: bool | None
     """Whether this tokenizer wrote the ids that the row brings; None where nothing records it."""
+    set: str | None
+    """As in `Group`."""
 
     def group(
         self, name: str, tokenizer: Any, rank: RankConfig, counts: Counter[str]
@@ -132,6 +145,8 @@ class _Row:
             group["prompt_tokens"] = prompt
         if self.columns is not None:
             group["columns"] = self.columns
+        if self.set is not None:
+            group["set"] = self.set
         return group if rank_group(group, 0.0, counts) is not None else None
 
     def _token_ids(
@@ -252,7 +267,7 @@ def _drawn(responses: list[Response], most: int | None, identifier: str) -> list
 
 def _nothing_left(rank: RankConfig, prompts: PromptsConfig, counts: Counter[str]) -> str:
     if not counts["read"]:
-        return f"The ranked set '{rank.path}' is empty: write one ranked prompt per line."
+        return f"The ranked set '{rank.named}' is empty: write one ranked prompt per line."
     why = {
         "too_long": f"with a prompt of more than {prompts.max_prompt_tokens} tokens "
         "(prompts.max_prompt_tokens)",
@@ -264,6 +279,6 @@ def _nothing_left(rank: RankConfig, prompts: PromptsConfig, counts: Counter[str]
     }
     found = ", ".join(f"{counts[name]} {words}" for name, words in why.items() if counts[name])
     return (
-        f"The ranked set '{rank.path}' has no prompt left to train on; of {counts['read']} rows "
+        f"The ranked set '{rank.named}' has no prompt left to train on; of {counts['read']} rows "
         f"there are {found or 'none within prompts.limit'}."
     )

@@ -42,6 +42,21 @@ def distinct(responses: Sequence[Response]) -> list[Response]:
     return kept
 
 
+def within_length_gap(group: Group, most: int, counts: Counter[str]) -> Group:
+    """The group without the responses whose length differs by more than `most` from the best one's.
+
+    So that no pair with the best one is decided by length alone. Counted: `beyond_length_gap`.
+    """
+    responses = group["responses"]
+    scored = [r for r in responses if math.isfinite(r.get("score", math.nan))]
+    if not scored:
+        return group
+    best = len(max(scored, key=lambda r: r.get("score", math.nan))["token_ids"])
+    kept = [r for r in responses if abs(len(r["token_ids"]) - best) <= most]
+    counts["beyond_length_gap"] += len(responses) - len(kept)
+    return {**group, "responses": kept}
+
+
 def rank_group(group: Group, tie_margin: float, counts: Counter[str]) -> Group | None:
     """The group with `rank` in each response, best first; None where it is set aside.
 

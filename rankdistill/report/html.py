@@ -17,6 +17,8 @@ from rankdistill.report.ranked import LONGER, ranked_labels, ranked_rows
 from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.report.rendering import environment
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
+from rankdistill.report.sets import TITLE as SETS
+from rankdistill.report.sets import set_labels, set_rows
 from rankdistill.report.stages import rate_labels, rate_rows, rate_title, stage_rows
 from rankdistill.report.suites import suite_heads, suite_rows
 from rankdistill.report.svg import MUTED, VARIABLES
@@ -25,6 +27,8 @@ from rankdistill.report.verified_guards import guard_heads, guard_rows
 from rankdistill.report.verified_plots import verified_plots
 from rankdistill.report.verified_sentences import judge_line
 from rankdistill.report.verified_tables import verified_grids
+from rankdistill.report.writers import TITLE as WRITERS
+from rankdistill.report.writers import writer_labels, writer_rows
 
 MINUS, EN_DASH, NO_BREAK_SPACE = "\u2212", "\u2013", "\u00a0"
 
@@ -62,6 +66,8 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     if metrics["models"]:
         heads = list(zip(metrics["models"], labels(metrics), strict=True))
         tables.append(("Figures", heads, table_rows(metrics)))
+    if names := set_labels(metrics):
+        tables.append((SETS, [(name, name) for name in names], set_rows(metrics)))
     if rows := suite_rows(metrics):
         tables.append(("Evaluation suites", list(suite_heads(metrics).items()), rows))
     if metrics.get("ranked_set") is not None:
@@ -70,6 +76,8 @@ def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     if metrics.get("ranking"):
         heads = [(name, name) for name in ranking_labels(metrics)]
         tables.append(("The ranking it was trained on", heads, ranking_rows(metrics)))
+    if names := writer_labels(metrics):
+        tables.append((WRITERS, [(name, name) for name in names], writer_rows(metrics)))
     if has_reward(metrics):
         heads = [(name, name) for name in GATE_COLUMNS]
         tables.append((gate_title(metrics), heads, gate_rows(metrics)))
@@ -87,6 +95,7 @@ def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
     names = [name for _, heads, _ in _tables(metrics) for name, _ in heads]
     scorers = (metrics.get("ranking") or {"scorers": {}})["scorers"]
     plain = {LONGER, "reward_model", *GATE_COLUMNS, *rate_labels(metrics), *scorers}
+    plain |= {*writer_labels(metrics), *set_labels(metrics)}
     plain -= set(metrics["models"])
     return {name: VARIABLES[MUTED if name in plain else colour(metrics, name)] for name in names}
 

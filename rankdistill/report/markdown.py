@@ -11,12 +11,16 @@ from rankdistill.report.markdown_parts import coded, fenced, figures, grid_parts
 from rankdistill.report.ranked import ranked_labels, ranked_rows
 from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
+from rankdistill.report.sets import TITLE as SETS
+from rankdistill.report.sets import set_labels, set_rows
 from rankdistill.report.stages import rate_labels, rate_rows, rate_title, stage_rows
 from rankdistill.report.suites import suite_heads, suite_rows
 from rankdistill.report.table import labels, number, signed, table_rows
 from rankdistill.report.verified_guards import guard_heads, guard_rows
 from rankdistill.report.verified_sentences import judge_line
 from rankdistill.report.verified_tables import verified_grids
+from rankdistill.report.writers import TITLE as WRITERS
+from rankdistill.report.writers import writer_labels, writer_rows
 
 
 def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
@@ -29,6 +33,7 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
         *_verified(metrics),
         *figures("Figures", labels(metrics), table_rows(metrics)),
         *figures("Evaluation suites", list(suite_heads(metrics).values()), suite_rows(metrics)),
+        *_sets(metrics),
         *_ranked(metrics),
         *_ranking(metrics),
         *_reward(metrics),
@@ -59,6 +64,11 @@ def _verified(metrics: Mapping[str, Any]) -> list[str]:
     return parts + figures("Guards", heads, guard_rows(metrics))
 
 
+def _sets(metrics: Mapping[str, Any]) -> list[str]:
+    names = set_labels(metrics)
+    return figures(SETS, names, set_rows(metrics)) if names else []
+
+
 def _ranked(metrics: Mapping[str, Any]) -> list[str]:
     if metrics.get("ranked_set") is None:
         return []
@@ -70,6 +80,8 @@ def _ranking(metrics: Mapping[str, Any]) -> list[str]:
         return []
     title = "The ranking it was trained on"
     parts = figures(title, ranking_labels(metrics), ranking_rows(metrics))
+    if names := writer_labels(metrics):
+        parts += figures(WRITERS, names, writer_rows(metrics))
     if pairs := agreement_rows(metrics):
         parts.append(table(["agreement of", "Kendall's tau", "prompts"],
                             [list(map(inline, row)) for row in pairs]))  # fmt: skip

@@ -19,6 +19,7 @@ from rankdistill.report.answers import choose_samples, plain
 from rankdistill.report.quality import way_to_teacher
 from rankdistill.report.ranked import ranked_metrics
 from rankdistill.report.run_report import RunReport
+from rankdistill.report.sets import figures_by_set
 from rankdistill.statistics import (
     LEVEL,
     RESAMPLES,
@@ -77,6 +78,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         ),
         "ranked_set": ranked_metrics(report.ranked_set, report.baseline, report.seed),
         "verified": verified_metrics(report.verified, report.seed) if report.verified else None,
+        "sets": figures_by_set(report),
         "suites": report.suites,
         "ranking": report.ranking,
         "reward_model": report.reward_model,

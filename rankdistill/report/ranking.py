@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from rankdistill.report.svg import SERIES, draw
 from rankdistill.report.table import Cell, Row, interval_cell, number, percent
+from rankdistill.report.writers import writer_cautions
 
 Metrics = Mapping[str, Any]
 _LENGTH_BIAS, _FLIPS, _AGREEMENT = 0.3, 0.2, 0.2
@@ -54,6 +55,7 @@ def ranking_cautions(metrics: Metrics) -> list[tuple[str, str]]:
     said = []
     for name, scorer in ranking["scorers"].items():
         said += _biases(name, scorer)
+    said += writer_cautions(metrics)
     alpha, raters = ranking["alpha"], ranking["raters"]
     if alpha is not None:
         kind = "warning" if alpha < _AGREEMENT else "plain"

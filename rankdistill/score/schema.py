@@ -5,6 +5,7 @@ The scorers themselves, which `_target_` names, add to these how they score.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -159,6 +160,29 @@ class VerifierOptions:
     def checks_demands(self) -> bool:
         """See `Scorer`."""
         return self.rule == "ifeval"
+
+
+@dataclass(frozen=True)
+class WriterOptions:
+    """Keys of `score=writer`, which `conf/score/writer.yaml` explains.
+
+    Raises:
+        UserError: the order is no list of different names.
+    """
+
+    order: Any
+    """None, or names."""
+
+    def __post_init__(self) -> None:
+        order = self.order
+        if order is None:
+            return
+        named = isinstance(order, Sequence) and all(isinstance(name, str) for name in order)
+        if isinstance(order, str) or not named or len(set(order)) < max(2, len(order)):
+            raise UserError(
+                f"score.order is {order}: give at least two writers, from the strongest to the "
+                "weakest, as in 'score.order=[teacher,student]'."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

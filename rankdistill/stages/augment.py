@@ -14,6 +14,7 @@ from rankdistill.schema import AugmentConfig
 from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
 from rankdistill.store import Partial
+from rankdistill.warmup.lessons import answer_of, thinks
 
 
 def augmented(run: Run, prompts: Rows) -> Rows:
@@ -31,7 +32,9 @@ def augmented(run: Run, prompts: Rows) -> Rows:
     ]
     key = {"prompts": prompts.key, "requests": asdict(augment), "code": 1}
     most = settings.max_prompt_tokens
-    answered = sample(run, run.teacher, Rows(asking, key), "teacher", 1, max_response_tokens=most)
+    answered = sample(
+        run, run.writing_teacher, Rows(asking, key), "teacher", 1, max_response_tokens=most
+    )
     identity = {
         "code": 1,
         "prompts": prompts.key,
@@ -39,6 +42,7 @@ def augmented(run: Run, prompts: Rows) -> Rows:
         "augment": asdict(augment),
         "max_prompt_tokens": most,
         "tokenizer": dict(run.start.identity),
+        **({"thoughts": "left out"} if thinks(answered) else {}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -77,7 +81,7 @@ def new_prompts(
     )
     kept: list[Prompt] = []
     for answer in answers:
-        text = written(answer["responses"][0]["text"])
+        text = written(answer_of(answer["responses"][0]["text"]))
         messages = [Message(role="user", content=text)]
         prompt = Prompt(prompt_id=prompt_id(messages), split="train", messages=messages)
         prompt["origin"] = answer["prompt_id"].partition("-")[0]

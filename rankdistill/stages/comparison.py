@@ -36,7 +36,8 @@ class Reference:
     """What every model of the run is measured against; the models are loaded when first needed."""
 
     baseline: Answers
-    teacher: Answers
+    teacher: Answers | None
+    """None where it is served: nothing can be read with it."""
     suite: QuickOptions
     _held_out: HeldOut | None = None
 
@@ -56,13 +57,15 @@ class Reference:
         """The models and rows; loaded where a figure is missing, and kept until one samples."""
         if self._held_out is None:
             run.hold_models(self._let_go)
-            comparable = self.same_tokenizer(self.teacher.model)
+            teacher = self.teacher
+            if teacher is not None and not self.same_tokenizer(teacher.model):
+                teacher = None
             self._held_out = HeldOut(
                 tokenizer=self.baseline.model.tokenizer(),
                 ranked=self.baseline.groups,
                 baseline=self.baseline.model.load_on_device(),
-                teacher=self.teacher.model.load_on_device() if comparable else None,
-                teacher_groups=self.teacher.groups if comparable else [],
+                teacher=None if teacher is None else teacher.model.load_on_device(),
+                teacher_groups=[] if teacher is None else teacher.groups,
                 temperature=self.baseline.temperature,
                 max_batch_tokens=self.suite.max_batch_tokens,
                 read_prompts=self.suite.read_prompts,

@@ -44,7 +44,7 @@ class Evaluation:
         """The figures and the scored answers of all models of a run, in the report's order.
 
         Args:
-            models: By the name in the report; `warmed_up`, `trained` and `teacher` are among them.
+            models: By the name in the report; `warmed_up` and `trained` are among them.
 
         Returns:
             One ModelFigures per model, and by the model's name its groups, one per prompt.
@@ -59,7 +59,7 @@ class Evaluation:
             name: self._scored(model, name, sampled.get(name) or self._sampled(model, name))
             for name, model in ordered
         }
-        reference = Reference(answers["warmed_up"], answers["teacher"], self.suite)
+        reference = Reference(answers["warmed_up"], answers.get("teacher"), self.suite)
         figures = {
             name: self.figures(name, label_of(name, models), of_model, reference)
             for name, of_model in answers.items()
@@ -108,7 +108,7 @@ class Evaluation:
         self, name: str, label: str, answers: Answers, reference: Reference
     ) -> ModelFigures:
         """The figures of one model, from the store where they were measured before."""
-        settings = self.run.settings
+        settings, teacher = self.run.settings, reference.teacher
         identity = {
             "code": 1,
             "suite": self.suite.version,
@@ -118,8 +118,8 @@ class Evaluation:
             "answers": answers.scored.key,
             "baseline": self.baseline.identity,
             "baseline_answers": reference.baseline.scored.key,
-            "teacher": self.run.teacher.identity,
-            "teacher_answers": reference.teacher.scored.key,
+            "teacher": None if teacher is None else teacher.model.identity,
+            "teacher_answers": None if teacher is None else teacher.scored.key,
             "temperature": answers.temperature,
             "layout": settings.train.layout.name,
             **reference.read_identity,

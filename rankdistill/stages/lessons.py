@@ -48,7 +48,7 @@ def teach(run: Run, prompts: Rows, by_split: Mapping[str, Rows]) -> Rows | None:
             if by_split[split].rows and count
         ]
     groups = [group for output in outputs for group in output]
-    writer = run.teacher if lessons.source == "teacher" else run.start
+    writer = run.teacher_tokens if lessons.source == "teacher" else run.start
     taught = Rows(groups, [output.key for output in outputs], writer)
     if not taught.of_splits("train").rows and lessons.responses_per_prompt:
         raise UserError(_nothing(run, lessons))
@@ -66,7 +66,7 @@ def _nothing(run: Run, lessons: Lessons) -> str:
     if lessons.source == "data":
         return (
             "warmup.learn_from is data, but no train prompt of "
-            f"'{run.settings.prompts.path}' has a response: name its column as "
+            f"'{run.settings.prompts.named}' has a response: name its column as "
             "prompts.response_column, or set warmup.learn_from=teacher."
         )
     return (
@@ -114,20 +114,25 @@ def _written(run: Run, prompts: Rows, lessons: Lessons, count: int) -> Rows:
 
     Only train responses are chosen by score: what is measured on is not selected.
     """
-    asking = [{**p, "messages": asked(p["messages"], lessons.request)} for p in prompts]
+    asking = [_asked(prompt, lessons.request) for prompt in prompts]
     key = prompts.key if lessons.request is None else f"{prompts.key} {lessons.request}"
-    sampled = sample(run, run.teacher, Rows(asking, key), "teacher", count)
+    reader = run.teacher_tokens
+    sampled = sample(run, run.writing_teacher, Rows(asking, key), "teacher", count)
     if lessons.as_sampled:
-        return sampled
-    messages = {prompt["prompt_id"]: prompt["messages"] for prompt in prompts}
-    whole: list[Any] = [{**row, "messages": messages[row["prompt_id"]]} for row in sampled]
-    tokenizer = run.teacher.tokenizer()
+        return sampled.recoded(reader)
+    names = ("messages", "teacher_messages")
+    messages = {p["prompt_id"]: {n: p[n] for n in names if n in p} for p in prompts}
+    asked_as_is = [{**row, **messages[row["prompt_id"]]} for row in sampled]
+    whole: list[Any] = list(replace(sampled, source=asked_as_is).recoded(reader))
+    tokenizer = reader.tokenizer()
     answers = [without_thoughts(group, tokenizer) for group in whole]
     if prompts.rows[0]["split"] != "train":
         lessons = replace(lessons, keep="all", minimum_score=None)
+    # What a served teacher wrote has the tokens of the student's model.
+    in_tokens = {} if reader == run.teacher else {"tokens": dict(reader.identity)}
     key, scores = None, None
     if lessons.scored:
-        shown = Rows(written(answers), {"answers": sampled.key}, run.teacher)
+        shown = Rows(written(answers), {"answers": sampled.key, **in_tokens}, reader)
         scored = score(run, shown, f"teacher, {len(shown)} prompts")
         key, scores = scored.key, _scores(answers, scored)
     identity = {
@@ -135,6 +140,7 @@ def _written(run: Run, prompts: Rows, lessons: Lessons, count: int) -> Rows:
         "sampled": sampled.key,
         "scored": key,
         "lessons": asdict(lessons),
+        **in_tokens,
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -145,6 +151,12 @@ def _written(run: Run, prompts: Rows, lessons: Lessons, count: int) -> Rows:
 
     what = f"chosen from {len(whole)} prompts' responses"
     return Rows.of(run.stage("lessons", what, identity, make))
+
+
+def _asked(prompt: Any, request: str | None) -> Any:
+    """The prompt with a request of ours, in what the teacher is shown of it."""
+    shown = [name for name in ("messages", "teacher_messages") if name in prompt]
+    return {**prompt, **{name: asked(prompt[name], request) for name in shown}}
 
 
 def _scores(answers: Sequence[Group], scored: Rows) -> list[list[float | None]]:

@@ -50,6 +50,8 @@ from rankdistill.stages.run import Model, Run
 from rankdistill.stages.run_folder import begin_report, begin_run, write_run_folder
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import check_conversations, check_scorers, score
+from rankdistill.stages.seen import seen_by_teacher
+from rankdistill.stages.served import check_served
 from rankdistill.stages.student import check_models, student
 from rankdistill.stages.suites import check_suites, measure_suites
 from rankdistill.stages.train import train
@@ -57,6 +59,7 @@ from rankdistill.stages.validation import Validation
 from rankdistill.stages.verified import Verification, is_plain, verifier_of
 from rankdistill.stages.warmup import check_warmup, warm_up
 from rankdistill.stages.without_training import evaluate
+from rankdistill.stages.writers import verified_too, written_by_all
 from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained
 from rankdistill.store.inputs import watched
@@ -94,6 +97,7 @@ def _whole_run(
         check_models(job)
         check_scorers(job)
         check_warmup(job)
+        check_served(job)
         check_suites(job)
         check_retrieval(job)
     check_ppo(job)
@@ -120,10 +124,12 @@ def _run(job: Run, report: RunReport) -> float | None:
     console.part(None)
     start = student(job, prompts)
     console.part("warmup")
-    teacher_response = _teacher_response(job, by_split["train"])
-    taught = teach(job, prompts, by_split)
+    shown = seen_by_teacher(prompts, job.teachers_view)
+    for_teacher = by_split if shown is prompts else _by_split(shown)
+    teacher_response = _teacher_response(job, for_teacher["train"])
+    taught = teach(job, shown, for_teacher)
     _answer_held_out(job, by_split["heldout"])
-    warm, report.warmup_history = warm_up(job, start, by_split["train"], taught)
+    warm, report.warmup_history = warm_up(job, start, for_teacher["train"], taught)
     console.part(None)
     verification = _verification(job, by_split)
     validation = Validation(job, by_split["validation"], warm, ranked_set)
@@ -164,7 +170,9 @@ def _run(job: Run, report: RunReport) -> float | None:
         write_run_folder(job, report, {name: folders[name] for name in names})
         return None
 
-    models = {"start": start, "warmed_up": warm, "trained": trained, "teacher": job.teacher}
+    models = {"start": start, "warmed_up": warm, "trained": trained}
+    if job.settings.sample.endpoint.model is None:  # a served teacher has no weights to measure
+        models["teacher"] = job.teacher
     if ranked is None:  # nothing is ranked: the baseline is the student before the warm-up
         models["warmed_up"] = warm = start
     if start == warm:
@@ -247,13 +255,14 @@ def _teacher_response(job: Run, prompts: Rows) -> Rows | None:
     """The teacher's response that joins each group, where one does."""
     if not job.settings.sample.teacher_response:
         return None
-    return sample(job, job.teacher, prompts, "teacher", 1)
+    return sample(job, job.writing_teacher, prompts, "teacher", 1)
 
 
 def _answer_held_out(job: Run, prompts: Rows) -> None:
     """Have the teacher answer the held-out prompts while its engine runs, where it runs at all."""
     quick, lessons = job.settings.quick, job.settings.warmup.lessons
-    if quick is not None and lessons is not None and lessons.source == "teacher":
+    served = job.settings.sample.endpoint.model is not None
+    if quick is not None and lessons is not None and lessons.source == "teacher" and not served:
         sample(job, job.teacher, prompts, "teacher", quick.responses_per_prompt)
 
 
@@ -265,14 +274,17 @@ def _ranked(
     both = [*by_split["train"], *by_split["validation"]]
     prompts = replace(by_split["train"], source=both)
     seed = response_seed(job.settings.seed, "round", number) if number else None
-    groups = sample(job, warm, prompts, "student", settings.responses_per_prompt, seed=seed)
+    if settings.writers is not None:
+        groups = written_by_all(job, warm, prompts, seed)
+    else:
+        groups = sample(job, warm, prompts, "student", settings.responses_per_prompt, seed=seed)
     if teacher_response is not None:
         more = teacher_response.recoded(warm, whole_prompt=True)
         keys = [more.key] if more.key == teacher_response.key else more.key
         groups = replace(groups.joined(more), key=[groups.key, *keys])
     if settings.from_cluster:
         groups = replace(groups, source=with_cluster(groups.rows), key=[groups.key, "cluster 1"])
-    scored = score(job, groups, f"{len(groups)} prompts")
+    scored = verified_too(job, groups, score(job, groups, f"{len(groups)} prompts"))
     if settings.teacher_revision:
         scored = _revised(job, scored)
     if settings.rule_rewrite:

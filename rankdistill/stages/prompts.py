@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 from rankdistill.errors import UserError
 from rankdistill.models import Rows, encode_prompt
 from rankdistill.prompts import load_prompts, source_identity
+from rankdistill.prompts.contamination import SUITES, Evaluated, evaluated_identity
 from rankdistill.prompts.demands import demands_digest
 from rankdistill.prompts.instructions import InstructionOptions, with_demands
 from rankdistill.prompts.sources import SHIPPED, check_source
 from rankdistill.prompts.splits import SPLITS
+from rankdistill.schema import Amount, PromptsConfig
 from rankdistill.stages.augment import augmented
 from rankdistill.stages.run import Run
 from rankdistill.stages.settings import Settings
@@ -23,12 +25,44 @@ from rankdistill.store import Partial
 def check_prompts(settings: Settings) -> None:
     """Refuse prompts that are not there or empty before a model is fetched or converted."""
     if settings.rank.path is None:
-        check_source(settings.prompts.path)
-    elif not Path(settings.rank.path).expanduser().is_dir():
-        check_source(settings.rank.path, "ranked set")
+        for path in settings.prompts.sets:
+            check_source(path)
+    for path in settings.rank.sets:
+        if not Path(path).expanduser().is_dir():
+            check_source(path, "ranked set")
+    for name in settings.prompts.decontaminate.against:
+        check_source(SUITES.get(name, name), "file of an evaluation")
     own = settings.warmup.own_conversations
     if own is not None and settings.warmup.lessons is not None:
         check_source(own.path, "file of conversations")
+
+
+def mixture_identity(
+    sets: Mapping[str, Amount], identity: Callable[[str], Mapping[str, Any]]
+) -> Any:
+    """What determines the rows of one set, or of several with how much is taken of each.
+
+    Args:
+        identity: Of a set by its path.
+    """
+    [(first, amount), *others] = sets.items()
+    if amount is None and not others:
+        return identity(first)
+    return [[identity(name), amount, name] for name, amount in sets.items()]
+
+
+def contamination_identity(settings: PromptsConfig) -> dict[str, Any]:
+    """What keeping evaluations out of training adds to an identity; nothing where it is not."""
+    what = settings.decontaminate
+    if not what.against:
+        return {}
+    return {"decontaminate": evaluated_identity(what.against, what.ngram)}
+
+
+def evaluated_by(settings: PromptsConfig) -> Evaluated | None:
+    """What the evaluations that are kept out of training ask; None where there are none."""
+    what = settings.decontaminate
+    return Evaluated(what.against, what.ngram) if what.against else None
 
 
 def load(run: Run) -> Rows:
@@ -40,7 +74,7 @@ def load(run: Run) -> Rows:
     settings = run.settings.prompts
     identity = {
         "code": 2,
-        "source": source_identity(settings.path),
+        "source": mixture_identity(settings.sets, source_identity),
         "column": settings.column,
         "response_column": settings.response_column,
         "max_prompt_tokens": settings.max_prompt_tokens,
@@ -48,7 +82,8 @@ def load(run: Run) -> Rows:
         "limit": asdict(settings.limit),
         "tokenizer": dict(run.start.identity),
         # What is read of a row of somebody else's; the shipped sets have always been read alike.
-        **({} if settings.path in SHIPPED else {"reader": 3}),
+        **({} if all(path in SHIPPED for path in settings.sets) else {"reader": 3}),
+        **contamination_identity(settings),
         **({"split_column": settings.split_column} if settings.split_column != "split" else {}),
         **({"keep": list(settings.keep)} if settings.keep else {}),
         **({"split_by": settings.split_by} if settings.split_by else {}),
@@ -62,7 +97,7 @@ def load(run: Run) -> Rows:
     def make(partial: Partial) -> Mapping[str, Any]:
         tokenizer = run.start.tokenizer()
         rows, counts = load_prompts(
-            settings.path,
+            settings.sets,
             tokenizer,
             max_prompt_tokens=settings.max_prompt_tokens,
             splits=asdict(settings.splits),
@@ -74,6 +109,7 @@ def load(run: Run) -> Rows:
             split_by=settings.split_by,
             split_column=settings.split_column,
             strict=settings.strict,
+            evaluated=evaluated_by(settings),
         )
         if demanding is not None:
             made = with_demands(rows, demanding)
@@ -84,14 +120,14 @@ def load(run: Run) -> Rows:
         partial.shards().put(rows)
         return counts
 
-    prompts = Rows.of(run.stage("prompts", settings.path, identity, make))
+    prompts = Rows.of(run.stage("prompts", settings.named, identity, make))
     if settings.augment.requests:
         prompts = augmented(run, prompts)
     needed = ["heldout"] if run.settings.rank.path else ["train", "heldout"]
     for split in needed:
         if not prompts.counts.get(split):
             raise UserError(
-                f"prompts.path '{settings.path}' leaves no prompt for the {split} split: give more "
-                f"prompts, or a larger prompts.splits.{split}."
+                f"prompts.path '{settings.named}' leaves no prompt for the {split} split: give "
+                f"more prompts, or a larger prompts.splits.{split}."
             )
     return prompts

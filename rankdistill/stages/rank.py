@@ -16,6 +16,8 @@ from rankdistill.rank.combine import combine, debiased
 from rankdistill.rank.diagnostics import diagnose
 from rankdistill.rank.existing import parts, read_ranked
 from rankdistill.rank.write import write_table
+from rankdistill.rank.writers import writer_figures
+from rankdistill.stages.prompts import contamination_identity, evaluated_by, mixture_identity
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
 from rankdistill.store.inputs import sha256
@@ -56,6 +58,7 @@ def rank(run: Run, groups: Rows, scorers: Sequence[str] | None = None) -> Output
         "top_k": settings.top_k if chosen in ("top_k", "random_k", "spread") else None,
         "seed": run.settings.seed if draws else None,
         **({"placebo": True} if settings.placebo else {}),
+        **({} if settings.max_length_gap is None else {"max_length_gap": settings.max_length_gap}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -69,7 +72,7 @@ def rank(run: Run, groups: Rows, scorers: Sequence[str] | None = None) -> Output
         written_by = tokenizer_digest(run.start.tokenizer())
         write_table(ranked, partial.path / "ranked", written_by)
         found = {"aggregate": how, "weights": weights, "length_slope": slope}
-        found = diagnose(rows) | found
+        found = diagnose(rows) | {"writers": writer_figures(scored)} | found
         (partial.path / DIAGNOSTICS).write_text(json.dumps(found, indent=1), encoding="utf-8")
         return dict(counts)
 
@@ -111,7 +114,8 @@ def existing(run: Run) -> Rows:
     settings, prompts = run.settings.rank, run.settings.prompts
     identity = {
         "code": 3,
-        "source": _identity(settings.path or ""),
+        "source": mixture_identity(settings.sets, _identity),
+        **contamination_identity(prompts),
         **({"columns": dict(settings.columns)} if settings.columns else {}),
         **({"split_column": prompts.split_column} if prompts.split_column != "split" else {}),
         "column": prompts.column,
@@ -126,15 +130,16 @@ def existing(run: Run) -> Rows:
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        groups, counts = read_ranked(settings, prompts, run.start.tokenizer())
+        evaluated = evaluated_by(prompts)
+        groups, counts = read_ranked(settings, prompts, run.start.tokenizer(), evaluated)
         partial.shards().put(groups)
         return counts
 
-    output = run.stage("rank", f"{settings.path} (an existing ranked set)", identity, make)
+    output = run.stage("rank", f"{settings.named} (an existing ranked set)", identity, make)
     for split in ("train", "heldout"):
         if not output.manifest["counts"].get(split):
             raise UserError(
-                f"rank.path '{settings.path}' leaves no prompt for the {split} split: give more "
+                f"rank.path '{settings.named}' leaves no prompt for the {split} split: give more "
                 f"rows, or a larger prompts.splits.{split}."
             )
     return Rows.of(output, run.start)

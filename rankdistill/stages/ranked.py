@@ -32,7 +32,7 @@ def order_held_out(run: Run, imported: Rows, models: Mapping[str, Model]) -> Ran
     groups = _groups(run, imported, "heldout")
     names = [name for name in models if name != "teacher"]
     return RankedSet(
-        name=run.settings.rank.path or "",
+        name=run.settings.rank.named,
         length_match=suite.length_match,
         rankings=[_ranking(group) for group in groups],
         labels={name: label_of(name, models) for name in names},

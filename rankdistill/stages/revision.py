@@ -12,13 +12,14 @@ from importlib.resources import files
 from typing import Any
 
 from rankdistill.console import result
-from rankdistill.models import Rows, encode_prompt
+from rankdistill.models import Rows, ServedModel, encode_prompt
 from rankdistill.rows import Group, Prompt
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.judge.prompts import Frame, delimited
 from rankdistill.score.rewrite import best_response
 from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
+from rankdistill.warmup.lessons import answer_of, thinks
 
 SOURCE = "teacher_revision"
 
@@ -47,11 +48,12 @@ def revisions(run: Run, groups: Rows) -> Rows:
         return Rows(_fitting(run, asked), key)
 
     asked = asking(f"{groups.key} criticised", "criticise")
-    first = sample(run, run.teacher, asked, "critic", 1)
-    critiques = {row["prompt_id"]: row["responses"][0]["text"] for row in first}
+    first = sample(run, run.writing_teacher, asked, "critic", 1)
+    critiques = {row["prompt_id"]: answer_of(row["responses"][0]["text"]) for row in first}
     known = {name: group for name, group in known.items() if name in critiques}
-    asked = asking(f"{first.key} rewritten", "rewrite", critique=critiques)
-    second = sample(run, run.teacher, asked, SOURCE, 1)
+    key = f"{first.key} rewritten" + " without thoughts" * thinks(first)
+    asked = asking(key, "rewrite", critique=critiques)
+    second = sample(run, run.writing_teacher, asked, SOURCE, 1)
     written = {row["prompt_id"]: row["responses"] for row in second}
     rows = [
         {**_prompt(group), "responses": written[name]}
@@ -66,7 +68,9 @@ def _prompt(group: Group) -> Any:
 
 
 def _fitting(run: Run, prompts: list[Any]) -> list[Prompt]:
-    """The prompts that leave the teacher room for its answer."""
+    """The prompts that leave the teacher room for its answer; a server itself refuses others."""
+    if isinstance(run.writing_teacher, ServedModel):
+        return prompts
     tokenizer = run.teacher.tokenizer()
     room = max_positions(run.teacher.folder) or math.inf
     most = room - run.settings.sample.max_response_tokens

@@ -230,7 +230,7 @@ def _train(
         (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))
         figures |= {"held_out_pairs": gate["pairs"], "accuracy": gate["accuracy"]["mean"]}
     trainer.accelerator.wait_for_everyone()
-    return figures
+    return {**figures, **trainer.memory_figures}
 
 
 def _of_the_student(rows: Sequence[Any]) -> list[Any]:

@@ -11,7 +11,8 @@ from typing import Any
 from rankdistill import console, models
 from rankdistill.models.device import device, release
 from rankdistill.models.locate import check_path
-from rankdistill.models.model import Loading, Model
+from rankdistill.models.model import Loading, Model, ServedModel
+from rankdistill.prompts.privileged import TeachersView
 from rankdistill.sample import (
     Sampler,
     check_parallel,
@@ -26,6 +27,8 @@ from rankdistill.stages.settings import Settings
 from rankdistill.store import Output, Partial, Store
 from rankdistill.trackers import tracked
 
+WRITERS = ("student", "teacher", "endpoint")
+"""Names in `sample.writers` that are no paths."""
 UNSAID = ("seconds", "peak_mib", "peak_gpu_mib", "models")
 """Counts that the log and the report have, and the terminal has not."""
 
@@ -58,6 +61,8 @@ class Run:
     _sampler: Sampler | None = None
     _opened: tuple[str, dict[str, Any]] | None = None
     """Name and options of the sampler that is open."""
+    _others: dict[str, Model] = field(default_factory=dict)
+    """Writers that are named by their path."""
     _letting_go: list[Callable[[], Any]] = field(default_factory=list)
     """What drops the models that lie where the sampler's are to go."""
 
@@ -67,7 +72,9 @@ class Run:
         self.sampler_name = resolve_sampler(asked) if own is None else own.name
         check_parallel(self.settings.sample, self.sampler_name)
         start = student.path or teacher.path
-        for path in filter(None, (start, teacher.path, self.settings.base)):
+        named = self.settings.sample.counts_of_writers
+        others = [name for name in named if name not in WRITERS]
+        for path in filter(None, (start, teacher.path, self.settings.base, *others)):
             check_path(path)  # all of them, before the first is converted or downloaded
         teacher = _as_stored("teacher", teacher, teacher.path)
         student = _as_stored("student", student, start)
@@ -79,10 +86,39 @@ class Run:
         # Its own template, and the arguments that the student's has: both are asked alike.
         asked_alike = replace(student, chat_template=None)
         self.base = None if base is None else _located("student", base, asked_alike)
+        loading = _loading("teacher", teacher)
+        self._others = {name: Model.named(name, loading) for name in others}
         name, models = self.sampler_name, [self.start, self.teacher, *filter(None, [self.base])]
-        self.sampler_name = served_sampler(asked, name, models)
+        self.sampler_name = served_sampler(asked, name, [*models, *self._others.values()])
         if self.sampler_name != name:
             check_parallel(self.settings.sample, self.sampler_name)
+
+    @property
+    def writing_teacher(self) -> Model:
+        """Who writes where the teacher does: the served one, where there is one."""
+        endpoint = self.settings.sample.endpoint
+        if endpoint.model is None:
+            return self.teacher
+        key = "sample.endpoint.chat_template_kwargs"
+        given = models.template_arguments(endpoint.chat_template_kwargs, key)
+        return ServedModel.of(endpoint.model, endpoint.revision, given)
+
+    @property
+    def teachers_view(self) -> TeachersView | None:
+        """How prompts are put for the teacher alone; None: as for the student."""
+        teacher = self.settings.teacher
+        return TeachersView.of(teacher.prompt_template, teacher.system_prompt)
+
+    @property
+    def writers(self) -> dict[str, Model]:
+        """Those of `sample.writers` that are neither the student nor the teacher, by name."""
+        return {**self._others, "endpoint": self.writing_teacher}
+
+    @property
+    def teacher_tokens(self) -> Model:
+        """Whose tokens the teacher's responses have: the student's, of a served teacher."""
+        served = isinstance(self.writing_teacher, ServedModel)
+        return self.start if served else self.teacher
 
     @property
     def sampled_by(self) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def begin_report(run: Run, config: DictConfig) -> RunReport:
     settings = run.settings
     student = settings.student.path or settings.teacher.path
     layers = f", {settings.student.keep_layers} layers" if settings.student.keep_layers else ""
-    by = f"ranked by {settings.teacher.path}" if settings.rank.path is None else settings.rank.path
+    existing = settings.rank.named
+    by = existing or f"ranked by {settings.teacher.path}"
     title = f"{method(settings)}: {student}{layers}, {by}"
     if not settings.trains:
         title = f"{', '.join(settings.suites) or 'quick'}: {student}{layers}"

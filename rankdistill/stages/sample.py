@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rankdistill.console import progress
-from rankdistill.models import Rows, encode_prompt
+from rankdistill.models import Rows, ServedModel, encode_prompt
 from rankdistill.sample import SamplingOptions
 from rankdistill.stages.run import Model, Run
+from rankdistill.stages.served import write
 from rankdistill.store import Partial
 
 
@@ -41,6 +42,8 @@ def sample(
         temperature=temperature,
         max_response_tokens=max_response_tokens,
     )
+    if isinstance(model, ServedModel):
+        return write(run, model, prompts, source, options)
     splits = sorted({prompt["split"] for prompt in prompts})
     identity = {
         "code": 1,
@@ -73,7 +76,10 @@ def _sample_rows(
     done = {row["prompt_id"] for row in shards.rows()}
     tokenizer = model.tokenizer()
     by_id = {prompt["prompt_id"]: prompt for prompt in prompts}
-    requests = [(key, encode_prompt(tokenizer, p["messages"])) for key, p in by_id.items()]
+    asked = "teacher_messages" if source == "teacher" else "messages"
+    requests = [
+        (key, encode_prompt(tokenizer, p.get(asked) or p["messages"])) for key, p in by_id.items()
+    ]
     seconds, new_tokens = 0.0, 0
     if len(done) < len(requests):
         sampler = run.sampler()

@@ -14,6 +14,7 @@ from rankdistill.rank.combine import Scale, scale_of, standardised
 from rankdistill.score import Scorer, score_groups
 from rankdistill.score.ensemble import Ensemble, members, merged
 from rankdistill.stages.run import Run
+from rankdistill.stages.seen import read_by_teacher
 from rankdistill.store import Output, Partial
 
 
@@ -89,6 +90,7 @@ def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Outp
     assert writer is not None
     access = run.teacher_access(writer)
     uses_teacher = scorer.uses_teacher
+    view = run.teachers_view if uses_teacher else None
     identity = {
         "code": 1,
         "groups": groups.key,
@@ -97,6 +99,7 @@ def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Outp
         "layout": access.layout if uses_teacher else None,
         **({} if name == scorer.name else {"name": name}),
         **(recoding(writer, run.teacher) if uses_teacher else {}),
+        **({} if view is None else {"teacher_sees": view.identity}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -104,9 +107,14 @@ def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Outp
             run.close_sampler()
         shards, taken = partial.shards(), partial.shards("counts")
         done, counts = len(shards.rows()), Counter[str]()
+        rows = groups.rows
+        read = rows if view is None else read_by_teacher(rows, view, writer)
+        left = iter(rows[done:])
         with progress(len(groups), "groups", done=done) as bar:
-            for part in score_groups(scorer, groups.rows, access, done, name=name, counts=counts):
-                shards.append(part)
+            for part in score_groups(scorer, read, access, done, name=name, counts=counts):
+                shards.append(
+                    [_as_it_was(row, before) for row, before in zip(part, left, strict=False)]
+                )
                 if counts:
                     taken.append([dict(counts)])
                     counts.clear()
@@ -115,6 +123,12 @@ def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Outp
 
     by = f"{name} under the teacher" if uses_teacher else name
     return run.stage("score", f"{what}: {by}", identity, make)
+
+
+def _as_it_was(scored: Any, before: Any) -> Any:
+    """The scored group with the conversation that the teacher may have seen otherwise."""
+    names = [name for name in ("messages", "prompt_tokens") if name in before]
+    return {**scored, **{name: before[name] for name in names}}
 
 
 def _counts(rows: Sequence[Any], taken: Sequence[Any], name: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from rankdistill.schema import (
 )
 from rankdistill.score.ensemble import Ensemble, members
 from rankdistill.score.scorer import Scorer
+from rankdistill.stages.authors import check_authors, order_writers
 from rankdistill.stages.moved import MOVED
 from rankdistill.stages.targets import check_target
 from rankdistill.stages.values import check_values
@@ -96,7 +97,7 @@ def build(config: DictConfig) -> Settings:
     check_values(config)
     for group in config:
         _refuse_added(config[group], str(group))
-    options = {
+    options: dict[str, Any] = {
         group: OmegaConf.to_container(config[group], resolve=True, enum_to_str=True)
         for group in ("warmup", "score", "objective")
     }
@@ -104,6 +105,7 @@ def build(config: DictConfig) -> Settings:
         group: OmegaConf.to_object(config[group])
         for group in ("prompts", "teacher", "student", "sample", "rank", "reward", "train")
     }
+    order_writers(options["score"], typed["sample"])
     settings = Settings(
         **typed,
         sampler=_sampler(typed["sample"].sampler),
@@ -116,7 +118,7 @@ def build(config: DictConfig) -> Settings:
         scorer=_scorer("score", options["score"]),
         judge=_judge(config),
         objective=_plug_in("objective", options["objective"]),
-        options=options,  # type: ignore[arg-type]
+        options=options,
         base=config.base,
         rounds=config.rounds,
         round_reference=config.round_reference,
@@ -246,7 +248,8 @@ def _check(settings: Settings) -> None:
     _check_rounds(settings)
     _check_retrieval(settings)
     _check_augment(settings)
-    if settings.rank.path is None and sample.responses_per_prompt < 2:
+    check_authors(settings)
+    if settings.rank.path is None and sum(sample.counts_of_writers.values()) < 2:
         raise UserError(
             f"sample.responses_per_prompt is {sample.responses_per_prompt}; a ranking needs at "
             "least 2 responses of the student to each prompt."

@@ -110,7 +110,11 @@ def _train(
     save_trained(trainer, tokenizer, partial.path / "model", load)
     if trainer.is_world_process_zero():
         (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))
-    return {"groups": len(training), "steps": trainer.state.global_step}
+    return {
+        "groups": len(training),
+        "steps": trainer.state.global_step,
+        **trainer.memory_figures,
+    }
 
 
 def _arguments(run: Run, learning_rate: float, partial: Partial, validate: bool) -> RankingConfig:

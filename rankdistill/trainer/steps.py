@@ -6,11 +6,9 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -23,6 +21,15 @@ from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bound_layout, micro_batches, token_count
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.checkpoints import last_checkpoint
+from rankdistill.trainer.finite import not_finite, stop
+from rankdistill.trainer.memory import (
+    IN_STEP,
+    BeforeStep,
+    Watch,
+    anyone,
+    refuse,
+    smaller_budget,
+)
 from rankdistill.trainer.sharded import keep_float32
 
 NOTHING = TokenGroup([0], [[0]])
@@ -47,6 +54,10 @@ class StepTrainer(Trainer, ABC):
 
     args: RankingConfig
     model: Any
+    adds_to: ClassVar[tuple[str, ...]] = ("_logged",)
+    """Attributes that `losses` adds up what is logged in; put back where a step is repeated."""
+    reduced_to: int | None = None
+    """`max_batch_tokens` where memory made it smaller than it was given."""
 
     @abstractmethod
     def losses(self, model: nn.Module, rows: Sequence[Any]) -> Tensor:
@@ -112,18 +123,81 @@ class StepTrainer(Trainer, ABC):
         # The shares are of the whole step already: DeepSpeed is not to divide them once more.
         deepspeed = self.accelerator.distributed_type is DistributedType.DEEPSPEED
         options = {"scale_wrt_gas": False} if deepspeed else {}
-        parts: list[tuple[list[Any], Tensor]] = []
+        before = BeforeStep(self)
         syncs = self.accelerator.sync_gradients
-        for number, part in enumerate(inputs.parts, start=1):
-            last = number == len(inputs.parts)
-            self.accelerator.gradient_state._set_sync_gradients(syncs and last)
-            with nullcontext() if last else self.accelerator.no_sync(model):
-                rows = [inputs.groups[index] for index in part]
-                losses = self.losses(model, rows)
-                self.accelerator.backward(losses.sum() * scale, **options)
-            parts.append((rows, losses.detach()))
+        while (parts := self._in_parts(model, inputs, scale, options, syncs)) is None:
+            before.restore()
+            if self.accelerator.num_processes > 1:
+                # DDP still expects the gradients of the pass that was dropped.
+                self.accelerator.gradient_state._set_sync_gradients(syncs)
+                self.accelerator.backward(self.losses(model, []).sum() * 0.0)
+                before.restore()
+            self.reduced_to = smaller_budget(self, inputs.parts, inputs.groups)
+            self.args.max_batch_tokens = self.reduced_to
+            self._split_anew(inputs)
         self._stop_unless_finite(parts)
         return torch.cat([losses for _, losses in parts]).sum().float() * scale
+
+    @property
+    def memory_figures(self) -> dict[str, int]:
+        """What a run records: the budget of tokens, where memory made it a smaller one."""
+        return {} if self.reduced_to is None else {"max_batch_tokens": self.reduced_to}
+
+    def _in_parts(
+        self,
+        model: nn.Module,
+        inputs: RankedBatch,
+        scale: Any,
+        options: dict[str, Any],
+        syncs: bool,
+    ) -> list[tuple[list[Any], Tensor]] | None:
+        """Forward and backward, part by part: the rows of each and their losses.
+
+        None: a process ran out of memory, before gradients are exchanged, and all know of it.
+        """
+        parts: list[tuple[list[Any], Tensor]] = []
+        *first, last = inputs.parts
+
+        def forward(part: list[int]) -> Tensor:
+            rows = [inputs.groups[index] for index in part]
+            losses = self.losses(model, rows)
+            parts.append((rows, losses.detach()))
+            return losses.sum() * scale
+
+        if first:
+            self.accelerator.gradient_state._set_sync_gradients(False)
+            with Watch() as watch, self.accelerator.no_sync(model):
+                for part in first:
+                    self.accelerator.backward(forward(part), **options)
+            if self._repeats(watch.ran_out):
+                return None
+        self.accelerator.gradient_state._set_sync_gradients(syncs)
+        loss = torch.empty(0)
+        with Watch() as watch:
+            loss = forward(last)
+        if self._repeats(watch.ran_out):
+            return None
+        with Watch() as watch:
+            self.accelerator.backward(loss, **options)
+        if watch.ran_out and self.accelerator.num_processes > 1:
+            refuse(self)  # the others are exchanging gradients
+        return None if watch.ran_out and self._repeats(True) else parts
+
+    def _repeats(self, ran_out: bool) -> bool:
+        """Whether the step is to be repeated. UserError: it ran out of memory, and cannot be."""
+        kind = self.accelerator.distributed_type
+        can = self.args.gradient_accumulation_steps == 1 and kind not in IN_STEP
+        if ran_out and not can:
+            refuse(self)
+        return can and anyone(self, ran_out)
+
+    def _split_anew(self, inputs: RankedBatch) -> None:
+        """Splits a step by the budget that there is now, into equally many parts everywhere."""
+        tokens = [row.tokens for row in inputs.groups]
+        parts = micro_batches(tokens, self.args.max_batch_tokens, self.layout)
+        mine = torch.tensor([len(parts)], device=self.args.device)
+        everyone: Any = self.accelerator.gather(mine)
+        inputs.parts = equally_many(parts, max(int(everyone.max()), 1))
 
     def floating_point_ops(self, inputs: RankedBatch) -> int:  # type: ignore[override]
         """Trainer's estimate, 6 per parameter and token that the model computes."""
@@ -163,58 +237,6 @@ class StepTrainer(Trainer, ABC):
         count = torch.tensor(len(bad), device=self.args.device)
         if int(self.accelerator.reduce(count, reduction="sum")) > 0:  # type: ignore[arg-type]
             stop("loss", bad, self)
-
-
-def not_finite(parts: Sequence[tuple[Sequence[Row], Tensor]]) -> list[str]:
-    """The ids of the prompts whose loss is NaN or infinite.
-
-    Args:
-        parts: Rows and their losses [k]; where these are not one per row, all the rows are named.
-    """
-    names: list[str] = []
-    for (rows, losses), finite in zip(parts, _all_finite(parts), strict=True):
-        each = losses.isfinite().tolist() if not finite and len(losses) == len(rows) else None
-        named = (
-            rows if each is None else [r for r, good in zip(rows, each, strict=True) if not good]
-        )
-        names += [] if finite else [row.prompt_id for row in named]
-    return names
-
-
-def _all_finite(parts: Sequence[tuple[Sequence[Row], Tensor]]) -> list[bool]:
-    """Of each part. One transfer from the device for all of them."""
-    return torch.stack([losses.isfinite().all() for _, losses in parts]).tolist()
-
-
-def stop(what: str, prompt_ids: list[str], trainer: Any) -> NoReturn:
-    """Raises UserError on every process, with the prompts of all; every process must call it."""
-    where = f"at step {trainer.state.global_step + 1}"
-    checkpoint = last_checkpoint(trainer.args.output_dir)
-    refuse_not_finite(what, where, gather_object(prompt_ids), checkpoint)
-
-
-def refuse_not_finite(
-    what: str, where: str, prompt_ids: Sequence[str], checkpoint: str | Path | None
-) -> NoReturn:
-    """Raises UserError.
-
-    Args:
-        what: That is not finite: ``loss``.
-        where: ``at step 3``.
-        prompt_ids: Of the rows that it is of.
-        checkpoint: To continue from; None: there is none.
-    """
-    raise UserError(
-        f"The {what} is not finite {where}, on the prompts {listed(prompt_ids)}: lower "
-        "learning_rate or look at these rows, then continue from "
-        f"{checkpoint or 'the start, since there is no checkpoint'}."
-    )
-
-
-def listed(prompt_ids: Sequence[str]) -> str:
-    """The first eight of them, and how many more there are."""
-    more = f" and {len(prompt_ids) - 8} more" if len(prompt_ids) > 8 else ""
-    return ", ".join(prompt_ids[:8]) + more
 
 
 class Row(Protocol):

@@ -39,7 +39,7 @@ class CrossTokenizerWarmup(CrossTokenizerOptions, Distillation):
         theirs = lesson.source.model.tokenizer()
         their_rows, alignment = [], []
         for group in lesson.groups:
-            prompt = encode_prompt(theirs, group["messages"])
+            prompt = encode_prompt(theirs, group.get("teacher_messages") or group["messages"])
             for response in group["responses"]:
                 if not response["token_ids"]:
                     continue

@@ -115,7 +115,7 @@ class Distillation(DistillationOptions, Warmup):
         result = trainer.train(resume_from_checkpoint=True)
         model._modules.pop(MODULE, None)  # of use while training only
         save_trained(trainer, lesson.tokenizer, out, load)
-        return {**figures(trainer, result, rows), **told.figures}
+        return {**figures(trainer, result, rows), **told.figures, **trainer.memory_figures}
 
     def lesson(
         self,

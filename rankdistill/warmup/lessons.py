@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -30,6 +30,11 @@ def answer_of(text: str) -> str:
     text = _THOUGHTS.sub("", text)
     text = text.rpartition("</think>")[2].lstrip() if "</think>" in text else text
     return text.partition("<think>")[0].rstrip() if "<think>" in text else text
+
+
+def thinks(groups: Iterable[Group]) -> bool:
+    """Whether a response has thoughts."""
+    return any("think>" in r["text"] for group in groups for r in group["responses"])
 
 
 def without_thoughts(group: Group, tokenizer: PreTrainedTokenizerBase) -> Group:
@@ -104,7 +109,8 @@ def from_data(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerB
             response = {"text": text, "token_ids": ids, "finish_reason": "stop", "source": "data"}
         else:
             continue
-        group = {key: row[key] for key in ("prompt_id", "split", "messages")}
+        names = ("prompt_id", "split", "messages", "teacher_messages")
+        group = {key: row[key] for key in names if key in row}
         group["responses"] = [response]
         if shorter is not None:
             group["prompt_tokens"] = shorter

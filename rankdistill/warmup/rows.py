@@ -11,7 +11,7 @@ from transformers.trainer_utils import TrainOutput
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
-from rankdistill.models import token_group
+from rankdistill.models import encode_prompt, token_group
 from rankdistill.rows import Group
 
 
@@ -25,6 +25,13 @@ class TokenRow:
     """Its position among the rows."""
     turns: Sequence[Sequence[int]] | None = None
     """Spans [start, end) of the response that are learned; None: all of it."""
+    seen: TokenGroup | None = None
+    """The response behind the prompt as the teacher sees it; None: it sees the same."""
+
+    @property
+    def for_teacher(self) -> TokenGroup:
+        """What the teacher reads."""
+        return self.seen or self.tokens
 
     @property
     def response(self) -> Sequence[int]:
@@ -57,17 +64,32 @@ def token_rows(groups: Sequence[Group], tokenizer: PreTrainedTokenizerBase) -> l
     rows: list[TokenRow] = []
     for group in groups:
         prompt = token_group(group, tokenizer).prompt
+        shown = _shown(group, tokenizer, len(prompt))
         for response in group["responses"]:
             if response["token_ids"]:
                 tokens = TokenGroup(prompt, [response["token_ids"]])
                 turns = response.get("turns")
-                rows.append(TokenRow(group["prompt_id"], tokens, len(rows), turns))
+                seen = None if shown is None else TokenGroup(shown, [response["token_ids"]])
+                rows.append(TokenRow(group["prompt_id"], tokens, len(rows), turns, seen))
     if not rows:
         raise UserError(
             "the warm-up has no response of the teacher to learn from: check the train split of "
             "prompts.path, or set warmup=none."
         )
     return rows
+
+
+def _shown(group: Group, tokenizer: PreTrainedTokenizerBase, behind: int) -> list[int] | None:
+    """The prompt's ids as the teacher sees them; None where it sees what the student does.
+
+    Args:
+        behind: Tokens of the student's prompt that the responses stand behind.
+    """
+    if "teacher_messages" not in group:
+        return None
+    left_out = len(encode_prompt(tokenizer, group["messages"])) - behind
+    shown = encode_prompt(tokenizer, group["teacher_messages"])
+    return shown[: len(shown) - left_out]
 
 
 def figures(trainer: Trainer, result: TrainOutput, rows: Sequence[TokenRow]) -> dict[str, Any]:

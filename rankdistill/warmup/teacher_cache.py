@@ -272,7 +272,7 @@ def _of_model(model: Any, spec: CacheSpec, max_batch_tokens: int) -> Maker:
     layout, device = bound_layout(model), next(model.parameters()).device
 
     def make(rows: Sequence[TokenRow]) -> Tensors:
-        tokens = [row.tokens for row in rows]
+        tokens = [row.for_teacher for row in rows]
         parts = []
         for indices in micro_batches(tokens, max_batch_tokens, layout):
             batch = collate([tokens[i] for i in indices], layout).to(device)
@@ -316,7 +316,7 @@ def _digest(rows: Sequence[TokenRow]) -> str:
     """SHA-256 of the rows' token ids, in their order."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([list(row.tokens.prompt), list(row.response)]).encode())
+        digest.update(json.dumps([list(row.for_teacher.prompt), list(row.response)]).encode())
     return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError
-from rankdistill.forward import GroupBatch, LMHead, bind
+from rankdistill.forward import GroupBatch, LMHead, bind, bound_layout, collate
 from rankdistill.forward.head import only_linear
 from rankdistill.models import Model, device, identity, place
 from rankdistill.models.layers import decoder_layers
@@ -134,7 +134,7 @@ def from_vllm(sampler: VLLMSampler, teacher: Model, spec: CacheSpec) -> Maker:
 
     def make(rows: Sequence[TokenRow]) -> Tensors:
         parts = []
-        pairs = [(row.tokens.prompt, row.response) for row in rows]
+        pairs = [(row.for_teacher.prompt, row.response) for row in rows]
         for ids, values in sampler.top_logps(teacher, pairs, spec.k):
             found = torch.tensor(ids)
             if int(found.max()) >= spec.vocabulary:
@@ -151,7 +151,8 @@ def from_vllm(sampler: VLLMSampler, teacher: Model, spec: CacheSpec) -> Maker:
 
 
 class LiveTeacher:
-    """A teacher that runs on every micro-batch, on the same tokens as the student.
+    """A teacher that runs on every micro-batch, on the same tokens as the student, or on the same
+    responses behind what it alone is shown.
 
     Args:
         model: Frozen and bound, see `TeacherModel.load`.
@@ -176,6 +177,11 @@ class LiveTeacher:
     @torch.no_grad()
     def target(self, batch: GroupBatch, rows: Sequence[TokenRow]) -> Target:
         """The teacher's side of the response tokens of `rows`, which `batch` holds."""
+        if any(row.seen is not None for row in rows):
+            shown = [row.for_teacher for row in rows]
+            batch = collate(shown, bound_layout(self._model)).to(
+                next(self._model.parameters()).device
+            )
         if self._recorder is not None:
             self._recorder.arm()
         head = HiddenRows(self._recorder)

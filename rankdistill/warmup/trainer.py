@@ -36,6 +36,8 @@ class DistillationTrainer(StepTrainer):
         processing_class: The student's tokenizer; saved with the checkpoints.
     """
 
+    adds_to = ("_sums",)
+
     def __init__(
         self,
         model: Any,

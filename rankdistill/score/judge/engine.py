@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
+from rankdistill.endpoint import Answer
 from rankdistill.errors import UserError
 from rankdistill.models import Model, encode_prompt
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.sample.vllm_process import Answers, VLLMProcess
 from rankdistill.score.judge.endpoint import TOP_LOGPROBS
 from rankdistill.score.judge.modes import Question
-from rankdistill.score.judge.runner import Answer
 from rankdistill.score.judge.verdicts import Reply, Step
 
 LONGEST = 8192

@@ -9,18 +9,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from rankdistill.endpoint import Answer
 from rankdistill.score.judge.modes import Plan, Question
 from rankdistill.score.scorer import Verdict
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What became of a question."""
-
-    verdict: Any
-    """None where the answer was set aside."""
-    counts: Counter[str]
-    """calls, retries, set_aside, prompt_tokens, completion_tokens."""
 
 
 class Respondent(Protocol):
@@ -104,4 +95,4 @@ def run(plans: Iterable[Plan], respondent: Respondent) -> Iterator[list[Verdict]
         state.counts.update(answer.counts)
         state.left -= 1
         if state.left == 0:
-            in_hand += ask(number, [answer.verdict for answer in state.answers if answer])
+            in_hand += ask(number, [answer.result for answer in state.answers if answer])

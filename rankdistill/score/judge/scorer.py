@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rankdistill import models
+from rankdistill.endpoint import priced
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.http_client import check_url
@@ -181,8 +182,5 @@ class LLMJudge(JudgeOptions, Scorer):
         )
 
     def _priced(self, verdict: Verdict) -> Verdict:
-        cost = (
-            verdict.counts.get("prompt_tokens", 0) * self.dollars_per_million_input_tokens
-            + verdict.counts.get("completion_tokens", 0) * self.dollars_per_million_output_tokens
-        ) / 1e6
-        return replace(verdict, counts={**verdict.counts, "dollars": cost}) if cost else verdict
+        prices = (self.dollars_per_million_input_tokens, self.dollars_per_million_output_tokens)
+        return replace(verdict, counts=priced(dict(verdict.counts), *prices))

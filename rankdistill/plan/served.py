@@ -1,0 +1,76 @@
+"""What is asked of endpoints: calls, tokens, cost, and hours as far as they can be known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rankdistill.plan.memory import GIB, Memory
+from rankdistill.plan.planner import Planner
+from rankdistill.plan.stage import Stage
+from rankdistill.score.judge import LLMJudge
+
+QUESTION = 300
+"""Tokens of a judge's question around a prompt and its responses."""
+VERDICT = 8
+"""Tokens of a judge's answer without an explanation."""
+TOKENS_PER_SECOND = 30.0
+"""That a server writes of one answer, which is assumed; a limit of requests may be slower."""
+
+
+def written(planner: Planner, what: str, prompts: int, each: int) -> Stage:
+    """Responses of the served teacher."""
+    endpoint = planner.settings.sample.endpoint
+    most = endpoint.max_response_tokens or planner.counts.longest_response
+    return _asked(
+        planner, "sample", f"{what}: {prompts:,} prompts x {each}", str(endpoint.model),
+        endpoint.urls, endpoint, calls=prompts * each, read=planner.counts.prompt,
+        wrote=min(most, planner.counts.response), disk=prompts * each * 800,
+    )  # fmt: skip
+
+
+def judged(planner: Planner, scorer: LLMJudge, prompts: int, each: int) -> Stage:
+    """Verdicts of a judge behind an endpoint."""
+    counts = planner.counts
+    return _asked(
+        planner, "score", f"{prompts:,} groups of {each} by a judge", str(scorer.model),
+        [scorer.endpoint or ""], scorer, calls=prompts * scorer.questions(each),
+        read=QUESTION + counts.prompt + scorer.shown(each) * counts.response,
+        wrote=scorer.max_answer_tokens if scorer.explain else VERDICT,
+    )  # fmt: skip
+
+
+def _asked(
+    planner: Planner,
+    name: str,
+    what: str,
+    model: str,
+    urls: Sequence[str],
+    settings: Any,
+    *,
+    calls: int,
+    read: float,
+    wrote: float,
+    disk: float = 0.0,
+) -> Stage:
+    """A stage that other machines compute.
+
+    Args:
+        settings: With `concurrency`, `requests_per_minute` and the prices.
+        read: Tokens of a question.
+        wrote: Tokens of an answer.
+    """
+    dollars = calls / 1e6 * (
+        read * settings.dollars_per_million_input_tokens
+        + wrote * settings.dollars_per_million_output_tokens
+    )  # fmt: skip
+    seconds = calls * wrote / TOKENS_PER_SECOND / settings.concurrency
+    if settings.requests_per_minute:
+        seconds = max(seconds, calls / settings.requests_per_minute * 60)
+    cost = f", ${dollars:,.2f}" if dollars else ""
+    where = f"{model} at {' and '.join(urls)}"
+    return Stage(
+        name, f"{what}, {calls:,} calls to {where}{cost}", 0,
+        Memory(process=planner.hardware.process_gib * GIB), calls * (read + wrote), 0, seconds,
+        disk=disk,
+    )  # fmt: skip

@@ -1,0 +1,117 @@
+"""What a teacher is shown beside the prompt, and a student is not: an answer, a rubric, a system
+prompt (context distillation, Snell et al. 2022, arXiv:2209.15189)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rankdistill.errors import UserError, suggest
+from rankdistill.rows import Message
+
+PROMPT, ANSWER, BEST = "prompt", "response", "best"
+KEY = "teacher.prompt_template"
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class TeachersView:
+    """How a prompt is put for the teacher alone.
+
+    Args:
+        template: In place of the last user message: a text with `{prompt}`, and `{response}`, the
+            answer that came with the prompt, `{best}`, the best response of an existing ranked set,
+            or the name of a kept column. None: the message as it is.
+        system: The system message; None: that of the prompt, if it has one.
+    """
+
+    template: str | None
+    system: str | None
+
+    @classmethod
+    def of(cls, template: str | None, system: str | None) -> TeachersView | None:
+        """By the configuration's keys, texts or `.md` and `.txt` files; None where both are None.
+
+        Raises:
+            UserError: no such file, or a template without `{prompt}`.
+        """
+        if template is None and system is None:
+            return None
+        text = None if template is None else _text(template, KEY)
+        if text is not None and "{prompt}" not in text:
+            raise UserError(f"{KEY} has no {{prompt}}: say where the user's message is put.")
+        return cls(text, None if system is None else _text(system, "teacher.system_prompt"))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is hashed."""
+        return {"template": self.template, "system": self.system}
+
+    @property
+    def placeholders(self) -> list[str]:
+        """The names in braces, but for `prompt`."""
+        found = dict.fromkeys(_PLACEHOLDER.findall(self.template or ""))
+        return [name for name in found if name != PROMPT]
+
+    def check(self, known: Sequence[str]) -> None:
+        """UserError: a placeholder is none of the columns that prompts keep.
+
+        Args:
+            known: `prompts.keep`.
+        """
+        names = [ANSWER, BEST, *known]
+        for name in self.placeholders:
+            if name not in names:
+                raise UserError(
+                    f"{KEY} shows {{{name}}}, which is no column of prompts.keep: "
+                    f"{suggest(name, names)}"
+                )
+
+    def messages(self, row: Mapping[str, Any]) -> list[Message]:
+        """The conversation for the teacher. UserError: the row lacks what is to be shown.
+
+        Args:
+            row: A prompt, or a group of a ranked set.
+        """
+        *before, last = row["messages"]
+        if self.template is not None:
+            shown = {name: self._shown(row, name) for name in self.placeholders}
+            shown[PROMPT] = last["content"]
+            text = _PLACEHOLDER.sub(lambda found: shown[found[1]], self.template)
+            last = Message(role=last["role"], content=text)
+        if self.system is not None:
+            before = [m for m in before if m["role"] != "system"]
+            before = [Message(role="system", content=self.system), *before]
+        return [*before, last]
+
+    def _shown(self, row: Mapping[str, Any], name: str) -> str:
+        columns = json.loads(row.get("columns") or "{}")
+        found = row.get("response") if name == ANSWER else columns.get(name)
+        if name == BEST:
+            scored = [r for r in row.get("responses", []) if _score(r) > -math.inf]
+            found = max(scored, key=_score)["text"] if scored else None
+        if found is None:
+            raise UserError(
+                f"{KEY} shows {{{name}}}, which the prompt {row['prompt_id']} does not have: give "
+                "prompts that have it, or another template."
+            )
+        return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def _score(response: Mapping[str, Any]) -> float:
+    score = response.get("score")
+    return score if isinstance(score, int | float) and math.isfinite(score) else -math.inf
+
+
+def _text(given: str, key: str) -> str:
+    if Path(given).suffix not in (".md", ".txt"):
+        return given
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The file '{given}' ({key}) can't be read: give a UTF-8 text.") from error

@@ -1,0 +1,245 @@
+"""A served model writes responses: any OpenAI-compatible server, at one URL or several."""
+
+from __future__ import annotations
+
+import queue
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from rankdistill.endpoint import THIS_QUESTION, Answer, Client, Connection, priced
+from rankdistill.errors import UserError, suggest
+from rankdistill.http_client import check_url
+from rankdistill.models import template_arguments
+from rankdistill.rows import Message, Response
+from rankdistill.sample.sampler import SamplingOptions, response_seed
+from rankdistill.schema import EndpointConfig
+
+GROUP = "sample.endpoint"
+SAME = ("id", "root", "parent", "max_model_len")
+"""What servers of one model say alike of it; the time they were started at differs."""
+LARGEST_SEED = 2**31
+"""Servers take 32 bits with a sign, or more."""
+UNTOLD = {"max_tokens": "max_completion_tokens", "seed": None}
+"""Arguments that some models refuse, and what they take instead; None: nothing."""
+
+Written = tuple[str, list[Response], dict[str, Any]]
+"""A prompt's id, the responses to it, without token ids, and what they took."""
+
+
+def check_endpoint(settings: EndpointConfig) -> None:
+    """UserError: an address is no URL or carries a secret, or a template argument is odd."""
+    for url in settings.urls:
+        check_url(f"{GROUP}.urls", url, f"that {GROUP}.key_variable names")
+    template_arguments(settings.chat_template_kwargs, f"{GROUP}.chat_template_kwargs")
+
+
+class EndpointWriter:
+    """Has a served model write. Each response is a request of its own, with a seed of its own.
+
+    Args:
+        settings: The keys of `sample.endpoint`; a model is among them.
+        options: What is drawn. Thoughts that a server hands over by themselves stand between
+            `<think>` and `</think>` before the text, as a model of this machine writes them.
+    """
+
+    def __init__(self, settings: EndpointConfig, options: SamplingOptions) -> None:
+        self._settings, self._options = settings, options
+        self._client = Client(
+            Connection(
+                urls=tuple(settings.urls),
+                model=settings.model or "",
+                key_variable=settings.key_variable,
+                concurrency=settings.concurrency,
+                requests_per_minute=settings.requests_per_minute,
+                timeout_s=settings.timeout_s,
+                retries=settings.retries,
+                who="The served teacher",
+                url_key=f"{GROUP}.urls",
+                group=GROUP,
+                done="written",
+            )
+        )
+        key = f"{GROUP}.chat_template_kwargs"
+        self._template = template_arguments(settings.chat_template_kwargs, key)
+        self._names: dict[str, str | None] = {name: name for name in UNTOLD}
+
+    def __enter__(self) -> EndpointWriter:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._client.close()
+
+    def check(self) -> dict[str, Any]:
+        """Ask every URL what it serves and one small question; learns which arguments it takes.
+
+        Returns:
+            For the manifest: `served`, by URL what `/models` says of the model (None: nothing),
+            and `seeded`, whether its server takes a seed.
+
+        Raises:
+            UserError: nobody is there, the key is refused, the model is not there, URLs serve
+                different models, or the server refuses what responses are drawn by.
+        """
+        found = {url: self._served(url) for url in self._settings.urls}
+        first = self._settings.urls[0]
+        for url, said in found.items():
+            if said is None and len(found) > 1:
+                raise UserError(
+                    f"{url} ({GROUP}.urls) does not say what it serves (/models), so it is not "
+                    "known whether the URLs serve the same model: leave it out, or give one URL."
+                )
+            if said is not None and _told(said) != _told(found[first] or {}):
+                raise UserError(
+                    f"{first} and {url} ({GROUP}.urls) serve different models as "
+                    f"'{self._settings.model}' ({_told(found[first] or {})} and {_told(said)}): "
+                    "give URLs of one model."
+                )
+        for url in self._settings.urls:
+            self._try(url)
+        return {"served": found, "seeded": self._names["seed"] is not None}
+
+    def write(
+        self, requests: Iterable[tuple[str, Sequence[Message]]], source: str
+    ) -> Iterator[Written]:
+        """The responses to each prompt, as soon as all of them are there, in any order.
+
+        What cannot be had, since it was refused or could not be read again and again, is left out
+        and counted as `set_aside`.
+
+        Args:
+            requests: (prompt id, conversation).
+            source: Written into the responses.
+
+        Raises:
+            UserError: the endpoint stopped answering; what was complete by then is yielded before.
+        """
+        each = self._options.responses_per_prompt
+        done: queue.SimpleQueue[str] = queue.SimpleQueue()
+        asked: dict[str, list[Future[Answer]]] = {}
+        left: dict[str, int] = {}
+        waiting, failure = iter(requests), None
+        while True:
+            more = failure is None
+            while more and sum(left.values()) < max(self._client.capacity, each):
+                request = next(waiting, None)
+                if request is None:
+                    more = False
+                    break
+                name, messages = request
+                left[name] = each
+                asked[name] = [self._submit(name, messages, k) for k in range(each)]
+                for future in asked[name]:
+                    future.add_done_callback(lambda _, name=name: done.put(name))
+            if not asked:
+                break
+            try:
+                name = done.get(block=failure is None)
+            except queue.Empty:
+                break
+            left[name] -= 1
+            if left[name] > 0:
+                continue
+            del left[name]
+            try:
+                answers = [future.result() for future in asked.pop(name)]
+            except UserError as error:
+                failure = error
+                continue
+            yield name, *self._taken(answers, source)
+        if failure is not None:
+            raise failure
+
+    def _submit(self, name: str, messages: Sequence[Message], number: int) -> Future[Answer]:
+        seed = response_seed(self._options.seed, name, number)
+        return self._client.submit(partial(self._body, messages, seed), _read)
+
+    def _taken(
+        self, answers: Sequence[Answer], source: str
+    ) -> tuple[list[Response], dict[str, Any]]:
+        counts: Counter[str] = Counter()
+        for answer in answers:
+            counts.update(answer.counts)
+        prices = self._settings
+        responses = [
+            Response(token_ids=[], source=source, **answer.result)
+            for answer in answers
+            if answer.result is not None
+        ]
+        return responses, priced(
+            counts, prices.dollars_per_million_input_tokens,
+            prices.dollars_per_million_output_tokens,
+        )  # fmt: skip
+
+    def _body(self, messages: Sequence[Message], seed: int, attempt: int) -> dict[str, Any]:
+        """Of a request; what could not be read is drawn anew."""
+        options = self._options
+        body: dict[str, Any] = {
+            "model": self._settings.model,
+            "messages": [dict(message) for message in messages],
+            "temperature": options.temperature,
+        }
+        given = {"max_tokens": options.max_response_tokens, "seed": (seed + attempt) % LARGEST_SEED}
+        body |= {own: given[name] for name, own in self._names.items() if own is not None}
+        if options.top_p < 1:
+            body["top_p"] = options.top_p
+        if options.top_k > 0:  # not of OpenAI's interface, but vLLM and others take it
+            body["top_k"] = options.top_k
+        if self._template:
+            body["chat_template_kwargs"] = self._template
+        return body
+
+    def _served(self, url: str) -> dict[str, Any] | None:
+        """What a URL says of the model. UserError: it says that it serves others only."""
+        listed = self._client.models(url)
+        for model in listed:
+            if model.get("id") == self._settings.model:
+                return model
+        if not listed:
+            return None
+        names = [str(model.get("id")) for model in listed]
+        raise UserError(
+            f"The served teacher {url} has no model '{self._settings.model}' ({GROUP}.model): "
+            f"{suggest(self._settings.model or '', names)}"
+        )
+
+    def _try(self, url: str) -> None:
+        """One small question, without the arguments that turn out to be refused."""
+        question: list[Message] = [{"role": "user", "content": "Say yes."}]
+        for _ in range(len(UNTOLD) + 1):
+            response = self._client.probe(self._body(question, 0, 0), url)
+            if response.status_code not in THIS_QUESTION:
+                return
+            said = self._client.message(response)
+            refused = [name for name in UNTOLD if self._names[name] == name and name in said]
+            if not refused:
+                break
+            self._names[refused[0]] = UNTOLD[refused[0]]
+        raise UserError(
+            f"The served teacher {url} refuses what responses are drawn by: {said}; change "
+            "sample.temperature, top_p, top_k, max_response_tokens or the endpoint's "
+            "chat_template_kwargs."
+        )
+
+
+def _told(model: dict[str, Any]) -> dict[str, Any]:
+    return {name: model[name] for name in SAME if model.get(name) is not None}
+
+
+def _read(answer: dict[str, Any]) -> dict[str, Any] | None:
+    """The text of a chat completion and how it ended; None where it has none."""
+    try:
+        choice = answer["choices"][0]
+        message, ended = choice["message"], choice["finish_reason"]
+        text = message.get("content") or ""
+        thought = message.get("reasoning_content") or message.get("reasoning") or ""
+        if ended not in ("stop", "length") or not (text or thought):
+            return None
+        if thought:
+            closed = f"<think>\n{thought.strip()}\n</think>\n\n{text}"
+            text = closed if text else f"<think>{thought}"
+        return {"text": str(text), "finish_reason": ended}
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,96 @@
+"""Who writes responses in a run, checked before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rankdistill.errors import UserError
+from rankdistill.prompts.privileged import BEST, KEY, TeachersView
+from rankdistill.sample.endpoint import check_endpoint
+from rankdistill.schema import SampleConfig
+from rankdistill.score.ensemble import members
+from rankdistill.score.writer import ByWriter
+
+
+def order_writers(options: dict[str, Any], sample: SampleConfig) -> None:
+    """Have `score=writer` take the writers in the order of `sample.writers`, unless it says one.
+
+    Args:
+        options: The keys of `score`, which are changed.
+    """
+    for scorer in [options, *(options.get("scorers") or {}).values()]:
+        ours = scorer.get("_target_") == f"{ByWriter.__module__}.{ByWriter.__qualname__}"
+        if ours and scorer.get("order") is None and sample.writers is not None:
+            scorer["order"] = list(sample.counts_of_writers)
+
+
+def check_authors(settings: Any) -> None:
+    """Refuse writers that would have nothing to write, and orders of writers that say nothing.
+
+    Args:
+        settings: A `Settings`.
+
+    Raises:
+        UserError: A served teacher whose address is none, or that is asked for nothing; writers
+            beside an existing set; `score=writer` without an order, or as the held-out judge.
+    """
+    _check_endpoint(settings)
+    _check_view(settings)
+    ordered = [s for s in members(settings.scorer).values() if isinstance(s, ByWriter)]
+    if any(scorer.order is None for scorer in ordered):
+        raise UserError(
+            "score=writer ranks by who wrote: give the writers from the strongest to the weakest, "
+            "as in 'sample.writers=[teacher,student]', or of an existing set score.order."
+        )
+    if settings.sample.writers is not None and settings.rank.path is not None:
+        raise UserError(
+            "sample.writers is set, and rank.path brings the responses: set one of them to null."
+        )
+    asked = members(settings.judge or settings.scorer).values()
+    if settings.quick is not None and any(isinstance(s, ByWriter) for s in asked):
+        raise UserError(
+            "score=writer cannot judge held-out answers, all of which are one writer's: name "
+            "another judge, as score@eval.judge=likelihood or score@eval.judge=demands."
+        )
+
+
+def _check_view(settings: Any) -> None:
+    """Refuse what the teacher alone is to be shown, where that is not known or not there."""
+    teacher = settings.teacher
+    view = TeachersView.of(teacher.prompt_template, teacher.system_prompt)
+    if view is None:
+        return
+    if settings.prompts.instructions is None:
+        view.check(settings.prompts.keep)
+    if BEST not in view.placeholders:
+        return
+    if settings.rank.path is None:
+        raise UserError(
+            f"{KEY} shows {{best}}, the best response of an existing ranked set, and there is "
+            "none: give rank.path."
+        )
+    asked = [settings.scorer] if settings.rank.rescore else []
+    asked += [settings.judge or settings.scorer] if settings.quick is not None else []
+    if any(member.uses_teacher for scorer in asked for member in members(scorer).values()):
+        raise UserError(
+            f"{KEY} shows {{best}}, which the teacher would see while it scores: take a score "
+            "that does not ask it, or eval=[ranked]."
+        )
+
+
+def _check_endpoint(settings: Any) -> None:
+    sample, lessons = settings.sample, settings.warmup.lessons
+    check_endpoint(sample.endpoint)
+    ranks = settings.rank.path is None and settings.rounds > 0
+    writes = [
+        lessons is not None and lessons.source == "teacher",
+        ranks and (sample.teacher_response or sample.teacher_revision),
+        ranks and "endpoint" in sample.counts_of_writers,
+        settings.prompts.augment.requests > 0,
+    ]
+    if sample.endpoint.model is not None and not any(writes):
+        raise UserError(
+            f"sample.endpoint.model is '{sample.endpoint.model}', and the teacher writes nothing: "
+            "set warmup=sft, sample.teacher_response=true, sample.teacher_revision=true or "
+            "prompts=augmented, or sample.endpoint.model=null."
+        )

@@ -1,0 +1,115 @@
+"""Responses of a served teacher: outputs of the sample stage."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rankdistill.console import progress
+from rankdistill.errors import UserError
+from rankdistill.models import Rows, ServedModel
+from rankdistill.sample import SamplingOptions
+from rankdistill.sample.endpoint import EndpointWriter
+from rankdistill.stages.run import Run
+from rankdistill.store import Partial
+
+
+def check_served(run: Run) -> None:
+    """Ask the served teacher at start-up, where there is one.
+
+    Raises:
+        UserError: as `EndpointWriter.check`.
+    """
+    if run.settings.sample.endpoint.model is None:
+        return
+    endpoint = run.settings.sample.endpoint
+    most = endpoint.max_response_tokens
+    options = SamplingOptions.of(run.settings.sample, 0, max_response_tokens=most)
+    with EndpointWriter(endpoint, options) as writer:
+        writer.check()
+
+
+def write(
+    run: Run, model: ServedModel, prompts: Rows, source: str, options: SamplingOptions
+) -> Rows:
+    """Groups of responses that a served model writes; the responses have no tokens yet.
+
+    A killed run asks again for prompts that are not complete. Prompts without any response are left
+    out. The rows stand in the order of the prompts, whatever the order of the answers.
+
+    Args:
+        source: Who writes, for the rows.
+        options: `max_response_tokens` is of the model's own tokens.
+
+    Raises:
+        UserError: the endpoint stopped answering; what was written is kept.
+    """
+    endpoint = run.settings.sample.endpoint
+    if endpoint.max_response_tokens is not None:
+        options = replace(options, max_response_tokens=endpoint.max_response_tokens)
+    identity = {
+        "code": 1,
+        "model": dict(model.identity),
+        "prompts": prompts.key,
+        "splits": sorted({prompt["split"] for prompt in prompts}),
+        "source": source,
+        "options": vars(options),
+    }
+    by_id = {prompt["prompt_id"]: prompt for prompt in prompts}
+
+    def make(partial: Partial) -> Mapping[str, Any]:
+        shards, taken = partial.shards(), partial.shards("counts")
+        done = {row["prompt_id"] for row in shards.rows()}
+        asked = "teacher_messages" if source == "teacher" else "messages"
+        requests = [
+            (key, p.get(asked) or p["messages"]) for key, p in by_id.items() if key not in done
+        ]
+        started, found = time.monotonic(), Counter[str]()
+        said: dict[str, Any] = {}
+        with EndpointWriter(endpoint, options) as writer:
+            said = writer.check()
+            with progress(len(by_id), "prompts", done=len(done)) as bar:
+                for name, responses, counts in writer.write(requests, source):
+                    if responses:
+                        shards.append([{**by_id[name], "responses": responses}])
+                    taken.append([counts])
+                    found.update(completion_tokens=counts.get("completion_tokens", 0))
+                    bar.advance()
+        rows = shards.rows()
+        if by_id and not rows:
+            raise UserError(
+                f"The served teacher '{model.path}' answered none of {len(by_id)} prompts with a "
+                "text: give it room (sample.endpoint.max_response_tokens), or look at what it "
+                "answers."
+            )
+        seconds = time.monotonic() - started
+        return {
+            **_counts(rows, taken.rows(), len(by_id)),
+            "tokens_per_second": found["completion_tokens"] / seconds,
+            **said,
+        }
+
+    where = " and ".join(endpoint.urls[:2]) + (" .." if len(endpoint.urls) > 2 else "")
+    count = options.responses_per_prompt
+    what = f"{source}: {len(prompts)} prompts x {count} ({model.path} at {where})"
+    output = run.stage("sample", what, identity, make)
+    place = {name: number for number, name in enumerate(by_id)}
+    rows = sorted(output.rows(), key=lambda row: place[row["prompt_id"]])
+    return Rows(rows, output.key, model, output.manifest["counts"])
+
+
+def _counts(rows: list[Any], taken: list[Any], asked: int) -> dict[str, Any]:
+    counts = Counter[str]()
+    for row in taken:
+        counts.update(row)
+    responses = [response for row in rows for response in row["responses"]]
+    return {
+        "prompts": len(rows),
+        "responses": len(responses),
+        "prompts_without_response": asked - len(rows),
+        "cut_by_length": sum(response["finish_reason"] == "length" for response in responses),
+        **counts,
+    }

@@ -1,0 +1,113 @@
+"""A step that runs out of memory is repeated with a smaller budget, which changes no gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, weights
+from test_ranking_trainer import gpt2
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rankdistill import RankingTrainer
+from rankdistill.errors import UserError
+from rankdistill.objectives import RRHF
+
+
+class Allocator(TorchDispatchMode):
+    """Refuses tensors of more bytes than a limit; remembers the largest that it gave."""
+
+    def __init__(self, limit: float = float("inf")) -> None:
+        super().__init__()
+        self.limit, self.largest, self.refused = limit, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            size = made.numel() * made.element_size()
+            if size > self.limit:
+                self.refused += 1
+                raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} B.")
+            self.largest = max(self.largest, size)
+        return made
+
+
+SMALL = 6000
+"""Bytes: more than a random state takes, less than the activations of any group."""
+
+
+class Noisy(RRHF):
+    """Draws a number for each forward pass."""
+
+    def __call__(self, candidates: Any) -> Any:
+        output = super().__call__(candidates)
+        return replace(output, loss=output.loss * torch.rand(()))
+
+
+def trainer_of(folder, objective: Any = None, **settings: Any) -> RankingTrainer:
+    args = config(folder, prompts_per_step=8, **settings)
+    rows = ragged_groups(16)
+    return RankingTrainer(gpt2(), args, rows, objective, processing_class=TOKENIZER)
+
+
+def test_the_step_is_repeated_in_parts_and_nothing_else_changes(tmp_path, capsys):
+    whole = trainer_of(tmp_path)
+    with Allocator() as free:
+        whole.train()
+    assert whole.memory_figures == {}
+    parts = trainer_of(tmp_path)
+    with Allocator(0.7 * free.largest) as tight:
+        parts.train()
+    assert tight.refused == 1 and parts.state.global_step == 2
+    # The second step is split from the start.
+    assert parts.memory_figures == {"max_batch_tokens": parts.args.max_batch_tokens}
+    assert parts.args.max_batch_tokens < 4096
+    assert capsys.readouterr().out.count("out of memory: the step is repeated") == 1
+    assert_close(weights(parts), weights(whole), rtol=0, atol=1e-12)
+    for name in ("loss", "rank_accuracy", "rank_loss"):
+        assert logged(parts, name) == pytest.approx(logged(whole, name), rel=1e-6)
+
+
+def test_random_numbers_are_drawn_again(tmp_path):
+    """Memory runs out in the last backward pass, after numbers were drawn."""
+    refused = trainer_of(tmp_path, Noisy())
+    backward, calls = refused.accelerator.backward, []
+
+    def once(loss: torch.Tensor, **options: Any) -> None:
+        calls.append(loss)
+        backward(loss, **options)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    refused.accelerator.backward = once
+    torch.manual_seed(0)
+    refused.train()
+    given = trainer_of(tmp_path, Noisy(), max_batch_tokens=refused.args.max_batch_tokens)
+    torch.manual_seed(0)
+    given.train()
+    assert logged(refused) == logged(given)
+    assert_close(weights(refused), weights(given), rtol=0, atol=0)
+
+
+def test_one_group_too_many_and_accumulated_steps_are_told(tmp_path):
+    whole = trainer_of(tmp_path)
+    with Allocator(SMALL), pytest.raises(UserError, match="one prompt and its responses at a time"):
+        whole.train()
+    accumulated = trainer_of(tmp_path, gradient_accumulation_steps=2)
+    told = r"Step 1 ran out of memory.*max_batch_tokens=2048.*continues from the start"
+    with Allocator(SMALL), pytest.raises(UserError, match=told):
+        accumulated.train()
+
+
+def test_other_errors_are_not_taken_for_memory(tmp_path):
+    trainer: Any = trainer_of(tmp_path)
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("shapes do not fit")
+
+    trainer.losses = broken
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        trainer.train()
