@@ -42,6 +42,8 @@ PLAIN_SECONDS = 15.0
 
 TELLING_SHARE = 0.05
 """Share of the work after which its pace tells how long the rest takes."""
+TELLING_SECONDS = 1.0
+"""What comes within it comes from one batch, and has no pace."""
 
 
 def quiet() -> None:
@@ -50,6 +52,9 @@ def quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     warnings.filterwarnings("ignore")
+    # A library whose line finds its stream closed, as one does that stops an engine, would print a
+    # traceback between ours.
+    logging.raiseExceptions = False
     libraries = "transformers datasets accelerate trl torch huggingface_hub httpx"
     for name in libraries.split():
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -261,7 +266,7 @@ class Bar:
         elif (
             self._live is None
             and now - self._printed > PLAIN_SECONDS
-            and now > self._started
+            and now - self._started > TELLING_SECONDS
             and self.done - self._from >= TELLING_SHARE * (self.total - self._from)
         ):
             self._printed = now

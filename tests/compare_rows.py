@@ -16,7 +16,7 @@ from report_rows import Done, held_out_groups, history, model_figures, run_repor
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.verified import DemandRow
 from rankdistill.report import metrics_of
-from rankdistill.report.answers import answers_file, demands_file
+from rankdistill.report.answers import answer_rows, answers_file, demands_file
 from rankdistill.report.metrics import metrics_bytes
 from rankdistill.rows import Group
 from rankdistill.store.written import put_files
@@ -99,7 +99,11 @@ def write_run(
     report = run_report(**(values | changes))
     folder.mkdir(parents=True, exist_ok=True)
     put_files(
-        folder, {**answers_file(report.groups), "metrics.json": metrics_bytes(metrics_of(report))}
+        folder,
+        {
+            **answers_file(answer_rows(report.groups)),
+            "metrics.json": metrics_bytes(metrics_of(report)),
+        },
     )
     (folder / "config.yaml").write_text(report.config_yaml, encoding="utf-8")
     return folder

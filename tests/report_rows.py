@@ -40,7 +40,7 @@ MODELS: dict[str, tuple[str, float, float, float, float, float | None, float | N
     "start": ("before warm-up", 1.0, -4.3, 46.0, 2.81, 1.94, 2.613),
     "warmed_up": ("warmed up", 1.0, -1.62, 38.0, 1.72, None, 0.574),
     "trained": ("trained", 1.0, -1.31, 33.0, 1.38, 0.112, 0.601),
-    "sharpened": ("warmed up, T=0.81", 0.81, -1.45, 36.0, 1.41, 0.061, 0.633),
+    "sharpened": ("same entropy, T=0.81", 0.81, -1.45, 36.0, 1.41, 0.061, 0.633),
     "teacher": ("teacher", 1.0, -0.98, 40.0, 1.12, 0.71, None),
 }
 
@@ -188,7 +188,7 @@ ARMS: dict[str, tuple[str, tuple[float, float, float], int]] = {
     "trained": ("trained", (0.6, 0.8, 0.45), 33),
     "trained_greedy": ("trained, greedy", (0.65, 0.8, 0.45), 32),
     "trained_prompted": ("trained, prompted", (0.65, 0.85, 0.5), 34),
-    "sharpened": ("warmed up, T=0.81", (0.45, 0.5, 0.4), 37),
+    "sharpened": ("same entropy, T=0.81", (0.45, 0.5, 0.4), 37),
     "teacher": ("teacher", (0.6, 0.7, 0.6), 40),
     "teacher_greedy": ("teacher, greedy", (0.65, 0.7, 0.6), 40),
     "teacher_prompted": ("teacher, prompted", (0.7, 0.8, 0.7), 42),

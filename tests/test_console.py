@@ -103,6 +103,29 @@ def test_the_clock_of_a_bar_starts_with_the_first_unit(monkeypatch, capsys):
     assert "20/100 prompts, 2.0 s per prompt, 2 min 40 s left, loss 2.53" in told
 
 
+def test_a_batch_that_is_done_at_once_has_no_pace(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("rankdistill.console.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "console", Console(width=80))
+    with console.progress(12, "prompts") as bar:
+        for place in range(6):
+            now[0] = 90.0 + place / 1000
+            bar.advance()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_library_that_logs_to_a_closed_stream_is_not_heard(monkeypatch, capsys):
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    stream = io.StringIO()
+    monkeypatch.setattr(logging.getLogger("an_engine"), "handlers", [logging.StreamHandler(stream)])
+    stream.close()
+    logging.getLogger("an_engine").error("shut down")
+    assert "Logging error" in capsys.readouterr().err
+    console.quiet()
+    logging.getLogger("an_engine").error("shut down")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (54, "54 s"), (220, "3 min 40 s"), (7500, "2 h 05 min")],

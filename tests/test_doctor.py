@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from rankdistill.doctor import checks
 from rankdistill.doctor.__main__ import main
+
+FORMS = Path(__file__).parents[1] / ".github" / "ISSUE_TEMPLATE"
 
 
 def found(monkeypatch, **kwargs) -> dict[str, checks.Check]:
@@ -62,3 +67,9 @@ def test_a_store_that_cannot_be_written(monkeypatch):
     monkeypatch.setattr(checks.os, "access", lambda *_: False)
     [told] = checks._store()
     assert told.state == "broken" and "RANKDISTILL_HOME" in told.remedy
+
+
+def test_an_issue_begins_with_what_the_doctor_says():
+    form = yaml.safe_load((FORMS / "fault.yml").read_text())
+    first = form["body"][0]
+    assert first["validations"]["required"] and "rankdistill.doctor" in str(first["attributes"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from rankdistill.plan.remedies import remedy
 from rankdistill.plan.shapes import shape_of
 from rankdistill.trainer.modes import KEPT
 
+ROOT = Path(__file__).parents[1]
 MISTRAL = "mistralai/Mistral-7B-v0.1"
 RANKED = [
     "recipe=ranked_set", "rank.path=openbmb/UltraFeedback", f"student.path={MISTRAL}",
@@ -311,3 +313,11 @@ def test_a_mistake_is_one_sentence(arguments, sentence, capsys):
     assert main([part.strip("'") for part in arguments]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and sentence in lines[0]
+
+
+def test_the_pages_table_of_machines_is_what_the_planner_says():
+    script = runpy.run_path(str(ROOT / "docs" / "figures" / "machines.py"))
+    text = script["PAGE"].read_text()
+    assert script["page"](text) == text
+    machines = {path.stem for path in (ROOT / "conf" / "hardware").glob("*.yaml")}
+    assert len(machines) == 9 and all(f"| `{name}` |" in text for name in machines)

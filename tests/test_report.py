@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from report_rows import MODELS, STAGES, held_out_groups, model_figures, run_report
 from rich.console import Console
 
-from rankdistill.report import metrics_of, read_metrics, terminal_table, write_report
+from rankdistill.report import metrics_of, read_metrics, terminal_tables, write_report
 from rankdistill.report.__main__ import main
 from rankdistill.report.answers import plain
 from rankdistill.report.headline import findings, headline, judge_warning
@@ -263,17 +263,19 @@ def test_the_markdown_table_has_every_figure(metrics):
     assert len(stages) == 1 + len(metrics["stages"])
 
 
-@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_terminal_table_fits_and_is_plain_in_a_pipe(metrics, width):
     console = Console(width=width, force_terminal=False, highlight=False)
     with console.capture() as capture:
-        console.print(terminal_table(metrics))
+        console.print(*terminal_tables(metrics, width))
     text = capture.get()
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= width
     score = metrics["models"]["trained"]["score"]["mean"]
     assert re.search(rf"Judge score .*{re.escape(number(score))}", text)
     assert "…" not in text
+    told = {cell.value for row in table_rows(metrics) for cell in row.cells}
+    assert all(value in text for value in told)
 
 
 def test_labels_are_no_markup(metrics):
@@ -281,7 +283,7 @@ def test_labels_are_no_markup(metrics):
     models["trained"] = {**models["trained"], "label": "[bold]x[/bold]"}
     console = Console(width=100, force_terminal=False)
     with console.capture() as capture:
-        console.print(terminal_table({**metrics, "models": models}))
+        console.print(*terminal_tables({**metrics, "models": models}))
     assert "[bold]x[/bold]" in capture.get()
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
 from report_page import ATTACK, Page
-from report_rows import MODELS, held_out_groups, model_figures, run_report
+from report_rows import MODELS, held_out_groups, model_figures, run_report, verified_metrics
 
 from rankdistill.report import metrics_of, write_report
+from rankdistill.report.glossary import WORDS
 from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
+from rankdistill.report.next_steps import next_steps
+from rankdistill.report.responses import links_of, prompt_lists, shown_prompts
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,69 @@ def test_ids_are_unique_and_references_have_targets(page_text):
     wanted = {a["xlink:href"] for _, a in tags if "xlink:href" in a}
     wanted |= set(re.findall(r"url\((#.*?)\)", text))
     assert {target[1:] for target in wanted if target} <= set(ids)
+
+
+def test_all_prompts_are_there_and_figures_link_to_theirs(tmp_path):
+    report = run_report()
+    metrics = write_report(report, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    links = [attributes.get("href") or "" for tag, attributes in page.tags if tag == "a"]
+    assert len(ids) == len(set(ids)) and {link[1:] for link in links} <= set(ids)
+    assert [name for name in ids if name and name.startswith("prompt-")] == [
+        f"prompt-{number}" for number in range(1, 41)
+    ]
+    first = {g["prompt_id"]: g["responses"][0]["text"] for g in report.groups["trained"]}
+    assert all(response in text for response in first.values())
+    after, before = (metrics["models"][name]["prompt_scores"] for name in ("trained", "warmed_up"))
+    gained = sum(after[name] > before[name] for name in after)
+    told = re.search(r'<details id="gained".*?</details>', text, re.DOTALL)
+    assert told is not None and told[0].count('href="#prompt-') == gained
+    assert links.count("#gained") == 2  # the rows of gain and of wins
+
+
+def test_a_kind_links_to_the_prompts_that_ask_for_it():
+    metrics = verified_metrics()
+    names = sorted(metrics["models"]["trained"]["prompt_scores"])
+    answers = [
+        {
+            "prompt_id": name,
+            "messages": [{"role": "user", "content": "Name a prime."}],
+            "responses": {"trained": [{"text": "Seven.", "score": 1.0, "tokens": 2, "cut": False}]},
+            "columns": json.dumps({"demands": [{"kind": ("title", "digits")[place % 2]}]}),
+        }
+        for place, name in enumerate(names)
+    ]
+    shown = shown_prompts(metrics, answers)
+    lists = {one.title: one for one in prompt_lists(metrics, shown)}
+    assert len(lists["title"].numbers) == len(lists["digits"].numbers) == len(names) // 2
+    assert lists["marks"].numbers == lists["title"].numbers
+    assert lists["kept-out kinds"].numbers == lists["digits"].numbers
+    assert "words" not in lists  # nobody was asked for them
+    links = links_of(list(lists.values()))
+    assert links["title"] == lists["title"].id and links["marks"] == "group-marks"
+
+
+def test_one_glossary_for_pages_and_docs(page_text):
+    page = (Path(__file__).parents[1] / "docs" / "words.md").read_text()
+    for word, key, meaning in WORDS:
+        cells = (word, f"`{key}`" if key else "", meaning)
+        assert "| " + " | ".join(cells) + " |" in page
+        assert f"<dt>{word}" in unescape(page_text)
+
+
+def test_what_to_do_next_follows_from_the_figures():
+    metrics = metrics_of(run_report())
+    trained = metrics["models"]["trained"] | {"cut_share": 0.6, "repetition": 0.4}
+    metrics["models"] |= {"trained": trained}
+    told = " ".join(next_steps(metrics, "runs/my run"))
+    for part in ("score@eval.judge", "max_response_tokens", "limit.heldout", "learning_rate"):
+        assert part in told
+    assert "`python -m rankdistill.chat 'runs/my run'`" in told
+    metrics["judge"]["is_training_teacher"] = False
+    metrics["models"]["trained"] = trained | {"cut_share": 0.0, "repetition": 0.0, "prompts": 100}
+    assert list(next_steps(metrics)) == []
 
 
 def test_plots_take_their_colours_from_the_page(page_text):

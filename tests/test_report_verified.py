@@ -11,7 +11,7 @@ from report_page import ATTACK, Page
 from report_rows import ARMS, KINDS, interval, run_report, verified_metrics, verified_report
 from rich.console import Console
 
-from rankdistill.report import metrics_of, print_tables, render, write_report
+from rankdistill.report import metrics_of, print_tables, render, terminal_tables, write_report
 from rankdistill.report.__main__ import main
 from rankdistill.report.headline import headline
 from rankdistill.report.html import html_report
@@ -171,6 +171,19 @@ def long_numbers(metrics) -> dict[str, Any]:
         contrast |= dict.fromkeys(("trained", "marks", "restrictions", "kept_out"), wide)
         contrast["kinds"] = dict.fromkeys(contrast["kinds"], wide)
     return metrics
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_has_every_number_whole(long_numbers, width):
+    wide, narrow = [], []
+    for found, columns in ((wide, 100), (narrow, width)):
+        console = Console(width=columns, force_terminal=True, no_color=True, highlight=False)
+        with console.capture() as captured:
+            console.print(*terminal_tables(long_numbers, columns))
+        text = re.sub(r"\x1b\[[\d;]*m", "", captured.get())
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= columns and "…" not in text
+        found += re.findall(r"\[?[+-]?\d+\.\d+", text)
+    assert set(wide) == set(narrow)  # a row's title stands beside each part of it
 
 
 def test_the_terminal_fits_and_breaks_no_number(long_numbers, capsys):

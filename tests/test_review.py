@@ -84,6 +84,19 @@ def test_ranks_are_kept_at_once_and_survive_a_restart(ranked):
             again.save(0, ranks)
 
 
+def test_votes_that_were_shown_before_a_ranking_are_recorded(ranked):
+    review = Review(ranked)
+    review.save(0, [0, 1, 2])
+    assert "scores" in review.shown(0)["responses"][0] and review.informed == set()
+    review.save(0, [2, 1, 0])  # again, with the votes in view
+    review.shown(1, votes=True)
+    review.save(1, [0, 1])
+    review.save(2, [0, 1])
+    assert review.informed == {0, 1} == Review(ranked).informed
+    lines = [json.loads(line) for line in review.journal.read_text().splitlines()]
+    assert [line["votes_shown"] for line in lines] == [False, True, True, False]
+
+
 def test_a_line_after_a_torn_one_is_not_lost(ranked):
     review = Review(ranked)
     review.save(2, [0, 1])
@@ -135,12 +148,16 @@ def test_the_api(server):
     status, told = ask(server, "GET", "/api/set")
     assert (status, told["count"], told["reviewed"]) == (200, 3, [])
     _, shown = ask(server, "GET", "/api/groups/0")
-    assert [r["text"] for r in shown["responses"]] == ["first", "second", EVIL]
-    assert shown["duels"] == {"judge": [[0, 1, 0], [1, 0, 0], [0, 0, 0]]}
+    assert shown["responses"] == [{"text": text} for text in ("first", "second", EVIL)]
+    assert shown["duels"] == {} and not shown["votes"]
+    _, shown = ask(server, "GET", "/api/groups/1?votes=1")
+    assert shown["duels"] == {"judge": [[0, 1], [1, 0]]}
+    assert "judge" in shown["responses"][0]["scores"]
     token = {"x-token": server.token}
     assert ask(server, "POST", "/api/groups/0", {"ranks": [2, 1, 0]}, **token) == (
         200, {"reviewed": [0]},
     )  # fmt: skip
+    assert ask(server, "GET", "/api/groups/0")[1]["votes"]  # it is ranked
     assert ask(server, "POST", "/api/groups/0", {"ranks": [2]}, **token)[0] == 400
     assert ask(server, "POST", "/api/groups/9", {"ranks": [2]}, **token)[0] == 404
     assert ask(server, "GET", "/api/groups/9")[0] == 404 == ask(server, "GET", "/../etc")[0]
@@ -218,8 +235,9 @@ def test_a_person_ranks_in_a_browser(server, tmp_path):
         named = ["first", "second", EVIL]
         assert page.value(texts) == [named[i] for i in order]
         assert page.value("document.querySelectorAll('img, .card script').length") == 0
-        votes = page.value("document.querySelector('.votes').textContent")
-        assert "likelihood" in votes and "judge" in votes
+        votes = "document.querySelector('.votes').textContent"
+        assert page.value(votes) == ""
+        assert page.value("document.querySelector('.rank').textContent") == "\u2013"
         # By keys: what stands first goes to the end, then ties with the one before it.
         page.press("ArrowRight", browser.SHIFT)
         page.press("ArrowRight", browser.SHIFT)
@@ -239,10 +257,16 @@ def test_a_person_ranks_in_a_browser(server, tmp_path):
         page.value("document.getElementById('save').click()")
         page.until("document.getElementById('state').textContent === 'saved'")
         assert server.review.ranks[1][before[1]] == 0 and server.review.ranks[1][before[0]] == 1
+        assert "likelihood" in page.value(votes) and "judge" in page.value(votes)
+        assert server.review.informed == set()
+        page.press("u")
+        page.until("document.getElementById('where').textContent === 'Prompt 3 of 3'")
         page.press("v")
-        assert page.value("getComputedStyle(document.querySelector('.votes')).display") == "none"
+        page.until(f"{votes}.includes('judge')")
+        page.press("Enter")
+        page.until("document.getElementById('state').textContent === 'saved'")
+        assert server.review.informed == {2}
         assert page.value("document.body.dataset.hacked") is None
-        page.press("v")
         page.screenshot(tmp_path / "page.png")
         assert page.errors == [] and (tmp_path / "page.png").stat().st_size > 10_000
 

@@ -209,6 +209,16 @@ def test_other_libraries_say_nothing_while_a_suite_is_measured(caplog, monkeypat
     assert caplog.messages == ["later"]
 
 
+def test_what_a_library_logs_to_later_is_open(capsys):
+    log = logging.getLogger("first_imported_by_a_suite")
+    with harness._quiet():
+        handler = logging.StreamHandler()
+        log.addHandler(handler)
+    log.error("an engine is shut down")
+    log.removeHandler(handler)
+    assert capsys.readouterr().err == ""
+
+
 def test_what_a_suite_says_of_itself():
     assert "5-shot, no chat template, lm-eval" in suite("gsm8k").about()
     assert "chat template, the first 3" in suite("ifeval", limit=3, checker="own").about()

@@ -12,6 +12,7 @@ from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.groups import Objective
 from rankdistill.compare.runs import FinishedRun
 from rankdistill.report.answers import ANSWERS
+from rankdistill.report.responses import begins
 
 SHOWN = 200
 """Most prompts of a page; those that the students disagree on most."""
@@ -19,14 +20,19 @@ SHOWN = 200
 
 @dataclass(frozen=True)
 class Answered:
-    """One prompt with one answer of every student."""
+    """One prompt with one response of every student."""
 
     prompt_id: str
     messages: Sequence[Mapping[str, str]]
-    answers: dict[str, Mapping[str, Any]]
-    """text, score, tokens and cut of the first answer of the first seed, by the student's label."""
+    responses: dict[str, Mapping[str, Any]]
+    """text, score, tokens and cut of the first one of the first seed, by the student's label."""
     means: dict[str, float]
-    """Mean score over answers and seeds, by label."""
+    """Mean score over responses and seeds, by label."""
+
+    @property
+    def begins(self) -> str:
+        """The first words of the prompt's last message."""
+        return begins(self.messages)
 
     @property
     def disagreement(self) -> float:

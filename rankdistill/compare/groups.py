@@ -52,11 +52,20 @@ def differing_keys(runs: Iterable[FinishedRun]) -> list[str]:
 
 
 def config_rows(objectives: Sequence[Objective]) -> list[list[str]]:
-    """Key, then the value of every objective."""
+    """Key, then the value of every objective, `-` where it has none or does not read it."""
     firsts = [objective.runs[0] for objective in objectives]
-    return [
-        [key, *(_told(_settings(run), key) for run in firsts)] for key in differing_keys(firsts)
-    ]
+    rows = [[key, *(_read(run, key) for run in firsts)] for key in differing_keys(firsts)]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _read(run: FinishedRun, key: str) -> str:
+    """A setting as it is told, where the run has the stage that reads it."""
+    stages = {stage["stage"] for stage in run.metrics["stages"]}
+    unread = [f"{stage}." for stage in ("reward", "train") if stage not in stages]
+    # PPO's policy learns from a reward model.
+    if "train" not in stages or any(name.startswith("train.rollout.") for name in run.config):
+        unread.append("objective.")
+    return _MISSING if key.startswith(tuple(unread)) else _told(_settings(run), key)
 
 
 def _settings(run: FinishedRun) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from rankdistill.compare.answers import answered
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.plots import looks, plots_of
 from rankdistill.compare.rows import table_rows
-from rankdistill.report.html import typeset
+from rankdistill.report.glossary import WORDS
+from rankdistill.report.html import coded, typeset
 from rankdistill.report.rendering import environment
 from rankdistill.report.svg import VARIABLES
 from rankdistill.report.table import number
@@ -23,6 +24,7 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
     """The page. Everything but our own SVG is escaped: prompts, answers, names, configurations."""
     colours = {label: VARIABLES[look.colour] for label, look in looks(comparison).items()}
     labels = [objective.label for objective in comparison.ordered]
+    shown = answered(comparison)
     page: dict[str, Any] = {
         "title": title,
         "headline": sentences.headline(comparison),
@@ -30,6 +32,8 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
         "warning": sentences.banner(comparison),
         "labels": labels,
         "heads": [(label, label) for label in labels],
+        "names": {label: label for label in labels},
+        "words": WORDS,
         "colours": colours,
         "verified": comparison.verified,
         "verified_rows": [],
@@ -40,7 +44,9 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
         "about_wins": tables.WINS,
         "plots": [(plot, Markup(plot.svg)) for plot in plots_of(comparison)],
         "marks": {label: look.mark for label, look in looks(comparison).items()},
-        "answered": answered(comparison),
+        "answered": shown,
+        "links": dict.fromkeys(("score", "lead", "over_control"), "responses") if shown else {},
+        "contents": _contents(comparison, len(shown)),
         "config": tables.config_table(comparison),
         "failed": comparison.failed,
         "objectives": comparison.ordered,
@@ -57,7 +63,21 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
     return _environment().get_template("compare.html.j2").render(page)
 
 
+def _contents(comparison: Comparison, prompts: int) -> list[tuple[str, str]]:
+    """Id and title of the page's parts that there are."""
+    parts = [
+        ("figures", "Figures", True),
+        ("differences", "Differences", comparison.told_differences),
+        ("plots", "Plots", True),
+        ("settings", "What differs", tables.config_table(comparison)),
+        ("responses", f"Responses ({prompts})", prompts),
+        ("words", "Words", True),
+        ("again", "How it was made", True),
+    ]
+    return [(id, title) for id, title, there in parts if there]
+
+
 @cache
 def _environment() -> Environment:
     packages = ("rankdistill.compare", "rankdistill.report")
-    return environment(*packages, escape=True, number=number, typeset=typeset)
+    return environment(*packages, escape=True, number=number, typeset=typeset, coded=coded)

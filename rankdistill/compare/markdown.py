@@ -71,7 +71,7 @@ def _answers(shown: list[Answered]) -> list[str]:
         parts.append(f"### Disagreement {number(one.disagreement)}")
         for message in one.messages:
             parts += [f"*{inline(message['role'])}*", fenced(message["content"])]
-        for label, answer in one.answers.items():
+        for label, answer in one.responses.items():
             cut = ", cut by length" if answer["cut"] else ""
             score, tokens = number(answer["score"]), answer["tokens"]
             parts.append(f"**{inline(label)}** (score {score}, {tokens} tokens{cut})")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from rankdistill.compare.comparison import Comparison, mean_of
 from rankdistill.compare.figures import role
@@ -92,14 +93,14 @@ def plots_of(comparison: Comparison) -> list[Plot]:
     over += "; the smaller of the sampled and the greedy one" if verified else ""
     sampled = [
         (
-            "Gain" if verified else "Lead",
+            "Gain",
             f"Mean and 95 % interval of every objective, {over}.",
             lambda axes: _leads(axes, comparison),
         ),
         (
             f"{score} against KL: the frontier",
             "Up is better, left is nearer to the student before training. A small mark is a run, "
-            "a large one an objective's mean with the interval of its lead. Crosses: the student "
+            "a large one an objective's mean with the interval of its gain. Crosses: the student "
             "before training, at no KL, and joined to it the same as merely sampled more sharply, "
             "a gain in likelihood without learning.",
             lambda axes: _against(
@@ -108,8 +109,8 @@ def plots_of(comparison: Comparison) -> list[Plot]:
         ),
         (
             f"{score} against length",
-            "Mean tokens of an answer; a score that only follows the length shows as a slope.",
-            lambda axes: _against(axes, comparison, "response_tokens", "tokens of an answer"),
+            "Mean tokens of a response; a score that only follows the length shows as a slope.",
+            lambda axes: _against(axes, comparison, "response_tokens", "tokens of a response"),
         ),
         (
             f"{score} against entropy",
@@ -137,15 +138,20 @@ def _add(
 def _leads(axes: Axes, comparison: Comparison) -> bool:
     """One row per objective, the best on top."""
     drawn = looks(comparison)
+    unit = 100.0 if comparison.in_points else 1.0
     for place, label in enumerate(drawn):
         estimate, look = comparison.lead(label), drawn[label]
         if estimate.low is not None and estimate.high is not None:
-            axes.plot([estimate.low, estimate.high], [place] * 2, color=look.colour, linewidth=1.8)
-        axes.scatter([estimate.mean], [place], s=44, color=look.colour, marker=look.mark, zorder=3)
+            ends = [unit * estimate.low, unit * estimate.high]
+            axes.plot(ends, [place] * 2, color=look.colour, linewidth=1.8)
+        mean = unit * estimate.mean
+        axes.scatter([mean], [place], s=44, color=look.colour, marker=look.mark, zorder=3)
     axes.axvline(0.0, color=MUTED, linewidth=0.9, linestyle="--", zorder=1)
     axes.set_yticks(range(len(drawn)), [_short(label) for label in drawn])
     axes.set_ylim(len(drawn) - 0.4, -0.6)
-    axes.set_xlabel(f"{comparison.measure}, minus before training")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    points = ", points" if comparison.in_points else ""
+    axes.set_xlabel(f"{comparison.measure} minus before training{points}")
     axes.grid(axis="y", visible=False)
     return True
 

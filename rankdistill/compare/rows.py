@@ -51,9 +51,9 @@ def _tested_rows(comparison: Comparison) -> list[Row]:
             [estimate_cell(text, comparison.scores[label]) for label in of],
         ),
         Row(
-            "lead", "Lead",
+            "lead", "Gain",
             f"{measure.capitalize()} minus that of the student before this training, on the same "
-            "prompts; bold where it is beyond noise, all leads taken together (Holm).",
+            "prompts; bold where it is beyond noise, all gains taken together (Holm).",
             [tested_cell(minus, comparison.leads.get(label)) for label in of],
         ),
     ]  # fmt: skip
@@ -63,7 +63,7 @@ def _tested_rows(comparison: Comparison) -> list[Row]:
             "the same entropy: what a likelihood gains by being surer is taken off. Bold as above."
         )
         cells = [tested_cell(minus, comparison.over_control.get(label)) for label in of]
-        rows.append(Row("over_control", "More than sharpening", explanation, cells))
+        rows.append(Row("over_control", "Gain over the same entropy", explanation, cells))
     return rows
 
 

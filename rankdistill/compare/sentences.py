@@ -20,8 +20,9 @@ def headline(comparison: Comparison) -> str:
         seeds = len(objectives[0].runs)
         lead = comparison.leads[objectives[0].label]
         return (
-            f"{objectives[0].label}, {seeds} seeds {where}: the lead is "
-            f"{told(lead.estimate, comparison, lead.adjusted)}."
+            f"{objectives[0].label}, {seeds} seeds {where}: the gain is "
+            f"{told(lead.estimate, comparison, lead.adjusted)}"
+            f"{_beside_control(comparison, objectives[0].label)}."
         )
     best = comparison.ordered[0].label
     others = [objective.label for objective in comparison.ordered[1:]]
@@ -31,7 +32,7 @@ def headline(comparison: Comparison) -> str:
         return (
             f"No difference between the {len(objectives)} objectives is beyond noise {where}: "
             f"{listed(o.label for o in comparison.ordered)} are equal as far as this comparison "
-            "can tell."
+            f"can tell{_any_beside_control(comparison)}."
         )
     if not below:
         return (
@@ -79,25 +80,34 @@ def _leads(comparison: Comparison) -> Finding:
 
 def _beside_control(comparison: Comparison, best: str) -> str:
     """The other half of who is ahead: whether that is more than being surer."""
-    tested = comparison.over_control.get(best)
-    if tested is None:
+    if best not in comparison.over_control:
         return ""
-    if tested.beyond_noise and tested.estimate.mean > 0:
+    if _more_than_sharpening(comparison, best):
         return ", and it is more than sharpening"
     return ", and it is not shown to be more than sharpening"
 
 
+def _any_beside_control(comparison: Comparison) -> str:
+    """The same of objectives of which none is ahead."""
+    if not comparison.over_control:
+        return ""
+    more = [label for label in comparison.over_control if _more_than_sharpening(comparison, label)]
+    return f"; more than sharpening: {listed(more) or 'none is shown to be'}"
+
+
+def _more_than_sharpening(comparison: Comparison, label: str) -> bool:
+    """Whether an objective gains over the student before, sampled at the same entropy."""
+    tested = comparison.over_control[label]
+    return tested.beyond_noise and tested.estimate.mean > 0
+
+
 def _control(comparison: Comparison) -> Finding | None:
     """Whether a gain is more than the student before, sampled more sharply."""
-    tested = {
-        o.label: comparison.over_control[o.label]
-        for o in comparison.ordered
-        if o.label in comparison.over_control
-    }
+    tested = [o.label for o in comparison.ordered if o.label in comparison.over_control]
     if not tested:
         return None
-    more = [o for o, t in tested.items() if t.beyond_noise and t.estimate.mean > 0]
-    not_shown = [o for o in tested if o not in more]
+    more = [label for label in tested if _more_than_sharpening(comparison, label)]
+    not_shown = [label for label in tested if label not in more]
     said = []
     if more:
         said.append(f"more than sharpening: {listed(more)}")

@@ -25,7 +25,7 @@ VERIFIED_DIFFERENCES = (
     "are (Holm): below 0.05 is beyond noise."
 )
 WINS = (
-    "How often an answer of the row's objective is scored above one of the column's to the same "
+    "How often a response of the row's objective is scored above one of the column's to the same "
     "prompt, ties half, with its 95 % interval, not corrected: the differences above decide."
 )
 

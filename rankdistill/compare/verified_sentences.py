@@ -21,24 +21,37 @@ Named = tuple[str, Interval]
 
 
 def headline(comparison: Comparison, verified: VerifiedTables) -> str:
-    """One sentence: who follows most demands, and of whom that is beyond noise."""
+    """One sentence: who follows most demands, of whom that is beyond noise, and whether it is more
+    than a control that trains nothing reaches."""
     best, *others = (objective.label for objective in comparison.ordered)
     where = f"on {verified.base_prompts} base prompts"
     follows = f"{best} follows {share(comparison.mean(best))} of the demands {where}"
+    rest = _beside_controls(comparison, verified, best)
     if not others:
         gain = told(comparison.lead(best), comparison)
-        return f"{follows}; over the student before training it gains {gain}."
+        return f"{follows}; over the student before training it gains {gain}{rest}."
     clear = [d for d in verified.differences if d.tested.beyond_noise]
     below = [d.worse for d in clear if d.better == best]
     level = [label for label in others if label not in below]
     if not clear:
-        rest = f"no difference between the {len(others) + 1} objectives is beyond noise"
-        return f"{follows}, the most, but {rest}."
+        none = f"no difference between the {len(others) + 1} objectives is beyond noise"
+        return f"{follows}, the most, but {none}{rest}."
     if not below:
-        return f"{follows}, the most, but not beyond noise against {listed(level)}."
+        return f"{follows}, the most, but not beyond noise against {listed(level)}{rest}."
     whom = f"all {len(below)} others" if not level and len(below) > NAMED else listed(below)
     said = f"{follows}, more than {whom} beyond noise"
-    return f"{said}; against {listed(level)} it is not." if level else f"{said}."
+    return f"{said}; against {listed(level)} it is not{rest}." if level else f"{said}{rest}."
+
+
+def _beside_controls(comparison: Comparison, verified: VerifiedTables, best: str) -> str:
+    """The second half: what the strongest control leaves of the best one's gain."""
+    found = verified.over_control(best)
+    if found is None:
+        return "; no control that trains nothing was measured"
+    over, left = _CONTROLS[found[0]], found[1].interval
+    if excludes_0(left) and left.mean > 0:
+        return f"; over {over}, it gains {told(left, comparison)}"
+    return f"; it is not shown to follow more than {over}"
 
 
 def findings(comparison: Comparison, verified: VerifiedTables) -> list[Finding | None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rankdistill import shell
@@ -14,9 +16,10 @@ from rankdistill.shell import says_mistakes
 @says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the plan; exit code 2 on a person's mistake."""
-    from rankdistill.plan.compose import composed, parser
+    given = _parser().parse_args(arguments)
 
-    given = parser().parse_args(arguments)
+    from rankdistill.plan.compose import composed
+
     settings, told, machine = composed(given.overrides, given.config_dir)
     from rankdistill.plan import table
     from rankdistill.plan.planner import Planner
@@ -51,6 +54,22 @@ def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
     wide.print(table.peak(found))
     for line in table.misfits(planner, found) or ["Everything fits."]:
         wide.print(line, soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m rankdistill.plan",
+        description="Work out what a run would need of a machine, without loading any weights.",
+        epilog="Example: python -m rankdistill.plan recipe=zephyr_7b hardware=8xa100",
+    )
+    made.add_argument(
+        "overrides",
+        nargs="*",
+        help="as of `python -m rankdistill`, and hardware=NAME (cpu2), hardware.KEY=, plan.KEY=",
+    )
+    made.add_argument("--json", action="store_true", help="figures for programs, in bytes and s")
+    made.add_argument("--config-dir", type=Path, metavar="DIR", help="recipes, options, hardware")
+    return made
 
 
 if __name__ == "__main__":

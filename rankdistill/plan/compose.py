@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,12 +35,26 @@ def composed(
     register()
     if config_dir is not None:
         own_code(config_dir)
-    register_plan()
     more = [f"hydra.searchpath=[file://{config_dir.absolute()}]"] if config_dir else []
     config = _compose("config", [*theirs, *more], theirs)
-    told: Any = OmegaConf.to_object(_compose("plan", [*ours, *more], ours))
+    told = planner_config([*ours, *more], ours)
     named = [part.partition("=")[2] for part in ours if part.startswith("hardware=")]
     return build(config), told, named[-1] if named else "cpu2"
+
+
+def planner_config(overrides: Sequence[str], arguments: Sequence[str] = ()) -> PlannerConfig:
+    """The machine and the assumptions.
+
+    Args:
+        overrides: `hardware=NAME`, `hardware.KEY=`, `plan.KEY=` and Hydra's own.
+        arguments: What a person gave of them.
+
+    Raises:
+        UserError: a name, key or value that is not valid.
+    """
+    register_plan()
+    told: Any = OmegaConf.to_object(_compose("plan", overrides, arguments))
+    return told
 
 
 def _compose(name: str, overrides: Sequence[str], arguments: Sequence[str]) -> Any:
@@ -68,20 +81,3 @@ def _explained(name: str, error: Exception, arguments: Sequence[str]) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     keys = ", ".join(f"plan.{key}" for key in PlanConfig.__dataclass_fields__)
     return f"the planner is told something that it cannot read ({lines[0]}); its keys are {keys}."
-
-
-def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
-    made = argparse.ArgumentParser(
-        prog="python -m rankdistill.plan",
-        description="Work out what a run would need of a machine, without loading any weights.",
-        epilog="Example: python -m rankdistill.plan recipe=zephyr_7b hardware=8xa100",
-    )
-    made.add_argument(
-        "overrides",
-        nargs="*",
-        help="as of `python -m rankdistill`, and hardware=NAME (cpu2), hardware.KEY=, plan.KEY=",
-    )
-    made.add_argument("--json", action="store_true", help="figures for programs, in bytes and s")
-    made.add_argument("--config-dir", type=Path, metavar="DIR", help="recipes, options, hardware")
-    return made

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.console import say
-from rankdistill.report.answers import answers_file, demands_file
+from rankdistill.report.answers import answer_rows, answers_file, demands_file
 from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
 from rankdistill.report.metrics import FILE, metrics_bytes, metrics_of, read_metrics
+from rankdistill.report.responses import answers_of
 from rankdistill.report.run_report import RunReport, Stage
 from rankdistill.report.summary import print_summary
-from rankdistill.report.terminal import print_tables, terminal_table, terminal_tables
+from rankdistill.report.terminal import print_tables, terminal_tables
 from rankdistill.store import home
 from rankdistill.store.faults import ANOTHER_FOLDER, writing
 from rankdistill.store.removal import check_not_removed
@@ -34,7 +35,6 @@ __all__ = [
     "print_tables",
     "read_metrics",
     "render",
-    "terminal_table",
     "terminal_tables",
     "write_report",
 ]
@@ -55,10 +55,11 @@ def write_report(
         UserError: the folder cannot be written, or one of `folders` was removed from the store.
     """
     folders, metrics = folders or {}, metrics_of(report)
-    files = {"config.yaml": report.config_yaml.encode(), **answers_file(report.groups)}
+    answers = answer_rows(report.groups)
+    files = {"config.yaml": report.config_yaml.encode(), **answers_file(answers)}
     if report.verified is not None:
         files |= demands_file(report.verified.rows)
-    files |= _pages(metrics, report.config_yaml)
+    files |= _pages(metrics, report.config_yaml, answers, folder)
     for source in folders.values():
         check_not_removed(source, home())
     with writing(folder, ANOTHER_FOLDER):
@@ -75,23 +76,29 @@ def write_report(
 
 
 def render(metrics: Mapping[str, Any], config_yaml: str, folder: Path) -> None:
-    """Writes `report.md` and `report.html` from what `metrics.json` holds.
+    """Writes `report.md` and `report.html` from what `metrics.json` and `answers.jsonl` hold.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    pages = _pages(metrics, config_yaml)
+    pages = _pages(metrics, config_yaml, answers_of(folder), folder)
     with writing(folder, "make it writable or make space"):
         tell_moved(put_files(folder, pages))
 
 
-def _pages(metrics: Mapping[str, Any], config_yaml: str) -> dict[str, bytes]:
-    pages = {"report.md": markdown_report, "report.html": html_report}
-    # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
-    return {
-        name: page(metrics, config_yaml).encode("utf-8", errors="replace")
-        for name, page in pages.items()
+def _pages(
+    metrics: Mapping[str, Any],
+    config_yaml: str,
+    answers: Sequence[Mapping[str, Any]],
+    folder: Path,
+) -> dict[str, bytes]:
+    place = shown(folder)
+    pages = {
+        "report.md": markdown_report(metrics, config_yaml, place),
+        "report.html": html_report(metrics, config_yaml, answers, place),
     }
+    # Half a surrogate pair, which an imported data set can hold, has no UTF-8.
+    return {name: page.encode("utf-8", errors="replace") for name, page in pages.items()}
 
 
 def tell_moved(moved: Sequence[tuple[Path, Path]]) -> None:

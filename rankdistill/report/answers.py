@@ -17,9 +17,8 @@ from rankdistill.rows import Group, Response
 ANSWERS = "answers.jsonl"
 
 
-def answers_file(groups: Mapping[str, Sequence[Group]]) -> dict[str, bytes]:
-    """Name and content: a line per prompt, with `prompt_id`, `messages`, `columns` that it kept,
-    and `responses` by model; empty where nothing was answered.
+def answer_rows(groups: Mapping[str, Sequence[Group]]) -> list[dict[str, Any]]:
+    """A row per prompt: `prompt_id`, `messages`, `columns` that it kept, `responses` by model.
 
     groups: by the name of the model, as in `metrics.json`.
     """
@@ -31,7 +30,12 @@ def answers_file(groups: Mapping[str, Sequence[Group]]) -> dict[str, bytes]:
                 row["columns"] = group["columns"]
             responses = rows.setdefault(group["prompt_id"], row)["responses"]
             responses[name] = [shown(response) for response in group["responses"]]
-    lines = (json.dumps(plain(row), allow_nan=False) + "\n" for row in rows.values())
+    return [plain(row) for row in rows.values()]
+
+
+def answers_file(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """Name and content, a row per line; empty where nothing was answered."""
+    lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
     return {ANSWERS: "".join(lines).encode()} if rows else {}
 
 
@@ -73,11 +77,11 @@ def choose_samples(report: RunReport) -> list[dict[str, Any]]:
                 if prompt in groups.get(model.name, {}) and groups[model.name][prompt]["responses"]
             },
         }
-        for prompt in _spread(ordered, SHOWN)
+        for prompt in spread(ordered, SHOWN)
     ]
 
 
-def _spread(ordered: list[str], count: int) -> list[str]:
+def spread(ordered: list[str], count: int) -> list[str]:
     """`count` of the values at even distances, both ends among them."""
     if len(ordered) <= count:
         return ordered

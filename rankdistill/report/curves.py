@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ def _sides(key: str, title: str, unit: str, caption: str = "") -> Panel:
     return Panel(title, unit, {side: f"{side}_{key}" for side in ("chosen", "rejected")}, caption)
 
 
-_LOSS = "Mean over the steps since the last point."
+_LOSS = "A dot is the mean over the steps since the last one; the line is the dots' running mean."
 _TRAINING = [
     _one("score", "Training: reward", "reward", "Mean of what the policy wrote in an iteration."),
     _one("response_tokens", "Training: length", "tokens"),
@@ -111,21 +112,38 @@ def _svg(panel: Panel, history: Sequence[Mapping[str, Any]], source: str) -> str
     if not lines:
         return None
     name = f"{source}-{next(iter(panel.keys.values()))}"
-    return draw(name, panel.title, lambda axes: _curves(axes, lines, panel.unit))
+    noisy = "learning_rate" not in panel.keys.values()
+    return draw(name, panel.title, lambda axes: _curves(axes, lines, panel.unit, noisy))
 
 
-def _curves(axes: Axes, lines: Mapping[str, Points], unit: str) -> bool:
+SMOOTHED = 12
+"""Points from which a line through all of them would show noise: a line is then a running mean."""
+
+
+def _curves(axes: Axes, lines: Mapping[str, Points], unit: str, noisy: bool) -> bool:
     colours = iter((SERIES[1], SERIES[2], SERIES[3], SERIES[0]))
     for label, line in lines.items():
-        mark = "o" if len(line) < 30 else ""
-        style = "--" if label.endswith(", validation") else "-"
+        colour = next(colours)
         x, y = zip(*line, strict=True)
-        axes.plot(
-            x, y, style, marker=mark, markersize=3, linewidth=1.5, color=next(colours), label=label
-        )
+        if label.endswith("validation"):
+            axes.plot(
+                x, y, "--", marker="o", markersize=4, linewidth=1.5, color=colour, label=label
+            )
+            continue
+        if noisy:
+            axes.scatter(x, y, s=9, color=colour, alpha=0.5, linewidths=0)
+        axes.plot(x, running_mean(y) if noisy else y, linewidth=1.6, color=colour, label=label)
     if len(lines) > 1:
         legend_above(axes)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 5))
     axes.set_xlabel("optimiser step")
     axes.set_ylabel(unit)
     return True
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Each with its neighbours, as many as a tenth of all; as they are where they are few."""
+    reach = max(1, len(values) // 20) if len(values) >= SMOOTHED else 0
+    return [
+        fmean(values[max(0, place - reach) : place + reach + 1]) for place in range(len(values))
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,11 +11,14 @@ from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from rankdistill.report.answers import HOW_CHOSEN
+from rankdistill.report.glossary import WORDS
 from rankdistill.report.headline import findings, headline, judge_warning
-from rankdistill.report.plots import colour, plots_of
+from rankdistill.report.next_steps import next_steps
+from rankdistill.report.plots import colour, gain_plot, plots_of
 from rankdistill.report.ranked import LONGER, ranked_labels, ranked_rows
 from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.report.rendering import environment
+from rankdistill.report.responses import links_of, prompt_lists, shown_prompts
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
 from rankdistill.report.sets import TITLE as SETS
 from rankdistill.report.sets import set_labels, set_rows
@@ -33,8 +36,36 @@ from rankdistill.report.writers import writer_labels, writer_rows
 MINUS, EN_DASH, NO_BREAK_SPACE = "\u2212", "\u2013", "\u00a0"
 
 
-def html_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
-    """The page. Everything but our own SVG is escaped: prompts, responses, names, config."""
+def html_report(
+    metrics: Mapping[str, Any],
+    config_yaml: str,
+    answers: Iterable[Mapping[str, Any]] = (),
+    folder: str = "",
+) -> str:
+    """The page. Everything but our own SVG is escaped: prompts, responses, names, config.
+
+    Args:
+        answers: Lines of `answers.jsonl`; without them the page has the chosen samples alone.
+        folder: Of the run, as a person would type it.
+    """
+    shown = shown_prompts(metrics, answers)
+    lists = prompt_lists(metrics, shown)
+    verified = [(plot, Markup(plot.svg)) for plot in verified_plots(metrics)]
+    first = gain_plot(metrics)
+    hero = verified[:1] or ([(first, Markup(first.svg))] if first else [])
+    plots = [(plot, Markup(plot.svg)) for plot in plots_of(metrics)]
+    agreement = agreement_rows(metrics) if metrics.get("ranking") else []
+    disputed = (metrics.get("ranking") or {"disputed": []})["disputed"]
+    parts = [
+        ("figures", "Figures", True),
+        ("plots", "Plots", plots),
+        ("ranking", "The ranking", agreement or disputed),
+        ("responses", "Responses", metrics["samples"]),
+        ("all", f"All prompts ({shown[-1].number})" if shown else "", shown),
+        ("stages", "Stages", metrics["stages"]),
+        ("words", "Words", True),
+        ("again", "Run it again", True),
+    ]
     return (
         _environment()
         .get_template("report.html.j2")
@@ -47,15 +78,29 @@ def html_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
             colours=_colours(metrics),
             tables=_tables(metrics),
             grids=verified_grids(metrics),
-            verified_plots=[(plot, Markup(plot.svg)) for plot in verified_plots(metrics)],
-            plots=[(plot, Markup(plot.svg)) for plot in plots_of(metrics)],
+            hero=hero,
+            verified_plots=verified[1:],
+            example=_example(metrics["samples"]),
+            shown=shown,
+            lists=lists,
+            links=links_of(lists),
+            next_steps=next_steps(metrics, folder),
+            contents=[(id, title) for id, title, there in parts if there],
+            words=WORDS,
+            labels={name: model["label"] for name, model in metrics["models"].items()},
+            plots=plots,
             how_chosen=HOW_CHOSEN,
-            agreement=agreement_rows(metrics) if metrics.get("ranking") else [],
-            disputed=(metrics.get("ranking") or {"disputed": []})["disputed"],
+            agreement=agreement,
+            disputed=disputed,
             stages=stage_rows(metrics),
             config_yaml=config_yaml,
         )
     )
+
+
+def _example(samples: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The sample in the middle between loss and gain: the least that could be picked to please."""
+    return samples[len(samples) // 2] if samples else None
 
 
 def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]], list[Row]]]:
@@ -112,7 +157,9 @@ def coded(text: str) -> Markup:
 
 
 def typeset(text: str) -> str:
-    """The minus sign that is as wide as the plus, a dash for nothing, no line end before `%`."""
+    """The minus sign that is as wide as the plus, a dash for nothing, no line end before `%` or
+    within an interval."""
     if text == NOTHING:
         return EN_DASH
+    text = re.sub(r"\[([^\[\]\s]+), ([^\[\]\s]+)\]", rf"[\1,{NO_BREAK_SPACE}\2]", text)
     return re.sub(r"(?<!\w)-(?=\d)", MINUS, text).replace(" %", f"{NO_BREAK_SPACE}%")

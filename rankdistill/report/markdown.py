@@ -8,6 +8,7 @@ from typing import Any
 from rankdistill.report.answers import HOW_CHOSEN
 from rankdistill.report.headline import findings, headline, judge_warning
 from rankdistill.report.markdown_parts import coded, fenced, figures, grid_parts, inline, table
+from rankdistill.report.next_steps import next_steps
 from rankdistill.report.ranked import ranked_labels, ranked_rows
 from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
@@ -23,13 +24,17 @@ from rankdistill.report.writers import TITLE as WRITERS
 from rankdistill.report.writers import writer_labels, writer_rows
 
 
-def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
-    """The report as GitHub-flavoured Markdown; what models wrote stands in code blocks only."""
+def markdown_report(metrics: Mapping[str, Any], config_yaml: str, folder: str = "") -> str:
+    """The report as GitHub-flavoured Markdown; what models wrote stands in code blocks only.
+
+    folder: of the run, as a person would type it.
+    """
     parts = [
         f"# {inline(metrics['title'])}",
         f"**{inline(headline(metrics))}**",
         *_banner(metrics),
         "\n".join(f"- {inline(finding.text)}" for finding in findings(metrics)),
+        *_next(metrics, folder),
         *_verified(metrics),
         *figures("Figures", labels(metrics), table_rows(metrics)),
         *figures("Evaluation suites", list(suite_heads(metrics).values()), suite_rows(metrics)),
@@ -48,6 +53,11 @@ def markdown_report(metrics: Mapping[str, Any], config_yaml: str) -> str:
         _versions(metrics),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _next(metrics: Mapping[str, Any], folder: str) -> list[str]:
+    steps = [f"- {coded(step)}" for step in next_steps(metrics, folder)]
+    return ["What to do next:", "\n".join(steps)] if steps else []
 
 
 def _banner(metrics: Mapping[str, Any]) -> list[str]:

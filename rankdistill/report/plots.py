@@ -7,7 +7,7 @@ size. Colours are CSS variables and text is text: plots follow light and dark, p
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from rankdistill.report.ranked import LONGER
 from rankdistill.report.ranking import ranking_plots
 from rankdistill.report.suites import suite_heads
 from rankdistill.report.svg import INK, MUTED, SERIES, draw, legend_above
+from rankdistill.report.table import percent, signed
 
 Metrics = Mapping[str, Any]
 
@@ -53,7 +54,7 @@ def plots_of(metrics: Metrics) -> list[Plot]:
         (
             "Change of every prompt",
             f"Score of {trained} minus {baseline}, prompts in order of it; the line is the mean, "
-            "the band its interval.",
+            "the band its interval. The n-th bar is prompt n of all prompts below.",
             lambda axes: _changes(axes, metrics),
         ),
         (
@@ -68,7 +69,8 @@ def plots_of(metrics: Metrics) -> list[Plot]:
         ),
         (
             "Score against length",
-            "A dot is a response. A score that only follows the length shows as a shared slope.",
+            "A dot is a response. A score that only follows the length shows as a shared slope."
+            f"{_cut(metrics)}",
             lambda axes: _lengths(axes, metrics),
         ),
     ]
@@ -77,6 +79,41 @@ def plots_of(metrics: Metrics) -> list[Plot]:
         if svg is not None:
             plots.append(Plot(title, caption, svg))
     return plots + _ranked(metrics) + _others(metrics)
+
+
+def gain_plot(metrics: Metrics) -> Plot | None:
+    """Every model's gain over the student before training, with its interval; None where there is
+    none. It is what the headline says."""
+    gains = {
+        name: model
+        for name, model in metrics["models"].items()
+        if model["score_difference"] is not None and name not in _far_off(metrics)
+    }
+    baseline = (metrics["models"].get(metrics["baseline"]) or {"label": ""})["label"]
+    title = f"Judge score over the {baseline} student"
+    level = f"{100 * metrics['statistics']['interval_level']:.0f} %"
+    caption = f"Mean with its {level} interval, on the same prompts."
+    height = 0.8 + 0.42 * len(gains)
+    svg = draw("gain", title, lambda axes: _gains(axes, metrics, gains), height) if gains else None
+    return Plot(title, caption, svg) if svg else None
+
+
+def _gains(axes: Axes, metrics: Metrics, gains: Metrics) -> bool:
+    for place, (name, model) in enumerate(gains.items()):
+        gain, shade = model["score_difference"], colour(metrics, name)
+        if gain["low"] is not None:
+            axes.plot([gain["low"], gain["high"]], [place, place], color=shade, linewidth=2.4)
+        axes.scatter([gain["mean"]], [place], s=44, color=shade, zorder=3)
+        axes.annotate(
+            signed(gain["mean"]), (gain["mean"], place), xytext=(0, 7), color=INK,
+            textcoords="offset points", horizontalalignment="center",
+        )  # fmt: skip
+    axes.axvline(0.0, color=MUTED, linewidth=0.9, linestyle="--", zorder=1)
+    axes.set_yticks(range(len(gains)), [_short(model["label"]) for model in gains.values()])
+    axes.set_ylim(len(gains) - 0.5, -0.7)
+    axes.set_xlabel("gain of the judge score")
+    axes.grid(axis="y", visible=False)
+    return True
 
 
 def _others(metrics: Metrics) -> list[Plot]:
@@ -205,11 +242,13 @@ def _against(axes: Axes, metrics: Metrics, key: str, unit: str) -> bool:
             axes.plot(
                 [x, x], [score["low"], score["high"]], color=colour(metrics, name), linewidth=1.6
             )
-        axes.scatter([x], [score["mean"]], s=30, color=colour(metrics, name), zorder=3)
-    _name_points(axes, [(x, m["score"]["mean"], _short(m["label"])) for _, m, x in points])
+        shade, label = colour(metrics, name), _short(model["label"])
+        axes.scatter([x], [score["mean"]], s=36, color=shade, zorder=3, label=label)
+    if points:
+        legend_above(axes)
     axes.set_xlabel(unit)
     axes.set_ylabel("judge score")
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.1, y=0.1)
     return len(points) > 1
 
 
@@ -223,29 +262,10 @@ def _far_off(metrics: Metrics) -> set[str]:
     return {metrics["start"]} - {metrics["baseline"], metrics["trained"], None}
 
 
-def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Labels right of the points, left of the right-most one; close ones step down."""
-    if not points:
-        return
-    axes.autoscale_view()
-    rightmost = max(x for x, _, _ in points)
-    height = max(y for _, y, _ in points) - min(y for _, y, _ in points) or 1.0
-    taken: dict[str, list[float]] = {"left": [], "right": []}
-    for x, y, label in sorted(points, key=lambda point: -point[1]):
-        side = "right" if x == rightmost and len(points) > 1 else "left"
-        place = y
-        for other in taken[side]:
-            place = min(place, other - 0.09 * height)
-        taken[side].append(place)
-        axes.annotate(
-            label,
-            (x, place),
-            xytext=(-7 if side == "right" else 7, 0),
-            textcoords="offset points",
-            horizontalalignment=side,
-            verticalalignment="center",
-            color=INK,
-        )
+def _cut(metrics: Metrics) -> str:
+    """What stands in the right-most column, where that is much."""
+    cut = metrics["models"][metrics["trained"]]["cut_share"]
+    return f" {percent(cut)} of the trained student's were cut at the limit." if cut else ""
 
 
 def _lengths(axes: Axes, metrics: Metrics) -> bool:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankdistill.report.headline import headline, judge_warning
+from rankdistill.report.next_steps import MANY_CUT
 from rankdistill.report.table import NOTHING, number, percent, share, signed, tokens
 from rankdistill.report.terminal import terminal_tables
 from rankdistill.report.verified_sentences import judge_line
@@ -41,7 +42,7 @@ def print_summary(metrics: Metrics, console: Console) -> str:
     elif metrics["models"]:
         parts.append(_narrowed(*_models(metrics), width))
     else:
-        parts += terminal_tables(metrics)
+        parts += terminal_tables(metrics, width)
     if told := _judged(metrics):
         parts.append(Text("\n".join(wrap(told, width)), style="dim"))
     for part in parts:
@@ -74,9 +75,9 @@ def _models(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
 
 
 def _verified(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows: the demands that each way to answer follows, of trained and other kinds."""
+    """Heads and rows: demands followed by each way to answer, of trained and kept-out kinds."""
     arms = metrics["verified"]["arms"]
-    heads = ["demands followed, %", "trained kinds", "other kinds"]
+    heads = ["demands followed, %", "trained kinds", "kept-out kinds"]
     return heads, [
         [
             title or arms[arm]["label"],
@@ -117,7 +118,3 @@ def _judged(metrics: Metrics) -> str:
     if trained and trained["cut_share"] and trained["cut_share"] >= MANY_CUT:
         told.append(f"{percent(trained['cut_share'])} of its responses were cut by the limit.")
     return " ".join(filter(None, told))
-
-
-MANY_CUT = 0.3
-"""Share of responses cut by the length limit from which that is said."""

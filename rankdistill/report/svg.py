@@ -62,14 +62,15 @@ def draw(name: str, title: str, fill: Callable[[Axes], bool], height: float = 3.
 
 
 def legend_above(axes: Axes, markerscale: float = 1.0) -> None:
-    """A legend above the panel, where it hides nothing; in one line where it fits."""
+    """A legend above the panel, where it hides nothing; in one line where it fits, else in two
+    columns."""
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles,
         labels,
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
-        ncols=len(labels) if sum(map(len, labels)) <= 40 else 1,
+        ncols=len(labels) if sum(map(len, labels)) <= 30 else 2,
         frameon=False,
         borderaxespad=0.2,
         handletextpad=0.3,

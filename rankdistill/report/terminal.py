@@ -1,5 +1,5 @@
-"""The tables in a terminal: within 80 columns for five models, plain when piped; those of a
-verified run within 100."""
+"""The tables in a terminal, plain when piped: columns that do not fit stand below the others, so
+that no number is broken."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rankdistill.report.headline import headline, judge_warning
 from rankdistill.report.ranked import ranked_labels, ranked_rows
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward
 from rankdistill.report.suites import suite_heads, suite_rows
-from rankdistill.report.table import Row, labels, table_rows
-from rankdistill.report.terminal_grid import WIDTH, grid_table
+from rankdistill.report.table import Cell, Row, labels, table_rows
+from rankdistill.report.terminal_grid import WIDTH, fitting, grid_tables, longest_word
 from rankdistill.report.verified_guards import guard_heads, guard_rows
 from rankdistill.report.verified_sentences import judge_line
 from rankdistill.report.verified_tables import verified_grids
@@ -33,45 +33,49 @@ _BESIDE_VERIFIED = (
 """Figures of the models that say something beside which demands are followed."""
 
 
-def terminal_tables(metrics: Mapping[str, Any]) -> list[Table | Text]:
+def terminal_tables(metrics: Mapping[str, Any], width: int = WIDTH) -> list[Table | Text]:
     """The figures of all models, on held-out rankings, and of a reward model, as far as any are.
 
     Of a verified run first which demands are followed, and last the sentence that says it.
     """
-    tables: list[Table | Text] = [*_verified(metrics)]
+
+    def fit(title: str, heads: Sequence[str], rows: Sequence[Row], caption: str = "") -> None:
+        tables.extend(_tables(title, caption, heads, rows, metrics, width))
+
+    tables: list[Table | Text] = [*_grids(metrics, width)]
+    if rows := guard_rows(metrics):
+        fit("Guards", [label for _, label in guard_heads(metrics)], rows)
     if metrics["models"]:
-        tables.append(terminal_table(metrics))
+        fit(_title(metrics), labels(metrics), _model_rows(metrics), _caption(metrics))
     if rows := suite_rows(metrics, details=False):
-        heads = list(suite_heads(metrics).values())
-        tables.append(_table("Evaluation suites", "", heads, rows, metrics))
+        fit("Evaluation suites", list(suite_heads(metrics).values()), rows)
     if metrics.get("ranked_set") is not None:
         block = metrics["ranked_set"]
         title = f"{block['prompts']} held-out rankings, {block['pairs']} pairs"
-        tables.append(_table(title, "", ranked_labels(metrics), ranked_rows(metrics), metrics))
+        fit(title, ranked_labels(metrics), ranked_rows(metrics))
     if has_reward(metrics):
-        tables.append(_table(gate_title(metrics), "", GATE_COLUMNS, gate_rows(metrics), metrics))
+        fit(gate_title(metrics), GATE_COLUMNS, gate_rows(metrics))
     if metrics.get("verified"):
         tables.append(Text(headline(metrics)))
     return tables
 
 
 def print_tables(metrics: Mapping[str, Any], console: Console) -> None:
-    """Prints them to where the console prints, as wide as they need to be: a pipe claims 80 columns
-    and would cut numbers off, since Rich takes a width no larger than the console's own."""
-    wide = Console(file=console.file, width=max(console.width, WIDTH), highlight=False)
-    wide.print(*terminal_tables(metrics))
+    """Prints them to where the console prints: as wide as a terminal is, and 100 columns elsewhere,
+    where nothing says how wide it may be."""
+    width = console.width if console.is_terminal else max(console.width, WIDTH)
+    fitting = Console(
+        file=console.file, width=width, force_terminal=console.is_terminal, highlight=False
+    )
+    fitting.print(*terminal_tables(metrics, width))
 
 
-def terminal_table(metrics: Mapping[str, Any]) -> Table:
-    """The figures of all models: one column per model, one row per figure.
-
-    Figures that compare have their interval in two rows below, which stays narrow: a pipe has 80
-    columns. metrics: the content of `metrics.json`.
-    """
+def _model_rows(metrics: Mapping[str, Any]) -> list[Row]:
+    """A row per figure of the models; of a verified run those that its other tables do not tell."""
     rows = table_rows(metrics)
     if metrics.get("verified"):
         rows = [_named(row) for row in rows if row.key in _BESIDE_VERIFIED]
-    return _table(_title(metrics), _caption(metrics), labels(metrics), rows, metrics)
+    return rows
 
 
 def _named(row: Row) -> Row:
@@ -79,15 +83,46 @@ def _named(row: Row) -> Row:
     return replace(row, title=f"Judge score {row.title}") if row.key == "score_difference" else row
 
 
-def _verified(metrics: Mapping[str, Any]) -> list[Table]:
-    """Which demands are followed, and the guards."""
+def _grids(metrics: Mapping[str, Any], width: int) -> list[Table]:
+    """Which demands are followed."""
     grids = verified_grids(metrics)
     captions = [judge_line(metrics) or "", *("" for _ in grids[1:])]
-    tables = [grid_table(grid, told) for grid, told in zip(grids, captions, strict=False)]
-    if rows := guard_rows(metrics):
-        heads = [label for _, label in guard_heads(metrics)]
-        tables.append(_table("Guards", "", heads, rows, metrics))
-    return tables
+    pairs = zip(grids, captions, strict=False)
+    return [table for grid, told in pairs for table in grid_tables(grid, told, width)]
+
+
+def _tables(
+    title: str,
+    caption: str,
+    heads: Sequence[str],
+    rows: Sequence[Row],
+    metrics: Mapping[str, Any],
+    width: int,
+) -> list[Table]:
+    """The table; where it is too wide several, each with as many of the columns as fit.
+
+    Figures that compare have their interval in two rows below, which stays narrow.
+    """
+    least = [
+        max(longest_word(head), *(len(part) for row in rows for part in _parts(row.cells[place])))
+        for place, head in enumerate(heads)
+    ]
+    first = max(len(row.title) for row in rows)
+    spans = fitting([first, *least], width)
+    return [
+        _table(
+            title if span.start == 0 else "",
+            caption if span.stop == len(heads) else "",
+            heads[span],
+            [replace(row, cells=row.cells[span]) for row in rows],
+            metrics,
+        )
+        for span in spans
+    ]
+
+
+def _parts(cell: Cell) -> list[str]:
+    return [*cell.value.split("\n"), cell.low, cell.high]
 
 
 def _table(
@@ -107,8 +142,9 @@ def _table(
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    for head in heads:
-        table.add_column(Text(head), justify="right", overflow="fold")
+    for place, head in enumerate(heads):
+        widest = max(longest_word(head), *(len(p) for r in rows for p in _parts(r.cells[place])))
+        table.add_column(Text(head), justify="right", min_width=widest)
     level = f"{100 * metrics['statistics']['interval_level']:.0f} %"
     for row in rows:
         values = (Text(c.value, style="bold" if c.beyond_noise else "") for c in row.cells)

@@ -18,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rankdistill.review",
         description="Read a prompt's responses side by side and rank them, in a browser on this "
-        "machine; the ranks become one more scorer, `human`.",
+        "machine; the ranks become one more scorer, `human`. What other scorers say is shown after "
+        "saving.",
     )
     parser.add_argument("ranked", type=Path, help="a run's folder, its ranked/, or a file")
     parser.add_argument(
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         server.server_close()
     if review.ranks:
-        print(f"\n{review.write()}: {len(review.ranks)} prompts with human ranks")
+        seen = f", {len(review.informed)} of them after seeing votes" if review.informed else ""
+        print(f"\n{review.write()}: {len(review.ranks)} prompts with human ranks{seen}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 GET  /?token=TOKEN          the page
 GET  /api/set               {title, count, reviewed: [number, ...], to}
-GET  /api/groups/<number>   see `Review.shown`
+GET  /api/groups/<number>   see `Review.shown`; with ?votes=1 also of what nobody has ranked
 POST /api/groups/<number>   {"ranks": [...]}
 POST /api/write             {"to": folder}
 
@@ -72,8 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
                     "to": str(review.written_to),
                 },
             )
-        elif (number := self._number()) is not None:
-            self._json(200, review.shown(number))
+        elif (number := self._number(page)) is not None:
+            with self.server.lock:
+                shown = review.shown(number, votes=query == "votes=1")
+            self._json(200, shown)
         else:
             self._json(404, {"error": "there is no such page"})
 
@@ -99,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         review = self.server.review
         if self.path == "/api/write":
             return self._json(200, {"to": str(review.write())})
-        number = self._number()
+        number = self._number(self.path)
         if number is None:
             return self._json(404, {"error": "there is no such prompt"})
         try:
@@ -125,8 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._refuse(403, "this page is for this machine only")
         return False
 
-    def _number(self) -> int | None:
-        found = re.fullmatch(r"/api/groups/(\d{1,9})", self.path)
+    def _number(self, path: str) -> int | None:
+        found = re.fullmatch(r"/api/groups/(\d{1,9})", path)
         number = int(found[1]) if found else -1
         return number if 0 <= number < len(self.server.review.groups) else None
 

@@ -23,8 +23,9 @@ class Review:
     """A ranked set, and the ranks that a person gave.
 
     Each saved ranking is a line of `<set>.review.jsonl` before `save` returns; a later line for the
-    same prompt takes its place. `write` makes `<set>-reviewed/`, the same groups with the value
-    `human`, which is minus the rank, so that it is one more scorer.
+    same prompt takes its place. A line says whether the scorers' votes had been shown by then: what
+    they say is told after saving, unless it is asked for. `write` makes `<set>-reviewed/`, the same
+    groups with the value `human`, which is minus the rank, so that it is one more scorer.
 
     Args:
         path: A run's folder, its `ranked/`, or a file.
@@ -44,7 +45,12 @@ class Review:
         stem = folder.name.removesuffix(".gz").removesuffix(folder.suffix)
         self.journal = folder.with_name(f"{stem}.review.jsonl")
         self.written_to = folder.with_name(f"{stem}-reviewed")
-        self.ranks: dict[int, list[int]] = self._read()
+        self.ranks: dict[int, list[int]] = {}
+        self.informed: set[int] = set()
+        """Groups that were ranked last after their votes had been shown."""
+        self._told: set[int] = set()
+        """Groups whose votes were shown."""
+        self._read()
 
     def save(self, number: int, ranks: Sequence[int]) -> None:
         """Keep the ranks of a group's responses, in the set's order; 0 is best, ties share one.
@@ -59,10 +65,15 @@ class Review:
             raise ValueError("give one rank, 0 or more, to each response")
         dense = sorted(set(ranks))
         given = [dense.index(rank) for rank in ranks]
-        line = {"prompt_id": group["prompt_id"], "texts": _digest(group), "ranks": given}
+        line = {
+            "prompt_id": group["prompt_id"],
+            "texts": _digest(group),
+            "ranks": given,
+            "votes_shown": number in self._told,
+        }
         with writing(self.journal, "make its folder writable or make space, and save again"):
             append_line(self.journal, json.dumps(line))
-        self.ranks[number] = given
+        self._keep(number, line)
 
     def write(self) -> Path:
         """The set with the human ranks as a scorer; groups that nobody ranked have none."""
@@ -83,12 +94,19 @@ class Review:
         write_table(rows, self.written_to)
         return self.written_to
 
-    def shown(self, number: int) -> dict[str, Any]:
+    def shown(self, number: int, *, votes: bool = False) -> dict[str, Any]:
         """A group as the page needs it. `order`: places in the order to show them first.
 
-        What nobody has ranked is shuffled, the same way each time, so that its order says nothing.
+        What nobody has ranked is shuffled, the same way each time, so that its order says nothing,
+        and says nothing of scores, sources and votes.
+
+        Args:
+            votes: Show them all the same; a ranking that is saved later says so.
         """
         group, ranks = self.groups[number], self.ranks.get(number)
+        told = votes or ranks is not None
+        if told:
+            self._told.add(number)
         places = list(range(len(group["responses"])))
         if ranks is None:
             random.Random(group["prompt_id"]).shuffle(places)
@@ -97,27 +115,32 @@ class Review:
         return {
             "prompt_id": group["prompt_id"],
             "messages": group["messages"],
-            "responses": [_shown(response) for response in group["responses"]],
-            "duels": _duels(group),
+            "responses": [_shown(response, told) for response in group["responses"]],
+            "duels": _duels(group) if told else {},
+            "votes": told,
+            "informed": number in self.informed,
             "ranks": ranks,
             "order": places,
         }
 
-    def _read(self) -> dict[int, list[int]]:
+    def _keep(self, number: int, line: Mapping[str, Any]) -> None:
+        self.ranks[number] = line["ranks"]
+        # Before there was a word of it, votes were shown unless they were hidden.
+        (self.informed.add if line.get("votes_shown", True) else self.informed.discard)(number)
+
+    def _read(self) -> None:
         """The journal's ranks of groups that are still the same; an unfinished line is left out."""
         if not self.journal.is_file():
-            return {}
+            return
         places = {(g["prompt_id"], _digest(g)): n for n, g in enumerate(self.groups)}
-        ranks: dict[int, list[int]] = {}
         for line in self.journal.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
                 number = places.get((row["prompt_id"], row["texts"]))
             except (ValueError, KeyError, TypeError):
                 continue
-            if number is not None:
-                ranks[number] = row["ranks"]
-        return ranks
+            if number is not None and "ranks" in row:
+                self._keep(number, row)
 
 
 def _digest(group: Mapping[str, Any]) -> str:
@@ -125,7 +148,9 @@ def _digest(group: Mapping[str, Any]) -> str:
     return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
 
-def _shown(response: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(response: Mapping[str, Any], told: bool) -> dict[str, Any]:
+    if not told:
+        return {"text": response["text"]}
     scores = {name: _finite(value) for name, value in (response.get("scores") or {}).items()}
     return {
         "text": response["text"],

@@ -45,7 +45,7 @@ def _show(runs: Sequence[ListedRun]) -> None:
     table.add_column("run", overflow="fold")
     table.add_column("state", no_wrap=True)
     table.add_column("trained by")
-    table.add_column("lead, with interval", no_wrap=True)
+    table.add_column("gain, with interval", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     styles = {"finished": "green", "failed": "red"}
     for run in runs:
@@ -59,8 +59,8 @@ def _show(runs: Sequence[ListedRun]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rankdistill.runs",
-        description="List runs: state, objective, what the trained student leads the one before "
-        "training by, age.",
+        description="List runs: state, objective, what the trained student gains over the one "
+        "before training, age.",
         epilog="name=NAME of a command names its folder; `python -m rankdistill.compare` takes the "
         "folders.",
     )

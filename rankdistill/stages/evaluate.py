@@ -73,7 +73,7 @@ class Evaluation:
                 wanted=figures["trained"].entropy or 0.0,
             )
             answers["sharpened"] = self.answers(models["warmed_up"], "sharpened", temperature)
-            label = f"{label_of('warmed_up', models)}, T={temperature:.2f}"
+            label = f"same entropy, T={temperature:.2f}"
             figures["sharpened"] = self.figures("sharpened", label, answers["sharpened"], reference)
         order = [name for name in LABELS if name in figures]
         groups = {name: list(answers[name].groups) for name in order}

@@ -120,7 +120,7 @@ class Verification:
             arms["sharpened"] = {"sharpened": groups}
         rows, headings = [], {}
         for name in [name for name in LABELS if name in arms]:
-            label = labels.get(name, f"{labels['warmed_up']}, T={sharpened or 1.0:.2f}")
+            label = labels.get(name, f"same entropy, T={sharpened or 1.0:.2f}")
             for arm, groups in arms[name].items():
                 own = demand_rows(groups.rows, arm, self.trained_kinds, self.verifier.rule)
                 way = arm.removeprefix(name).lstrip("_").replace("_", " ")

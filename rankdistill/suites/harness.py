@@ -247,7 +247,9 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     errors = os.dup(2)
     try:
-        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        # Left open: a library that is first imported here logs to this stream from then on.
+        nowhere = open(os.devnull, "w")  # noqa: SIM115
+        with redirect_stderr(nowhere):
             os.dup2(nowhere.fileno(), 2)
             yield
     finally:

@@ -11,7 +11,8 @@
   const value = ({ dataset }) => /^\d+$/.test(order.value) ? ahead(dataset, order.value) : Number(dataset[order.value]);
   const sort = () => {
     const sign = backwards.checked ? -1 : 1;
-    list.append(...articles.slice().sort((a, b) => sign * (value(b) - value(a))));
+    list.append(...articles.sort((a, b) => sign * (value(b) - value(a))));
+    articles.forEach((article, place) => { article.open = place < 12; });
   };
   order.addEventListener("change", sort);
   backwards.addEventListener("change", sort);
