@@ -34,6 +34,8 @@ MACHINES = sorted(
     (path.stem for path in (ROOT / "conf" / "hardware").glob("*.yaml")),
     key=lambda name: (name.startswith("8x"), name != "cpu2", name),
 )
+MOST_HOURS = 100
+"""From which minutes are left out."""
 TRIES = 3
 """Times that a plan is made again with the remedies that the last one named."""
 
@@ -61,13 +63,21 @@ def _cell(machine: str, path: str) -> str:
             memory = max(stage.memory.total for stage in found) / GIB
             seconds = sum(stage.seconds for stage in found)
             how = f", {' '.join(f'`{change}`' for change in told)}" if told else ""
-            return f"{memory:.1f} GiB, {duration(seconds, roughly=True)}{how}"
+            return f"{memory:.1f} GiB, {_time(seconds)}{how}"
         if any(remedy is None or NOTHING in remedy for remedy in missing):
             break
         new = [part for remedy in missing for part in shlex.split(remedy or "")]
         told = list(dict.fromkeys([*told, *new]))
         changes = list(dict.fromkeys([*changes, *new]))
     return "does not fit"
+
+
+def _time(seconds: float) -> str:
+    return (
+        duration(seconds, roughly=True)
+        if seconds < MOST_HOURS * 3600
+        else f"{seconds / 3600:,.0f} h"
+    )
 
 
 @cache

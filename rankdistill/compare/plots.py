@@ -13,7 +13,7 @@ from rankdistill.compare.comparison import Comparison, mean_of
 from rankdistill.compare.figures import role
 from rankdistill.compare.groups import differing_keys
 from rankdistill.compare.runs import FinishedRun
-from rankdistill.report.curves import Points, points
+from rankdistill.report.curves import Points, points, running_mean
 from rankdistill.report.plots import Plot
 from rankdistill.report.svg import INK, MUTED, SERIES, draw
 
@@ -54,6 +54,8 @@ class Curve:
     keys: tuple[str, ...]
     """The first that a run has is drawn."""
     caption: str = ""
+    noisy: bool = False
+    """Of single batches: a line through all of them would show noise."""
 
 
 _HELD_OUT = "On validation prompts; a line is a run."
@@ -73,10 +75,12 @@ CURVES = [
     ),
     Curve(
         "Rank accuracy while training", "share of pairs", "training_history", ("rank_accuracy",),
-        "On the batches as they come.",
+        "On the batches as they come, as a running mean.", noisy=True,
     ),
-    Curve("KL to the reference", "nats per token", "training_history", ("kl",)),
-    Curve("Length while training", "tokens", "training_history", ("response_tokens",)),
+    Curve("KL to the reference", "nats per token", "training_history", ("kl",), noisy=True),
+    Curve(
+        "Length while training", "tokens", "training_history", ("response_tokens",), noisy=True
+    ),
     Curve("Learning rate", "learning rate", "training_history", ("learning_rate",)),
     Curve(
         "Warm-up: divergence from the teacher", "nats per token", "warmup_history",
@@ -150,8 +154,7 @@ def _leads(axes: Axes, comparison: Comparison) -> bool:
     axes.set_yticks(range(len(drawn)), [_short(label) for label in drawn])
     axes.set_ylim(len(drawn) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    points = ", points" if comparison.in_points else ""
-    axes.set_xlabel(f"{comparison.measure} minus before training{points}")
+    axes.set_xlabel("gain, points" if comparison.in_points else "gain of the judge score")
     axes.grid(axis="y", visible=False)
     return True
 
@@ -230,6 +233,8 @@ def _curve(curve: Curve, comparison: Comparison) -> Callable[[Axes], bool]:
                     continue
                 found += 1
                 x, y = zip(*line, strict=True)
+                if curve.noisy:
+                    y = running_mean(y)
                 mark = look.mark if len(line) < 12 else ""
                 axes.plot(
                     x, y, look.dash, color=look.colour, marker=mark, markersize=4,

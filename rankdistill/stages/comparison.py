@@ -81,7 +81,7 @@ LABELS = {
     "start": "before warm-up",
     "warmed_up": "warmed up",
     "trained": "trained",
-    "sharpened": "warmed up, sharpened",
+    "sharpened": "same entropy",
     "teacher": "teacher",
 }
 """Names and headings of the report's columns, in their order."""

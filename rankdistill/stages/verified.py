@@ -170,8 +170,10 @@ class Verification:
             prompts = Rows([prompted(p, way) for p in prompts], f"{prompts.key} {way} 2")
         source = "teacher" if model == self.run.teacher else "student"
         count = count or self.responses_per_prompt
-        sampled = sample(self.run, model, prompts, source, count, temperature=temperature)
-        self._known[what] = score(self.run, sampled, what, self.verifier).held()
+        name, comma, rest = what.partition(",")
+        who = f"{LABELS.get(name, name)}{comma}{rest}"
+        sampled = sample(self.run, model, prompts, source, count, temperature=temperature, who=who)
+        self._known[what] = score(self.run, sampled, who, self.verifier).held()
         return self._known[what]
 
     def _find_prompting(self, model: Model) -> None:
