@@ -38,11 +38,11 @@ def terminal_tables(metrics: Mapping[str, Any], width: int = WIDTH) -> list[Tabl
 
     Of a verified run first which demands are followed, and last the sentence that says it.
     """
+    tables: list[Table | Text] = [*_grids(metrics, width)]
 
     def fit(title: str, heads: Sequence[str], rows: Sequence[Row], caption: str = "") -> None:
         tables.extend(_tables(title, caption, heads, rows, metrics, width))
 
-    tables: list[Table | Text] = [*_grids(metrics, width)]
     if rows := guard_rows(metrics):
         fit("Guards", [label for _, label in guard_heads(metrics)], rows)
     if metrics["models"]:
@@ -64,10 +64,10 @@ def print_tables(metrics: Mapping[str, Any], console: Console) -> None:
     """Prints them to where the console prints: as wide as a terminal is, and 100 columns elsewhere,
     where nothing says how wide it may be."""
     width = console.width if console.is_terminal else max(console.width, WIDTH)
-    fitting = Console(
+    out = Console(
         file=console.file, width=width, force_terminal=console.is_terminal, highlight=False
     )
-    fitting.print(*terminal_tables(metrics, width))
+    out.print(*terminal_tables(metrics, width))
 
 
 def _model_rows(metrics: Mapping[str, Any]) -> list[Row]:
@@ -103,12 +103,8 @@ def _tables(
 
     Figures that compare have their interval in two rows below, which stays narrow.
     """
-    least = [
-        max(longest_word(head), *(len(part) for row in rows for part in _parts(row.cells[place])))
-        for place, head in enumerate(heads)
-    ]
     first = max(len(row.title) for row in rows)
-    spans = fitting([first, *least], width)
+    spans = fitting([first, *_widths(heads, rows)], width)
     return [
         _table(
             title if span.start == 0 else "",
@@ -118,6 +114,14 @@ def _tables(
             metrics,
         )
         for span in spans
+    ]
+
+
+def _widths(heads: Sequence[str], rows: Sequence[Row]) -> list[int]:
+    """Of every column: of its longest figure, or of the longest word of its heading."""
+    return [
+        max(longest_word(head), *(len(part) for row in rows for part in _parts(row.cells[place])))
+        for place, head in enumerate(heads)
     ]
 
 
@@ -142,9 +146,8 @@ def _table(
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    for place, head in enumerate(heads):
-        widest = max(longest_word(head), *(len(p) for r in rows for p in _parts(r.cells[place])))
-        table.add_column(Text(head), justify="right", min_width=widest)
+    for head, least in zip(heads, _widths(heads, rows), strict=True):
+        table.add_column(Text(head), justify="right", min_width=least)
     level = f"{100 * metrics['statistics']['interval_level']:.0f} %"
     for row in rows:
         values = (Text(c.value, style="bold" if c.beyond_noise else "") for c in row.cells)

@@ -265,7 +265,7 @@ class Verification:
             partial.shards().put([row])
             return {key: value for key, value in row.items() if value is not None}
 
-        return run.stage("evaluate", f"guards, {name}", identity, make).rows()[0]
+        return run.stage("evaluate", f"guards, {LABELS.get(name, name)}", identity, make).rows()[0]
 
     @cached_property
     def _teacher(self) -> Any:
