@@ -80,7 +80,7 @@ def quick_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(reports, "metrics_of", metrics_of)
     pages = {"report.md": b"page" * 9, "report.html": b"page" * 99}
-    monkeypatch.setattr(reports, "_pages", lambda metrics, config: pages)
+    monkeypatch.setattr(reports, "_pages", lambda *_: pages)
 
 
 # ---------------------------------------------------------------------------------- kills and locks
