@@ -133,3 +133,40 @@ def refuse_credentials(key: str, value: Any) -> None:
             "out of the address, and give a key by the environment (VLLM_API_KEY for "
             "score.through, the variable that key_variable names for a judge)."
         )
+
+
+Amount = int | float | None
+"""How much of a set is taken: so many train prompts, or a share of all; None: all."""
+
+
+def amounts(key: str, path: Any) -> dict[str, Amount]:
+    """How much is taken of which set, by what `prompts.path` or `rank.path` says.
+
+    Args:
+        key: For a message.
+        path: One set, a list of sets, or by set the number of its train prompts or a share.
+
+    Raises:
+        UserError: it is nothing of that.
+    """
+    if isinstance(path, str):
+        return {path: None}
+    said = f"as in '{key}={{first.jsonl: 0.5, second.jsonl: 2000}}'"
+    named = isinstance(path, list | Mapping) and path
+    if not named or not all(isinstance(name, str) and name.strip() for name in path):
+        raise UserError(
+            f"{key} is {path}: give a set, a list of sets, or how much of each, {said}."
+        )
+    if isinstance(path, list):
+        if len(set(path)) < len(path):
+            raise UserError(f"{key} names a set twice: say how much is taken of it once, {said}.")
+        return dict.fromkeys(path)
+    for name, amount in path.items():
+        number = isinstance(amount, int | float) and not isinstance(amount, bool)
+        share = isinstance(amount, float) and 0 < amount <= 1
+        if not number or not (share or (isinstance(amount, int) and amount > 1)):
+            raise UserError(
+                f"{key} takes {amount} of '{name}': give a share such as 0.5 (1.0 is all of it), "
+                f"or a whole number of train prompts from 2, {said}."
+            )
+    return dict(path)

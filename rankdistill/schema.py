@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from rankdistill.errors import UserError
-from rankdistill.fields import above_zero, at_least, require, within
+from rankdistill.fields import Amount, above_zero, amounts, at_least, require, within
 
 Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
@@ -22,43 +22,6 @@ LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced", "first"])
 Aggregate = Enum("Aggregate", ["mean", "borda", "bradley_terry", "elo"])
 Select = Enum("Select", ["all", "best_worst", "best_random", "top_k", "random_k", "spread"])
 RoundReference = Enum("RoundReference", ["fixed", "moved"])
-
-
-Amount = int | float | None
-"""How much of a set is taken: so many train prompts, or a share of all; None: all."""
-
-
-def amounts(key: str, path: Any) -> dict[str, Amount]:
-    """How much is taken of which set, by what `prompts.path` or `rank.path` says.
-
-    Args:
-        key: For a message.
-        path: One set, a list of sets, or by set the number of its train prompts or a share.
-
-    Raises:
-        UserError: it is nothing of that.
-    """
-    if isinstance(path, str):
-        return {path: None}
-    said = f"as in '{key}={{first.jsonl: 0.5, second.jsonl: 2000}}'"
-    named = isinstance(path, list | Mapping) and path
-    if not named or not all(isinstance(name, str) and name.strip() for name in path):
-        raise UserError(
-            f"{key} is {path}: give a set, a list of sets, or how much of each, {said}."
-        )
-    if isinstance(path, list):
-        if len(set(path)) < len(path):
-            raise UserError(f"{key} names a set twice: say how much is taken of it once, {said}.")
-        return dict.fromkeys(path)
-    for name, amount in path.items():
-        number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        share = isinstance(amount, float) and 0 < amount <= 1
-        if not number or not (share or (isinstance(amount, int) and amount > 1)):
-            raise UserError(
-                f"{key} takes {amount} of '{name}': give a share such as 0.5 (1.0 is all of it), "
-                f"or a whole number of train prompts from 2, {said}."
-            )
-    return dict(path)
 
 
 @dataclass

@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 from rankdistill.export.license import License, hub_name
 from rankdistill.export.published import published
 from rankdistill.export.source import Source
+from rankdistill.fields import amounts
 from rankdistill.report.headline import findings, headline, judge_warning
 from rankdistill.report.markdown_parts import fenced, inline
 from rankdistill.report.ranked import ranked_labels, ranked_rows
 from rankdistill.report.rendering import environment
 from rankdistill.report.stages import duration, stage_rows
 from rankdistill.report.table import Row, labels, table_rows
-from rankdistill.schema import amounts
 
 TASK = "text-generation"
 HYPERPARAMETERS = ("student", "warmup", "sample", "rank", "objective", "train")

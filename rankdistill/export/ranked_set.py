@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from rankdistill.errors import UserError
 from rankdistill.export.license import hub_name, license_of
+from rankdistill.fields import amounts
 from rankdistill.models.files import new_folder
 from rankdistill.report import read_metrics
 from rankdistill.report.markdown_parts import figures, inline, table
@@ -22,7 +23,6 @@ from rankdistill.report.ranking import (
     ranking_rows,
 )
 from rankdistill.report.writers import TITLE, writer_labels, writer_rows
-from rankdistill.schema import amounts
 from rankdistill.store.written import check_run
 
 EXPORT = "ranked_export"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankdistill.errors import UserError
+from rankdistill.fields import Amount
 from rankdistill.plan.config import PlanConfig
 from rankdistill.plan.shapes import known_data
 from rankdistill.prompts.formats import conversation
@@ -15,7 +16,6 @@ from rankdistill.prompts.sources import SHIPPED, read_rows
 from rankdistill.rank.formats import ranked_row
 from rankdistill.rank.preferences import columns_of
 from rankdistill.rank.trees import with_answers
-from rankdistill.schema import Amount
 from rankdistill.stages.settings import Settings
 
 CHARACTERS = 4

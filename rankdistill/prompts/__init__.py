@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError, suggest
+from rankdistill.fields import Amount
 from rankdistill.models.tokenizer import encode_prompt
 from rankdistill.prompts.contamination import Evaluated
 from rankdistill.prompts.formats import conversation, response_in, unread_columns
@@ -17,7 +18,6 @@ from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.prompts.splits import Splitter
 from rankdistill.rows import Message, Prompt
-from rankdistill.schema import Amount
 
 __all__ = ["load_prompts", "prompt_id", "source_identity"]
 

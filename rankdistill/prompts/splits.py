@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from rankdistill.errors import UserError, suggest
+from rankdistill.fields import Amount
 from rankdistill.rows import Prompt, Split
-from rankdistill.schema import Amount
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 _NAMES: dict[str, Split] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
+from rankdistill.fields import Amount
 from rankdistill.models import Rows, encode_prompt
 from rankdistill.prompts import load_prompts, source_identity
 from rankdistill.prompts.contamination import SUITES, Evaluated, evaluated_identity
@@ -15,7 +16,7 @@ from rankdistill.prompts.demands import demands_digest
 from rankdistill.prompts.instructions import InstructionOptions, with_demands
 from rankdistill.prompts.sources import SHIPPED, check_source
 from rankdistill.prompts.splits import SPLITS
-from rankdistill.schema import Amount, PromptsConfig
+from rankdistill.schema import PromptsConfig
 from rankdistill.stages.augment import augmented
 from rankdistill.stages.run import Run
 from rankdistill.stages.settings import Settings
