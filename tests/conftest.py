@@ -170,6 +170,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test has a store of its own."""
     monkeypatch.setenv("RANKDISTILL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RANKDISTILL_REMOTE", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`python -m rankdistill.store`: lists, shows, verifies and removes stage outputs."""
+"""`python -m rankdistill.store`: lists, shows, verifies, removes, pushes and pulls outputs."""
 
 from __future__ import annotations
 
@@ -54,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("verify", help="read every byte and compare the checksums")
     command.add_argument("keys", metavar="KEY", nargs="*", help=f"{keys}; none: all outputs")
     command.set_defaults(run=verify)
+
+    command = commands.add_parser("push", help="upload complete outputs to $RANKDISTILL_REMOTE")
+    command.add_argument("keys", metavar="KEY", nargs="*", help=f"{keys}; none: all outputs")
+    command.set_defaults(run=push)
+
+    command = commands.add_parser("pull", help="download outputs from $RANKDISTILL_REMOTE")
+    command.add_argument("keys", metavar="KEY", nargs="*", help="whole key; none: all there are")
+    command.set_defaults(run=pull)
 
     command = commands.add_parser(
         "remove",
@@ -150,6 +158,34 @@ def _verify_models(store: Store) -> int:
     if sealed:
         print(f"{counted(len(sealed), 'converted model')} verified, {len(damaged):,} damaged")
     return len(damaged)
+
+
+def push(store: Store, options: argparse.Namespace) -> int:
+    """Uploads the named outputs, or all complete ones."""
+    chosen = [_resolve(store, name) for name in options.keys]
+    if not chosen:
+        chosen = [entry.key for entry in inventory.entries(store) if entry.state == "complete"]
+    sent = 0
+    for key in chosen:
+        size = store.push(key)
+        sent += size
+        print(f"{key}: {size_text(size) if size else 'was there'}", flush=True)
+    print(f"{counted(len(chosen), 'output')} in the remote store, {size_text(sent)} sent")
+    return 0
+
+
+def pull(store: Store, options: argparse.Namespace) -> int:
+    """Downloads the named outputs, or all that the remote store has."""
+    known = store.remote_keys()
+    for name in options.keys:
+        if name not in known:
+            raise UserError(f"No output '{name}' in the remote store: {suggest(name, known)}")
+    failed = 0
+    for key in options.keys or known:
+        whole = store.find(key) is not None
+        failed += not whole
+        print(f"{key}: {'here' if whole else 'not taken'}", flush=True)
+    return 1 if failed else 0
 
 
 def remove(store: Store, options: argparse.Namespace) -> int:

@@ -87,11 +87,15 @@ def read(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads((folder / NAME).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    return manifest if is_of(manifest, folder.name) else None
+
+
+def is_of(manifest: Any, key: str) -> bool:
+    """Whether it is the whole manifest of the output `key`."""
     if not isinstance(manifest, dict):
-        return None
-    checksum = manifest.get("checksum")
+        return False
     body = {name: value for name, value in manifest.items() if name != "checksum"}
-    return manifest if checksum == _checksum(body) and body.get("key") == folder.name else None
+    return manifest.get("checksum") == _checksum(body) and body.get("key") == key
 
 
 def damaged_files(folder: Path, manifest: Mapping[str, Any], *, every_byte: bool) -> list[str]:

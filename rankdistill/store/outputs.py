@@ -29,6 +29,7 @@ from rankdistill.store.followers import Follower
 from rankdistill.store.identity import canonical, is_key, key_of
 from rankdistill.store.inputs import check_unchanged
 from rankdistill.store.locks import held, held_at_once
+from rankdistill.store.remote import VARIABLE, DamagedRemote, Remote
 from rankdistill.store.removal import check_not_removed, is_folder, refuse_link, remove_folder
 from rankdistill.store.shards import Shards, in_order, is_intact, is_shard, parse
 
@@ -109,6 +110,7 @@ class Store:
     def __init__(self, root: Path | None = None, *, patience_seconds: float = 1800.0) -> None:
         self.root = (Path(root) if root is not None else home()).absolute()
         self.patience_seconds = patience_seconds
+        self.remote = Remote.of_environment() if rank() == 0 else None
 
     def output(
         self,
@@ -139,13 +141,13 @@ class Store:
         """
         key = key_of(stage, identity)
         with explained(self.root):
-            if (found := self.find(key)) is not None:
+            if (found := self._here(key)) is not None:
                 self._tidy(key)
                 return found
             if rank() > 0:
                 return self._follow(key, make if every_rank else None)
             with held(self.lock_path(key), lambda: self._waiting(key)):
-                if (found := self.find(key)) is not None:
+                if (found := self._here(key) or self._pulled(key)) is not None:
                     return found
                 about = {
                     "stage": stage,
@@ -155,12 +157,73 @@ class Store:
                 return self._build(key, about, make)
 
     def find(self, key: str) -> Output | None:
-        """The output `key` if complete and undamaged (sizes of all files, bytes of shards)."""
+        """The output `key` if complete and undamaged (sizes of all files, bytes of shards).
+
+        Where it is not here but in the remote store it is pulled, unless it is being made.
+
+        Raises:
+            UserError: the remote store cannot be read.
+        """
+        if (found := self._here(key)) is not None or self.remote is None or not is_key(key):
+            return found
+        with held_at_once(self.lock_path(key)) as free:
+            return self._here(key) or self._pulled(key) if free else None
+
+    def push(self, key: str) -> int:
+        """Uploads a complete output to the remote store; the bytes that were not there.
+
+        Raises:
+            UserError: there is no remote store, it cannot be written, or no such output.
+        """
+        return self._required_remote().push(self.output_path(key))
+
+    def remote_keys(self) -> list[str]:
+        """The outputs of the remote store. UserError: there is none, or it cannot be read."""
+        return self._required_remote().keys()
+
+    def _required_remote(self) -> Remote:
+        if self.remote is None:
+            raise UserError(
+                f"There is no remote store: set {VARIABLE} to its address, such as "
+                "s3://bucket/folder."
+            )
+        return self.remote
+
+    def _here(self, key: str) -> Output | None:
         folder = self.output_path(key)
         manifest = manifests.read(folder)
         if manifest is None or manifests.damaged_files(folder, manifest, every_byte=False):
             return None
         return Output(manifest["stage"], key, folder, manifest)
+
+    def _pulled(self, key: str) -> Output | None:
+        """The output from the remote store; None where that has none. The lock is held."""
+        if self.remote is None:
+            return None
+        folder = self.partial_path(key) / "pulled" / key
+        refuse_link(self.partial_path(key))
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        try:
+            if not self.remote.pull(key, folder):
+                return None
+        except DamagedRemote as error:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            log.warning("%s It is made here.", error)
+            return None
+        if self.output_path(key).exists():  # a damaged one
+            remove_folder(self.output_path(key), self.root)
+        self._publish(key, folder)
+        log.info("Took %s from %s.", key, self.remote.address)
+        return self._here(key)
+
+    def _offered(self, key: str) -> None:
+        """Pushes what was just made; a fault there costs nobody the output."""
+        if self.remote is None:
+            return
+        try:
+            self.remote.push(self.output_path(key))
+        except UserError as error:
+            log.warning("%s `python -m rankdistill.store push %s` tries again.", error, key)
 
     def output_path(self, key: str) -> Path:
         return self.root / "outputs" / key
@@ -216,13 +279,14 @@ class Store:
                     "counts": counts,
                 }
                 manifest = manifests.seal(partial.path, about)
-                self._publish(key, partial)
+                self._publish(key, partial.path)
+        self._offered(key)
         return Output(about["stage"], key, self.output_path(key), manifest)
 
-    def _publish(self, key: str, partial: Partial) -> None:
+    def _publish(self, key: str, folder: Path) -> None:
         target = self.output_path(key)
         target.parent.mkdir(exist_ok=True)
-        os.rename(partial.path, target)
+        os.rename(folder, target)
         sync_folder(target.parent)
         remove_folder(self.partial_path(key), self.root)
 
@@ -279,10 +343,10 @@ class Store:
         folder = self.partial_path(key)
         follower = Follower(key, folder, self.lock_path(key), self.patience_seconds)
         if make is not None:
-            found = follower.wait(lambda: self.find(key), enter=True)
+            found = follower.wait(lambda: self._here(key), enter=True)
             if found is not None:
                 return found
             make(Partial(folder / "files", folder / "scratch", writable=False))
-        found = follower.wait(lambda: self.find(key), enter=False)
+        found = follower.wait(lambda: self._here(key), enter=False)
         assert found is not None
         return found
