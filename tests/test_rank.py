@@ -69,6 +69,11 @@ def test_groups_that_teach_nothing_are_set_aside_and_counted(scores, reason):
 def test_nothing_left_says_why():
     with pytest.raises(UserError, match="2 groups, set aside: 2 all_tied"):
         rank_groups([group(1.0, 1.0), group(0.0, 0.0)], config(), seed=0)
+    # What a validation prompt has left trains nobody.
+    validation = group(1.0, 0.0, prompt_id="v", split="validation")
+    with pytest.raises(UserError, match="no group is left to train on: 2 groups"):
+        rank_groups([group(1.0, 1.0), validation], config(), seed=0)
+    assert rank_groups([validation], config(), seed=0)[0]
 
 
 def test_select():

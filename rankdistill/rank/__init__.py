@@ -23,7 +23,7 @@ def rank_groups(
     """The groups that can be trained on, ranked and cut to `rank.select`, and the counts.
 
     Raises:
-        UserError: No group is left.
+        UserError: No group is left, or none of those to train on.
     """
     counts: Counter[str] = Counter(groups=len(groups))
     whole = [without_missing(with_places(group), counts) for group in groups]
@@ -37,11 +37,12 @@ def rank_groups(
         for group in ranked
         if group
     ]
-    if not kept:
+    given, left = ({group["split"] for group in rows} for rows in (groups, kept))
+    if not kept or ("train" in given and "train" not in left):
         reasons = ", ".join(f"{counts[reason]} {reason}" for reason in REASONS if counts[reason])
         raise UserError(
             f"no group is left to train on: {len(groups)} groups, set aside: {reasons or 'none'}; "
-            "sample more responses (sample.responses_per_prompt), lower rank.tie_margin or raise "
-            "rank.max_length_gap."
+            "sample more responses (sample.responses_per_prompt), take a finer rule, lower "
+            "rank.tie_margin or raise rank.max_length_gap."
         )
     return kept, counts
