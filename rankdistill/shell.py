@@ -51,6 +51,18 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
+def no_more_interrupts() -> Iterator[None]:
+    """Ctrl-C does nothing in the block, and ends the process without a word after it."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # a thread that is not the main one has no say in it
+        yield
+        return
+    yield
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
 def quiet_pipe() -> Iterator[None]:
     """A reader that has seen enough, such as `head`, ends the command without a word."""
     try:

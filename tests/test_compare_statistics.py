@@ -136,6 +136,20 @@ def test_more_seeds_narrow_what_fewer_cannot_tell():
     assert widths[0] > widths[1] > widths[2]
 
 
+def test_few_prompts_widen_the_interval_as_students_t_does(monkeypatch):
+    """Seeds that agree leave the prompts' spread alone: t(5) of six of them."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 20_000)
+    prompts = np.array([-1.0, -0.6, -0.1, 0.2, 0.5, 1.0])
+    (told,) = of_objectives([np.stack([prompts, prompts])], seed=0)
+    half = 2.571 * prompts.std(ddof=1) / np.sqrt(6)
+    assert ((told.high or 0) - (told.low or 0)) / 2 == pytest.approx(half, rel=0.08)
+
+
+def test_two_prompts_are_tested_by_flipping_their_signs():
+    (told,) = of_differences([np.array([[1.0, 3.0]])], 2, seed=0)
+    assert told.p_value == 0.5  # of four ways of signs, two are as far from 0
+
+
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
@@ -152,3 +166,18 @@ def test_what_is_the_same_everywhere_is_no_difference():
 def test_tables_over_other_prompts_are_refused():
     with pytest.raises(ValueError, match="same prompts"):
         of_objectives([np.zeros((1, 3)), np.zeros((1, 4))], seed=0)
+
+
+def test_objectives_that_go_up_and_down_together_tell_as_much_as_one():
+    """Kish's design effect at its two ends: seeds that are all in common, and not at all."""
+    draw = np.random.default_rng(5)
+    seeds = draw.normal(0, 1, (4, 1)) + np.zeros((4, 10))
+    assert statistics._shared_freedom([seeds] * 3) == pytest.approx(3)
+    apart = [sign * seeds for sign in (1, -1)]  # no less alike than by chance: r is taken as 0
+    assert statistics._shared_freedom(apart) == pytest.approx(2 * 3)
+
+    # In between, by hand: leads of two objectives at three seeds, mean squares 0.06 and 0.02 of
+    # the seeds and of what is left, so r = (0.06 - 0.02) / (0.06 + 0.02).
+    leads = np.array([[0.3, 0.5, 0.7], [-0.1, 0.3, 0.1]])
+    of_prompts = [row[:, None] + np.zeros((3, 4)) for row in leads]
+    assert statistics._shared_freedom(of_prompts) == pytest.approx(2 * 2 / (1 + 0.5))

@@ -253,6 +253,10 @@ def test_softcapped_attention_takes_additive_masks() -> None:
         for mask in (seen, added, None)
     ]
     assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+    # A cap that no score comes near bends nothing.
+    free = attention.softcapped_attention(query, key, value, None, attention.Options(), 1e6)
+    plain = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(free, plain)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "phi", "gemma2"])

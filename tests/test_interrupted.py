@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import forked
@@ -47,6 +50,38 @@ def test_a_run_that_is_stopped_says_where_and_how_it_goes_on(
         assert '"state": "stopped"' in (folder / "attempt.json").read_text()
         for state in folder.glob("scratch/checkpoints/*/trainer_state.json"):
             state.unlink()
+
+
+SLOW = """
+import sys, time
+from rankdistill.app import cli
+
+def work(*_):
+    print("begun", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.3)
+
+cli._compose_and_run = work
+sys.argv = ["rankdistill", "recipe=rrhf"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.1])
+def test_a_second_ctrl_c_takes_nothing_from_what_the_first_one_says(pause):
+    run = subprocess.Popen(
+        [sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert run.stdout is not None and run.stdout.readline() == "begun\n"
+    for _ in range(2):
+        run.send_signal(signal.SIGINT)
+        time.sleep(pause)
+    said = run.communicate()[1].splitlines()
+    assert run.returncode == 130 and "Traceback" not in said
+    assert said[0].endswith("The same command continues from what is saved:") and len(said) == 2
 
 
 def test_where_the_work_stands(capsys):

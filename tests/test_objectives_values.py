@@ -173,6 +173,12 @@ def test_pro_survives_where_the_released_code_does_not():
     assert PRO(sft_weight=0)(pair).loss.item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_two_responses_that_tie_are_all_ties():
+    tied = one_list([-10.0, -4.0], [1.0, 1.0], lengths=[5, 8])
+    assert RRHF()(tied).metrics["tie_share"].tolist() == [1.0]
+    assert RRHF()(PAIR).metrics["tie_share"].tolist() == [0.0]
+
+
 def test_ties_for_the_best_share_the_likelihood_term():
     tied = one_list([-10.0, -30.0, -50.0], [1.0, 1.0, 0.0], lengths=[10, 20, 10])
     assert SFT()(tied).loss.item() == pytest.approx((10 / 10 + 30 / 20) / 2)

@@ -79,6 +79,8 @@ def test_the_list_reads_a_manifest_once_and_again_when_it_is_another(filled, cap
         assert listed() == first
     age(filled["one"], "2020-01-01T00:00:00+00:00")
     assert listed()[one][4] == first[filled["old"].key][4] != first[one][4]
+    age(filled["one"], "2999-01-01T00:00:00+00:00")  # the clock was put back
+    assert listed()[one][4] == "now"
     (filled["one"].path / "manifest.json").unlink()
     assert listed()[one][-1] == "damaged"
     for rubbish in ("", "[1]", '{"version": 1, "outputs": null}'):

@@ -12,6 +12,7 @@ from rankdistill.app.config_errors import composition_errors, explain
 from rankdistill.errors import UserError, suggest
 from rankdistill.stages import settings
 
+NAN, INF = float("nan"), float("inf")
 HEAD = b"# @package _global_\n"
 FILES = [
     ("train:\n\tepochs: 3\n", "mine.yaml, line 3 is no YAML that is read: it has a tab"),
@@ -87,6 +88,42 @@ def test_what_a_key_is_set_to(key, value, told):
     config = composed("recipe=likelihood")
     OmegaConf.update(config, key, value, merge=False)
     with pytest.raises(UserError, match=re.escape(told)):
+        settings.build(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("train.warmup_ratio", [-1, 2, NAN]),
+        ("train.max_grad_norm", [-1, NAN, INF]),
+        ("train.save_steps", [-1, 0]),
+        ("train.epochs", [0, NAN, INF]),
+        ("train.learning_rate", [-1, NAN]),
+        ("train.weight_decay", [NAN]),
+        ("train.prompts_per_step", [-3, 0]),
+        ("sample.transformers.batch_size", [-1]),
+        ("sample.temperature", [-1, NAN]),
+        ("sample.top_p", [0, 2, NAN]),
+        ("sample.max_response_tokens", [-1, 0]),
+        ("rank.tie_margin", [NAN, INF]),
+        ("prompts.splits.train", [NAN]),
+        ("student.keep_layers", [0, -1]),
+    ],
+)
+def test_a_number_out_of_its_range_is_named(key, values):
+    for value in values:
+        config = composed("recipe=likelihood")
+        OmegaConf.update(config, key, value, merge=False)
+        with pytest.raises(UserError) as refused:
+            settings.build(config)
+        told = str(refused.value)
+        assert key.rpartition(".")[2] in told and "\n" not in told, told
+
+
+def test_a_class_that_is_no_sampler_is_refused():
+    config = composed("recipe=likelihood")
+    config.sample.sampler = {"_target_": "rankdistill.objectives.DPO"}
+    with pytest.raises(UserError, match=r"DPO, which 'sample.sampler' names, is no sampler: let"):
         settings.build(config)
 
 

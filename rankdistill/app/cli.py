@@ -72,7 +72,8 @@ def main(planned: Planned | None = None) -> None:
             say_mistake(str(error))
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            say_stopped(typed)
+            with shell.no_more_interrupts():
+                say_stopped(typed)
             sys.exit(shell.TERMINATED if isinstance(stop, shell.Terminated) else shell.INTERRUPTED)
 
 

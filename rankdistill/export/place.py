@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from rankdistill.errors import UserError
 from rankdistill.export.record import FILES, RECORD, is_made_by, read_record
+from rankdistill.models.files import stem_in_making
 from rankdistill.store.removal import folders_named, is_folder, is_running
 
 
@@ -38,7 +39,7 @@ def remove_leftovers(to: Path) -> None:
     Only of processes of this machine that are no more, and only what says itself that it is an
     export in the making.
     """
-    for path, match in folders_named(to.parent, rf"\.{re.escape(to.name)}\.([0-9]+)"):
+    for path, match in folders_named(to.parent, rf"\.{re.escape(stem_in_making(to))}\.([0-9]+)"):
         pid = int(match[1])
         # One of this process's own id was left by another, as happens in containers.
         if is_made_by(path, pid) and (pid == os.getpid() or not is_running(pid)):

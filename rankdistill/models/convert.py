@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rankdistill.errors import UserError, first_line
-from rankdistill.models.files import new_folder
+from rankdistill.models.files import new_folder, stem_in_making
 from rankdistill.models.saving import save_model
 from rankdistill.store import home, manifest
 from rankdistill.store.faults import explained
@@ -63,7 +63,8 @@ def convert(file: Path, to: Path) -> Path:
     with explained(home()), held(lock, lambda: f"Waiting for the conversion of {file.name}."):
         if not _is_whole(to):
             _clear(to)
-            for stale, _ in folders_named(to.parent, rf"\.{re.escape(to.name)}\.[0-9]+"):
+            in_making = rf"\.{re.escape(stem_in_making(to))}\.[0-9]+"
+            for stale, _ in folders_named(to.parent, in_making):
                 shutil.rmtree(stale, ignore_errors=True)
             logger.info("Converting %s once, into %s (about a minute)", file.name, to)
             try:

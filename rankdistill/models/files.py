@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -11,6 +12,15 @@ from pathlib import Path
 
 from rankdistill.store.files import sync_folder
 from rankdistill.store.removal import refuse_link
+
+LONGEST_STEM = 200
+"""Bytes, so that the dots and numbers around it fit into the 255 of a file's name."""
+
+
+def stem_in_making(to: Path) -> str:
+    """What the name of a folder in the making has of `to`'s: all, or a digest of a long one."""
+    name = os.fsencode(to.name)
+    return to.name if len(name) <= LONGEST_STEM else hashlib.sha256(name).hexdigest()[:16]
 
 
 @contextmanager
@@ -22,7 +32,7 @@ def new_folder(to: Path) -> Iterator[Path]:
     Raises:
         UserError: a link has the name of the folder in the making.
     """
-    name = f".{to.name}.{os.getpid()}"
+    name = f".{stem_in_making(to)}.{os.getpid()}"
     refuse_link(to.with_name(name))
     # A killed process of the same id may have left it, as happens in containers; or it is yours.
     places = (to.with_name(f"{name}{more}") for more in itertools.chain([""], itertools.count()))

@@ -172,17 +172,19 @@ def write_table(groups: Sequence[Group], folder: Path, tokenizer: str | None = N
     Args:
         tokenizer: `tokenizer_digest` of what wrote the token ids; each file's metadata records it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     by_split: dict[str, list[Group]] = {}
     for group in groups:
         by_split.setdefault(group["split"], []).append(group)
+    folder.mkdir(parents=True, exist_ok=True)
     for split, rows in by_split.items():
-        file = folder / f"{split}.parquet"
-        Dataset.from_list([dict(row) for row in rows]).to_parquet(file)
+        content = io.BytesIO()
+        Dataset.from_list([dict(row) for row in rows]).to_parquet(content)
         if tokenizer is not None:
-            table = pq.read_table(file)
+            table = pq.read_table(io.BytesIO(content.getvalue()))
             noted = {**(table.schema.metadata or {}), TOKENIZER: tokenizer}
-            pq.write_table(table.replace_schema_metadata(noted), file)
+            content = io.BytesIO()
+            pq.write_table(table.replace_schema_metadata(noted), content)
+        write_atomically(folder / f"{split}.parquet", content.getvalue())
 
 
 def recorded_tokenizer(file: Path) -> str | None:

@@ -68,7 +68,9 @@ def _listed(folder: Path) -> ListedRun:
     elif times[METRICS] >= times[BEGUN]:
         state = "finished"
     trained, lead = _told(folder) if times[METRICS] else ("", "")
-    return ListedRun(folder, state, trained, lead, time.time() - max(times.values()))
+    # The clock may have been put back since.
+    age = max(0.0, time.time() - max(times.values()))
+    return ListedRun(folder, state, trained, lead, age)
 
 
 def _told(folder: Path) -> tuple[str, str]:
