@@ -11,6 +11,8 @@ from conftest import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 from warmup_killed import warm_up
 
+from rankdistill.store.shards import shard_files
+
 
 @pytest.fixture
 def models(tmp_path):
@@ -28,9 +30,9 @@ def killed_where(there: str, models: Path, out: Path) -> None:
 def test_killed_while_caching_and_while_training(models):
     whole = warm_up(models, models / "whole")
     out = models / "killed"
-    killed_where("cache/shard-00001.json", models, out)
-    done = {path: path.stat().st_mtime_ns for path in out.glob("cache/shard-*.json")}
-    shards = len(list((models / "whole" / "cache").glob("shard-*.json")))
+    killed_where("outputs/000001-*", models, out)
+    done = {path: path.stat().st_mtime_ns for path in shard_files(out / "outputs")}
+    shards = len(shard_files(models / "whole" / "outputs"))
     assert 2 <= len(done) < shards and not (out / "checkpoints").exists()
     killed_where("checkpoints/*/trainer_state.json", models, out)
     assert all(path.stat().st_mtime_ns == time for path, time in done.items())  # not made again

@@ -35,23 +35,23 @@ def groups() -> list[Any]:
 
 def warm_up(models: Path, out: Path, pause: float = 0.0) -> dict[str, Any]:
     """Caches 8 of the teacher's tokens in small shards, then trains 6 steps."""
-    plan, write = teacher_cache._plan, teacher_cache.TeacherCache._write
+    plan, write = teacher_cache._plan, teacher_cache.write_shard
 
-    def slowly(cache: Any, *arguments: Any) -> None:
-        write(cache, *arguments)
+    def slowly(*arguments: Any) -> None:
+        write(*arguments)
         time.sleep(pause)
 
     teacher_cache._plan = lambda rows, tokens: plan(rows, SHARD_TOKENS)
-    teacher_cache.TeacherCache._write = slowly  # type: ignore[method-assign]
+    teacher_cache.write_shard = slowly  # type: ignore[assignment]
     try:
         warmup = LogitsWarmup(
             teacher_outputs="top_k", top_k=8, epochs=2.0, responses_per_step=8, save_steps=1,
             learning_rate=1e-3,
         )  # fmt: skip
         folders = models / "student", models / "teacher"
-        return warmup_runs.warm_up(warmup, *folders, groups(), out / "model", cache=out / "cache")
+        return warmup_runs.warm_up(warmup, *folders, groups(), out / "model")
     finally:
-        teacher_cache._plan, teacher_cache.TeacherCache._write = plan, write  # type: ignore[method-assign]
+        teacher_cache._plan, teacher_cache.write_shard = plan, write
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ def warm_up(
     seed: int = 0,
     **how: Any,
 ) -> dict[str, Any]:
-    """Its figures; the model is in `out`, checkpoints beside it unless said otherwise."""
+    """Its figures; the model is in `out`; checkpoints and the teacher's outputs are beside it."""
     training = Training(seed=seed, checkpoints=checkpoints or out.parent / "checkpoints", **how)
     models = model_in(student, precision), model_in(teacher, teacher_precision)
+    if warmup.stored:
+        folder = out.parent / "outputs"
+        warmup.store(*models, groups, folder, training, lambda: None)
+        training = replace(training, cache=folder)
     return warmup(*models, groups, out, training)

@@ -138,7 +138,7 @@ class _Warmup:
         return step + of_teacher.row * ours.rows * (name in (HIDDEN, LEAN_HIDDEN))
 
     def _cache(self, kind: str, **spec: Any) -> TeacherCache:
-        cache = TeacherCache(self.folder / kind, CacheSpec(kind, {}, "", **spec), [self.row])
+        cache = TeacherCache(self.folder / kind, CacheSpec(kind, **spec), [self.row])
         cache.fill(lambda: self.teacher, 4096)
         result(f"{kind}: {cache.bytes_per_token:.0f} bytes per token")
         return cache

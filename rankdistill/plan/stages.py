@@ -84,8 +84,6 @@ def _teacher_outputs(planner: Planner, stored: Any, rows: int) -> Stage:
     teacher = planner.teacher
     spec = CacheSpec(
         stored["kind"],
-        {},
-        "",
         vocabulary=min(teacher.vocabulary, planner.student.vocabulary),
         k=stored.get("k", 0),
         temperatures=tuple(stored.get("temperatures", ())),

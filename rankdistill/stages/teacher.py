@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rankdistill.console import is_main_process
 from rankdistill.models import Rows
 from rankdistill.stages.run import Model, Run
+from rankdistill.store import Partial
 from rankdistill.warmup.teachers import table_size
 from rankdistill.warmup.warmup import Training
 
@@ -33,13 +33,11 @@ def stored_outputs(
         "layout": how.layout,
     }
 
-    def store(folder: Path) -> Mapping[str, Any]:
-        found = warmup.store(student, teacher, groups.rows, folder, how, run.sampler)
+    def make(partial: Partial) -> Mapping[str, Any]:
+        folder = partial.path / "outputs"
+        counts = warmup.store(student, teacher, groups.rows, folder, how, run.sampler)
         run.close_sampler()
-        return found
+        return counts
 
     what = f"its outputs on {len(groups)} prompts' responses, once"
-    output = run.stage("teacher", what, identity, lambda partial: store(partial.path / "outputs"))
-    if is_main_process():
-        store(output.path / "outputs")  # a shard that was damaged since is made again
-    return output.path / "outputs"
+    return run.stage("teacher", what, identity, make).path / "outputs"

@@ -22,7 +22,7 @@ from rankdistill.store.files import (
     sync_folder,
     write_atomically,
 )
-from rankdistill.store.shards import is_intact, is_shard
+from rankdistill.store.shards import ROWS, is_intact, is_shard
 
 NAME = "manifest.json"
 # Module and the distributions that provide it.
@@ -62,7 +62,7 @@ def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
         relative = path.relative_to(folder).as_posix()
         _allow(path)
         files[relative] = sync_and_hash(path)
-        if is_shard(relative):
+        if is_shard(relative) and path.suffix == ROWS:
             name = path.parent.name
             rows[name] = rows.get(name, 0) + path.read_bytes().count(b"\n")
     for inner in folders_of(folder):

@@ -4,6 +4,8 @@ A shard is ``<number>-<16 hex digits of the SHA-256 of its bytes>.jsonl``, so it
 without anything else. Only a finished shard ever has such a name. Every 256 of them are merged into
 one, ``<first>-<last>-<digest>.jsonl``, which stands for the ones that it covers: a kill before
 these are removed leaves no row twice. So tens of thousands of appends leave some hundred files.
+
+A stage that keeps tensors writes the same shards with `write_shard`, as ``.safetensors``.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ MERGED = 256
 """Shards that become one."""
 FLUSH_SECONDS = 1.0
 """Between flushes to the disk, which take longer than a batch where batches are quick."""
-_SHARD = re.compile(rf"(\d{{6,}})(?:-(\d{{6,}}))?-([0-9a-f]{{{DIGEST_DIGITS}}})\.jsonl")
+ROWS, TENSORS = ".jsonl", ".safetensors"
+_SHARD = re.compile(
+    rf"(\d{{6,}})(?:-(\d{{6,}}))?-([0-9a-f]{{{DIGEST_DIGITS}}})\.(?:jsonl|safetensors)"
+)
 
 
 class Shards:
@@ -106,12 +111,9 @@ class Shards:
         self._single: dict[int, Path] = {}
         self._holes: list[int] = []
         self._end = 0
-        for path in shard_files(self.folder):
+        for path in without_damaged(self.folder):
             numbers = numbers_of(path)
-            if not is_intact(path, path.read_bytes()):
-                path.unlink()
-                log.warning("Dropped the damaged shard %s: its rows are made again.", path)
-            elif numbers.start < self._end:
+            if numbers.start < self._end:
                 path.unlink()
             else:
                 self._holes += range(self._end, numbers.start)
@@ -135,12 +137,32 @@ class Shards:
             self._single.pop(number).unlink()
 
     def _write(self, number: str, data: bytes, *, durable: bool = False) -> Path:
-        path = self.folder / f"{number}-{digest(data)}.jsonl"
         durable = durable or time.monotonic() - self._flushed >= FLUSH_SECONDS
-        write_atomically(path, data, durable=durable)
+        path = write_shard(self.folder, number, data, durable=durable)
         if durable:
             self._flushed = time.monotonic()
         return path
+
+
+def write_shard(
+    folder: Path, number: str, data: bytes, suffix: str = ROWS, *, durable: bool = True
+) -> Path:
+    """One shard, whole or not at all; its six digits are `number`."""
+    path = folder / f"{number}-{digest(data)}{suffix}"
+    write_atomically(path, data, durable=durable)
+    return path
+
+
+def without_damaged(folder: Path) -> list[Path]:
+    """The intact shards in `folder`, in order; the others are removed, with a line in the log."""
+    intact = []
+    for path in shard_files(folder):
+        if is_intact(path, path.read_bytes()):
+            intact.append(path)
+        else:
+            path.unlink()
+            log.warning("Dropped the damaged shard %s: what it held is made again.", path)
+    return intact
 
 
 def shard_files(folder: Path) -> list[Path]:

@@ -34,7 +34,7 @@ class CrossTokenizerWarmup(CrossTokenizerOptions, Distillation):
     def weights(self) -> tuple[float, float]:
         return self.alpha, 1 - self.alpha
 
-    def teaches(self, lesson: Lesson, folder: Path, process: int) -> Callable[[Any], Teacher]:
+    def teaches(self, lesson: Lesson, folder: Path | None) -> Callable[[Any], Teacher]:
         ours = lesson.tokenizer
         theirs = lesson.source.model.tokenizer()
         their_rows, alignment = [], []

@@ -62,13 +62,12 @@ class Distillation(DistillationOptions, Warmup):
         """Of the divergence and of the cross-entropy with the response."""
 
     @abstractmethod
-    def teaches(self, lesson: Lesson, folder: Path, process: int) -> Callable[[Any], Teacher]:
+    def teaches(self, lesson: Lesson, folder: Path | None) -> Callable[[Any], Teacher]:
         """Gets the teacher ready before the student is loaded.
 
         Args:
             lesson: Its rows are numbered by their `index`.
-            folder: For what is kept of the teacher; survives a kill.
-            process: Of this run; the first does what is done once.
+            folder: What `store` left of the teacher.
 
         Returns:
             The teacher for a student that is not yet wrapped.
@@ -80,9 +79,8 @@ class Distillation(DistillationOptions, Warmup):
         """See `Warmup`.
 
         Raises:
-            UserError: Teacher and student have different tokenizers; no response; a cache of
-                something else, or no space for it; a loss that is no number (the message names the
-                prompts and the last good checkpoint).
+            UserError: Teacher and student have different tokenizers; no response; a loss that is no
+                number (the message names the prompts and the last good checkpoint).
         """
         lesson = self.lesson(TeacherModel(teacher, how.layout), student, groups, how.validation)
         rows, measured = _parts(lesson, groups)
@@ -96,8 +94,7 @@ class Distillation(DistillationOptions, Warmup):
             max_batch_tokens=self.max_batch_tokens,
             prompts_per_step=self.responses_per_step,
         )
-        folder = how.cache or how.checkpoints.parent / "teacher"
-        for_student = self.teaches(lesson, folder, arguments.process_index)
+        for_student = self.teaches(lesson, how.cache)
         load = partial(student.trainable, how.lora, how.seed)
         model = load()
         enable_gradient_checkpointing(model, self.gradient_checkpointing)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rankdistill.models import Model
+from rankdistill.models import Model, device, place
 from rankdistill.rows import Group
 from rankdistill.sample import Sampler
 from rankdistill.warmup.distillation import Distillation, Lesson
@@ -20,7 +20,6 @@ from rankdistill.warmup.teachers import (
     LiveTeacher,
     Teacher,
     TeacherModel,
-    fill,
     from_vllm,
 )
 from rankdistill.warmup.warmup import Training
@@ -50,11 +49,11 @@ class StoredDistillation(StoredOptions, Distillation):
         if (self.stored or {}).get("engine") == "vllm":
             cache.complete(lambda: from_vllm(sampler(), teacher, cache.spec))  # type: ignore[arg-type]
         else:
-            fill(cache, source, self.max_batch_tokens, process=0)
+            cache.fill(lambda: place(source.load(), device()), self.max_batch_tokens)
         tokens = sum(len(row.response) for row in lesson.rows)
         return {"tokens": tokens, "bytes_per_token": cache.bytes_per_token}
 
-    def teaches(self, lesson: Lesson, folder: Path, process: int) -> Callable[[Any], Teacher]:
+    def teaches(self, lesson: Lesson, folder: Path | None) -> Callable[[Any], Teacher]:
         divergence = Divergence(self.divergence, self.temperature)
         if self.stored is None:
 
@@ -63,8 +62,8 @@ class StoredDistillation(StoredOptions, Distillation):
                 return LiveTeacher(model, divergence, self.attach(student, model))
 
             return live
+        assert folder is not None  # what `store` filled
         cache = self._cache(lesson, folder)
-        fill(cache, lesson.source, self.max_batch_tokens, process)
 
         def cached(student: Any) -> Teacher:
             exact = self.teacher_outputs == "hidden"
@@ -75,8 +74,7 @@ class StoredDistillation(StoredOptions, Distillation):
         return cached
 
     def _cache(self, lesson: Lesson, folder: Path) -> TeacherCache:
-        """The teacher's outputs on disk, complete or not."""
+        """The teacher's outputs on disk, whatever engine made them; complete or not."""
         assert self.stored is not None
-        return lesson.source.cache(
-            folder, lesson.rows, lesson.tokenizer, lesson.student, **self.stored
-        )
+        kept = {name: value for name, value in self.stored.items() if name != "engine"}
+        return lesson.source.cache(folder, lesson.rows, lesson.student, **kept)

@@ -4,23 +4,15 @@ Two kinds. `top_k` keeps the k likeliest tokens and the mass of the rest at chos
 `support.py`): small, a lower bound of the divergence. `hidden` keeps the last hidden state, of
 which the teacher's output layer makes the logits: exact, any divergence and temperature later.
 
-On disk::
-
-    cache.json                    what the cache is of; another teacher, tokenizer or row is refused
-    shard-00000.safetensors       outputs of consecutive rows, read by memory map
-    shard-00000.json              its checksum; written last
-
-Shards are written one after the other, each whole or not at all: a killed run continues with the
-first that is missing, and a corrupt one is found by its checksum and made again alone.
+They are shards of the store, each the outputs of consecutive rows, read by memory map. What they
+are of is in the key of the stage's output; one that is missing or damaged is made again alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +26,13 @@ from torch import Tensor
 from rankdistill.console import progress, say
 from rankdistill.errors import UserError
 from rankdistill.forward import bound_layout, collate, micro_batches
-from rankdistill.store.files import sha256_of, write_atomically
+from rankdistill.store.shards import (
+    TENSORS,
+    number_of,
+    shard_files,
+    without_damaged,
+    write_shard,
+)
 from rankdistill.warmup.head import HiddenRows
 from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.support import Support, SupportHead
@@ -49,14 +47,10 @@ Maker = Callable[[Sequence[TokenRow]], Tensors]
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """What a cache holds, and of what."""
+    """What a cache holds."""
 
     kind: str
     """`top_k` or `hidden`."""
-    teacher: Mapping[str, Any]
-    """What determines the teacher's outputs: its identity, precision and layout."""
-    tokenizer: str
-    """Hash of the vocabulary that teacher and student share."""
     vocabulary: int = 0
     """Ids that teacher and student share; `top_k` only."""
     k: int = 0
@@ -118,13 +112,13 @@ class TeacherCache:
     """The outputs of `spec` for `rows`, in `folder`.
 
     Args:
-        folder: Of the cache; made where it isn't.
-        spec: What is kept, and of which teacher.
-        rows: The responses, in their order; their token ids are part of what the cache is of.
+        folder: Of the shards.
+        spec: What is kept.
+        rows: The responses, in their order.
         shard_tokens: Response tokens of a shard, about.
 
     Raises:
-        UserError: `folder` holds a cache of something else.
+        UserError: More tokens are to be kept than there are.
     """
 
     def __init__(
@@ -142,15 +136,7 @@ class TeacherCache:
         self.folder, self.spec, self.rows = folder, spec, rows
         self.shards = _plan(rows, shard_tokens)
         self._offsets = _offsets(rows, self.shards)
-        self._files: dict[int, Any] = {}
-        self._checked: dict[int, tuple[int, int]] = {}
-        content = {"format": 1, **asdict(spec), "rows": _digest(rows), "shards": self.shards}
-        self._content = json.loads(json.dumps(content))
-        self._refuse_another()
-
-    def missing(self) -> list[int]:
-        """The shards that are not there, or not as they were written."""
-        return [index for index in range(len(self.shards)) if not self._intact(index)]
+        self._open: dict[int, Any] = {}
 
     def fill(self, teacher: Callable[[], Any], max_batch_tokens: int) -> int:
         """Makes the missing shards with a model; the number that was made.
@@ -173,17 +159,19 @@ class TeacherCache:
         Raises:
             UserError: There is no space for the cache (said before the maker is there).
         """
-        missing = self.missing()
+        there = {number_of(path) for path in without_damaged(self.folder)}
+        missing = [index for index in range(len(self.shards)) if index not in there]
         if not missing:
             return 0
-        self._say_what_it_takes(missing)
+        tokens = [sum(len(row.response) for row in self._of(index)) for index in missing]
+        self._say_what_it_takes(sum(tokens))
         make = maker()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "cache.json", json.dumps(self._content).encode())
-        tokens = [sum(len(row.response) for row in self._of(index)) for index in missing]
         with progress(sum(tokens), "tokens") as bar:
             for index, count in zip(missing, tokens, strict=True):
-                self._write(index, make(self._of(index)))
+                parts = make(self._of(index))
+                data = to_bytes({name: tensor.contiguous() for name, tensor in parts.items()})
+                write_shard(self.folder, f"{index:06d}", data, TENSORS)
                 bar.advance(count)
         return len(missing)
 
@@ -194,64 +182,26 @@ class TeacherCache:
     @cached_property
     def bytes_per_token(self) -> float:
         """Bytes on disk per response token, file headers included."""
-        size = sum(self._path(index).stat().st_size for index in range(len(self.shards)))
+        size = sum(path.stat().st_size for path in self._files)
         return size / sum(len(row.response) for row in self.rows)
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        """Of each shard; older outputs have them as ``shard-00000.safetensors``."""
+        return shard_files(self.folder) or sorted(self.folder.glob(f"shard-*{TENSORS}"))
 
     def _row(self, row: TokenRow) -> Tensors:
         shard, start = self._offsets[row.index]
-        if shard not in self._files:
-            self._files[shard] = safe_open(self._path(shard), framework="pt")
-        file = self._files[shard]
+        if shard not in self._open:
+            self._open[shard] = safe_open(self._files[shard], framework="pt")
+        file = self._open[shard]
         end = start + len(row.response)
         return {name: file.get_slice(name)[start:end] for name in file.keys()}  # noqa: SIM118
 
     def _of(self, shard: int) -> Sequence[TokenRow]:
         return self.rows[slice(*self.shards[shard])]
 
-    def _path(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:05d}.safetensors"
-
-    def _intact(self, shard: int) -> bool:
-        """By its record, and its content where that was not read since it was last written."""
-        path = self._path(shard)
-        try:
-            written = path.stat().st_mtime_ns, path.stat().st_size
-            if self._checked.get(shard) == written:
-                return True
-            intact = json.loads(path.with_suffix(".json").read_text())["sha256"] == sha256_of(path)
-            if intact:
-                self._checked[shard] = written
-            return intact
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-
-    def _write(self, shard: int, tensors: Tensors) -> None:
-        data = to_bytes({name: tensor.contiguous() for name, tensor in tensors.items()})
-        self._files.pop(shard, None)
-        write_atomically(self._path(shard), data)
-        record = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        write_atomically(self._path(shard).with_suffix(".json"), json.dumps(record).encode())
-
-    def _refuse_another(self) -> None:
-        try:
-            found = json.loads((self.folder / "cache.json").read_text())
-        except (OSError, ValueError):
-            return
-        names = {
-            "rows": "other responses",
-            "teacher": "another teacher",
-            "tokenizer": "another tokenizer",
-        }
-        for key, value in self._content.items():
-            if found.get(key) != value:
-                what = names.get(key, f"another `{key}` ({found.get(key)} instead of {value})")
-                raise UserError(
-                    f"the teacher cache in {self.folder} is of {what}: remove the folder, or give "
-                    "another one."
-                )
-
-    def _say_what_it_takes(self, missing: Sequence[int]) -> None:
-        tokens = sum(len(row.response) for index in missing for row in self._of(index))
+    def _say_what_it_takes(self, tokens: int) -> None:
         size = self.spec.bytes_per_token
         existing = next(p for p in (self.folder, *self.folder.parents) if p.exists())
         free = shutil.disk_usage(existing).free
@@ -310,14 +260,6 @@ def _offsets(
             where[row.index] = (shard, offset)
             offset += len(row.response)
     return where
-
-
-def _digest(rows: Sequence[TokenRow]) -> str:
-    """SHA-256 of the rows' token ids, in their order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps([list(row.for_teacher.prompt), list(row.response)]).encode())
-    return digest.hexdigest()
 
 
 def bits_for(vocabulary: int) -> int:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from rankdistill.errors import UserError
 from rankdistill.forward import GroupBatch, LMHead, bind, bound_layout, collate
 from rankdistill.forward.head import only_linear
-from rankdistill.models import Model, device, identity, place
+from rankdistill.models import Model, place
 from rankdistill.models.layers import decoder_layers
 from rankdistill.models.load import PRECISIONS
 from rankdistill.sample.vllm import VLLMSampler
@@ -24,8 +20,6 @@ from rankdistill.warmup.head import HiddenRows, Recorder, Target, TeacherRows
 from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.support import SupportRows, support_of_logps
 from rankdistill.warmup.teacher_cache import CacheSpec, Maker, TeacherCache, Tensors, joined
-
-POLL_SECONDS = 2.0
 
 
 class Divergence(NamedTuple):
@@ -75,48 +69,34 @@ class TeacherModel:
         self,
         folder: Path,
         rows: Sequence[TokenRow],
-        tokenizer: PreTrainedTokenizerBase,
         student: Model,
         kind: str,
         k: int = 0,
         temperatures: Sequence[float] = (),
-        engine: str = "transformers",
     ) -> TeacherCache:
         """The cache of this teacher's outputs in `folder`, filled or not.
 
         Args:
             folder: Of the cache.
             rows: The responses.
-            tokenizer: Of teacher and student.
             student: Ids beyond its embedding table are not stored.
             kind: `top_k` or `hidden`.
             k: Tokens to store of each distribution, `top_k` only.
             temperatures: Those to store the mass of the rest at, `top_k` only.
-            engine: What runs the teacher, `transformers` or `vllm`; `top_k` only.
 
         Raises:
-            UserError: `k` is larger than the vocabulary; the folder holds another cache.
+            UserError: `k` is larger than the vocabulary.
         """
-        model, loading = self.model, self.model.loading
-        of_teacher = {
-            **identity(model.path), "precision": loading.precision, "layout": self.layout,
-        }  # fmt: skip
-        if loading.quantization is not None:
-            of_teacher["quantization"] = loading.quantization
-        if engine != "transformers":
-            of_teacher["engine"] = engine
-        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-        spec = CacheSpec(kind, of_teacher, hashlib.sha256(vocabulary.encode()).hexdigest())
+        model = self.model
         if kind == "top_k":
             shared = min(table_size(model), table_size(student))
-            chosen = tuple(sorted(set(temperatures)))
-            spec = replace(spec, vocabulary=shared, k=k, temperatures=chosen)
+            spec = CacheSpec(kind, shared, k, tuple(sorted(set(temperatures))))
         else:
-            named = loading.precision
+            named = model.loading.precision
             precision = PRECISIONS[model.stored_precision() if named == "auto" else named]
             assert isinstance(precision, torch.dtype)
             size = model.config().get_text_config().hidden_size
-            spec = replace(spec, hidden_size=size, hidden_bytes=precision.itemsize)
+            spec = CacheSpec(kind, hidden_size=size, hidden_bytes=precision.itemsize)
         return TeacherCache(folder, spec, rows)
 
 
@@ -232,16 +212,3 @@ class CachedTeacher:
         ids, values, log_tail = (tensor.to(self._device) for tensor in stored)
         tail, vocabulary = log_tail[:, self._column], self._cache.spec.vocabulary
         return SupportRows(ids, values, tail, *self._divergence, vocabulary)
-
-
-def fill(cache: TeacherCache, teacher: TeacherModel, max_batch_tokens: int, process: int) -> None:
-    """Completes the cache in the first process; the others wait without a collective.
-
-    Raises:
-        UserError: There is no space for it.
-    """
-    if process > 0:
-        while cache.missing():
-            time.sleep(POLL_SECONDS)
-        return
-    cache.fill(lambda: place(teacher.load(), device()), max_batch_tokens)

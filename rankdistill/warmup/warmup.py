@@ -34,8 +34,7 @@ class Training:
     layout: str = "shared"
     """Of the grouped forward."""
     cache: Path | None = None
-    """Folder of what is kept of the teacher; made or completed where it isn't. None: beside the
-    checkpoints."""
+    """Folder that `store` filled; None where nothing of the teacher is stored."""
 
 
 class Warmup(ABC):
