@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tiny_run import TINY, run_here
 
+from rankdistill.plan.__main__ import main as plan
+
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 
 
@@ -36,6 +38,43 @@ def test_a_scorer_of_ones_own_is_not_said_to_be_the_teachers(
     assert "few_commas under" not in capsys.readouterr().out
     judge = json.loads((folder / "metrics.json").read_text())["judge"]
     assert (judge["name"], judge["is_training_teacher"]) == ("few_commas", False)
+
+
+ASKING = """
+
+class Asking(FewCommas):
+    name = "asking"
+    by_rule, uses_teacher, max_batch_tokens = False, True, 1000
+
+
+class Writing(Asking):
+    name = "writing"
+
+    def questions(self, responses):
+        return Questions(count=responses, shown=1, answer_tokens=5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "planned"),
+    [
+        ("FewCommas", []),
+        ("Asking", ["24 groups of 4 by asking"]),
+        ("Writing", ["96 questions to a judge"]),
+    ],
+)
+def test_a_scorer_of_ones_own_is_planned_for_as_it_says(
+    kind, planned, user_folder, teacher, monkeypatch, capsys
+):
+    with (user_folder / "mine.py").open("a") as file:
+        file.write(f"from rankdistill.score import Questions\n{ASKING}")
+    (user_folder / "my_conf/score/own.yaml").write_text(f"_target_: mine.{kind}\n")
+    monkeypatch.chdir(user_folder)
+    limits = ["prompts.limit.train=20", "prompts.limit.validation=4"]
+    asked = ["--config-dir=my_conf", "recipe=likelihood", "score=own", f"teacher.path={teacher}"]
+    assert plan([*asked, *limits, "sample.responses_per_prompt=4", "eval=none", "--json"]) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert [row["what"] for row in stages if row["stage"] == "score"] == planned
 
 
 def test_one_that_is_no_scorer_is_refused(user_folder, teacher, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from conftest import build_model, build_tokenizer, model_in
 
 from rankdistill.errors import UserError
 from rankdistill.sample import SamplingOptions, check_parallel, open_sampler
-from rankdistill.sample.vllm import VLLMSampler, environments
+from rankdistill.sample.vllm import VLLMSampler, device_arguments, environments
 from rankdistill.store import home
 
 PROMPTS = [(f"prompt-{i}", [10 + i, 7, 9]) for i in range(12)]
@@ -203,8 +203,8 @@ def test_engines_on_gpus_have_gpus_of_their_own(monkeypatch) -> None:
     assert shares == ["4,5", "6,7"]
     assert sampler._arguments == {
         "dtype": "float32", "tensor_parallel_size": 2,
-        "gpu_memory_utilization": 0.5,
     }  # fmt: skip
+    assert device_arguments(0.5, 100) == {"gpu_memory_utilization": 0.5}
     with pytest.raises(UserError, match=r"data_parallel=3 and .* for 6 GPUs, and there are 4"):
         VLLMSampler(tensor_parallel=2, data_parallel=3)
 

@@ -172,8 +172,8 @@ def test_a_judge_knows_how_many_questions_a_group_takes(mode, count, aspects):
     found, respondent = verdicts(
         mode, [group("p", *texts), group("q", *texts)], brain, criteria=criteria, shuffles=3
     )
-    assert len(found) == 2 and respondent.asked == 2 * judge.questions(count)
-    assert shown_at_once == {judge.shown(count)}
+    assert len(found) == 2 and respondent.asked == 2 * judge.questions(count).count
+    assert shown_at_once == {judge.questions(count).shown}
 
 
 def test_listwise_shows_every_pair_in_both_orders():

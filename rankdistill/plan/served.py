@@ -8,12 +8,11 @@ from typing import Any
 from rankdistill.plan.memory import GIB, Memory
 from rankdistill.plan.planner import Planner
 from rankdistill.plan.stage import Stage
-from rankdistill.score.judge import LLMJudge
+from rankdistill.score.schema import JudgeEndpoint
+from rankdistill.score.scorer import Questions
 
 QUESTION = 300
 """Tokens of a judge's question around a prompt and its responses."""
-VERDICT = 8
-"""Tokens of a judge's answer without an explanation."""
 TOKENS_PER_SECOND = 30.0
 """That a server writes of one answer, which is assumed; a limit of requests may be slower."""
 
@@ -29,14 +28,16 @@ def written(planner: Planner, what: str, prompts: int, each: int) -> Stage:
     )  # fmt: skip
 
 
-def judged(planner: Planner, scorer: LLMJudge, prompts: int, each: int) -> Stage:
+def judged(
+    planner: Planner, scorer: JudgeEndpoint, questions: Questions, prompts: int, each: int
+) -> Stage:
     """Verdicts of a judge behind an endpoint."""
     counts = planner.counts
     return _asked(
         planner, "score", f"{prompts:,} groups of {each} by a judge", str(scorer.model),
-        [scorer.endpoint or ""], scorer, calls=prompts * scorer.questions(each),
-        read=QUESTION + counts.prompt + scorer.shown(each) * counts.response,
-        wrote=scorer.max_answer_tokens if scorer.explain else VERDICT,
+        [scorer.endpoint or ""], scorer, calls=prompts * questions.count,
+        read=QUESTION + counts.prompt + questions.shown * counts.response,
+        wrote=questions.answer_tokens,
     )  # fmt: skip
 
 

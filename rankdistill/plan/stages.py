@@ -9,10 +9,11 @@ from typing import Any
 from rankdistill.bench.flops import Work, sequences
 from rankdistill.plan.memory import GIB, Memory, forward_memory, model_bytes
 from rankdistill.plan.planner import PASSES, Planner, precise
-from rankdistill.plan.served import QUESTION, VERDICT, judged, written
+from rankdistill.plan.served import QUESTION, judged, written
 from rankdistill.plan.stage import Stage, cost, grouped, times
 from rankdistill.score.ensemble import members
-from rankdistill.score.judge import LLMJudge
+from rankdistill.score.schema import JudgeEndpoint
+from rankdistill.score.scorer import Questions, Scorer
 from rankdistill.stages.verified import verifier_of
 from rankdistill.warmup.teacher_cache import CacheSpec
 
@@ -178,23 +179,23 @@ def _round(planner: Planner, prompts: int) -> Iterator[Stage]:
     yield _trained(planner, "train", settings.train, group, type(objective).__name__)
 
 
-def _scored(planner: Planner, scorer: Any, prompts: int, each: int) -> Iterator[Stage]:
+def _scored(planner: Planner, scorer: Scorer, prompts: int, each: int) -> Iterator[Stage]:
     """Scores of groups by a model of this machine or of an endpoint; rules take nothing here."""
     counts, settings = planner.counts, planner.settings
     work = times(grouped(settings.train.layout.name, counts.prompt, each, counts.response), prompts)
-    if scorer.name == "judge":
-        by = judging if scorer.endpoint is None else judged
-        yield by(planner, scorer, prompts, each)
+    questions = scorer.questions(each)
+    if not scorer.runs_here:
+        if questions is not None and isinstance(scorer, JudgeEndpoint):
+            yield judged(planner, scorer, questions, prompts, each)
         return
-    if scorer.model is not None:
-        shape = planner.shape(scorer.model, scorer)
-    elif scorer.name == "likelihood" and not scorer.through.startswith("http"):
-        shape = planner.teacher
-    else:
+    if questions is not None:
+        yield judging(planner, scorer.model, questions, prompts)
         return
+    own = scorer.model
     yield planner.reading(
-        "score", f"{prompts:,} groups of {each} by {scorer.name}", shape,
-        scorer if scorer.model is not None else settings.teacher, work,
+        "score", f"{prompts:,} groups of {each} by {scorer.name}",
+        planner.teacher if own is None else planner.shape(own, scorer),
+        settings.teacher if own is None else scorer, work,
         max_batch_tokens=scorer.max_batch_tokens,
     )  # fmt: skip
 
@@ -335,26 +336,24 @@ def _quick(planner: Planner) -> Iterator[Stage]:
     yield replace(stage, seconds=stage.seconds + students * planner.hardware.start_seconds)
 
 
-def judging(planner: Planner, scorer: LLMJudge, prompts: int, each: int) -> Stage:
-    """The stage in which a model of this machine judges groups."""
+def judging(planner: Planner, model: str | None, questions: Questions, groups: int) -> Stage:
+    """The stage in which a model of this machine (None: the teacher) writes what it judges."""
     counts, settings = planner.counts, planner.settings
-    shape = planner.teacher
-    if scorer.model is not None:
-        shape = planner.shape(scorer.model, settings.teacher)
-    answer = scorer.max_answer_tokens if scorer.explain else VERDICT
-    asked = prompts * scorer.questions(each)
+    shape = planner.teacher if model is None else planner.shape(model, settings.teacher)
+    asked = groups * questions.count
     writing = planner.sampling("judge", shape, asked, 1)
-    scale = answer / counts.response
-    prompt = round(QUESTION + counts.prompt + scorer.shown(each) * counts.response)
+    scale = questions.answer_tokens / counts.response
+    prompt = round(QUESTION + counts.prompt + questions.shown * counts.response)
     read = planner.reading(
         "score", f"{asked:,} questions to a judge", shape, settings.teacher,
         sequences(asked, prompt, 0, rows=asked), max_batch_tokens=8192,
     )  # fmt: skip
+    parallel = 2 * questions.tensor_parallel_size
     return replace(
         read,
         memory=writing.memory,
         flops=read.flops + writing.flops * scale,
         seconds=read.seconds + writing.seconds * scale,
         share=writing.share,
-        remedy=writing.remedy and f"score.tensor_parallel_size={2 * scorer.tensor_parallel_size}",
+        remedy=writing.remedy and f"score.tensor_parallel_size={parallel}",
     )

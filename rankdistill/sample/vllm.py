@@ -88,8 +88,8 @@ class VLLMSampler(Sampler):
             "dtype": dtype,
             **({} if max_num_seqs is None else {"max_num_seqs": max_num_seqs}),
             "tensor_parallel_size": tensor_parallel,
-            **device_arguments(gpu_memory_utilization),
         }
+        self._share = gpu_memory_utilization
         self._answers: Answers = queue.Queue()
         self._processes: list[VLLMProcess] = []
         self._folder: EngineFolder | None = None
@@ -236,6 +236,7 @@ class VLLMSampler(Sampler):
         assert self._folder is not None
         arguments = {
             **self._arguments,
+            **device_arguments(self._share, self._length),
             "model": weights.name,
             "max_model_len": self._length,
             "skip_tokenizer_init": True,
@@ -244,12 +245,6 @@ class VLLMSampler(Sampler):
             "seed": 0,
             "max_logprobs": -1,  # as many as are asked for; 20 otherwise
         }
-        if not torch.cuda.is_available():
-            # A prompt is never split: vLLM on a CPU cannot take a seeded request in two parts.
-            arguments |= {
-                "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(self._length, 2048),
-            }
         for number, environment in enumerate(environments(engines, self._gpus_each)):
             folder = self._folder.path / str(number)
             folder.mkdir()
@@ -305,12 +300,23 @@ class VLLMSampler(Sampler):
             cancelled += "cancelled" in self._receive()[1]
 
 
-def device_arguments(gpu_memory_utilization: float) -> dict[str, Any]:
-    """Of an engine, by what it runs on."""
+CPU_ARGUMENTS = {"enforce_eager": True, "block_size": 32}
+"""Compiling costs more than it saves. Blocks of 32 tokens, so that short prompts are shared too."""
+
+
+def device_arguments(gpu_memory_utilization: float, length: int | None = None) -> dict[str, Any]:
+    """Of an engine, by what it runs on.
+
+    Args:
+        length: Tokens of its longest sequence, where prompts must not be split: vLLM on a CPU
+            cannot take a seeded request in two parts.
+    """
     if torch.cuda.is_available():
         return {"gpu_memory_utilization": gpu_memory_utilization}
-    # Compiling costs more than it saves. Blocks of 32 tokens, so that short prompts are shared too.
-    return {"enforce_eager": True, "block_size": 32}
+    if length is None:
+        return CPU_ARGUMENTS
+    whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(length, 2048)}
+    return {**CPU_ARGUMENTS, **whole}
 
 
 def environments(engines: int, gpus_each: int) -> list[dict[str, str]]:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rankdistill.rows import Group
-from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
+from rankdistill.score.scorer import Questions, Scorer, TeacherAccess, Verdict
 
-__all__ = ["Scorer", "TeacherAccess", "Verdict", "score_groups"]
+__all__ = ["Questions", "Scorer", "TeacherAccess", "Verdict", "score_groups"]
 
 
 def score_groups(

@@ -31,6 +31,7 @@ class Likelihood(LikelihoodOptions, Scorer):
 
     name: ClassVar[str] = "likelihood"
     uses_teacher: ClassVar[bool] = True
+    is_likelihood: ClassVar[bool] = True
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -42,6 +43,11 @@ class Likelihood(LikelihoodOptions, Scorer):
         if self.contrast == "unconditional":
             return {**found, "contrast": self.contrast}
         return {**found, "contrast": identity(self.contrast)} if self.contrast else found
+
+    @property
+    def runs_here(self) -> bool:
+        """See `Scorer`."""
+        return not self.remote
 
     @property
     def on_this_machine(self) -> bool:

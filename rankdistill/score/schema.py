@@ -157,6 +157,11 @@ class VerifierOptions:
         return True
 
     @property
+    def verifies(self) -> bool:
+        """See `Scorer`."""
+        return True
+
+    @property
     def checks_demands(self) -> bool:
         """See `Scorer`."""
         return self.rule == "ifeval"

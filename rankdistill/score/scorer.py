@@ -41,6 +41,20 @@ class Verdict:
     """What it took, and what went wrong: calls, tokens, answers that were set aside. Added up."""
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What a model is asked about one group, where it writes its judgement."""
+
+    count: int
+    """At the most."""
+    shown: int
+    """Responses that one question shows."""
+    answer_tokens: int
+    """Tokens of an answer, at the most."""
+    tensor_parallel_size: int = 1
+    """GPUs that the model is cut over."""
+
+
 class Scorer(ABC):
     """Gives every response of a group one value; higher is better.
 
@@ -55,11 +69,20 @@ class Scorer(ABC):
     """Whether its values compare the responses of one group only; see `absolute`."""
     by_rule: bool = False
     """Whether a rule gives its values, and no model's opinion."""
+    verifies: bool = False
+    """Whether a value says that a response is right, 1 or 0, or which share of it is."""
+    rule: str | None = None
+    """What the report calls the rule of one that `verifies`; None: its name."""
+    is_likelihood: bool = False
+    """Whether a value is the log-probability of the response given the prompt: one that trains a
+    re-ranker is asked for the query given the passage."""
     checks_demands: bool = False
     """Whether it checks the demands of a prompt, of which prompts then need some."""
     model: str | None = None
     """A model of its own that it loads on this machine, as the person calls it. It then has
-    `precision`, `trust_remote_code` and `max_batch_tokens` as well, for `rankdistill.plan`."""
+    `precision` and `trust_remote_code` as well, for `rankdistill.plan`."""
+    max_batch_tokens: int = 4096
+    """Tokens that go through its model at once."""
 
     @property
     @abstractmethod
@@ -81,6 +104,15 @@ class Scorer(ABC):
             done: Groups at the front that an interrupted call has delivered. With all `groups` and
                 what is done, the rest is scored in the same batches as without the interruption.
         """
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether a model of this machine gives its values: its own `model`, else the teacher."""
+        return self.model is not None or self.uses_teacher
+
+    def questions(self, responses: int) -> Questions | None:
+        """What its model is asked about a group of so many responses; None: it reads them."""
+        return None
 
     @property
     def absolute(self) -> Scorer:

@@ -115,16 +115,22 @@ def _vllm(model: Path) -> list[str]:
 def _on_cpu(more: Sequence[str]) -> list[str]:
     """What suits an engine without a GPU, unless the person says something about it.
 
-    The weights' own precision, since half of it is slower on most CPUs; no compilation, which costs
-    more than it saves; blocks of 32 tokens, so that short prompts are shared too.
+    The weights' own precision, since half of it is slower on most CPUs, and what engines of a run
+    have.
     """
     import torch
 
+    from rankdistill.sample.vllm import CPU_ARGUMENTS
+
     if torch.cuda.is_available():
         return []
-    defaults = [("--dtype", "float32"), ("--enforce-eager", None), ("--block-size", "32")]
     said = {argument.partition("=")[0] for argument in more}
-    return [a for flag, value in defaults if flag not in said for a in (flag, value) if a]
+    arguments: list[str] = []
+    for name, value in {"dtype": "float32", **CPU_ARGUMENTS}.items():
+        flag = f"--{name.replace('_', '-')}"
+        if flag not in said:
+            arguments += [flag] if value is True else [flag, str(value)]
+    return arguments
 
 
 def environment() -> dict[str, str]:

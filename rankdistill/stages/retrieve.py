@@ -21,7 +21,6 @@ from rankdistill.retrieval.data import Collection
 from rankdistill.retrieval.retrievers import open_retriever, retriever_identity
 from rankdistill.rows import Group, Message, Response
 from rankdistill.score.ensemble import members
-from rankdistill.score.likelihood import Likelihood
 from rankdistill.stages.run import Run
 from rankdistill.stages.score import score
 from rankdistill.store import Partial
@@ -110,7 +109,7 @@ def graded_by_teacher(run: Run, candidates: Rows) -> Rows:
 
 def by_query_likelihood(run: Run) -> bool:
     """Whether the teacher reads the query under the passage."""
-    return [type(scorer) for scorer in members(run.settings.scorer).values()] == [Likelihood]
+    return [s.is_likelihood for s in members(run.settings.scorer).values()] == [True]
 
 
 def by_passage(groups: Sequence[Group], request: str, tokenizer: Any) -> list[Group]:

@@ -37,7 +37,7 @@ from rankdistill.evaluate.verified import (
 from rankdistill.models import Rows, encode_prompt
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.ensemble import members
-from rankdistill.score.verifier import Verifier
+from rankdistill.score.scorer import Scorer
 from rankdistill.stages.comparison import LABELS, evaluation_judge
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
@@ -49,10 +49,10 @@ GUARDED = ("warmed_up", "trained", "teacher")
 """Models whose answers are guarded: what training changed, and what the teacher's are like."""
 
 
-def verifier_of(settings: Settings) -> Verifier | None:
+def verifier_of(settings: Settings) -> Scorer | None:
     """The rule that the evaluation's answers are held against; None: no verifier judges here."""
     for scorer in members(evaluation_judge(settings)).values():
-        if isinstance(scorer, Verifier):
+        if scorer.verifies:
             return scorer
     return None
 
@@ -69,7 +69,7 @@ class Verification:
 
     run: Run
     suite: VerifiedOptions
-    verifier: Verifier
+    verifier: Scorer
     by_split: Mapping[str, Rows]
     """With `plain`: the held-out prompts without demands."""
     responses_per_prompt: int
@@ -77,10 +77,15 @@ class Verification:
     _looked: bool = False
     _known: dict[str, Rows] = field(default_factory=dict)
 
+    @property
+    def rule(self) -> str:
+        """What the verifier's rule is called."""
+        return self.verifier.rule or self.verifier.name
+
     @cached_property
     def trained_kinds(self) -> list[str]:
         """The kinds of demands that train prompts have."""
-        return kinds_of(self.by_split["train"].rows, self.verifier.rule)
+        return kinds_of(self.by_split["train"].rows, self.rule)
 
     def before_training(self, models: Mapping[str, Model]) -> None:
         """Have the students answer while their engine runs, and choose the better prompt.
@@ -122,7 +127,7 @@ class Verification:
         for name in [name for name in LABELS if name in arms]:
             label = labels.get(name, f"same entropy, T={sharpened or 1.0:.2f}")
             for arm, groups in arms[name].items():
-                own = demand_rows(groups.rows, arm, self.trained_kinds, self.verifier.rule)
+                own = demand_rows(groups.rows, arm, self.trained_kinds, self.rule)
                 way = arm.removeprefix(name).lstrip("_").replace("_", " ")
                 if way == "samples":
                     for n in self.suite.best_of:
@@ -134,7 +139,7 @@ class Verification:
         guards = {
             name: self._guards(name, model) for name, model in models.items() if name in GUARDED
         }
-        return Verified(rows, headings, self._prompting, guards, self.verifier.rule)
+        return Verified(rows, headings, self._prompting, guards, self.rule)
 
     def _arms(self, name: str, model: Model) -> dict[str, Rows]:
         """The verified answers of one model, by arm."""
@@ -212,7 +217,7 @@ class Verification:
             model, f"{way or 'as asked'}, validation", way=way,
             prompts=self.by_split["validation"],
         )  # fmt: skip
-        rows = demand_rows(groups.rows, "validation", self.trained_kinds, self.verifier.rule)
+        rows = demand_rows(groups.rows, "validation", self.trained_kinds, self.rule)
         of = tally(subset(rows, "trained"))
         return 0.0 if of is None else float(of.mean(np.ones(len(of.clusters))))
 

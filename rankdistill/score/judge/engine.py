@@ -12,12 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rankdistill.endpoint import Answer
 from rankdistill.errors import UserError
 from rankdistill.models import Model, encode_prompt
 from rankdistill.sample.model_folder import max_positions
+from rankdistill.sample.vllm import device_arguments
 from rankdistill.sample.vllm_process import Answers, VLLMProcess
 from rankdistill.score.judge.endpoint import TOP_LOGPROBS
 from rankdistill.score.judge.modes import Question
@@ -66,7 +65,7 @@ class Engine:
             "generation_config": "vllm",
             "seed": 0,
             "trust_remote_code": options.model.loading.trust_remote_code,
-            **_device_arguments(options.gpu_memory_utilization, self._length),
+            **device_arguments(options.gpu_memory_utilization, self._length),
         }
         self._process.send({"do": "start", "engine": arguments})
         if self._answers.get()[1] is None:
@@ -141,15 +140,3 @@ class Engine:
         error = self._process.death()
         self.close()
         return error
-
-
-def _device_arguments(gpu_memory_utilization: float, length: int) -> dict[str, Any]:
-    if torch.cuda.is_available():
-        return {"gpu_memory_utilization": gpu_memory_utilization}
-    # As in `rankdistill.sample.vllm`: compiling costs more than it saves, prompts are never split.
-    return {
-        "enforce_eager": True,
-        "block_size": 32,
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(length, 2048),
-    }

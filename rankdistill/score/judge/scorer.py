@@ -18,9 +18,11 @@ from rankdistill.score.judge.modes import MODES, Brief
 from rankdistill.score.judge.prompts import load_criterion, load_frame
 from rankdistill.score.judge.runner import Respondent, run
 from rankdistill.score.schema import JudgeOptions
-from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
+from rankdistill.score.scorer import Questions, Scorer, TeacherAccess, Verdict
 
 _KWARGS = "score.chat_template_kwargs"
+VERDICT_TOKENS = 8
+"""Of an answer without an explanation, about."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,20 @@ class LLMJudge(JudgeOptions, Scorer):
     def about(self, teacher: str) -> str:
         return f"{self.name} under {self.model or teacher}"
 
-    def questions(self, responses: int) -> int:
-        """How many questions a group of so many responses takes, at the most."""
-        return MODES[self.mode].questions(responses, self.shuffles) * len(self.aspects)
+    @property
+    def runs_here(self) -> bool:
+        """See `Scorer`."""
+        return self.endpoint is None
 
-    def shown(self, responses: int) -> int:
-        """How many of a group's responses one question shows."""
-        return MODES[self.mode].shown(responses)
+    def questions(self, responses: int) -> Questions:
+        """See `Scorer`."""
+        mode = MODES[self.mode]
+        return Questions(
+            mode.questions(responses, self.shuffles) * len(self.aspects),
+            mode.shown(responses),
+            self.max_answer_tokens if self.explain else VERDICT_TOKENS,
+            self.tensor_parallel_size,
+        )
 
     def check(self, access: TeacherAccess) -> None:
         """See that vLLM is there, or ask the endpoint a question. UserError: it can't work."""
