@@ -7,7 +7,7 @@ import torch
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, collate, micro_batches, token_count
-from rankdistill.forward.plan import AttentionPlan, Rows, Segment
+from rankdistill.forward.batch import AttentionPlan, Rows, Segment
 
 GROUPS = [TokenGroup([10, 11], [[20, 21], [30]]), TokenGroup([12], [[40, 41]])]
 

@@ -17,7 +17,7 @@ from forward_oracle import ragged_groups
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from rankdistill.forward import LAYOUTS, attention, bind, collate, flex, response_logps
-from rankdistill.forward.plan import AttentionPlan, Segment
+from rankdistill.forward.batch import AttentionPlan, Segment
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 PLANS = {
@@ -138,7 +138,7 @@ def test_a_model_through_it(architecture: str, monkeypatch: pytest.MonkeyPatch) 
     groups = ragged_groups()
     model = bind(build_model(architecture))
     expected = response_logps(model, collate(groups, "padded")).token_logps
-    monkeypatch.setattr(flex, "fits", lambda *tensors: True)
+    monkeypatch.setattr(attention, "flex_fits", lambda *tensors: True)
     for layout in LAYOUTS:
         batch = collate(groups, layout)
         logps = response_logps(model, batch).token_logps
@@ -156,9 +156,9 @@ def test_it_is_taken_on_cuda_where_it_can_be() -> None:
             self.dtype, self.shape = dtype, (1, 4, 9, size)
 
     half, double = OnCUDA(torch.bfloat16, 64), OnCUDA(torch.float64, 64)
-    assert flex.fits(half, half, 0.0)  # type: ignore[arg-type]
-    assert not flex.fits(half, half, 0.1)  # type: ignore[arg-type]
-    assert not flex.fits(double, double, 0.0)  # type: ignore[arg-type]
-    assert not flex.fits(OnCUDA(half.dtype, 8), OnCUDA(half.dtype, 8), 0.0)  # type: ignore[arg-type]
-    assert not flex.fits(half, OnCUDA(torch.bfloat16, 32), 0.0)  # type: ignore[arg-type]
-    assert not flex.fits(torch.zeros(1, 4, 9, 64), torch.zeros(1, 4, 9, 64), 0.0)
+    assert attention.flex_fits(half, half, 0.0)  # type: ignore[arg-type]
+    assert not attention.flex_fits(half, half, 0.1)  # type: ignore[arg-type]
+    assert not attention.flex_fits(double, double, 0.0)  # type: ignore[arg-type]
+    assert not attention.flex_fits(OnCUDA(half.dtype, 8), OnCUDA(half.dtype, 8), 0.0)  # type: ignore[arg-type]
+    assert not attention.flex_fits(half, OnCUDA(torch.bfloat16, 32), 0.0)  # type: ignore[arg-type]
+    assert not attention.flex_fits(torch.zeros(1, 4, 9, 64), torch.zeros(1, 4, 9, 64), 0.0)

@@ -11,7 +11,7 @@ from forward_oracle import assert_same_gradients, gradients, lively_model, ragge
 from torch import nn
 
 from rankdistill.forward import LMHead, TokenLogps, bind, collate, response_logps
-from rankdistill.forward.head import only_linear
+from rankdistill.forward.own_logits import only_linear
 
 
 def rows_and_targets(model: nn.Module, count: int = 11) -> tuple[torch.Tensor, SimpleNamespace]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
+from traceback import walk_stack
 
 import forked
 import pytest
@@ -14,6 +16,8 @@ from tiny_run import TINY as SHRUNK
 from tiny_run import refusal, run_here, shrunk
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import rankdistill
+from rankdistill import RankingTrainer
 from rankdistill.models import load_tokenizer, tokenizer_digest
 from rankdistill.rank.write import recorded_tokenizer
 from rankdistill.store import Store
@@ -29,7 +33,32 @@ def keys_by_stage(run_folder: Path) -> dict[str, list[tuple[str, bool]]]:
     return found
 
 
+def files_of_a_step(monkeypatch) -> set[str]:
+    """Gets the package's files of the first step: those that led to it, and those that it calls."""
+    root, files = Path(rankdistill.__file__).parent, set()
+    step = RankingTrainer.training_step
+
+    def note(frame, event="call", argument=None):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(root):
+            files.add(path.relative_to(root).as_posix())
+
+    def traced(trainer, *arguments):
+        for frame, _ in walk_stack(None):
+            note(frame)
+        sys.setprofile(note)
+        try:
+            return step(trainer, *arguments)
+        finally:
+            sys.setprofile(None)
+            monkeypatch.setattr(RankingTrainer, "training_step", step)
+
+    monkeypatch.setattr(RankingTrainer, "training_step", traced)
+    return files
+
+
 def test_every_stage_runs_and_the_run_folder_is_complete(monkeypatch, tmp_path, teacher, capsys):
+    files = files_of_a_step(monkeypatch)
     folder = run_here(monkeypatch, tmp_path, *TINY, f"teacher.path={teacher}")
     for name in ("report.html", "report.md", "metrics.json", "config.yaml", "ranked", "model"):
         assert (folder / name).exists(), name
@@ -56,6 +85,11 @@ def test_every_stage_runs_and_the_run_folder_is_complete(monkeypatch, tmp_path, 
         assert scores == sorted(scores, reverse=True)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert list(metrics["models"]) == ["start", "warmed_up", "trained", "sharpened", "teacher"]
+
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    listed = page.partition("From a configuration to a gradient")[2].partition("`tests/")[0]
+    assert files == {*re.findall(r"`(\w+/\w+\.py)`", listed), "objectives/rrhf.py"}
+    assert len(files) == 12
 
     again = run_here(monkeypatch, tmp_path, *TINY, f"teacher.path={teacher}")
     assert all(reused for stage in keys_by_stage(again).values() for _, reused in stage)

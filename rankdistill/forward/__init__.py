@@ -14,8 +14,15 @@ from rankdistill.forward.batch import (
     sum_by_candidate,
     token_count,
 )
-from rankdistill.forward.binding import ResponseLogps, bind, bound_layout, response_logps
-from rankdistill.forward.head import Head, LMHead, TokenLogps
+from rankdistill.forward.binding import bind
+from rankdistill.forward.head import (
+    Head,
+    LMHead,
+    ResponseLogps,
+    TokenLogps,
+    bound_layout,
+    response_logps,
+)
 
 __all__ = [
     "LAYOUTS",

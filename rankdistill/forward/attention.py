@@ -21,9 +21,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rankdistill.forward import attention as merge
 from rankdistill.forward import flex
-from rankdistill.forward.plan import AttentionPlan, Rows
+from rankdistill.forward.batch import AttentionPlan, Rows
 
 EAGER = "grouped_eager"
 
@@ -107,7 +106,7 @@ def grouped_attention(
         options: What the layer asks for.
     """
     plan.windows.add(options.window)
-    if flex.fits(query, value, options.dropout) and flex.works(query, key):
+    if flex_fits(query, value, options.dropout) and flex.works(query, key):
         out = flex.tree_attention(
             query,
             key,
@@ -130,6 +129,16 @@ def grouped_attention(
     return torch.cat([part.transpose(1, 2) for part in parts], dim=1)
 
 
+def flex_fits(query: Tensor, value: Tensor, dropout: float) -> bool:
+    """Whether FlexAttention takes these: on CUDA, at most float32, of one head size >= 16."""
+    return (
+        query.device.type == "cuda"
+        and query.dtype != torch.float64
+        and query.shape[-1] == value.shape[-1] >= 16
+        and dropout == 0  # it has none
+    )
+
+
 def _respond(
     own: tuple[Tensor, Tensor, Tensor],
     prompt: tuple[Tensor, Tensor, Tensor],
@@ -142,8 +151,8 @@ def _respond(
     simple = (
         options.softcap is None and options.dropout == 0 and plan.reaches(index, options.window)
     )
-    if simple and merge.fits(*own):
-        return merge.merged_attention(own, prompt[1:], rows, options.scaling)
+    if simple and merge_fits(*own):
+        return merged_attention(own, prompt[1:], rows, options.scaling)
     query, key, value = (rows.spread(x) for x in own)
     key, value = (
         torch.cat([shared.expand(rows.count, -1, -1, -1), x], dim=2)
@@ -215,7 +224,7 @@ def available() -> bool:
     return True
 
 
-def fits(query: Tensor, key: Tensor, value: Tensor) -> bool:
+def merge_fits(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the kernel takes these tensors: on the CPU, of one type and one head size."""
     return (
         query.device.type == "cpu"

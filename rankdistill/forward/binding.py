@@ -1,53 +1,29 @@
-"""The grouped forward inside a model's own `forward`, where DDP, FSDP and ZeRO see it."""
+"""Puts the grouped forward inside a model's own `forward`, where DDP, FSDP and ZeRO see it."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import MethodType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rankdistill.errors import UserError
-from rankdistill.forward.attention import register
-from rankdistill.forward.batch import (
-    GroupBatch,
-    TokenGroup,
-    check_layout,
-    collate,
-    sum_by_candidate,
+from rankdistill.forward.batch import TokenGroup, check_layout, collate
+from rankdistill.forward.head import (
+    Binding,
+    binding_of,
+    follow_groups,
+    hidden_states,
+    with_groups,
 )
-from rankdistill.forward.head import Head, LMHead, TokenLogps, backbone_name, only_linear
+from rankdistill.forward.own_logits import only_linear
 
 log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class ResponseLogps:
-    """Log-probabilities of the responses of a batch, nats."""
-
-    logps: Tensor
-    """[B, C] sum over the response's tokens, EOS included; 0 where there is no candidate."""
-    token_logps: Tensor
-    """[N] in the order of `batch.targets`."""
-    lengths: Tensor
-    """[B, C] tokens that were summed."""
-
-
-@dataclass(frozen=True)
-class _Binding:
-    """What was found out about a model when it was bound."""
-
-    layout: str
-    grouped: bool
-    linear_head: bool
 
 
 def bind(model: Model, layout: str = "shared") -> Model:
@@ -69,7 +45,7 @@ def bind(model: Model, layout: str = "shared") -> Model:
     check_layout(layout)
     adapted: Any = model
     inner = adapted.get_base_model() if hasattr(model, "get_base_model") else adapted
-    known = _binding(inner)
+    known = binding_of(inner)
     if known is None:
         known = _examine(inner, layout)
         hooked = vars(inner).get("forward")
@@ -77,51 +53,13 @@ def bind(model: Model, layout: str = "shared") -> Model:
             inner.__class__ = _grouped(type(inner))
         else:
             inner.forward = _hooked_with_groups(inner, hooked)
-    inner._rankdistill = _Binding(
+    inner._rankdistill = Binding(
         layout if known.grouped else "padded", known.grouped, known.linear_head
     )
     return model
 
 
-def bound_layout(model: nn.Module) -> str:
-    """The layout to collate for a bound, and perhaps wrapped, model.
-
-    It is the one that was asked for, or `padded` where the model can do no other.
-
-    Raises:
-        UserError: the model was not bound.
-    """
-    for module in model.modules():
-        binding = _binding(module)
-        if binding is not None:
-            return binding.layout
-    raise UserError(
-        f"{type(model).__name__} is not bound; call rankdistill.forward.bind(model) before it is"
-        " wrapped."
-    )
-
-
-def response_logps(
-    model: nn.Module, batch: GroupBatch, *, temperature: float = 1.0
-) -> ResponseLogps:
-    """Log-probabilities of every response of the batch under a bound model, with gradients.
-
-    Args:
-        model: Bound with `bind`, and perhaps wrapped since (DDP, peft).
-        batch: In any layout, on the model's device.
-        temperature: Logits are divided by it; the sampling temperature gives the sampler's view.
-    """
-    bound_layout(model)
-    token_logps = model(group_batch=batch, head=TokenLogps(temperature))
-    batch = batch.to(token_logps.device)  # a model spread over devices ends on another one
-    return ResponseLogps(sum_by_candidate(token_logps, batch), token_logps, batch.lengths)
-
-
-def _binding(module: nn.Module) -> _Binding | None:
-    return module.__dict__.get("_rankdistill")
-
-
-def _examine(model: Any, layout: str) -> _Binding:
+def _examine(model: Any, layout: str) -> Binding:
     name = type(model).__name__
     if model.get_output_embeddings() is None and not hasattr(model, "score"):
         raise UserError(f"{name} has no language-model head; load it as a causal language model.")
@@ -137,7 +75,7 @@ def _examine(model: Any, layout: str) -> _Binding:
             " attn_implementation=eager.",
             name,
         )
-    return _Binding(layout, reason is None, only_linear(model))
+    return Binding(layout, reason is None, only_linear(model))
 
 
 @functools.cache
@@ -149,7 +87,7 @@ def _grouped(plain: type) -> type:
     """
     names = ("__module__", "__qualname__", "__doc__")
     same = {name: getattr(plain, name) for name in names}
-    forward = _with_groups(plain.forward, takes_model=True)  # type: ignore[attr-defined]
+    forward = with_groups(plain.forward, takes_model=True)  # type: ignore[attr-defined]
     return type(plain.__name__, (plain,), {**same, "forward": forward})
 
 
@@ -158,72 +96,7 @@ def _hooked_with_groups(model: Any, hooked: Any) -> MethodType:
     # Call the unbound function with the model, or a deep copy would call the original one.
     # accelerate's hooks are no methods and hold the model themselves.
     method = getattr(hooked, "__func__", None)
-    return MethodType(_with_groups(method or hooked, takes_model=method is not None), model)
-
-
-def _with_groups(original: Callable, *, takes_model: bool) -> Callable:
-    """A method of the model that adds groups to its `original` forward."""
-
-    def forward(
-        self: Any,
-        *args: Any,
-        group_batch: GroupBatch | None = None,
-        head: Head | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        if group_batch is None:
-            return original(*([self] if takes_model else []), *args, **kwargs)
-        binding: _Binding = self._rankdistill
-        hidden = hidden_states(self, group_batch, grouped=binding.grouped)
-        lm_head = LMHead(self, binding.linear_head)
-        return (head or TokenLogps())(hidden, lm_head, group_batch.to(hidden.device))
-
-    functools.update_wrapper(forward, original)
-    del forward.__wrapped__  # accelerate takes off wrappers to the last when it unwraps a model
-    # generate() and the Trainer read from the signature what a model takes.
-    signature = inspect.signature(original)
-    parameters = list(signature.parameters.values())
-    if not takes_model:
-        parameters.insert(0, inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD))
-    forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return forward
-
-
-def hidden_states(model: Any, batch: GroupBatch, *, grouped: bool) -> Tensor:
-    """[N, D]: the hidden states that predict the response tokens, after the backbone's last norm.
-
-    `grouped`: the model's attention may be handed a plan; where it may not, the batch is padded.
-    """
-    if not grouped:
-        batch = batch.in_layout("padded")
-    else:
-        follow_groups(model)
-    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False, "return_dict": True}
-    if batch.plan is None and grouped:
-        # No mask: padding is on the right, where causal attention does not look.
-        inputs["in_rows"] = True
-    elif batch.plan is None:
-        inputs["attention_mask"] = batch.attention_mask
-    else:
-        # A mask of four axes goes to the layers as it is: none is built, and the plan replaces it.
-        device = batch.input_ids.device
-        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
-        inputs["position_ids"] = batch.position_ids
-        inputs["group_plan"] = batch.plan
-    hidden = getattr(model, backbone_name(model))(**inputs).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, batch.predictors.to(hidden.device))
-
-
-def follow_groups(model: Any) -> None:
-    """Lets the model's attention implementation follow group plans.
-
-    At every call, because `set_attn_implementation` may have changed it. It is left in place
-    afterwards: gradient checkpointing runs the layers again during the backward pass.
-    """
-    name = model.config._attn_implementation
-    following = register(name)
-    if following != name:
-        model.config._attn_implementation = following
+    return MethodType(with_groups(method or hooked, takes_model=method is not None), model)
 
 
 ATTENTION_LAYERS = {"full_attention", "sliding_attention"}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from rankdistill.forward.plan import AttentionPlan, Segment
+from rankdistill.forward.batch import AttentionPlan, Segment
 
 log = logging.getLogger(__name__)
 
@@ -28,16 +28,6 @@ SMALL_TILES = {"BLOCK_M": 64, "BLOCK_N": 32, "num_stages": 1}
 
 Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(batch, head, q, k), indices that broadcast -> bool."""
-
-
-def fits(query: Tensor, value: Tensor, dropout: float) -> bool:
-    """Whether the kernel takes such tensors: on CUDA, at most float32, of one head size >= 16."""
-    return (
-        query.device.type == "cuda"
-        and query.dtype != torch.float64
-        and query.shape[-1] == value.shape[-1] >= 16
-        and dropout == 0  # it has none
-    )
 
 
 def tree_attention(

@@ -1,7 +1,10 @@
-"""From hidden states to log-probabilities of the response tokens, in chunks."""
+"""The grouped forward: hidden states of a batch, and in chunks what a head makes of them."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +15,9 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from rankdistill.errors import UserError
-from rankdistill.forward.batch import GroupBatch
+from rankdistill.forward.attention import register
+from rankdistill.forward.batch import GroupBatch, sum_by_candidate
+from rankdistill.forward.own_logits import backbone_name, own_logits
 
 ACCELERATOR_LOGITS = 2**30
 """Bytes of float32 logits that an accelerator computes at once. A chunk costs it some dozens of
@@ -25,12 +30,6 @@ def rows_at_once(rows: int, device: torch.device, vocabulary: int) -> int:
     if device.type == "cpu":
         return rows
     return max(rows, ACCELERATOR_LOGITS // (4 * vocabulary))
-
-
-def backbone_name(model: Any) -> str:
-    """The attribute that holds the backbone: what the architecture says, or the usual names."""
-    names = (model.base_model_prefix, "model", "transformer")
-    return next(name for name in names if hasattr(model, name))
 
 
 class LMHead:
@@ -76,61 +75,6 @@ class LMHead:
             type(weight) in (nn.Parameter, Tensor) and not hasattr(weight, "ds_id")
             for weight in self.layer.parameters()
         )
-
-
-class _Backbone:
-    """Hidden states that are there already, in the place of the backbone that computes them.
-
-    It is the backbone, the part of it that is called (`model.decoder`), and its output.
-    """
-
-    def __init__(self, backbone: nn.Module, hidden: Tensor) -> None:
-        self._backbone = backbone
-        self.last_hidden_state = hidden[None]
-
-    def __call__(self, *args: Any, **kwargs: Any) -> _Backbone:
-        return self
-
-    def __getitem__(self, index: int | slice) -> Any:
-        return (self.last_hidden_state,)[index]
-
-    def __getattr__(self, name: str) -> _Backbone | None:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self if isinstance(getattr(self._backbone, name, None), nn.Module) else None
-
-
-class _WithoutBackbone:
-    """A model whose backbone returns given hidden states; everything else is the model's."""
-
-    def __init__(self, model: Any, hidden: Tensor) -> None:
-        self._model = model
-        name = backbone_name(model)
-        setattr(self, name, _Backbone(getattr(model, name), hidden))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-def own_logits(model: Any, hidden: Tensor) -> Tensor:
-    """[N, D] -> [N, V]: the logits that the model's own forward makes of hidden states.
-
-    The code after the backbone differs between architectures (soft-caps, scales); running it,
-    rather than listing what it may do, is right for all of them.
-    """
-    return type(model).forward(_WithoutBackbone(model, hidden), return_dict=True).logits[0]
-
-
-@torch.no_grad()
-def only_linear(model: Any) -> bool:
-    """Whether the model's forward does nothing after its linear output layer: tried on two rows."""
-    layer = model.get_output_embeddings()
-    if type(layer) is not nn.Linear or layer.weight.is_meta or layer.weight.numel() == 0:
-        return False
-    if layer.in_features != model.config.get_text_config().hidden_size:
-        return False
-    rows = torch.linspace(-3, 3, 2 * layer.in_features).view(2, -1).to(layer.weight)
-    return torch.equal(own_logits(model, rows), layer(rows[None])[0])
 
 
 class Head(Protocol):
@@ -192,6 +136,130 @@ class TokenLogps:
         else:
             parts = [logps(*chunk) for chunk in chunks]
         return torch.cat(parts)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class ResponseLogps:
+    """Log-probabilities of the responses of a batch, nats."""
+
+    logps: Tensor
+    """[B, C] sum over the response's tokens, EOS included; 0 where there is no candidate."""
+    token_logps: Tensor
+    """[N] in the order of `batch.targets`."""
+    lengths: Tensor
+    """[B, C] tokens that were summed."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What was found out about a model when it was bound."""
+
+    layout: str
+    grouped: bool
+    linear_head: bool
+
+
+def response_logps(
+    model: nn.Module, batch: GroupBatch, *, temperature: float = 1.0
+) -> ResponseLogps:
+    """Log-probabilities of every response of the batch under a bound model, with gradients.
+
+    Args:
+        model: Bound with `bind`, and perhaps wrapped since (DDP, peft).
+        batch: In any layout, on the model's device.
+        temperature: Logits are divided by it; the sampling temperature gives the sampler's view.
+    """
+    bound_layout(model)
+    token_logps = model(group_batch=batch, head=TokenLogps(temperature))
+    batch = batch.to(token_logps.device)  # a model spread over devices ends on another one
+    return ResponseLogps(sum_by_candidate(token_logps, batch), token_logps, batch.lengths)
+
+
+def bound_layout(model: nn.Module) -> str:
+    """The layout to collate for a bound, and perhaps wrapped, model.
+
+    It is the one that was asked for, or `padded` where the model can do no other.
+
+    Raises:
+        UserError: the model was not bound.
+    """
+    for module in model.modules():
+        binding = binding_of(module)
+        if binding is not None:
+            return binding.layout
+    raise UserError(
+        f"{type(model).__name__} is not bound; call rankdistill.forward.bind(model) before it is"
+        " wrapped."
+    )
+
+
+def binding_of(module: nn.Module) -> Binding | None:
+    return module.__dict__.get("_rankdistill")
+
+
+def with_groups(original: Callable, *, takes_model: bool) -> Callable:
+    """A method of the model that adds groups to its `original` forward."""
+
+    def forward(
+        self: Any,
+        *args: Any,
+        group_batch: GroupBatch | None = None,
+        head: Head | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if group_batch is None:
+            return original(*([self] if takes_model else []), *args, **kwargs)
+        binding: Binding = self._rankdistill
+        hidden = hidden_states(self, group_batch, grouped=binding.grouped)
+        lm_head = LMHead(self, binding.linear_head)
+        return (head or TokenLogps())(hidden, lm_head, group_batch.to(hidden.device))
+
+    functools.update_wrapper(forward, original)
+    del forward.__wrapped__  # accelerate takes off wrappers to the last when it unwraps a model
+    # generate() and the Trainer read from the signature what a model takes.
+    signature = inspect.signature(original)
+    parameters = list(signature.parameters.values())
+    if not takes_model:
+        parameters.insert(0, inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD))
+    forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return forward
+
+
+def hidden_states(model: Any, batch: GroupBatch, *, grouped: bool) -> Tensor:
+    """[N, D]: the hidden states that predict the response tokens, after the backbone's last norm.
+
+    `grouped`: the model's attention may be handed a plan; where it may not, the batch is padded.
+    """
+    if not grouped:
+        batch = batch.in_layout("padded")
+    else:
+        follow_groups(model)
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False, "return_dict": True}
+    if batch.plan is None and grouped:
+        # No mask: padding is on the right, where causal attention does not look.
+        inputs["in_rows"] = True
+    elif batch.plan is None:
+        inputs["attention_mask"] = batch.attention_mask
+    else:
+        # A mask of four axes goes to the layers as it is: none is built, and the plan replaces it.
+        device = batch.input_ids.device
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+        inputs["position_ids"] = batch.position_ids
+        inputs["group_plan"] = batch.plan
+    hidden = getattr(model, backbone_name(model))(**inputs).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, batch.predictors.to(hidden.device))
+
+
+def follow_groups(model: Any) -> None:
+    """Lets the model's attention implementation follow group plans.
+
+    At every call, because `set_attn_implementation` may have changed it. It is left in place
+    afterwards: gradient checkpointing runs the layers again during the backward pass.
+    """
+    name = model.config._attn_implementation
+    following = register(name)
+    if following != name:
+        model.config._attn_implementation = following
 
 
 class _LinearLogps(torch.autograd.Function):

@@ -11,7 +11,7 @@ import torch
 
 from rankdistill.errors import UserError
 from rankdistill.forward import GroupBatch, LMHead, bind, bound_layout, collate
-from rankdistill.forward.head import only_linear
+from rankdistill.forward.own_logits import only_linear
 from rankdistill.models import Model, place
 from rankdistill.models.layers import decoder_layers
 from rankdistill.models.load import PRECISIONS

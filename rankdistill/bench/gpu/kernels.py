@@ -15,7 +15,7 @@ from torch import Tensor
 from rankdistill.bench.gpu import Claim
 from rankdistill.bench.gpu.parts import VOCABULARY, Bench, relative
 from rankdistill.forward import LMHead, TokenLogps, flex
-from rankdistill.forward.plan import AttentionPlan, Segment
+from rankdistill.forward.batch import AttentionPlan, Segment
 
 GIB = 2**30
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-3}
