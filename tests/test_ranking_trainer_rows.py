@@ -30,7 +30,7 @@ def group(*responses, **more):
 
 def test_token_ids_stay_as_they_are_and_text_gets_eos_once():
     row = group(
-        {"token_ids": [5, 6], "text": "ignored", "score": 1.0},
+        {"token_ids": [5, 6], "text": TOKENIZER.decode([5, 6]), "score": 1.0},
         {"text": "Hi.", "score": 0.0},
         {"text": "Hi.<|im_end|>", "token_ids": None, "finish_reason": "stop", "score": 0.5},
         {"text": "cut of", "token_ids": [], "finish_reason": "length", "score": -1.0},
@@ -42,6 +42,20 @@ def test_token_ids_stay_as_they_are_and_text_gets_eos_once():
     assert responses[1] == responses[2] == encode_response(TOKENIZER, "Hi.")
     assert responses[2].count(EOS) == 1
     assert responses[3] == encode_response(TOKENIZER, "cut of")[:-1] and EOS not in responses[3]
+
+
+def test_ids_of_another_tokenizer_are_written_again_and_counted(capsys):
+    """They were trained on as they are: 9906 is beyond this vocabulary, 7 and 8 are other text."""
+    row = group(
+        {"token_ids": [9906, 13], "text": "Hi.", "score": 1.0},
+        {"token_ids": [7, 8], "text": "No.", "score": 0.0},
+        {"token_ids": TOKENIZER("Yes.")["input_ids"], "text": "Yes.", "score": 0.5},
+    )
+    [made] = load_groups([row], TOKENIZER, None)
+    expected = [encode_response(TOKENIZER, text) for text in ("Hi.", "No.")]
+    assert [list(ids) for ids in made.tokens.responses[:2]] == expected
+    assert list(made.tokens.responses[2]) == TOKENIZER("Yes.")["input_ids"]
+    assert "2 responses brought token ids of another tokenizer" in capsys.readouterr().out
 
 
 def test_scores_and_ranks_give_each_other():

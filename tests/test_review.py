@@ -16,7 +16,7 @@ import pytest
 
 from rankdistill.errors import UserError
 from rankdistill.rank.load import load_groups
-from rankdistill.rank.write import write_table
+from rankdistill.rank.write import recorded_tokenizer, write_table
 from rankdistill.review.__main__ import main
 from rankdistill.review.server import ReviewServer
 from rankdistill.review.session import Review
@@ -46,7 +46,7 @@ def group(prompt_id: str, *texts: str) -> dict:
 @pytest.fixture
 def ranked(tmp_path) -> Path:
     rows = [group("a", "first", "second", EVIL), group("b", "one", "two"), group("c", "x", "y")]
-    write_table(rows, tmp_path / "run" / "ranked")
+    write_table(rows, tmp_path / "run" / "ranked", "the digest")
     return tmp_path / "run"
 
 
@@ -132,6 +132,7 @@ def test_human_ranks_are_one_more_scorer(ranked):
     review.save(0, [1, 0, 1])
     rows = {row["prompt_id"]: row for row in load_groups(review.write())}
     assert review.written_to == ranked / "ranked-reviewed"
+    assert recorded_tokenizer(review.written_to / "train.parquet") == "the digest"
     assert [r["scores"]["human"] for r in rows["a"]["responses"]] == [-1.0, 0.0, -1.0]
     assert all(math.isnan(r["scores"]["human"]) for r in rows["b"]["responses"])
     assert rows["a"]["responses"][0]["scores"]["likelihood"] == 0.0

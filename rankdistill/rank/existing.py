@@ -157,7 +157,7 @@ class _Row:
         Ids that the row brings are kept where this tokenizer wrote them: where that is recorded, or
         where they decode to the text and nothing is. Others are counted as `retokenised`.
         """
-        own = [_own_ids(response, tokenizer, self.same_tokenizer) for response in self.responses]
+        own = [own_ids(response, tokenizer, self.same_tokenizer) for response in self.responses]
         texts = [r["text"] for r, ids in zip(self.responses, own, strict=True) if ids is None]
         if not texts:  # as they were written, behind as much of the prompt as then
             return self.prompt_tokens, [ids for ids in own if ids is not None]
@@ -170,7 +170,7 @@ class _Row:
             prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
         written = iter(answers)
         ids = [
-            ids if ids is not None else _ended(response, next(written))
+            ids if ids is not None else ended(response, next(written))
             for response, ids in zip(self.responses, own, strict=True)
         ]
         return None if len(prompt) == whole else len(prompt), ids
@@ -188,23 +188,28 @@ def _grouped(
     return [] if group is None else [group]
 
 
-def _ended(response: Mapping[str, Any], token_ids: list[int]) -> list[int]:
+def ended(response: Mapping[str, Any], token_ids: list[int]) -> list[int]:
     """Without EOS where the response was cut when it was sampled: it must not teach an end."""
     cut = response.get("finish_reason") == "length" and len(token_ids) > 1
     return token_ids[:-1] if cut else token_ids
 
 
-def _own_ids(
+def own_ids(
     response: Mapping[str, Any], tokenizer: Any, same_tokenizer: bool | None
 ) -> list[int] | None:
-    """The ids that a response brings, where this tokenizer wrote them."""
+    """The ids that a response brings, where this tokenizer wrote them.
+
+    Args:
+        same_tokenizer: Whether it did; None, where nothing records it: as the text says.
+    """
     ids = response.get("token_ids")
     if same_tokenizer is False or not isinstance(ids, list | tuple) or not ids:
         return None
+    if same_tokenizer:
+        return list(ids)
     if not all(isinstance(i, int) and 0 <= i < len(tokenizer) for i in ids):
         return None
-    same = same_tokenizer or decode_response(tokenizer, ids) == response["text"]
-    return list(ids) if same else None
+    return list(ids) if decode_response(tokenizer, ids) == response["text"] else None
 
 
 def set_rows(path: str) -> Iterator[tuple[str, Mapping[str, Any], str | None]]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
+from rankdistill.rank.existing import parts
 from rankdistill.rank.load import load_groups
-from rankdistill.rank.write import write_table
+from rankdistill.rank.write import recorded_tokenizer, write_table
 from rankdistill.store.faults import writing
 from rankdistill.store.files import append_line
 
@@ -41,6 +42,10 @@ class Review:
         folder = path.expanduser().absolute()
         if (folder / "ranked").is_dir():
             folder = folder / "ranked"
+        files = parts(folder) if folder.is_dir() else [folder]
+        digests = {recorded_tokenizer(file) for file in files}
+        # What wrote the token ids; sets of several, or of none that is known, record none.
+        self._tokenizer = digests.pop() if len(digests) == 1 else None
         self.title = str(path)
         stem = folder.name.removesuffix(".gz").removesuffix(folder.suffix)
         self.journal = folder.with_name(f"{stem}.review.jsonl")
@@ -91,7 +96,7 @@ class Review:
                 for place, response in enumerate(group["responses"])
             ]
             rows.append({**group, "responses": responses})
-        write_table(rows, self.written_to)
+        write_table(rows, self.written_to, self._tokenizer)
         return self.written_to
 
     def shown(self, number: int, *, votes: bool = False) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rankdistill.rows import Group
 from rankdistill.stages.run import Model, Run
 from rankdistill.statistics import mean_interval, paired_difference
 from rankdistill.store import Output, Partial
-from rankdistill.train.groups import load_groups
+from rankdistill.train.groups import load_groups, own_groups
 from rankdistill.train.reward.gate import check_gate, gate_figures
 from rankdistill.train.reward.model import load_reward_model, rewards
 from rankdistill.train.reward.saving import Scale, save_reward_model
@@ -214,7 +214,7 @@ def _train(
     trainer = RewardTrainer(
         model,
         _arguments(run, str(partial.scratch / "checkpoints")),
-        training,
+        own_groups(training, tokenizer),
         tokenizer,
         settings,
     )
@@ -250,7 +250,7 @@ def _logits(model: Any, rows: Sequence[Any], tokenizer: Any, settings: Any) -> l
 def _gate(run: Run, model: Any, rows: Sequence[Any], tokenizer: Any) -> dict[str, Any]:
     # As in training; the token after a response takes a position, see `with_next_token`.
     limit = getattr(model.config, "max_position_embeddings", None)
-    groups = load_groups(rows, tokenizer, limit and limit - 1)
+    groups = load_groups(own_groups(rows, tokenizer), tokenizer, limit and limit - 1)
     values = rewards(model, [g.tokens for g in groups], run.settings.reward.max_batch_tokens)
     lengths = [[len(response) for response in g.tokens.responses] for g in groups]
     return gate_figures(values, [g.ranks for g in groups], lengths, seed=run.settings.seed).row()

@@ -14,6 +14,7 @@ from rankdistill.objectives.candidates import learning_rate_of
 from rankdistill.stages.reference import reference_logps
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Output, Partial
+from rankdistill.train.groups import own_groups
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
 from rankdistill.trainer.checkpoints import owes_evaluation
 from rankdistill.trainer.modes import enable_gradient_checkpointing
@@ -100,10 +101,11 @@ def _train(
     trainer = RankingTrainer(
         policy,
         _arguments(run, learning_rate, partial, bool(validation)),
-        [_with_reference(row, reference) for row in training],
+        own_groups((_with_reference(row, reference) for row in training), tokenizer),
         run.settings.objective,
         processing_class=tokenizer,
-        eval_dataset=[_with_reference(row, reference) for row in validation] or None,
+        eval_dataset=own_groups((_with_reference(r, reference) for r in validation), tokenizer)
+        or None,
     )
     show_progress(trainer)
     trainer.train(resume_from_checkpoint=True)

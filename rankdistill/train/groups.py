@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from rankdistill.console import say
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
 from rankdistill.models import encode_answers, encode_response, token_group
+from rankdistill.rank.existing import ended, own_ids
 from rankdistill.rank.formats import as_group
 from rankdistill.rank.ranking import ranks
 
@@ -38,18 +40,29 @@ class RankedGroup:
 
 
 def load_groups(
-    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    rows: Iterable[Mapping[str, Any] | RankedGroup],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
 ) -> list[RankedGroup]:
     """The rows in tokens. Nothing is truncated: what is too long is left out, and a line says so.
 
     Args:
-        rows: `Group` rows, or preference rows, see `ranked_group`.
+        rows: `Group` rows, or preference rows, see `ranked_group`; a `RankedGroup` stays.
         max_length: Most tokens of a prompt with its longest response; None takes all.
 
     Raises:
         UserError: a row cannot be trained on, or all of them are too long.
     """
-    groups = [ranked_group(row, index, tokenizer) for index, row in enumerate(rows)]
+    counts: Counter[str] = Counter()
+    groups = [
+        row if isinstance(row, RankedGroup) else ranked_group(row, index, tokenizer, counts=counts)
+        for index, row in enumerate(rows)
+    ]
+    if counts["retokenised"]:
+        say(
+            f"{counts['retokenised']} responses brought token ids of another tokenizer: their text "
+            "is encoded again."
+        )
     if max_length is None:
         return groups
     kept = [group for group in groups if group.length <= max_length]
@@ -67,19 +80,36 @@ def load_groups(
     return kept
 
 
+def own_groups(
+    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
+) -> list[RankedGroup]:
+    """The rows in tokens, all of whose token ids this tokenizer wrote: as a run's own rows are."""
+    return [
+        ranked_group(row, index, tokenizer, same_tokenizer=True) for index, row in enumerate(rows)
+    ]
+
+
 def ranked_group(
-    row: Mapping[str, Any], index: int, tokenizer: PreTrainedTokenizerBase
+    row: Mapping[str, Any],
+    index: int,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    same_tokenizer: bool | None = None,
+    counts: Counter[str] | None = None,
 ) -> RankedGroup:
     """One row in tokens.
 
-    `token_ids` of a response are taken as they are; without them its text is tokenised and ends
-    with EOS, unless `finish_reason` says that it was cut. Ranks without scores give the scores
-    0, -1, ...; scores without ranks give the ranks, where only equal scores tie.
+    `token_ids` of a response are kept where this tokenizer wrote them, see `own_ids`; otherwise its
+    text is tokenised and ends with EOS, unless `finish_reason` says that it was cut. Ranks without
+    scores give the scores 0, -1, ...; scores without ranks give the ranks, where only equal scores
+    tie.
 
     Args:
         row: `Group` of rows.py, optionally with `reference_logps`, a value per response; or a
             preference row, see `as_group`.
         index: Position of the row, by which it is named where it has no `prompt_id`.
+        same_tokenizer: Whether this tokenizer wrote the row's ids; None where nothing records it.
+        counts: Responses whose ids were not kept are counted here, as `retokenised`.
 
     Raises:
         UserError: not such a row; fewer than two distinct responses; a response without score and
@@ -87,7 +117,7 @@ def ranked_group(
     """
     group = as_group(row, f"Row {index}")
     prompt_id = str(group.get("prompt_id") or f"row {index}")
-    prompt, responses = _token_ids(group, tokenizer)
+    prompt, responses = _token_ids(group, tokenizer, same_tokenizer, counts)
     if len({tuple(ids) for ids in responses}) < 2:
         raise UserError(
             f"Prompt '{prompt_id}' has fewer than two distinct responses, so there is nothing to "
@@ -109,32 +139,32 @@ def ranked_group(
 
 
 def _token_ids(
-    group: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
+    group: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    same_tokenizer: bool | None,
+    counts: Counter[str] | None,
 ) -> tuple[list[int], list[list[int]]]:
-    """The prompt, and its responses: the ids that they have, else those of their text."""
+    """The prompt, and its responses: the ids that they bring, else those of their text."""
     responses = group["responses"]
-    texts = [response for response in responses if not response.get("token_ids")]
+    # Without a text there is nothing that ids could be held against.
+    own = [own_ids(r, tokenizer, same_tokenizer or not r.get("text") or None) for r in responses]
+    texts = [r["text"] for r, ids in zip(responses, own, strict=True) if ids is None]
     prompt = token_group({**group, "responses": []}, tokenizer).prompt
     if not texts:
-        return list(prompt), [list(response["token_ids"]) for response in responses]
-    whole, answers = encode_answers(tokenizer, group["messages"], [r["text"] for r in texts])
+        return list(prompt), [ids for ids in own if ids is not None]
+    if counts is not None:
+        brought = sum(bool(response.get("token_ids")) for response in responses)
+        counts["retokenised"] += brought - sum(ids is not None for ids in own)
+    whole, answers = encode_answers(tokenizer, group["messages"], texts)
     if len(texts) == len(responses):
         prompt = whole
     elif len(whole) < len(prompt):  # those that have ids stand behind the whole prompt
-        answers = [encode_response(tokenizer, response["text"]) for response in texts]
+        answers = [encode_response(tokenizer, text) for text in texts]
     written = iter(answers)
     return list(prompt), [
-        list(response["token_ids"])
-        if response.get("token_ids")
-        else _ended(response, next(written))
-        for response in responses
+        ids if ids is not None else ended(response, next(written))
+        for response, ids in zip(responses, own, strict=True)
     ]
-
-
-def _ended(response: Mapping[str, Any], token_ids: list[int]) -> list[int]:
-    """Without EOS where the response was cut, since it must not teach that it ends there."""
-    cut = response.get("finish_reason") == "length" and len(token_ids) > 1
-    return token_ids[:-1] if cut else token_ids
 
 
 def _scores_and_ranks(
