@@ -38,9 +38,10 @@ COLOURS = ["#1f4e79", "#f0a04b"]
 # Of a kind together: likelihood and pairs without a reference, pairs with one, whole lists.
 ORDER = [
     *("sft", "rrhf", "slic", "cpo"),
-    *("simpo", "orpo", "dpo", "dpo_normalised"),
-    *("robust_dpo", "hinge_dpo", "ipo", "kto"),
-    *("plackett_luce", "lipo", "pro", "listnet"),
+    *("simpo", "orpo", "dpo", "rpo"),
+    *("dpo_normalised", "robust_dpo", "hinge_dpo", "ipo"),
+    *("kto", "plackett_luce", "lipo", "pro"),
+    "listnet",
 ]
 
 
