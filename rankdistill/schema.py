@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from rankdistill.errors import UserError
 from rankdistill.fields import Amount, above_zero, amounts, at_least, require, within
 
-Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto"])
+Precision = Enum("Precision", ["float32", "bfloat16", "float16", "auto", "stored"])
 Quantization = Enum("Quantization", ["int8", "nf4"])
 LayerChoice = Enum("LayerChoice", ["influence", "evenly_spaced", "first"])
 

@@ -169,9 +169,20 @@ def run_of(tmp_path: Path, *overrides: str) -> Run:
     return Run(built.build(config), Store(tmp_path / "store"), tmp_path / "run")
 
 
-def test_auto_is_the_precision_that_the_model_was_saved_in(tmp_path):
+def test_auto_is_what_suits_the_machine(tmp_path, monkeypatch):
+    run = run_of(tmp_path)
+    assert run.start.identity["precision"] == run.teacher.identity["precision"] == "float32"
+    assert run.settings.sample.vllm.dtype == "float32"
+    monkeypatch.setattr("rankdistill.stages.run.own_precision", lambda: "bfloat16")
+    run = run_of(tmp_path, "sample.vllm.dtype=stored", "teacher.precision=float16")
+    assert run.trained_in == {"precision": "bfloat16", "weights": "float32"}
+    assert run.teacher.identity["precision"] == "float16"
+    assert run.settings.sample.vllm.dtype == "auto"  # as vLLM calls it
+
+
+def test_the_precision_that_the_model_was_saved_in(tmp_path):
     """One precision for all that is made of the model, whatever the stages save theirs in."""
-    run = run_of(tmp_path, "student.precision=auto")
+    run = run_of(tmp_path, "student.precision=stored")
     assert run.settings.student.precision.name == "bfloat16"
     assert run.start.identity["precision"] == "bfloat16"
     assert run.settings.teacher.precision.name == "float32"

@@ -30,6 +30,12 @@ def claim_device() -> None:
         torch.accelerator.set_device_index(found)
 
 
+def own_precision() -> str:
+    """What `auto` is on this machine: bfloat16 on a GPU that computes in it, else float32."""
+    half = device().type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if half else "float32"
+
+
 def release() -> None:
     """Give the accelerator's memory back, of all that nobody holds any more.
 

@@ -36,7 +36,7 @@ from rankdistill.plan.stage import (
     times,
     training_flops,
 )
-from rankdistill.stages.settings import Settings
+from rankdistill.stages.settings import Settings, with_precision
 from rankdistill.train.schema import PPOTrainOptions
 
 PASSES = 4
@@ -52,9 +52,9 @@ def on_gpu(hardware: HardwareConfig) -> bool:
 
 
 def precise(precision: Any) -> str:
-    """The name of a precision; `auto`, which is the stored one, is taken for bfloat16."""
+    """The name of a precision; the stored one, which vLLM calls `auto`, is taken for bfloat16."""
     name = getattr(precision, "name", precision)
-    return "bfloat16" if name == "auto" else name
+    return "bfloat16" if name in ("stored", "auto") else name
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ class Planner:
     settings: Settings
     plan: PlanConfig
     hardware: HardwareConfig
+
+    def __post_init__(self) -> None:
+        own = "bfloat16" if on_gpu(self.hardware) else "float32"
+        object.__setattr__(self, "settings", with_precision(self.settings, own))
 
     @cached_property
     def counts(self) -> Counts:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill import console, models
-from rankdistill.models.device import device, release
+from rankdistill.models.device import device, own_precision, release
 from rankdistill.models.locate import check_path
 from rankdistill.models.model import Loading, Model, ServedModel
 from rankdistill.prompts.privileged import TeachersView
@@ -23,7 +23,7 @@ from rankdistill.sample import (
 )
 from rankdistill.schema import Precision, StudentConfig, TeacherConfig
 from rankdistill.score.scorer import TeacherAccess
-from rankdistill.stages.settings import Settings
+from rankdistill.stages.settings import Settings, with_precision
 from rankdistill.store import Output, Partial, Store
 from rankdistill.trackers import tracked
 
@@ -67,6 +67,7 @@ class Run:
     """What drops the models that lie where the sampler's are to go."""
 
     def __post_init__(self) -> None:
+        self.settings = with_precision(self.settings, own_precision())
         teacher, student = self.settings.teacher, self.settings.student
         own, asked = self.settings.sampler, self.settings.sample.sampler
         self.sampler_name = resolve_sampler(asked) if own is None else own.name
@@ -240,8 +241,8 @@ class Run:
 
 
 def _as_stored(role: str, settings: Any, path: str) -> Any:
-    """The group of a model with the precision `auto` resolved, for all that is made of it."""
-    if settings.precision is not Precision.auto:
+    """The group of a model with the precision `stored` resolved, for all that is made of it."""
+    if settings.precision is not Precision.stored:
         return settings
     stored = Model(path, {}, _loading(role, settings)).stored_precision()
     return replace(settings, precision=Precision[stored])

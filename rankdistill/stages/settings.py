@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -17,6 +17,7 @@ from rankdistill.objectives.candidates import Objective
 from rankdistill.objectives.trial import try_objective
 from rankdistill.sample import NAMES, Sampler
 from rankdistill.schema import (
+    Precision,
     PromptsConfig,
     RankConfig,
     RetrievalConfig,
@@ -79,6 +80,23 @@ class Settings:
     def trains(self) -> bool:
         """Whether anything is trained at all; otherwise models are evaluated as they are."""
         return self.rounds > 0 or self.warmup.lessons is not None
+
+
+def with_precision(settings: Settings, precision: str) -> Settings:
+    """The settings with a machine's precision, bfloat16 or float32, in the place of `auto`.
+
+    Before anything is hashed: an output is known by the precision that it was made in.
+    """
+    own = Precision[precision]
+    teacher, student, vllm = settings.teacher, settings.student, settings.sample.vllm
+    # vLLM calls the precision that a model was saved in `auto`.
+    dtype = {"auto": precision, "stored": "auto"}.get(vllm.dtype, vllm.dtype)
+    return replace(
+        settings,
+        teacher=replace(teacher, precision=own) if teacher.precision is Precision.auto else teacher,
+        student=replace(student, precision=own) if student.precision is Precision.auto else student,
+        sample=replace(settings.sample, vllm=replace(vllm, dtype=dtype)),
+    )
 
 
 def build(config: DictConfig) -> Settings:
