@@ -19,7 +19,8 @@ from rankdistill.bench.gpu import PARTS, Claim, Part
 from rankdistill.console import say
 from rankdistill.errors import UserError
 
-PRELOADED = ["rankdistill.bench.gpu.parts"]
+PRELOADED = sorted({part.function.partition(":")[0] for part in PARTS})
+"""Imported once, before the parts are forked: libraries take a process some seconds."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def _ended(part: Part, options: Options) -> list[Claim]:
     # Not a fork of this process: CUDA does not survive one. The server of forks has never used it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
+    # A library that asks for a GPU while it is imported must not start CUDA in the server.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     with tempfile.TemporaryDirectory(prefix="rankdistill-bench-") as folder:
         answer = Path(folder, "claims.json")
         child: Any = context.Process(target=_try, args=(part, options, str(answer)))
