@@ -11,7 +11,6 @@ from rankdistill.plan.memory import GIB, Memory, forward_memory, model_bytes
 from rankdistill.plan.planner import PASSES, Planner, precise
 from rankdistill.plan.served import QUESTION, judged, written
 from rankdistill.plan.stage import Stage, cost, grouped, times
-from rankdistill.score.ensemble import members
 from rankdistill.score.schema import JudgeEndpoint
 from rankdistill.score.scorer import Questions, Scorer
 from rankdistill.stages.verified import verifier_of
@@ -160,7 +159,7 @@ def _round(planner: Planner, prompts: int) -> Iterator[Stage]:
     if settings.rank.path is None:
         yield from _written(planner, prompts)
     if settings.rank.path is None or settings.rank.rescore:
-        for scorer in members(settings.scorer).values():
+        for scorer in settings.scorer.members.values():
             yield from _scored(planner, scorer, prompts, counts.responses)
     yield _ranked(planner, prompts)
     if planner.is_ppo or settings.reward.only:
@@ -319,7 +318,7 @@ def _quick(planner: Planner) -> Iterator[Stage]:
     if settings.sample.endpoint.model is None:
         yield planner.sampling("teacher, held out", planner.teacher, held, each)
     yield answers
-    for scorer in members(settings.judge or settings.scorer).values():
+    for scorer in (settings.judge or settings.scorer).members.values():
         yield from _scored(planner, scorer, held * (students + 1), each)
     work = times(
         grouped(settings.train.layout.name, counts.prompt, each, counts.response),

@@ -47,22 +47,12 @@ class Ensemble:
     @property
     def absolute(self) -> Ensemble:
         """The same, with judges of orders asked for ratings."""
-        return Ensemble({name: absolute(scorer) for name, scorer in self.scorers.items()})
-
-
-def members(scorer: Scorer | Ensemble) -> dict[str, Scorer]:
-    """The scorers that a scorer consists of, by name: itself, but for an ensemble."""
-    return scorer.members
-
-
-def absolute(scorer: Scorer | Ensemble) -> Any:
-    """The scorer to take where the responses of different groups are compared."""
-    return scorer.absolute
+        return Ensemble({name: scorer.absolute for name, scorer in self.scorers.items()})
 
 
 def is_relative(scorer: Scorer | Ensemble) -> bool:
     """Whether a value tells nothing about responses to other prompts, or beside other ones."""
-    return any(member.relative for member in members(scorer).values())
+    return any(member.relative for member in scorer.members.values())
 
 
 def merged(groups: Sequence[Sequence[Group]]) -> list[Group]:

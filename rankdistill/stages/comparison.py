@@ -11,7 +11,7 @@ from rankdistill.evaluate.students import HeldOut
 from rankdistill.models import Rows, tokenizers_agree
 from rankdistill.rows import Group
 from rankdistill.score import Scorer
-from rankdistill.score.ensemble import absolute, members
+from rankdistill.score.ensemble import Ensemble
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.settings import Settings
 
@@ -92,9 +92,9 @@ def label_of(name: str, models: Mapping[str, Any]) -> str:
     return "before training" if name == "warmed_up" and "start" not in models else LABELS[name]
 
 
-def evaluation_judge(settings: Settings) -> Scorer:
+def evaluation_judge(settings: Settings) -> Scorer | Ensemble:
     """The held-out judge, else the one that ranks the training set; judges of orders rate here."""
-    return absolute(settings.judge or settings.scorer)
+    return (settings.judge or settings.scorer).absolute
 
 
 def judged_by_own_teacher(settings: Settings) -> bool:
@@ -106,6 +106,6 @@ def judged_by_own_teacher(settings: Settings) -> bool:
     if not ranked or (settings.rank.path is not None and not settings.rank.rescore):
         return False
     judge = evaluation_judge(settings)
-    if all(member.by_rule for member in members(judge).values()):
+    if all(member.by_rule for member in judge.members.values()):
         return False
-    return judge.identity == absolute(settings.scorer).identity
+    return judge.identity == settings.scorer.absolute.identity

@@ -17,7 +17,6 @@ from rankdistill.models import Rows
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
 from rankdistill.rows import Group
-from rankdistill.score.ensemble import members
 from rankdistill.stages.comparison import LABELS, Answers, Reference, evaluation_judge, label_of
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
@@ -52,7 +51,7 @@ class Evaluation:
         # The baseline first: it sets the scale of an ensemble.
         ordered = sorted(models.items(), key=lambda item: item[0] != "warmed_up")
         # Where a scorer needs the engine's room, all of them write before any is scored.
-        scorers = members(evaluation_judge(self.run.settings)).values()
+        scorers = evaluation_judge(self.run.settings).members.values()
         first = ordered if any(scorer.on_this_machine for scorer in scorers) else []
         sampled = {name: self._sampled(model, name) for name, model in first}
         answers = {

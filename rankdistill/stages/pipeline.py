@@ -30,7 +30,7 @@ from rankdistill.report import RunReport
 from rankdistill.sample.cluster import with_cluster
 from rankdistill.sample.sampler import response_seed
 from rankdistill.schema import RoundReference
-from rankdistill.score.ensemble import is_relative, members
+from rankdistill.score.ensemble import is_relative
 from rankdistill.score.rewrite import rewrites
 from rankdistill.stages import settings
 from rankdistill.stages.comparison import label_of
@@ -289,7 +289,7 @@ def _ranked(
         scored = _revised(job, scored)
     if settings.rule_rewrite:
         scored = _rewritten(job, scored)
-    return rank(job, scored, list(members(job.settings.scorer)))
+    return rank(job, scored, list(job.settings.scorer.members))
 
 
 def _ranked_again(job: Run, ranked_set: Rows) -> Output:
@@ -297,7 +297,7 @@ def _ranked_again(job: Run, ranked_set: Rows) -> Output:
     if not job.settings.rank.rescore:
         return rank(job, ranked_set)
     scored = score(job, ranked_set, f"{len(ranked_set)} groups of the set")
-    return rank(job, scored, list(members(job.settings.scorer)))
+    return rank(job, scored, list(job.settings.scorer.members))
 
 
 def _revised(job: Run, groups: Rows) -> Rows:

@@ -14,7 +14,6 @@ from rankdistill.prompts.sources import check_source
 from rankdistill.report import RunReport
 from rankdistill.retrieval.data import DOCSTRINGS, read_collection
 from rankdistill.retrieval.retrievers import require_bm25s
-from rankdistill.score.ensemble import members
 from rankdistill.stages.rank import diagnostics, rank
 from rankdistill.stages.reranking import measure_reranking
 from rankdistill.stages.retrieve import graded_by_teacher, retrieve
@@ -50,7 +49,7 @@ def train_reranker(run: Run, report: RunReport) -> None:
     candidates = retrieve(run, collection)
     start = student(run, candidates)
     scored = graded_by_teacher(run, candidates)
-    ranked = rank(run, scored, list(members(run.settings.scorer)))
+    ranked = rank(run, scored, list(run.settings.scorer.members))
     rewarding = reward_model(run, start, ranked)
     console.part("evaluate")
     report.suites = measure_reranking(run, collection, scored, start, rewarding)

@@ -20,7 +20,6 @@ from rankdistill.prompts.splits import SPLITS, Splitter
 from rankdistill.retrieval.data import Collection
 from rankdistill.retrieval.retrievers import open_retriever, retriever_identity
 from rankdistill.rows import Group, Message, Response
-from rankdistill.score.ensemble import members
 from rankdistill.stages.run import Run
 from rankdistill.stages.score import score
 from rankdistill.store import Partial
@@ -109,7 +108,7 @@ def graded_by_teacher(run: Run, candidates: Rows) -> Rows:
 
 def by_query_likelihood(run: Run) -> bool:
     """Whether the teacher reads the query under the passage."""
-    return [s.is_likelihood for s in members(run.settings.scorer).values()] == [True]
+    return [s.is_likelihood for s in run.settings.scorer.members.values()] == [True]
 
 
 def by_passage(groups: Sequence[Group], request: str, tokenizer: Any) -> list[Group]:

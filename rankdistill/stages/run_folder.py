@@ -20,7 +20,6 @@ from rich.markup import escape
 from rankdistill import __version__
 from rankdistill.console import console, finish, is_main_process, log, say
 from rankdistill.report import RunReport, print_summary, shown, write_report
-from rankdistill.score.ensemble import members
 from rankdistill.stages.comparison import evaluation_judge, judged_by_own_teacher
 from rankdistill.stages.rounds import method
 from rankdistill.stages.run import Run
@@ -106,7 +105,7 @@ def _ending(run: Run, report: RunReport, folders: Mapping[str, Path]) -> dict[st
 def _judge(settings: Settings) -> str:
     """What the scores of the evaluation are: ``likelihood under <teacher>``."""
     judges = []
-    for name, scorer in members(evaluation_judge(settings)).items():
+    for name, scorer in evaluation_judge(settings).members.items():
         about = scorer.about(settings.teacher.path)
         judges.append(name + about.removeprefix(scorer.name))
     return " and ".join(judges)

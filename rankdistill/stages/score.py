@@ -12,7 +12,7 @@ from rankdistill.console import progress
 from rankdistill.models import Rows, recoding
 from rankdistill.rank.combine import Scale, scale_of, standardised
 from rankdistill.score import Scorer, score_groups
-from rankdistill.score.ensemble import Ensemble, members, merged
+from rankdistill.score.ensemble import Ensemble, merged
 from rankdistill.stages.run import Run
 from rankdistill.stages.seen import read_by_teacher
 from rankdistill.store import Output, Partial
@@ -22,7 +22,7 @@ def score(
     run: Run,
     groups: Rows,
     what: str,
-    scorer: Scorer | None = None,
+    scorer: Scorer | Ensemble | None = None,
     scale: Scale | None = None,
 ) -> Rows:
     """The groups with `scores` in each response, and `score`.
@@ -34,7 +34,7 @@ def score(
         scorer: In place of the run's.
         scale: Of several scorers' values; None is that of these groups.
     """
-    asked = members(scorer or run.settings.scorer)
+    asked = (scorer or run.settings.scorer).members
     outputs = [_score(run, groups, what, name, member) for name, member in asked.items()]
     if len(outputs) == 1:
         return Rows.of(outputs[0], groups.writer)
@@ -47,14 +47,14 @@ def score(
 def weights_of(run: Run, scorer: Scorer | Ensemble) -> dict[str, float]:
     """The weight of each scorer that `scorer` consists of, by name."""
     weights = run.settings.rank.weights or {}
-    return {name: weights.get(name, 1.0) for name in members(scorer)}
+    return {name: weights.get(name, 1.0) for name in scorer.members}
 
 
 def check_scorers(run: Run) -> None:
     """Refuse at start-up what can be known there: no endpoint, no log-probabilities, no vLLM."""
     access = run.teacher_access(run.start)
     for scorer in filter(None, (run.settings.scorer, run.settings.judge)):
-        for member in members(scorer).values():
+        for member in scorer.members.values():
             member.check(access)
             _ = member.identity  # its files are watched from here on
 
@@ -76,7 +76,7 @@ def check_conversations(run: Run, prompts: Rows) -> None:
         of_split = [prompt for prompt in prompts if prompt["split"] == split]
         found = {_roles(prompt["messages"]): prompt["messages"] for prompt in of_split}
         columns = [json.loads(prompt.get("columns") or "{}") for prompt in of_split]
-        for member in members(scorer).values():
+        for member in scorer.members.values():
             member.check_conversations(list(found.values()), access)
             member.check_columns(columns)
 

@@ -26,7 +26,7 @@ from rankdistill.schema import (
     StudentConfig,
     TeacherConfig,
 )
-from rankdistill.score.ensemble import Ensemble, members
+from rankdistill.score.ensemble import Ensemble
 from rankdistill.score.scorer import Scorer
 from rankdistill.stages.authors import check_authors, order_writers
 from rankdistill.stages.moved import MOVED
@@ -290,8 +290,8 @@ def _check_augment(settings: Settings) -> None:
 
 def _check_demands(settings: Settings) -> None:
     """Refuse a verifier of demands where no prompt has any, before anything is sampled."""
-    asked = [*members(settings.scorer).values()]
-    asked += [] if settings.judge is None else [*members(settings.judge).values()]
+    asked = [*settings.scorer.members.values()]
+    asked += [] if settings.judge is None else [*settings.judge.members.values()]
     if not any(scorer.checks_demands for scorer in asked):
         return
     given, keep = settings.rank.path is not None, settings.prompts.keep

@@ -36,7 +36,6 @@ from rankdistill.evaluate.verified import (
 )
 from rankdistill.models import Rows, encode_prompt
 from rankdistill.sample.model_folder import max_positions
-from rankdistill.score.ensemble import members
 from rankdistill.score.scorer import Scorer
 from rankdistill.stages.comparison import LABELS, evaluation_judge
 from rankdistill.stages.run import Model, Run
@@ -51,7 +50,7 @@ GUARDED = ("warmed_up", "trained", "teacher")
 
 def verifier_of(settings: Settings) -> Scorer | None:
     """The rule that the evaluation's answers are held against; None: no verifier judges here."""
-    for scorer in members(evaluation_judge(settings)).values():
+    for scorer in evaluation_judge(settings).members.values():
         if scorer.verifies:
             return scorer
     return None

@@ -12,7 +12,6 @@ from rankdistill.console import is_main_process
 from rankdistill.errors import UserError
 from rankdistill.models import Rows, tokenizer_difference
 from rankdistill.models.model import model_of
-from rankdistill.score.ensemble import members
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
 from rankdistill.stages.student import fewer_layers
@@ -139,7 +138,7 @@ def check_warmup(run: Run) -> None:
 
 def _check_verifier(run: Run) -> None:
     scorer = run.settings.scorer
-    if not all(member.verifies for member in members(scorer).values()):
+    if not all(member.verifies for member in scorer.members.values()):
         raise UserError(
             f"warmup.rationale learns a chain of thought where a verifier agrees, and score is "
             f"{scorer.name}: set score=verifier, or warmup.rationale=false."
