@@ -12,6 +12,7 @@ import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,24 @@ class Options:
     """Positions a token sees back, itself included; None sees all."""
     softcap: float | None = None
     """Scores are replaced by ``softcap * tanh(score / softcap)`` (Gemma 2)."""
+
+
+def follow_groups(model: Any) -> None:
+    """Lets the model's attention implementation follow group plans.
+
+    At every call, because `set_attn_implementation` may have changed it. It is left in place
+    afterwards: gradient checkpointing runs the layers again during the backward pass.
+    """
+    name = model.config._attn_implementation
+    following = register(name)
+    if following != name:
+        model.config._attn_implementation = following
+
+
+def backbone_name(model: Any) -> str:
+    """The attribute that holds the backbone: what the architecture says, or the usual names."""
+    names = (model.base_model_prefix, "model", "transformer")
+    return next(name for name in names if hasattr(model, name))
 
 
 def register(name: str) -> str:

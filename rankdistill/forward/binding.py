@@ -11,14 +11,9 @@ import torch
 from torch import nn
 
 from rankdistill.errors import UserError
+from rankdistill.forward.attention import follow_groups
 from rankdistill.forward.batch import TokenGroup, check_layout, collate
-from rankdistill.forward.head import (
-    Binding,
-    binding_of,
-    follow_groups,
-    hidden_states,
-    with_groups,
-)
+from rankdistill.forward.head import Binding, binding_of, hidden_states, with_groups
 from rankdistill.forward.own_logits import only_linear
 
 log = logging.getLogger(__name__)

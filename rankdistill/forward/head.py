@@ -15,9 +15,9 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from rankdistill.errors import UserError
-from rankdistill.forward.attention import register
+from rankdistill.forward.attention import backbone_name, follow_groups
 from rankdistill.forward.batch import GroupBatch, sum_by_candidate
-from rankdistill.forward.own_logits import backbone_name, own_logits
+from rankdistill.forward.own_logits import own_logits
 
 ACCELERATOR_LOGITS = 2**30
 """Bytes of float32 logits that an accelerator computes at once. A chunk costs it some dozens of
@@ -248,18 +248,6 @@ def hidden_states(model: Any, batch: GroupBatch, *, grouped: bool) -> Tensor:
         inputs["group_plan"] = batch.plan
     hidden = getattr(model, backbone_name(model))(**inputs).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, batch.predictors.to(hidden.device))
-
-
-def follow_groups(model: Any) -> None:
-    """Lets the model's attention implementation follow group plans.
-
-    At every call, because `set_attn_implementation` may have changed it. It is left in place
-    afterwards: gradient checkpointing runs the layers again during the backward pass.
-    """
-    name = model.config._attn_implementation
-    following = register(name)
-    if following != name:
-        model.config._attn_implementation = following
 
 
 class _LinearLogps(torch.autograd.Function):

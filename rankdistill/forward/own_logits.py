@@ -7,11 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-def backbone_name(model: Any) -> str:
-    """The attribute that holds the backbone: what the architecture says, or the usual names."""
-    names = (model.base_model_prefix, "model", "transformer")
-    return next(name for name in names if hasattr(model, name))
+from rankdistill.forward.attention import backbone_name
 
 
 class _Backbone:
