@@ -8,7 +8,6 @@ from rankdistill.errors import UserError
 from rankdistill.prompts.privileged import BEST, KEY, TeachersView
 from rankdistill.sample.endpoint import check_endpoint
 from rankdistill.schema import SampleConfig
-from rankdistill.score.ensemble import members
 from rankdistill.score.writer import ByWriter
 
 
@@ -36,7 +35,7 @@ def check_authors(settings: Any) -> None:
     """
     _check_endpoint(settings)
     _check_view(settings)
-    ordered = [s for s in members(settings.scorer).values() if isinstance(s, ByWriter)]
+    ordered = [s for s in settings.scorer.members.values() if isinstance(s, ByWriter)]
     if any(scorer.order is None for scorer in ordered):
         raise UserError(
             "score=writer ranks by who wrote: give the writers from the strongest to the weakest, "
@@ -46,7 +45,7 @@ def check_authors(settings: Any) -> None:
         raise UserError(
             "sample.writers is set, and rank.path brings the responses: set one of them to null."
         )
-    asked = members(settings.judge or settings.scorer).values()
+    asked = (settings.judge or settings.scorer).members.values()
     if settings.quick is not None and any(isinstance(s, ByWriter) for s in asked):
         raise UserError(
             "score=writer cannot judge held-out answers, all of which are one writer's: name "
@@ -71,7 +70,7 @@ def _check_view(settings: Any) -> None:
         )
     asked = [settings.scorer] if settings.rank.rescore else []
     asked += [settings.judge or settings.scorer] if settings.quick is not None else []
-    if any(member.uses_teacher for scorer in asked for member in members(scorer).values()):
+    if any(member.uses_teacher for scorer in asked for member in scorer.members.values()):
         raise UserError(
             f"{KEY} shows {{best}}, which the teacher would see while it scores: take a score "
             "that does not ask it, or eval=[ranked]."

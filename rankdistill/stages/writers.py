@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rankdistill.models import Rows
-from rankdistill.score.ensemble import members, merged
+from rankdistill.score.ensemble import merged
 from rankdistill.score.writer import ByWriter
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
@@ -34,7 +34,7 @@ def verified_too(run: Run, groups: Rows, scored: Rows) -> Rows:
 
     It has no part in the ranking: the report holds the writers' order against it.
     """
-    asked, verifier = members(run.settings.scorer), verifier_of(run.settings)
+    asked, verifier = run.settings.scorer.members, verifier_of(run.settings)
     by_writer = any(isinstance(scorer, ByWriter) for scorer in asked.values())
     if not by_writer or verifier is None or verifier.name in asked:
         return scored
