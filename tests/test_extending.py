@@ -58,9 +58,9 @@ class Writing(Asking):
 @pytest.mark.parametrize(
     ("kind", "planned"),
     [
-        ("FewCommas", []),
-        ("Asking", ["24 groups of 4 by asking"]),
-        ("Writing", ["96 questions to a judge"]),
+        ("FewCommas", None),
+        ("Asking", " by asking"),
+        ("Writing", " questions to a judge"),
     ],
 )
 def test_a_scorer_of_ones_own_is_planned_for_as_it_says(
@@ -72,9 +72,11 @@ def test_a_scorer_of_ones_own_is_planned_for_as_it_says(
     monkeypatch.chdir(user_folder)
     limits = ["prompts.limit.train=20", "prompts.limit.validation=4"]
     asked = ["--config-dir=my_conf", "recipe=likelihood", "score=own", f"teacher.path={teacher}"]
-    assert plan([*asked, *limits, "sample.responses_per_prompt=4", "eval=none", "--json"]) == 0
+    assert plan([*asked, *limits, "sample.responses_per_prompt=4", "--json"]) == 0
     stages = json.loads(capsys.readouterr().out)["stages"]
-    assert [row["what"] for row in stages if row["stage"] == "score"] == planned
+    scored = [row["what"] for row in stages if row["stage"] == "score"]
+    assert all(what.endswith(planned or "-") for what in scored)
+    assert bool(scored) == (planned is not None)
 
 
 def test_one_that_is_no_scorer_is_refused(user_folder, teacher, monkeypatch, capsys):
