@@ -1,12 +1,13 @@
-"""Kills a run with SIGKILL again and again, and continues it, until it ends: then compares.
+"""Kills a run again and again, and continues it, until it ends: then compares.
 
-Before that, two runs go on at the same time over one store.
+Before that, two runs go on at the same time over one store, one of them stopped for a while.
 
     python pipeline_kills.py FOLDER TEACHER KILLS SEED
 
 Prints as JSON which stage each kill hit. A run is forked from this process, which has imported all
-that it needs, since a fresh one would spend most of its life on imports. It is killed with all its
-children at a random moment after the heading of a stage; the stages take turns, until all were hit.
+that it needs, since a fresh one would spend most of its life on imports. It is ended at a random
+moment after the heading of a stage, by kill -9 of all its processes, by SIGTERM or by two Ctrl-C;
+the stages take turns, until all were hit.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ RUN = [
     "prompts.limit.train=10", "sample.max_response_tokens=10", "score.max_batch_tokens=300",
     "sample.transformers.batch_size=4", "hydra.run.dir=run",
 ]  # fmt: skip
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
 TIMES = re.compile(
     r"seconds|^peak_|runtime|train_loss|_per_second|^date$|^started$|^finished$|^versions$"
 )
@@ -65,25 +68,54 @@ class Attempt:
         return self.stages[-1] if self.stages else "start"
 
 
-def attempt(folder: Path, teacher: str, headings: int | None = None, delay: float = 0) -> Attempt:
-    """A run in a child; with `headings` it is killed `delay` seconds after that many headings."""
+def attempt(
+    folder: Path,
+    teacher: str,
+    headings: int | None = None,
+    delay: float = 0,
+    how: signal.Signals = signal.SIGKILL,
+) -> Attempt:
+    """A run in a child; with `headings` it is ended `delay` seconds after that many headings."""
     read, write = os.pipe()
     child = start(folder, teacher, write, folder / "home")
     os.close(write)
-    found = Attempt(-1)
+    found = Attempt(-1, moments=[time.monotonic()])
+    if headings == 0:
+        time.sleep(delay)
+        end(child, how)
     with os.fdopen(read) as lines:
         for line in lines:
             found.last_line = line
             if stage := _heading(line):
                 found.stages.append(stage)
                 found.moments.append(time.monotonic())
-            if headings is not None and len(found.stages) == headings:
+            if headings and len(found.stages) == headings:
                 time.sleep(delay)
-                os.killpg(child, signal.SIGKILL)
+                end(child, how)
                 headings = None
     found.moments.append(time.monotonic())
-    found.exit = os.waitpid(child, 0)[1]
+    found.exit = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return found
+
+
+def end(child: int, how: signal.Signals) -> None:
+    """By kill -9 of all its processes, by SIGTERM, or by Ctrl-C twice."""
+    if how is signal.SIGKILL:
+        os.killpg(child, how)
+        return
+    os.kill(child, how)
+    if how is signal.SIGINT:
+        time.sleep(0.02)
+        os.kill(child, how)
+
+
+def check_ended(killed: Attempt, how: signal.Signals, errors: Path) -> None:
+    """A run that was asked to end says in a line that the same command continues."""
+    if how is signal.SIGKILL:
+        assert killed.exit == -how, errors.read_text()
+    elif killed.exit != -how:  # before, and after, the command has anything to say
+        assert killed.exit == STOPPED[how], errors.read_text()
+        assert "The same command continues" in errors.read_text().splitlines()[-2]
 
 
 def start(folder: Path, teacher: str, write: int, home: Path) -> int:
@@ -95,23 +127,32 @@ def start(folder: Path, teacher: str, write: int, home: Path) -> int:
 
 
 def _run(folder: Path, teacher: str, write: int, home: Path) -> None:
-    os.setsid()
-    folder.mkdir(exist_ok=True)
-    os.chdir(folder)
-    os.environ["RANKDISTILL_HOME"] = str(home)
-    os.dup2(write, 1)
-    os.dup2(os.open(folder / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    # What is reused has a heading here too, so that each attempt has as many.
-    console.reused = lambda stage, what, key: console.heading(stage, what)
-    sys.argv = ["rankdistill", *RUN, f"teacher.path={teacher}"]
+    code, begun = 1, False
     try:
+        os.setsid()
+        # A shell that starts the tests in its background has them ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        folder.mkdir(exist_ok=True)
+        os.chdir(folder)
+        os.environ["RANKDISTILL_HOME"] = str(home)
+        os.dup2(write, 1)
+        os.dup2(os.open(folder / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        # What is reused has a heading here too, so that each attempt has as many.
+        console.reused = lambda stage, what, key: console.heading(stage, what)
+        sys.argv = ["rankdistill", *RUN, f"teacher.path={teacher}"]
+        begun = True
         rankdistill.app.cli.main()
-        os._exit(0)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code
     except BaseException:
+        if not begun:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(1)
+        os._exit(code)
 
 
 def _heading(line: str) -> str | None:
@@ -179,12 +220,20 @@ def content(store: Store) -> dict[str, Any]:
     return found
 
 
-def two_at_once(folder: Path, teacher: str) -> Store:
-    """The store of two runs of the same command at the same time, each output made by one."""
+def two_at_once(folder: Path, teacher: str, pause_after: float) -> Store:
+    """The store of two runs of the same command at the same time, each output made by one.
+
+    One of them is stopped for a second, and goes on.
+    """
     home, nowhere = folder / "two" / "home", os.open(os.devnull, os.O_WRONLY)
     home.mkdir(parents=True)
     places = [folder / "two" / name for name in ("a", "b")]
-    for child in [start(place, teacher, nowhere, home) for place in places]:
+    children = [start(place, teacher, nowhere, home) for place in places]
+    time.sleep(pause_after)
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        os.kill(children[0], number)
+        time.sleep(1)
+    for child in children:
         assert os.waitpid(child, 0)[1] == 0, [(p / "errors").read_text() for p in places]
     for output in (home / "outputs").iterdir():
         assert json.loads((output / "manifest.json").read_text())["attempts"] == 1, output
@@ -210,19 +259,24 @@ def main(folder: Path, teacher: str, kills: int, seed: int) -> dict[str, Any]:
     assert whole.exit == 0, (folder / "unbroken" / "errors").read_text()
     took = [b - a for a, b in zip(whole.moments, whole.moments[1:], strict=False)]
     expected, figures = content(Store(folder / "unbroken" / "home")), report(folder / "unbroken")
-    assert content(two_at_once(folder, teacher)) == expected
+    assert content(two_at_once(folder, teacher, sum(took) / 2)) == expected
+    stages = ["start", *whole.stages]
     hits: list[str] = []
+    signals: list[str] = []
     trial = 0
-    while len(hits) < kills or set(whole.stages) - set(hits):
+    while len(hits) < kills or set(stages) - set(hits):
         trial += 1
         broken = folder / f"broken-{trial}"
         watch = Watch(Store(broken / "home"))
-        for number in sorted(_targets(whole.stages, hits, kills, chance)):
-            killed = attempt(broken, teacher, number + 1, chance.uniform(0, 0.6 * took[number]))
+        for number in sorted(_targets(stages, hits, kills, chance)):
+            how = chance.choice(SIGNALS)
+            delay = chance.uniform(0, 0.6 * took[number])
+            killed = attempt(broken, teacher, number, delay, how)
             if killed.exit == 0:
                 break
-            assert killed.exit == signal.SIGKILL, (broken / "errors").read_text()
+            check_ended(killed, how, broken / "errors")
             hits.append(killed.hit)
+            signals.append(how.name)
             watch.check()
         last = attempt(broken, teacher)
         assert last.exit == 0, (broken / "errors").read_text()
@@ -235,7 +289,7 @@ def main(folder: Path, teacher: str, kills: int, seed: int) -> dict[str, Any]:
         assert report(broken) == figures, "the reports differ"
         assert not list(watch.store.root.rglob(".tmp-*")), "a half-written file is left"
         assert not list((watch.store.root / "partial").iterdir()), "a partial output is left"
-    return {"hits": hits, "trials": trial, "stages": whole.stages, "seconds": round(sum(took), 2)}
+    return {"hits": hits, "signals": signals, "trials": trial, "seconds": round(sum(took), 2)}
 
 
 def _targets(stages: list[str], hits: list[str], kills: int, chance: random.Random) -> list[int]:
@@ -248,4 +302,5 @@ def _targets(stages: list[str], hits: list[str], kills: int, chance: random.Rand
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    place, model, number, drawn = sys.argv[1:]
+    print(json.dumps(main(Path(place), model, int(number), int(drawn))))
