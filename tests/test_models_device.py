@@ -16,7 +16,7 @@ from ranking_trainer_data import TOKENIZER, config, ragged_groups
 from rankdistill import RankingTrainer
 from rankdistill.forward import bind
 from rankdistill.models import load_model, release
-from rankdistill.sample.vllm_worker import free_share
+from rankdistill.vllm_worker import free_share
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from conftest import model_in
 
 from rankdistill.errors import UserError
-from rankdistill.models import encode_prompt, load_model, load_tokenizer, locate, save_model
+from rankdistill.models import encode_prompt, load_model, load_tokenizer, save_model
 from rankdistill.sample import SamplingOptions
 from rankdistill.sample.transformers import TransformersSampler
 from rankdistill.sample.vllm import VLLMSampler
@@ -31,20 +31,17 @@ Pair = tuple[list[int], list[int]]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def models(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The bundled model, and one with every weight changed."""
-    folder = tmp_path_factory.mktemp("models")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RANKDISTILL_HOME", str(folder))
-        first = Path(locate("bundled/smollm2-135m-instruct"))
-        model, tokenizer = load_model(str(first)), load_tokenizer(str(first))
+    changed = tmp_path_factory.mktemp("models") / "changed"
+    model, tokenizer = load_model(str(converted)), load_tokenizer(str(converted))
     assert model.config.tie_word_embeddings
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
-    save_model(model, tokenizer, folder / "changed")
-    return first, folder / "changed"
+    save_model(model, tokenizer, changed)
+    return converted, changed
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +130,7 @@ def test_likelihood_is_what_transformers_computes(
         assert ours.abs().min() > 1
 
 
+@pytest.mark.slow
 def test_two_engines_write_what_one_writes(
     sampler: VLLMSampler, models: tuple[Path, Path], requests
 ) -> None:
@@ -146,6 +144,7 @@ def _responses(rows) -> list:
     return [response for _, group in rows for response in group]
 
 
+@pytest.mark.slow
 def test_exported_tied_it_would_not(models: tuple[Path, Path], requests, monkeypatch) -> None:
     """Why the weights are exported with a head of their own: a tied one stays the old one."""
     monkeypatch.setattr(
@@ -160,6 +159,20 @@ def test_exported_tied_it_would_not(models: tuple[Path, Path], requests, monkeyp
     assert difference(reloaded, transformers_logps(changed, pairs)) > 0.1
 
 
+def test_the_likeliest_tokens_are_those_of_transformers(
+    sampler: VLLMSampler, models: tuple[Path, Path], requests
+) -> None:
+    first, _ = models
+    prompt, response = requests[0][1], requests[1][1][:5]
+    [(ids, values)] = sampler.top_logps(model_in(first), [(prompt, response)], 50)
+    with torch.no_grad():
+        logits = load_model(str(first))(torch.tensor([prompt + response])).logits
+    top = logits[0, len(prompt) - 1 : -1].log_softmax(-1).topk(50)
+    torch.testing.assert_close(torch.tensor(values), top.values, rtol=0, atol=1e-3)
+    assert (torch.tensor(ids) == top.indices).float().mean() > 0.98  # but for ties
+
+
+# Last: it ends the engine of all the others.
 def test_a_child_that_dies_is_told_and_is_gone(
     sampler: VLLMSampler, models: tuple[Path, Path], requests, monkeypatch, tmp_path: Path
 ) -> None:
@@ -175,14 +188,3 @@ def test_a_child_that_dies_is_told_and_is_gone(
     assert sampler._processes == []
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-
-
-def test_the_likeliest_tokens_are_those_of_transformers(sampler, models, requests):
-    first, _ = models
-    prompt, response = requests[0][1], requests[1][1][:5]
-    [(ids, values)] = sampler.top_logps(model_in(first), [(prompt, response)], 50)
-    with torch.no_grad():
-        logits = load_model(str(first))(torch.tensor([prompt + response])).logits
-    top = logits[0, len(prompt) - 1 : -1].log_softmax(-1).topk(50)
-    torch.testing.assert_close(torch.tensor(values), top.values, rtol=0, atol=1e-3)
-    assert (torch.tensor(ids) == top.indices).float().mean() > 0.98  # but for ties

@@ -353,7 +353,7 @@ def test_a_killed_parent_leaves_no_child_and_its_files_are_swept(model: Path, lo
 def test_the_worker_ends_with_its_input() -> None:
     """Also where nothing asks the kernel to end it with its parent."""
     worker = subprocess.Popen(
-        [sys.executable, "-m", "rankdistill.sample.vllm_worker"], stdin=subprocess.PIPE
+        [sys.executable, "-m", "rankdistill.vllm_worker"], stdin=subprocess.PIPE
     )
     assert worker.stdin is not None
     worker.stdin.close()

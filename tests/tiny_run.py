@@ -99,13 +99,7 @@ def _composed_once(overrides: tuple[str, ...]) -> DictConfig:
 
 
 def _compose(overrides: tuple[str, ...]) -> DictConfig:
-    _register_once()
+    register()
     GlobalHydra.instance().clear()
     with initialize_config_module("rankdistill.conf", version_base="1.3"):
         return compose("config", list(overrides))
-
-
-@cache
-def _register_once() -> None:
-    """Reading all recipes takes as long as composing one of them."""
-    register()

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -71,22 +72,11 @@ def own_code(folder: Path) -> None:
 
 
 def register() -> None:
-    """Offer schemas, recipes and suites to Hydra, and the resolver that names run folders."""
-    from hydra.core.config_store import ConfigStore
+    """Offer schemas, recipes and suites to Hydra, and the resolvers that name run folders."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    register_schemas()
-    store = ConfigStore.instance()
-    for name, path in catalogue.recipe_files().items():
-        node = OmegaConf.create(path.read_text(encoding="utf-8"))
-        store.store(group="recipe", name=name, package="_global_", node=node)
-    store.store(group="recipe", name=NO_RECIPE, package="_global_", node={})
-    for name, path in catalogue.suite_files().items():
-        node = OmegaConf.create(path.read_text(encoding="utf-8"))
-        store.store(group="eval", name=name, package=f"eval.{name}", node=node)
-
-    _prefer_own_plug_ins()
+    _store()
 
     def overrides(root: Any) -> list[str]:
         return list((root.get("hydra") or HydraConfig.get()).overrides.task)
@@ -104,6 +94,24 @@ def register() -> None:
     OmegaConf.register_new_resolver(
         "gpus_of_point", lambda: int(shutil.which("nvidia-smi") is not None), replace=True
     )
+
+
+@cache
+def _store() -> None:
+    """What the package ships, once: reading all recipes takes as long as composing one."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    register_schemas()
+    store = ConfigStore.instance()
+    for name, path in catalogue.recipe_files().items():
+        node = OmegaConf.create(path.read_text(encoding="utf-8"))
+        store.store(group="recipe", name=name, package="_global_", node=node)
+    store.store(group="recipe", name=NO_RECIPE, package="_global_", node={})
+    for name, path in catalogue.suite_files().items():
+        node = OmegaConf.create(path.read_text(encoding="utf-8"))
+        store.store(group="eval", name=name, package=f"eval.{name}", node=node)
+    _prefer_own_plug_ins()
 
 
 def _prefer_own_plug_ins() -> None:

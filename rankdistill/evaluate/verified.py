@@ -235,6 +235,12 @@ class Tally:
         known = counts > 0
         return np.where(known, shares, 0.0).sum(-1) / np.maximum(known.sum(-1), 1)
 
+    @property
+    def constant(self) -> bool:
+        """Whether all shares are the same, so that the average is, however clusters are drawn."""
+        known = self.counts > 0
+        return bool(np.ptp(self.sums[known] / self.counts[known]) == 0.0)
+
 
 def tally(rows: Sequence[DemandRow], value: str = "followed") -> Tally | None:
     """Of one arm's rows; None where there are none.
@@ -288,7 +294,7 @@ def subset(rows: Sequence[DemandRow], name: str) -> list[DemandRow]:
 
 def share(of: Tally, seed: int) -> Interval:
     """The macro-average of an arm with its interval."""
-    return _interval(lambda weights: of.mean(weights), len(of.clusters), seed)
+    return _interval(of.mean, len(of.clusters), seed, of.constant)
 
 
 def difference(a: Tally, b: Tally, seed: int) -> Interval | None:
@@ -297,14 +303,19 @@ def difference(a: Tally, b: Tally, seed: int) -> Interval | None:
     if not common:
         return None
     left, right = a.on(common), b.on(common)
-    return _interval(lambda weights: left.mean(weights) - right.mean(weights), len(common), seed)
+    return _interval(
+        lambda weights: left.mean(weights) - right.mean(weights), len(common), seed,
+        left.constant and right.constant,
+    )  # fmt: skip
 
 
-def _interval(statistic: Any, clusters: int, seed: int) -> Interval:
+def _interval(statistic: Any, clusters: int, seed: int, constant: bool) -> Interval:
     """BCa over clusters (Efron 1987), as in `rankdistill.statistics`."""
     mean = float(statistic(np.ones(clusters)))
     if clusters == 1:
         return Interval(mean, None, None)
+    if constant:
+        return Interval(mean, mean, mean)
 
     def resampled(places: np.ndarray, axis: int = -1) -> np.ndarray:
         flat = places.reshape(-1, places.shape[-1])

@@ -42,21 +42,14 @@ class VLLMProcess:
     Args:
         folder: Where its log is written.
         environment: Added to its environment.
-        worker: The module that it runs.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        answers: Answers,
-        environment: Mapping[str, str],
-        worker: str = "rankdistill.sample.vllm_worker",
-    ) -> None:
+    def __init__(self, folder: Path, answers: Answers, environment: Mapping[str, str]) -> None:
         release()
         self.in_flight = 0
         """Requests that are not answered."""
         self._log = folder / "vllm.log"
-        command = [sys.executable, "-P", "-m", worker]
+        command = [sys.executable, "-P", "-m", "rankdistill.vllm_worker"]
         if threading.current_thread() is threading.main_thread():
             # The kernel's "kill me with my parent" means the thread that started the child, so it
             # is asked for only where that thread lives as long as the process.

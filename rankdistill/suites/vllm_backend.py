@@ -14,7 +14,7 @@ def vllm_model(run: Run, model: Model, batch_size: int | str) -> Any:
     """lm-eval's `VLLM` of a model, with the engine's options of `sample.vllm`."""
     from rankdistill.models import release
     from rankdistill.sample.vllm import device_arguments
-    from rankdistill.sample.vllm_worker import free_share
+    from rankdistill.vllm_worker import free_share
 
     release()
     # GiB of keys and values; without a GPU vLLM would take most of the memory for them.

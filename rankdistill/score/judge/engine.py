@@ -52,9 +52,7 @@ class Engine:
         self._number, self._closed = 0, False
         self._scratch = tempfile.TemporaryDirectory(prefix="rankdistill-judge-")
         self._answers: Answers = queue.Queue()
-        self._process = VLLMProcess(
-            Path(self._scratch.name), self._answers, {}, "rankdistill.score.judge.vllm_worker"
-        )
+        self._process = VLLMProcess(Path(self._scratch.name), self._answers, {})
         self._token = lru_cache(None)(lambda id: self._tokenizer.decode([id]))
         arguments = {
             "model": str(folder),

@@ -1,17 +1,24 @@
 """The process that owns a vLLM engine: JSON lines in, JSON lines out.
 
 vLLM leaves `torch.distributed` initialised and keeps its memory, so it never runs in the process
-that trains. Requests (`do`) and their answers, which `rankdistill.sample.vllm` sends and reads:
+that trains. It starts in seconds because it imports nothing else of the package. Requests (`do`)
+and their answers, which `rankdistill.sample.vllm` and `rankdistill.score.judge.engine` send and
+read:
 
     start   engine: arguments of vllm.LLM, folder   {"ready": true}
     reload  weights_path                            {"ready": true}
     sample  id, prompt, seeds, params               {"id": id, "responses": [[token, ...], ...]}
     logps   id, prompt, response                    {"id": id, "logps": [...]}
     logps   id, prompt, response, k                 {"id": id, "ids": [[..k], ...], "values": same}
+    judge   id, prompt, schema, params              {"id": id, "tokens": [...], "cut": bool,
+                                                     "steps": [...]}
     cancel                                          {"cancelled": true}
 
-Answers come as they are finished, in any order. The process ends when its input ends, whatever it
-is doing, so it does not outlive its parent; an error ends it with a traceback on standard error.
+A judge's answer is one that a JSON schema allows; `steps` has the log-probabilities of the
+likeliest tokens at each of its tokens, by token id, and is empty where `params` do not ask for
+them. Answers come as they are finished, in any order. The process ends when its input ends,
+whatever it is doing, so it does not outlive its parent; an error ends it with a traceback on
+standard error.
 """
 
 from __future__ import annotations
@@ -42,6 +49,8 @@ class Worker:
         """What there is of the responses of every `sample` request that is not answered."""
         self._texts: dict[int, tuple[int, list[int], int]] = {}
         """Prompt length, response and k of every `logps` request that is not answered."""
+        self._judged: set[int] = set()
+        """Numbers of the `judge` requests that are not answered."""
 
     def work(self, requests: queue.Queue[dict[str, Any]]) -> None:
         """Take requests as they come, and one step of the engine after the other, for ever."""
@@ -83,11 +92,23 @@ class Worker:
         self._texts[id] = len(prompt), response, k
         self._add(f"{id}-0", prompt + response, max_tokens=1, temperature=0.0, prompt_logprobs=k)
 
+    def judge(
+        self, id: int, prompt: list[int], schema: dict[str, Any], params: dict[str, Any]
+    ) -> None:
+        """One text that the schema allows."""
+        from vllm.sampling_params import StructuredOutputsParams
+
+        self._judged.add(id)
+        self._add(
+            f"{id}-0", prompt, structured_outputs=StructuredOutputsParams(json=schema), **params
+        )
+
     def cancel(self) -> None:
         """Forget all requests."""
         names = [f"{id}-{k}" for id, rows in self._responses.items() for k in range(len(rows))]
-        self._llm.llm_engine.abort_request(names + [f"{id}-0" for id in self._texts])
-        self._responses, self._texts = {}, {}
+        names += [f"{id}-0" for id in (*self._texts, *self._judged)]
+        self._llm.llm_engine.abort_request(names)
+        self._responses, self._texts, self._judged = {}, {}, set()
         self._answer(cancelled=True)
 
     def _add(self, name: str, token_ids: list[int], **params: Any) -> None:
@@ -114,6 +135,9 @@ class Worker:
                     continue
                 pairs = zip(response, steps, strict=True)
                 self._answer(id=id, logps=[step[token].logprob for token, step in pairs])
+            elif id in self._judged:
+                self._judged.remove(id)
+                self._answer(id=id, **_written(output.outputs[0]))
             elif id in self._responses:
                 self._responses[id][k] = list(output.outputs[0].token_ids)
                 if None not in self._responses[id]:
@@ -152,6 +176,17 @@ def _likeliest(steps: Sequence[Mapping[int, Any]], k: int) -> dict[str, list[Any
     }
 
 
+def _written(text: Any) -> dict[str, Any]:
+    """A judge's answer; see the module."""
+    return {
+        "tokens": list(text.token_ids),
+        "cut": text.finish_reason == "length",
+        "steps": [
+            {token: entry.logprob for token, entry in step.items()} for step in text.logprobs or []
+        ],
+    }
+
+
 def read(lines: TextIO, requests: queue.Queue[dict[str, Any]]) -> None:
     """Queue every line; at the end of the input, end the process."""
     for line in lines:
@@ -159,7 +194,7 @@ def read(lines: TextIO, requests: queue.Queue[dict[str, Any]]) -> None:
     os._exit(0)
 
 
-def main(worker: type[Worker] = Worker) -> None:
+def main() -> None:
     """Serve on the standard streams; what libraries print goes to standard error."""
     if len(sys.argv) > 1 and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -172,7 +207,7 @@ def main(worker: type[Worker] = Worker) -> None:
     requests: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=read, args=(sys.stdin, requests), daemon=True).start()
     try:
-        worker(answers).work(requests)
+        Worker(answers).work(requests)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
