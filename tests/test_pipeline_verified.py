@@ -88,3 +88,8 @@ def test_models_as_they_are_judge_nothing_by_a_teacher(monkeypatch, tmp_path, te
     )  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["judge"] == {"name": "verifier", "is_training_teacher": False}
+    # The student is the base here, so it follows what the base follows, in every arm.
+    found = metrics["verified"]
+    assert set(found["arms"]) >= {"warmed_up", "warmed_up_greedy", "warmed_up_best_of_2", "trained"}
+    sampled = found["contrasts"]["sampled"]["trained"]
+    assert (sampled["mean"], sampled["low"], sampled["high"]) == (0, 0, 0)

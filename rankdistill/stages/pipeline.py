@@ -56,7 +56,7 @@ from rankdistill.stages.student import check_models, student
 from rankdistill.stages.suites import check_suites, measure_suites
 from rankdistill.stages.train import train
 from rankdistill.stages.validation import Validation
-from rankdistill.stages.verified import Verification, is_plain, verifier_of
+from rankdistill.stages.verified import Verification, by_split_of, verification_of
 from rankdistill.stages.warmup import check_warmup, warm_up
 from rankdistill.stages.without_training import evaluate
 from rankdistill.stages.writers import verified_too, written_by_all
@@ -120,18 +120,18 @@ def _run(job: Run, report: RunReport) -> float | None:
     ranked_set = existing(job) if job.settings.rank.path is not None else None
     prompts = load(job) if ranked_set is None else ranked_set
     check_conversations(job, prompts)
-    by_split = _by_split(prompts)
+    by_split = by_split_of(prompts)
     console.part(None)
     start = student(job, prompts)
     console.part("warmup")
     shown = seen_by_teacher(prompts, job.teachers_view)
-    for_teacher = by_split if shown is prompts else _by_split(shown)
+    for_teacher = by_split if shown is prompts else by_split_of(shown)
     teacher_response = _teacher_response(job, for_teacher["train"])
     taught = teach(job, shown, for_teacher)
     _answer_held_out(job, by_split["heldout"])
     warm, report.warmup_history = warm_up(job, start, for_teacher["train"], taught)
     console.part(None)
-    verification = _verification(job, by_split)
+    verification = verification_of(job, by_split)
     validation = Validation(job, by_split["validation"], warm, ranked_set)
     trained, ranked, rewarding = warm, None, None
     grid, learning_rate = job.settings.train.learning_rate_grid, None
@@ -231,24 +231,6 @@ def _trained(
     moved = job.settings.round_reference is RoundReference.moved
     reference = student if moved else warm
     return train(job, student, ranked, reference=reference, learning_rate=learning_rate)
-
-
-def _by_split(prompts: Rows) -> dict[str, Rows]:
-    """The prompts of each split; `plain` are the held-out ones that demand nothing."""
-    by_split: dict[str, list[Any]] = {n: [] for n in ("train", "validation", "heldout", "plain")}
-    for row in prompts:
-        prompt = {key: value for key, value in row.items() if key != "responses"}
-        by_split["plain" if is_plain(row) else row["split"]].append(prompt)
-    return {name: Rows(rows, prompts.key) for name, rows in by_split.items()}
-
-
-def _verification(job: Run, by_split: dict[str, Rows]) -> Verification | None:
-    """What is measured of verified answers; None where no verifier judges the evaluation."""
-    suite, quick, verifier = job.settings.verified, job.settings.quick, verifier_of(job.settings)
-    answered = not job.settings.reward.only and by_split["heldout"].rows
-    if suite is None or quick is None or verifier is None or not answered:
-        return None
-    return Verification(job, suite, verifier, by_split, quick.responses_per_prompt)
 
 
 def _teacher_response(job: Run, prompts: Rows) -> Rows | None:

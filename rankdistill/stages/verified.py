@@ -62,6 +62,24 @@ def is_plain(prompt: Mapping[str, Any]) -> bool:
     return columns.get("demands") == []
 
 
+def by_split_of(prompts: Rows) -> dict[str, Rows]:
+    """The prompts of each split; `plain` are the held-out ones that demand nothing."""
+    by_split: dict[str, list[Any]] = {n: [] for n in ("train", "validation", "heldout", "plain")}
+    for row in prompts:
+        prompt = {key: value for key, value in row.items() if key != "responses"}
+        by_split["plain" if is_plain(row) else row["split"]].append(prompt)
+    return {name: Rows(rows, prompts.key) for name, rows in by_split.items()}
+
+
+def verification_of(run: Run, by_split: Mapping[str, Rows]) -> Verification | None:
+    """What is measured of verified answers; None where no verifier judges the evaluation."""
+    suite, quick, verifier = run.settings.verified, run.settings.quick, verifier_of(run.settings)
+    answered = not run.settings.reward.only and by_split["heldout"].rows
+    if suite is None or quick is None or verifier is None or not answered:
+        return None
+    return Verification(run, suite, verifier, by_split, quick.responses_per_prompt)
+
+
 @dataclass
 class Verification:
     """The arms of a run's models on its held-out prompts."""

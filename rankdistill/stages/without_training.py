@@ -14,7 +14,7 @@ from rankdistill.stages.run_folder import write_run_folder
 from rankdistill.stages.score import check_conversations
 from rankdistill.stages.student import student
 from rankdistill.stages.suites import measure_suites
-from rankdistill.stages.verified import is_plain
+from rankdistill.stages.verified import by_split_of, verification_of
 
 
 def evaluate(run: Run, report: RunReport) -> None:
@@ -37,10 +37,15 @@ def evaluate(run: Run, report: RunReport) -> None:
     if settings.quick is not None and prompts is not None and run.base is not None:
         # Between models as they are there is no training that sharpening could pass for.
         quick = replace(settings.quick, sharpening_control=False)
-        held_out = [row for row in prompts.of_splits("heldout") if not is_plain(row)]
-        evaluation = Evaluation(run, quick, replace(prompts, source=held_out), run.base)
+        by_split = by_split_of(prompts)
+        verification = verification_of(run, by_split)
+        if verification is not None:
+            verification.sample(models)
+        evaluation = Evaluation(run, quick, by_split["heldout"], run.base)
         figures, report.groups = evaluation.compare(models)
         report.models = [replace(model, label=labels[model.name]) for model in figures]
+        if verification is not None:
+            report.verified = verification.measure(models, labels, None)
     report.suites = measure_suites(run, models, labels)
     write_run_folder(run, report, {})
 
