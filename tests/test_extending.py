@@ -43,13 +43,10 @@ def test_a_scorer_of_ones_own_is_not_said_to_be_the_teachers(
 ASKING = """
 
 class Asking(FewCommas):
-    name = "asking"
     by_rule, uses_teacher, max_batch_tokens = False, True, 1000
 
 
 class Writing(Asking):
-    name = "writing"
-
     def questions(self, responses):
         return Questions(count=responses, shown=1, answer_tokens=5)
 """
@@ -59,7 +56,7 @@ class Writing(Asking):
     ("kind", "planned"),
     [
         ("FewCommas", None),
-        ("Asking", " by asking"),
+        ("Asking", " by few_commas"),
         ("Writing", " questions to a judge"),
     ],
 )
@@ -75,7 +72,7 @@ def test_a_scorer_of_ones_own_is_planned_for_as_it_says(
     assert plan([*asked, *limits, "sample.responses_per_prompt=4", "--json"]) == 0
     stages = json.loads(capsys.readouterr().out)["stages"]
     scored = [row["what"] for row in stages if row["stage"] == "score"]
-    assert all(what.endswith(planned or "-") for what in scored)
+    assert all(what.endswith(planned or "-") for what in scored), scored
     assert bool(scored) == (planned is not None)
 
 

@@ -88,7 +88,7 @@ def test_an_engine_is_told_that_code_may_run(own, monkeypatch, tmp_path):
     monkeypatch.setattr("rankdistill.sample.vllm.export_untied", lambda *_, **__: None)
     for model in (trusting(own), Model(str(own), {})):
         sampler = VLLMSampler()
-        sampler._serve(model, 8)
+        sampler._serve(model, 8, 1)
         assert asked[-1]["engine"]["trust_remote_code"] is model.loading.trust_remote_code
         sampler._processes.clear()
         sampler.close()

@@ -196,12 +196,12 @@ def test_opposite_demands_double_the_prompts_and_the_candidates_but_not_the_samp
         "prompts.instructions.both_sides=false", "sample.from_cluster=false",
     )  # fmt: skip
     assert (once["counts"]["train"], twice["counts"]["train"]) == (100, 200)
-    assert (once["counts"]["responses"], twice["counts"]["responses"]) == (8, 16)
+    assert (once["counts"]["responses"], twice["counts"]["responses"]) == (4, 8)
     sampled = [
         next(s["what"] for s in found["stages"] if s["what"].startswith("student: "))
         for found in (once, twice)
     ]
-    assert [what.split(": ")[1] for what in sampled] == ["132 prompts x 8", "232 prompts x 8"]
+    assert [what.split(": ")[1] for what in sampled] == ["132 prompts x 4", "232 prompts x 4"]
 
 
 def test_rrhf_with_four_responses_fits_a_7b_model_in_24_gb_by_qlora(capsys):
