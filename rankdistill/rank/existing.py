@@ -62,8 +62,8 @@ def read_ranked(
     unpaired: dict[str, _Row] = {}
     ours = tokenizer_digest(tokenizer)
     several = len(rank.sets) > 1
-    given = ((name, *read) for name in rank.sets for read in set_rows(name))
-    for of, where, row, written_by in given:
+    rows = ((name, *read) for name in rank.sets for read in set_rows(name))
+    for of, where, row, written_by in rows:
         counts["read"] += 1
         asked = prompt_column(row, prompts.column, columns)
         odd.add_unread(unread_columns(row, asked), where)
