@@ -25,11 +25,11 @@ from rankdistill.evaluate.guards import (
     right_share,
     top_1,
     unasked,
-    without_marks,
 )
 from rankdistill.evaluate.readings import NO_ANSWER, QUESTION, belongs, teacher_logp
 from rankdistill.models import Rows, encode_prompt, encode_response
 from rankdistill.prompts.demands import kinds
+from rankdistill.score.verifier.degenerate import without_marks
 from rankdistill.score.verifier.instructions import follows
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ from judge_data import group, judged, scorer, values
 
 from rankdistill.errors import UserError
 from rankdistill.score.verifier.answers import final_number
+from rankdistill.score.verifier.degenerate import is_loop
 from rankdistill.score.verifier.instructions import follows
 
 
@@ -212,3 +214,51 @@ def test_kept_columns_come_with_the_prompts(tmp_path, tokenizer):
     assert json.loads(prompt["columns"]) == {"answer": "#### 4", "more": [1]}
     with pytest.raises(UserError, match=r"'answers', which line 1 .* did you mean 'answer'"):
         load_prompts(str(file), tokenizer, keep=["answers"], **options)
+
+
+TITLE = {"instruction_id_list": ["detectable_format:title"], "kwargs": [{}]}
+WORDS = {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["garden"]}]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "texts", "followed", "kept"),
+    [
+        (TITLE, ["<<Tea>>", "<<Tea>>\nIt is hot.", "It is hot."], [1, 1, 0], [0, 1, 0]),
+        (WORDS, ["garden", "The garden.", "In my garden, roses grow."], [1, 1, 1], [0, 0, 1]),
+        # Six trigrams, of which three are different: half occurred before.
+        (WORDS, ["a garden grows a garden grows a garden"], [1], [0]),
+        # Nothing that was asked for is in it: short is not degenerate.
+        (WORDS, ["Paris.", "No"], [0, 0], [0, 0]),
+    ],
+)
+def test_a_mark_alone_and_a_loop_follow_nothing_under_score_demands(columns, texts, followed, kept):
+    assert scores(texts, columns, rule="ifeval") == followed
+    assert scores(texts, columns, rule="ifeval", degenerate=0.0) == kept
+    assert scores(texts, columns, rule="ifeval", degenerate=-1.0) == [
+        -1 if yes != is_kept else is_kept for yes, is_kept in zip(followed, kept, strict=True)
+    ]
+
+
+def test_a_short_answer_without_a_mark_keeps_its_value():
+    assert scores(["18", "**18**"], {"answer": "18"}, degenerate=0.0) == [1.0, 0.0]
+
+
+def test_a_loop_that_has_no_value_gets_none():
+    nothing_asked = {"instruction_id_list": [], "kwargs": []}
+    assert math.isnan(scores(["no no no no"], nothing_asked, rule="ifeval", degenerate=0.0)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "loop"),
+    [
+        ("", False),
+        ("no no", False),
+        ("no no no no", True),
+        ("One two three, four five six.", False),
+        # Ten trigrams, three of which occurred before; then two.
+        ("a b c d e f g a b c d e", True),
+        ("a b c d e f g h a b c d", False),
+    ],
+)
+def test_loops(text, loop):
+    assert is_loop(text) is loop

@@ -18,19 +18,11 @@ from rankdistill.evaluate.figures import repetition
 from rankdistill.prompts.demands import kinds
 from rankdistill.prompts.instructions import demands_of
 from rankdistill.rows import Group
+from rankdistill.score.verifier.degenerate import is_only_marks, texts_of
 from rankdistill.score.verifier.instructions import follows
 
 OTHERS = 10
 """Base prompts that an answer's own is held against."""
-FEW_WORDS = 3
-"""An answer with fewer words than this beside its marks is nothing but marks."""
-# None of them looks further than its own line or mark: an answer may be 100 kB of one sign.
-_MARKS = (
-    re.compile(r"<<(?:(?!<<|>>)[^\n])*>>"),
-    re.compile(r"^[^\w\n]*P\.\s?S\.?.*$", re.IGNORECASE | re.MULTILINE),
-    re.compile(r"\[[^\[\]\n]*\]"),
-    re.compile(r"[*_#>\"`]+"),
-)
 
 
 def base_of(group: Mapping[str, object]) -> str | None:
@@ -65,20 +57,11 @@ def right_share(groups: Sequence[Group]) -> tuple[float | None, int]:
     return (fmean(verdicts) if verdicts else None), len(verdicts)
 
 
-def without_marks(text: str, phrases: Sequence[str] = ()) -> str:
-    """What is left of an answer when titles, postscripts, brackets, bold and phrases are out."""
-    for phrase in phrases:
-        text = re.sub(re.escape(phrase), " ", text, flags=re.IGNORECASE)
-    for mark in _MARKS:
-        text = mark.sub(" ", text)
-    return text
-
-
 def only_marks_share(groups: Sequence[Group]) -> float | None:
     """Share of the answers that are nothing but marks, where a mark was asked for.
 
     Titles, postscripts, bullets, bold, brackets, and the phrases and words that were asked for are
-    taken out; fewer than `FEW_WORDS` words are left. None: no prompt asks for a mark.
+    taken out; fewer than three words are left. None: no prompt asks for a mark.
     """
     verdicts = []
     for group in groups:
@@ -86,18 +69,9 @@ def only_marks_share(groups: Sequence[Group]) -> float | None:
         marks = [d for d in demands if d.side == d.kind and kinds()[d.kind].group == "marks"]
         if not marks:
             continue
-        phrases = [text for d in marks for text in _texts(d.arguments)]
-        for response in group["responses"]:
-            left = re.findall(r"\w+", without_marks(response["text"], phrases))
-            verdicts.append(len(left) < FEW_WORDS)
+        phrases = [text for d in marks for text in texts_of(d.arguments)]
+        verdicts += [is_only_marks(response["text"], phrases) for response in group["responses"]]
     return fmean(verdicts) if verdicts else None
-
-
-def _texts(arguments: Mapping[str, object]) -> list[str]:
-    found = []
-    for value in arguments.values():
-        found += [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return found
 
 
 def unasked(groups: Sequence[Group]) -> dict[str, float]:
@@ -113,7 +87,7 @@ def unasked(groups: Sequence[Group]) -> dict[str, float]:
     for kind in kinds().values():
         side = kind.sides[0]
         arguments = side.known.arguments[0]
-        if kind.group == "marks" and not _texts(arguments):
+        if kind.group == "marks" and not texts_of(arguments):
             shares[side.name] = fmean(follows(text, side.rule, arguments) for text in texts)
     return shares
 

@@ -147,6 +147,7 @@ class VerifierOptions:
     column: str
     pattern: str | None
     timeout_s: float = CHECK_S
+    degenerate: float | None = None
 
     def __post_init__(self) -> None:
         above_zero("score", self, "timeout_s")

@@ -17,6 +17,7 @@ from rankdistill.fields import identity_of
 from rankdistill.rows import Group
 from rankdistill.score.schema import CHECK_S, VerifierOptions
 from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
+from rankdistill.score.verifier.degenerate import is_degenerate
 from rankdistill.score.verifier.function import source_digest
 from rankdistill.score.verifier.instructions import check_names
 from rankdistill.score.verifier.processes import Checkers
@@ -52,6 +53,8 @@ class Verifier(VerifierOptions, Scorer):
         own = {"source": source_digest(self.rule)} if self._rule.own else {}
         # Outputs that were made before there was a limit are those of the default one.
         usual = ("timeout_s",) if self.timeout_s == CHECK_S else ()
+        # Nor was there a value of degenerate responses.
+        usual += ("degenerate",) if self.degenerate is None else ()
         return {
             "scorer": self.name,
             "code": _CODE.get(self.rule, 1),
@@ -75,8 +78,18 @@ class Verifier(VerifierOptions, Scorer):
                     self._refuse(answer, groups)
                 counts = failures.add(group["prompt_id"], answers)
                 values = [math.nan if a.value is None else a.value for a in answers]
-                yield [Verdict(values, counts=counts)]
+                yield [Verdict(self._without_degenerate(group, values), counts=counts)]
         failures.tell(self.rule)
+
+    def _without_degenerate(self, group: Group, values: list[float]) -> list[float]:
+        if self.degenerate is None:
+            return values
+        columns = _columns(group)
+        found = [is_degenerate(response["text"], columns) for response in group["responses"]]
+        return [
+            self.degenerate if bad and not math.isnan(value) else value
+            for bad, value in zip(found, values, strict=True)
+        ]
 
     @property
     def _rule(self) -> Rule:
