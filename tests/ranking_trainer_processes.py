@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from test_ranking_trainer import NotFiniteAbove
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
 from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
 from rankdistill.forward import token_count
 from rankdistill.objectives import DPO, RRHF
+from rankdistill.trainer.checkpoints import last_checkpoint
+from rankdistill.trainer.stopping import saves_when_stopped
 
 CASES: dict[str, dict[str, Any]] = {
     # Tail of 2 prompts, whose second accumulation step has no prompt on either of two processes.
@@ -116,8 +120,31 @@ def stop(folder: Path) -> str:
     return "trained"
 
 
+class _Ask(TrainerCallback):
+    """Ctrl-C in the last process, in the second step."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1 and args.process_index == args.world_size - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def asked(folder: Path) -> tuple[int, str | None]:
+    """Where a training stops that one process is asked to, and its last checkpoint."""
+    args = config(folder / "asked", per_device_train_batch_size=1, save_strategy="steps")
+    trainer = RankingTrainer(
+        build_model("gpt2", layers=1), args, ragged_groups(8), RRHF(), processing_class=TOKENIZER
+    )
+    trainer.add_callback(_Ask())
+    try:
+        with saves_when_stopped(trainer):
+            trainer.train()
+    except KeyboardInterrupt:
+        return trainer.state.global_step, last_checkpoint(folder / "asked")
+    return -1, None
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     result: dict[str, Any] = {name: run(name, folder) for name in CASES}
-    result["stop"] = stop(folder)
+    result["stop"], result["asked"] = stop(folder), asked(folder)
     torch.save(result, folder / f"process-{os.environ['RANK']}.pt")

@@ -34,3 +34,9 @@ def test_same_losses_and_weights_as_one_process(processes, tmp_path, case):
 def test_both_processes_stop_and_name_the_prompt(processes):
     for of_process in processes:
         assert "The loss is not finite at step 2, on the prompts p2:" in of_process["stop"]
+
+
+def test_both_processes_save_and_stop_where_one_is_asked_to(processes):
+    for of_process in processes:
+        step, checkpoint = of_process["asked"]
+        assert step == 2 and checkpoint.endswith("checkpoint-2")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 from conftest import build_model
 from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, trained, weights
+from transformers import TrainerCallback
 
 from rankdistill import RankingTrainer
 from rankdistill.objectives import DPO
+from rankdistill.shell import Terminated, terminable
 from rankdistill.trainer.checkpoints import last_checkpoint, owes_evaluation
+from rankdistill.trainer.stopping import SIGNALS, saves_when_stopped
 
 ROWS = ragged_groups(10)
 
@@ -62,6 +68,66 @@ def test_continues_from_the_last_complete_checkpoint(tmp_path, unbroken):
     again.train(resume_from_checkpoint=True)
     assert logged(again) == logged(unbroken)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+
+
+class Ask(TrainerCallback):
+    """Sends this process a signal in the middle of a step, or two."""
+
+    def __init__(self, number: int, step: int, times: int = 1) -> None:
+        self.number, self.step, self.times = number, step, times
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step - 1:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_training_that_is_asked_to_stop_saves_its_step_and_goes_on_from_it(
+    tmp_path, unbroken, number
+):
+    def trainer() -> RankingTrainer:
+        how = dataclasses.replace(arguments(tmp_path), save_steps=50)
+        return RankingTrainer(build_model(), how, ROWS, DPO(), processing_class=TOKENIZER)
+
+    stopped, handlers = trainer(), [signal.getsignal(n) for n in SIGNALS]
+    stopped.add_callback(Ask(number, 3))
+    expected = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    with terminable(), pytest.raises(expected), saves_when_stopped(stopped):
+        stopped.train()
+    assert [signal.getsignal(n) for n in SIGNALS] == handlers
+    assert stopped.state.global_step == 3
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+    again = trainer()
+    again.train(resume_from_checkpoint=True)
+    assert logged(again) == logged(unbroken)
+    for name, value in weights(unbroken).items():
+        assert torch.equal(weights(again)[name], value), name
+
+
+def test_a_second_signal_stops_a_training_at_once(tmp_path):
+    trainer = RankingTrainer(
+        build_model(), arguments(tmp_path), ROWS, DPO(), processing_class=TOKENIZER
+    )
+    trainer.add_callback(Ask(signal.SIGINT, 3, times=2))
+    with pytest.raises(KeyboardInterrupt), saves_when_stopped(trainer):
+        trainer.train()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+def test_a_signal_that_is_ignored_stays_ignored_while_a_model_trains(tmp_path):
+    """As SIGINT is in a job that a shell started in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        trainer = RankingTrainer(
+            build_model(), arguments(tmp_path), ROWS, DPO(), processing_class=TOKENIZER
+        )
+        trainer.add_callback(Ask(signal.SIGINT, 3))
+        with saves_when_stopped(trainer):
+            trainer.train()
+        assert trainer.state.global_step == 8
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_resume_without_a_checkpoint_starts_anew(tmp_path, unbroken):

@@ -28,6 +28,7 @@ from rankdistill.train.reward.trainer import RewardTrainer
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.progress import peak_memory, show_progress
+from rankdistill.trainer.stopping import saves_when_stopped
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,8 @@ def _train(
         settings,
     )
     show_progress(trainer)
-    trainer.train(resume_from_checkpoint=True)
+    with saves_when_stopped(trainer):
+        trainer.train(resume_from_checkpoint=True)
     figures: dict[str, Any] = {"groups": len(training), "steps": trainer.state.global_step}
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)

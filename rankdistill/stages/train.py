@@ -20,6 +20,7 @@ from rankdistill.trainer.checkpoints import owes_evaluation
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.progress import peak_memory, show_progress
+from rankdistill.trainer.stopping import saves_when_stopped
 
 INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale")
 """The peak learning rate is in the key, so the keys it is computed from are not."""
@@ -108,7 +109,8 @@ def _train(
         or None,
     )
     show_progress(trainer)
-    trainer.train(resume_from_checkpoint=True)
+    with saves_when_stopped(trainer):
+        trainer.train(resume_from_checkpoint=True)
     save_trained(trainer, tokenizer, partial.path / "model", load)
     if trainer.is_world_process_zero():
         (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))

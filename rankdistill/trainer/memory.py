@@ -77,11 +77,11 @@ def set_random_state(device: torch.device, states: Sequence[torch.Tensor]) -> No
         torch.get_device_module(device).set_rng_state(states[1], device)
 
 
-def anyone(trainer: Any, out: bool) -> bool:
-    """Whether any process ran out of memory; every process must call it."""
+def anyone(trainer: Any, here: bool) -> bool:
+    """Whether it is so in any process, such as being out of memory; every process must call it."""
     if trainer.accelerator.num_processes == 1:
-        return out
-    count = torch.tensor(int(out), device=trainer.args.device)
+        return here
+    count = torch.tensor(int(here), device=trainer.args.device)
     return int(trainer.accelerator.reduce(count, reduction="sum")) > 0
 
 

@@ -19,6 +19,7 @@ from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.progress import show_progress
+from rankdistill.trainer.stopping import saves_when_stopped
 from rankdistill.warmup.matching import MODULE
 from rankdistill.warmup.optimisation import training_arguments
 from rankdistill.warmup.rows import TokenRow, figures, token_rows
@@ -109,7 +110,8 @@ class Distillation(DistillationOptions, Warmup):
             processing_class=lesson.tokenizer,
         )
         show_progress(trainer)
-        result = trainer.train(resume_from_checkpoint=True)
+        with saves_when_stopped(trainer):
+            result = trainer.train(resume_from_checkpoint=True)
         model._modules.pop(MODULE, None)  # of use while training only
         save_trained(trainer, lesson.tokenizer, out, load)
         return {**figures(trainer, result, rows), **told.figures, **trainer.memory_figures}

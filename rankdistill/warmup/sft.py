@@ -19,6 +19,7 @@ from rankdistill.trainer.checkpoints import last_checkpoint
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.progress import show_progress
+from rankdistill.trainer.stopping import saves_when_stopped
 from rankdistill.warmup.conversations import Conversations
 from rankdistill.warmup.optimisation import training_arguments
 from rankdistill.warmup.rows import TokenRow, figures, token_rows
@@ -94,7 +95,8 @@ class SFTWarmup(SFTOptions, Warmup):
             processing_class=tokenizer,
         )
         show_progress(trainer)
-        result = trainer.train(resume_from_checkpoint=last_checkpoint(how.checkpoints))
+        with saves_when_stopped(trainer):
+            result = trainer.train(resume_from_checkpoint=last_checkpoint(how.checkpoints))
         save_trained(trainer, tokenizer, out, load)
         return figures(trainer, result, rows)
 
