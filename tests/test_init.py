@@ -33,6 +33,8 @@ def test_it_runs_as_it_is(project, tmp_path, monkeypatch, teacher):
     )  # fmt: skip
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["judge"]["name"] == "near_length" and metrics["title"].startswith("Hinge")
+    # It asks no teacher, so none is said to have ranked.
+    assert metrics["ranked_by"] == "near_length" and metrics["title"].endswith("by near_length")
     config = (run / "config.yaml").read_text()
     assert "my project/prompts.jsonl" in config and "_target_: my_parts.Hinge" in config
 

@@ -137,6 +137,7 @@ def test_rounds_sample_anew_with_the_newest_student(monkeypatch, tmp_path, teach
     moved = run_here(monkeypatch, tmp_path, *arguments)
     metrics = metrics_in(moved)
     assert metrics["title"].startswith("DPO, 2 rounds: ")
+    assert metrics["title"].endswith(f", ranked by likelihood under {teacher}")
     rounds = [s for s in stages(moved, "sample") if "train and validation" in s["what"]]
     assert len(rounds) == 2 and rounds[0]["key"] != rounds[1]["key"]
     assert len(stages(moved, "train")) == len(stages(moved, "reference")) == 2

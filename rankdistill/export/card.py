@@ -131,13 +131,16 @@ def _story(source: Source) -> dict[str, Any]:
         return {"run": None}
     made = [stage for stage in metrics["stages"] if not stage["reused"]]
     started = config["student"].get("path") or config["teacher"]["path"]
+    teacher = hub_name(config["teacher"]["path"]) or config["teacher"]["path"]
     return {
         "run": metrics,
         "start": started,
         "start_name": hub_name(started) or started,
         "layers": config["student"].get("keep_layers"),
         "lora": (config["student"].get("lora") or {}).get("r"),
-        "teacher": hub_name(config["teacher"]["path"]) or config["teacher"]["path"],
+        "teacher": teacher,
+        # Runs of before say the teacher alone.
+        "ranked_by": metrics.get("ranked_by") or teacher,
         "ranked_set": " and ".join(_paths(config, "rank")) or None,
         "prompts": " and ".join(_paths(config, "rank") or _paths(config, "prompts")),
         "objective": str(config["objective"]["_target_"]).rpartition(".")[2],

@@ -54,6 +54,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         "command": report.command,
         "date": report.date,
         "judge": {"name": report.judge, "is_training_teacher": report.judged_by_training_teacher},
+        "ranked_by": report.ranked_by,
         "baseline": report.baseline,
         "trained": report.trained,
         **roles,

@@ -53,6 +53,8 @@ class RunReport:
     """What the scores are: `likelihood under <teacher>`."""
     judged_by_training_teacher: bool
     """The judge of this evaluation also ranked the responses that the student was trained on."""
+    ranked_by: str | None = None
+    """The same of what ranked the training responses; None: an existing set has its ranks."""
     models: Sequence[ModelFigures] = ()
     """The columns, in their order; none where nothing was sampled."""
     groups: Mapping[str, Sequence[Group]] = field(default_factory=dict)

@@ -20,10 +20,11 @@ from rich.markup import escape
 from rankdistill import __version__
 from rankdistill.console import console, finish, is_main_process, log, say
 from rankdistill.report import RunReport, print_summary, shown, write_report
+from rankdistill.score.ensemble import Ensemble
+from rankdistill.score.scorer import Scorer
 from rankdistill.stages.comparison import evaluation_judge, judged_by_own_teacher
 from rankdistill.stages.rounds import method
 from rankdistill.stages.run import Run
-from rankdistill.stages.settings import Settings
 from rankdistill.store.manifest import versions
 
 
@@ -33,7 +34,8 @@ def begin_report(run: Run, config: DictConfig) -> RunReport:
     student = settings.student.path or settings.teacher.path
     layers = f", {settings.student.keep_layers} layers" if settings.student.keep_layers else ""
     existing = settings.rank.named
-    by = existing or f"ranked by {settings.teacher.path}"
+    ranked_by = None if existing else _about(settings.scorer, settings.teacher.path)
+    by = existing or f"ranked by {ranked_by}"
     title = f"{method(settings)}: {student}{layers}, {by}"
     if not settings.trains:
         title = f"{', '.join(settings.suites) or 'quick'}: {student}{layers}"
@@ -42,7 +44,8 @@ def begin_report(run: Run, config: DictConfig) -> RunReport:
         recipe=HydraConfig.get().runtime.choices.get("recipe") or "none",
         command=shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]]),
         config_yaml=OmegaConf.to_yaml(config, resolve=True),
-        judge=_judge(settings),
+        judge=_about(evaluation_judge(settings), settings.teacher.path),
+        ranked_by=ranked_by,
         judged_by_training_teacher=judged_by_own_teacher(settings),
         versions=versions(),
         control="sharpened" if settings.quick and settings.quick.sharpening_control else None,
@@ -102,10 +105,9 @@ def _ending(run: Run, report: RunReport, folders: Mapping[str, Path]) -> dict[st
     return lines
 
 
-def _judge(settings: Settings) -> str:
-    """What the scores of the evaluation are: ``likelihood under <teacher>``."""
-    judges = []
-    for name, scorer in evaluation_judge(settings).members.items():
-        about = scorer.about(settings.teacher.path)
-        judges.append(name + about.removeprefix(scorer.name))
-    return " and ".join(judges)
+def _about(scorer: Scorer | Ensemble, teacher: str) -> str:
+    """What the values are: ``likelihood under <teacher>``."""
+    return " and ".join(
+        name + member.about(teacher).removeprefix(member.name)
+        for name, member in scorer.members.items()
+    )
