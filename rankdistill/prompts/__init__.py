@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -77,53 +78,101 @@ def load_prompts(
     sets: Mapping[str, Amount] = {path: None} if isinstance(path, str) else path
     path = " and ".join(sets)
     splitter, odd = Splitter(splits, limit, seed), OddRows(path, strict)
-    counts: dict[str, int] = dict.fromkeys(("read", "duplicates", "empty", "too_long"), 0)
-    prompts: dict[str, Prompt] = {}
-    shortest: int | None = None
-    seen: set[str] = set()
-    for of, where, row in ((name, *read) for name in sets for read in read_rows(name)):
-        counts["read"] += 1
-        odd.add_unread(unread_columns(row, column), where)
-        try:
-            messages = conversation(row, where, column)
-            tokens = encoded_length(tokenizer, messages, where) if messages else 0
-        except OddRow as error:
-            odd.add(error)
-            continue
-        identifier = prompt_id(messages)
-        if not messages:
-            counts["empty"] += 1
-        elif identifier in seen:
-            counts["duplicates"] += 1
-        elif tokens > max_prompt_tokens:
-            counts["too_long"] += 1
-            shortest = min(tokens, shortest or tokens)
-        else:
-            cluster = None if split_by is None else _cluster(row, split_by, where)
-            split = splitter.split_of(
-                cluster or identifier, row.get(split_column) if split_column else None, where
-            )
-            if evaluated and split != "heldout" and evaluated.has_part_of(messages):
-                counts["contaminated"] = counts.get("contaminated", 0) + 1
-                continue
-            prompt = Prompt(prompt_id=identifier, split=split, messages=messages)
-            if len(sets) > 1:
-                prompt["set"] = of
-            if cluster is not None:
-                prompt["cluster"] = cluster
-            if (response := response_in(row, column, response_column)) is not None:
-                prompt["response"] = response
-            if keep:
-                prompt["columns"] = kept_columns(row, keep, where)
-            prompts[identifier] = prompt
-        seen.add(identifier)
+    columns = _Columns(column, response_column, keep, split_by, split_column)
+    reader = _Reader(tokenizer, max_prompt_tokens, columns, splitter, odd, evaluated)
+    for name in sets:
+        of = name if len(sets) > 1 else None
+        for where, row in read_rows(name):
+            reader.add(row, where, of)
     odd.tell()
-    if not prompts:
-        told = odd.nothing_left(counts["read"])
+    counts = reader.counts
+    if not reader.prompts:
+        told, shortest = odd.nothing_left(counts["read"]), min(reader.too_long, default=None)
         raise UserError(told or _nothing_left(path, counts, max_prompt_tokens, shortest))
-    kept = splitter.ordered(splitter.mixed(prompts.values(), sets))
+    kept = splitter.ordered(splitter.mixed(reader.prompts, sets))
     counts |= odd.counts | {name: sum(p["split"] == name for p in kept) for name in splits}
     return kept, counts | per_set(kept, sets)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where a row has the parts of a prompt, see `load_prompts`."""
+
+    prompt: str | None
+    response: str | None
+    keep: Sequence[str]
+    split_by: str | None
+    split: str | None
+
+
+@dataclass
+class _Reader:
+    """Makes prompts of rows, one after the other, and counts what becomes of the rest."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_tokens: int
+    columns: _Columns
+    splitter: Splitter
+    odd: OddRows
+    evaluated: Evaluated | None
+    prompts: list[Prompt] = field(default_factory=list)
+    too_long: list[int] = field(default_factory=list)
+    """Tokens of the prompts that have more than `max_tokens`."""
+
+    def __post_init__(self) -> None:
+        self.counts: dict[str, int] = dict.fromkeys(("read", "duplicates", "empty", "too_long"), 0)
+        self._seen: set[str] = set()
+
+    def add(self, row: Mapping[str, Any], where: str, of: str | None) -> None:
+        """The next row; `of` names its set, where there are several."""
+        self.counts["read"] += 1
+        self.odd.add_unread(unread_columns(row, self.columns.prompt), where)
+        try:
+            messages = conversation(row, where, self.columns.prompt)
+            tokens = encoded_length(self.tokenizer, messages, where) if messages else 0
+        except OddRow as error:
+            self.odd.add(error)
+            return
+        identifier = prompt_id(messages)
+        if not messages:
+            self.counts["empty"] += 1
+        elif identifier in self._seen:
+            self.counts["duplicates"] += 1
+        elif tokens > self.max_tokens:
+            self.counts["too_long"] += 1
+            self.too_long.append(tokens)
+            self._seen.add(identifier)
+        elif (prompt := self._prompt(row, where, of, identifier, messages)) is None:
+            self.counts["contaminated"] = self.counts.get("contaminated", 0) + 1
+        else:
+            self.prompts.append(prompt)
+            self._seen.add(identifier)
+
+    def _prompt(
+        self,
+        row: Mapping[str, Any],
+        where: str,
+        of: str | None,
+        identifier: str,
+        messages: list[Message],
+    ) -> Prompt | None:
+        """The row as a prompt of its split; None where that is trained on, and evaluated."""
+        columns = self.columns
+        cluster = None if columns.split_by is None else _cluster(row, columns.split_by, where)
+        stated = row.get(columns.split) if columns.split else None
+        split = self.splitter.split_of(cluster or identifier, stated, where)
+        if self.evaluated and split != "heldout" and self.evaluated.has_part_of(messages):
+            return None
+        prompt = Prompt(prompt_id=identifier, split=split, messages=messages)
+        if of is not None:
+            prompt["set"] = of
+        if cluster is not None:
+            prompt["cluster"] = cluster
+        if (response := response_in(row, columns.prompt, columns.response)) is not None:
+            prompt["response"] = response
+        if columns.keep:
+            prompt["columns"] = kept_columns(row, columns.keep, where)
+        return prompt
 
 
 def prompt_id(messages: Sequence[Mapping[str, Any] | Message]) -> str:

@@ -53,53 +53,15 @@ def read_ranked(
         UserError: no such set, or no row of it left; with `prompts.strict` the first row that
             cannot be read, named by its place.
     """
-    splitter = Splitter(asdict(prompts.splits), asdict(prompts.limit), seed=0)
-    counts: Counter[str] = Counter(read=0, too_long=0)
-    odd = OddRows(rank.named, prompts.strict)
-    columns = columns_of(rank.columns)
-    groups: list[Group] = []
-    seen: Counter[str] = Counter()
-    unpaired: dict[str, _Row] = {}
-    ours = tokenizer_digest(tokenizer)
-    several = len(rank.sets) > 1
-    rows = ((name, *read) for name in rank.sets for read in set_rows(name))
-    for of, where, row, written_by in rows:
-        counts["read"] += 1
-        asked = prompt_column(row, prompts.column, columns)
-        odd.add_unread(unread_columns(row, asked), where)
-        try:
-            messages, given = ranked_row(
-                row, where, column=prompts.column, score=rank.score_column, columns=columns
-            )
-            length = encoded_length(tokenizer, messages, where) if messages else 0
-        except OddRow as error:
-            odd.add(error)
-            continue
-        if not messages or length > prompts.max_prompt_tokens:
-            counts["too_long" if messages else "empty"] += 1
-            continue
-        # By what it says, whatever it is called: equal prompts share a split.
-        content = prompt_id(messages)
-        stated = row.get(prompts.split_column) if prompts.split_column else None
-        beside = kept_columns(row, prompts.keep, where) if prompts.keep else None
-        split = splitter.split_of(content, stated, where)
-        if evaluated and split != "heldout" and evaluated.has_part_of(messages):
-            counts["contaminated"] += 1
-            continue
-        behind = row.get("prompt_tokens")
-        behind = behind if isinstance(behind, int) and behind > 0 else None
-        same = None if written_by is None else written_by == ours
-        read = _Row(split, messages, given, beside, behind, same, of if several else None)
-        if given[0].get("unpaired"):
-            unpaired.setdefault(content, replace(read, responses=[])).responses.extend(given)
-            continue
-        name = str(row.get("prompt_id") or content)
-        seen[name] += 1
-        if seen[name] > 1:  # pairs of the same prompt are rankings of their own
-            name = f"{name}-{seen[name]}"
-        groups += _grouped(read, name, tokenizer, rank, counts, odd)
-    for name, read in unpaired.items():
-        groups += _grouped(read, name, tokenizer, rank, counts, odd)
+    reader = _Reader(rank, prompts, tokenizer, evaluated)
+    groups = [
+        group
+        for name in rank.sets
+        for row in set_rows(name)
+        for group in reader.groups(*row, name if len(rank.sets) > 1 else None)
+    ]
+    groups += reader.unpaired()
+    counts, odd, splitter = reader.counts, reader.odd, reader.splitter
     odd.tell()
     mixed = splitter.mixed(groups, rank.sets)  # type: ignore[arg-type]
     kept: list[Group] = splitter.ordered(mixed)  # type: ignore[assignment]
@@ -115,10 +77,91 @@ def read_ranked(
     return kept, counts | per_set(kept, rank.sets)
 
 
+class _Reader:
+    """Makes groups of a set's rows, one after the other, and counts what becomes of the rest."""
+
+    def __init__(
+        self, rank: RankConfig, prompts: PromptsConfig, tokenizer: Any, evaluated: Evaluated | None
+    ) -> None:
+        self._rank, self._prompts, self._tokenizer = rank, prompts, tokenizer
+        self._evaluated = evaluated
+        self._tokenizer_digest = tokenizer_digest(tokenizer)
+        self._columns = columns_of(rank.columns)
+        self._names: Counter[str] = Counter()
+        self._unpaired: dict[str, _Row] = {}
+        self.splitter = Splitter(asdict(prompts.splits), asdict(prompts.limit), seed=0)
+        self.odd = OddRows(rank.named, prompts.strict)
+        self.counts: Counter[str] = Counter(read=0, too_long=0)
+
+    def groups(
+        self, where: str, row: Mapping[str, Any], written_by: str | None, of: str | None
+    ) -> list[Group]:
+        """Of the next row: one, or none, which is counted; or it waits for its prompt's others."""
+        self.counts["read"] += 1
+        try:
+            read = self._read(where, row, written_by, of)
+        except OddRow as error:
+            self.odd.add(error)
+            return []
+        if read is None:
+            return []
+        if read.responses[0].get("unpaired"):
+            first = self._unpaired.setdefault(read.content, replace(read, responses=[]))
+            first.responses.extend(read.responses)
+            return []
+        name = str(row.get("prompt_id") or read.content)
+        self._names[name] += 1
+        if self._names[name] > 1:  # pairs of the same prompt are rankings of their own
+            name = f"{name}-{self._names[name]}"
+        return self._grouped(read, name)
+
+    def unpaired(self) -> list[Group]:
+        """The groups of rows that have one response each, after the last row."""
+        return [group for name, row in self._unpaired.items() for group in self._grouped(row, name)]
+
+    def _read(
+        self, where: str, row: Mapping[str, Any], written_by: str | None, of: str | None
+    ) -> _Row | None:
+        """The row's parts; None where its prompt stays out, which is counted."""
+        rank, prompts = self._rank, self._prompts
+        asked = prompt_column(row, prompts.column, self._columns)
+        self.odd.add_unread(unread_columns(row, asked), where)
+        messages, given = ranked_row(
+            row, where, column=prompts.column, score=rank.score_column, columns=self._columns
+        )
+        length = encoded_length(self._tokenizer, messages, where) if messages else 0
+        if not messages or length > prompts.max_prompt_tokens:
+            self.counts["too_long" if messages else "empty"] += 1
+            return None
+        # By what it says, whatever it is called: equal prompts share a split.
+        content = prompt_id(messages)
+        stated = row.get(prompts.split_column) if prompts.split_column else None
+        beside = kept_columns(row, prompts.keep, where) if prompts.keep else None
+        split = self.splitter.split_of(content, stated, where)
+        if self._evaluated and split != "heldout" and self._evaluated.has_part_of(messages):
+            self.counts["contaminated"] += 1
+            return None
+        behind = row.get("prompt_tokens")
+        behind = behind if isinstance(behind, int) and behind > 0 else None
+        same = None if written_by is None else written_by == self._tokenizer_digest
+        return _Row(content, split, messages, given, beside, behind, same, of)
+
+    def _grouped(self, row: _Row, name: str) -> list[Group]:
+        """The row as a group; none where it teaches nothing, or the template refuses an answer."""
+        try:
+            group = row.group(name, self._tokenizer, self._rank, self.counts)
+        except UserError as error:
+            self.odd.add(OddRow("refused_by_template", str(error)))
+            return []
+        return [] if group is None else [group]
+
+
 @dataclass(frozen=True)
 class _Row:
     """A row that was read, its responses not yet in tokens."""
 
+    content: str
+    """The `prompt_id` of its messages."""
     split: Split
     messages: list[Message]
     responses: list[dict[str, Any]]
@@ -174,18 +217,6 @@ class _Row:
             for response, ids in zip(self.responses, own, strict=True)
         ]
         return None if len(prompt) == whole else len(prompt), ids
-
-
-def _grouped(
-    row: _Row, name: str, tokenizer: Any, rank: RankConfig, counts: Counter[str], odd: OddRows
-) -> list[Group]:
-    """The row as a group; none where it teaches nothing, or the chat template refuses an answer."""
-    try:
-        group = row.group(name, tokenizer, rank, counts)
-    except UserError as error:
-        odd.add(OddRow("refused_by_template", str(error)))
-        return []
-    return [] if group is None else [group]
 
 
 def ended(response: Mapping[str, Any], token_ids: list[int]) -> list[int]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,51 @@ def _whole_run(
 
 
 def _run(job: Run, report: RunReport) -> float | None:
+    begun = _begin(job, report)
+    verification = verification_of(job, begun.by_split)
+    validation = Validation(job, begun.by_split["validation"], begun.warm, begun.ranked_set)
+    done = _work_rounds(job, report, begun, verification, validation)
+    folders = {"model": Path(done.student.path)}
+    if done.ranked is not None:
+        report.ranking = diagnostics(done.ranked)
+        folders["ranked"] = done.ranked.path / "ranked"
+    if done.rewarding is not None:
+        report.reward_model = done.rewarding.figures(job.settings.reward.min_accuracy)
+        folders["reward_model"] = Path(done.rewarding.model.path)
+        if job.settings.reward.only:
+            report.training_history = done.rewarding.history
+            names = ("reward_model", "ranked")
+            write_run_folder(job, report, {name: folders[name] for name in names})
+            return None
+    _evaluate(job, report, begun, done, verification)
+    write_run_folder(job, report, folders)
+    return validation.for_sweeper(done.student)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What is there before the first round."""
+
+    by_split: dict[str, Rows]
+    ranked_set: Rows | None
+    """An existing one; None: each round ranks responses of its own."""
+    teacher_response: Rows | None
+    start: Model
+    warm: Model
+    """The student after its warm-up."""
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What the last round leaves."""
+
+    student: Model
+    ranked: Output | None
+    rewarding: Rewarding | None
+
+
+def _begin(job: Run, report: RunReport) -> _Begun:
+    """The prompts, or an existing ranked set, and the warmed-up student."""
     console.part("prompts")
     ranked_set = existing(job) if job.settings.rank.path is not None else None
     prompts = load(job) if ranked_set is None else ranked_set
@@ -131,66 +176,74 @@ def _run(job: Run, report: RunReport) -> float | None:
     _answer_held_out(job, by_split["heldout"])
     warm, report.warmup_history = warm_up(job, start, for_teacher["train"], taught)
     console.part(None)
-    verification = verification_of(job, by_split)
-    validation = Validation(job, by_split["validation"], warm, ranked_set)
-    trained, ranked, rewarding = warm, None, None
+    return _Begun(by_split, ranked_set, teacher_response, start, warm)
+
+
+def _work_rounds(
+    job: Run,
+    report: RunReport,
+    begun: _Begun,
+    verification: Verification | None,
+    validation: Validation,
+) -> _Done:
+    """Rank and train, as often as `rounds` says."""
     grid, learning_rate = job.settings.train.learning_rate_grid, None
+    done = _Done(begun.warm, None, None)
     for number in range(job.settings.rounds):
-        if ranked_set is not None:
-            ranked = _ranked_again(job, ranked_set)
-        else:
-            ranked = _ranked(job, trained, by_split, teacher_response, number)
+        ranked = _ranked(job, done.student, begun, number)
+        done = replace(done, ranked=ranked)
         if verification is not None and number == 0:
-            console.part("")
-            students = {"warmed_up": warm} if start == warm else {"warmed_up": warm, "start": start}
-            verification.before_training(students)
-            console.part(None)
+            _answer_before_training(verification, begun)
         if needs_reward(job.settings):
-            rewarding = reward_model(job, trained, ranked)
+            done = replace(done, rewarding=reward_model(job, done.student, ranked))
         if job.settings.reward.only:
             break
-        train_at = partial(_trained, job, trained, warm, ranked, rewarding, by_split["train"])
+        train_at = partial(_trained, job, begun, done)
         if grid and number == 0:  # later rounds train at the rate that the first one chose
             search = train_at_best_rate(grid, validation, train_at)
             learning_rate, report.learning_rates = search.learning_rate, search.figures
-            trained, rows = search.trained
+            trained, history = search.trained
         else:
-            trained, rows = train_at(learning_rate)
-        report.training_history = joined(report.training_history, rows, number)
-    folders = {"model": Path(trained.path)}
-    if ranked is not None:
-        report.ranking = diagnostics(ranked)
-        folders["ranked"] = ranked.path / "ranked"
-    if rewarding is not None:
-        report.reward_model = rewarding.figures(job.settings.reward.min_accuracy)
-        folders["reward_model"] = Path(rewarding.model.path)
-    if rewarding is not None and job.settings.reward.only:
-        report.training_history = rewarding.history
-        names = ("reward_model", "ranked")
-        write_run_folder(job, report, {name: folders[name] for name in names})
-        return None
+            trained, history = train_at(learning_rate)
+        done = replace(done, student=trained)
+        report.training_history = joined(report.training_history, history, number)
+    return done
 
-    models = {"start": start, "warmed_up": warm, "trained": trained}
+
+def _answer_before_training(verification: Verification, begun: _Begun) -> None:
+    """Have the untrained students answer the held-out prompts while their engine runs."""
+    console.part("")
+    students = {"warmed_up": begun.warm}
+    if begun.start != begun.warm:
+        students["start"] = begun.start
+    verification.before_training(students)
+    console.part(None)
+
+
+def _evaluate(
+    job: Run, report: RunReport, begun: _Begun, done: _Done, verification: Verification | None
+) -> None:
+    """Fill the report with all that is measured of the models."""
+    start, warm = begun.start, begun.warm
+    models = {"start": start, "warmed_up": warm, "trained": done.student}
     if job.settings.sample.endpoint.model is None:  # a served teacher has no weights to measure
         models["teacher"] = job.teacher
-    if ranked is None:  # nothing is ranked: the baseline is the student before the warm-up
+    if done.ranked is None:  # nothing is ranked: the baseline is the student before the warm-up
         models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]
     console.part("evaluate")
-    _judge(job, report, models, by_split["heldout"], verification)
+    _judge(job, report, models, begun.by_split["heldout"], verification)
     job.close_sampler()
-    if ranked_set is not None:
-        report.ranked_set = order_held_out(job, ranked_set, models)
+    if begun.ranked_set is not None:
+        report.ranked_set = order_held_out(job, begun.ranked_set, models)
     labels = {name: label_of(name, models) for name in models}
     report.suites = measure_suites(job, models, labels)
     job.close_sampler()
-    if rewarding is not None and report.groups:
+    if done.rewarding is not None and report.groups:
         writers = {name: models.get(name, warm) for name in report.groups}
-        answers = reward_answers(job, rewarding, report.groups, writers, "warmed_up")
-        report.reward_model = rewarding.figures(job.settings.reward.min_accuracy, answers)
-    write_run_folder(job, report, folders)
-    return validation.for_sweeper(trained)
+        answers = reward_answers(job, done.rewarding, report.groups, writers, "warmed_up")
+        report.reward_model = done.rewarding.figures(job.settings.reward.min_accuracy, answers)
 
 
 def _judge(
@@ -217,20 +270,16 @@ def _judge(
 
 
 def _trained(
-    job: Run,
-    student: Model,
-    warm: Model,
-    ranked: Output,
-    rewarding: Rewarding | None,
-    prompts: Rows,
-    learning_rate: float | None,
+    job: Run, begun: _Begun, done: _Done, learning_rate: float | None
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The student after one round of training, and its history."""
-    if rewarding is not None:
-        return ppo(job, student, prompts, rewarding, learning_rate=learning_rate)
+    if done.rewarding is not None:
+        prompts = begun.by_split["train"]
+        return ppo(job, done.student, prompts, done.rewarding, learning_rate=learning_rate)
+    assert done.ranked is not None
     moved = job.settings.round_reference is RoundReference.moved
-    reference = student if moved else warm
-    return train(job, student, ranked, reference=reference, learning_rate=learning_rate)
+    reference = done.student if moved else begun.warm
+    return train(job, done.student, done.ranked, reference=reference, learning_rate=learning_rate)
 
 
 def _teacher_response(job: Run, prompts: Rows) -> Rows | None:
@@ -248,21 +297,30 @@ def _answer_held_out(job: Run, prompts: Rows) -> None:
         sample(job, job.teacher, prompts, "teacher", quick.responses_per_prompt)
 
 
-def _ranked(
-    job: Run, warm: Model, by_split: dict[str, Rows], teacher_response: Rows | None, number: int
-) -> Output:
-    """The student's responses in round `number`, scored by the teacher and ranked."""
+def _ranked(job: Run, student: Model, begun: _Begun, number: int) -> Output:
+    """The groups of round `number`: an existing set's, or the student's responses, ranked."""
+    if begun.ranked_set is None:
+        scored = _scored(job, student, begun, number)
+    elif job.settings.rank.rescore:
+        scored = score(job, begun.ranked_set, f"{len(begun.ranked_set)} groups of the set")
+    else:
+        return rank(job, begun.ranked_set)
+    return rank(job, scored, list(job.settings.scorer.members))
+
+
+def _scored(job: Run, student: Model, begun: _Begun, number: int) -> Rows:
+    """The student's responses in round `number`, scored by the teacher."""
     settings = job.settings.sample
-    both = [*by_split["train"], *by_split["validation"]]
-    prompts = replace(by_split["train"], source=both)
+    both = [*begun.by_split["train"], *begun.by_split["validation"]]
+    prompts = replace(begun.by_split["train"], source=both)
     seed = response_seed(job.settings.seed, "round", number) if number else None
     if settings.writers is not None:
-        groups = written_by_all(job, warm, prompts, seed)
+        groups = written_by_all(job, student, prompts, seed)
     else:
-        groups = sample(job, warm, prompts, "student", settings.responses_per_prompt, seed=seed)
-    if teacher_response is not None:
-        more = teacher_response.recoded(warm, whole_prompt=True)
-        keys = [more.key] if more.key == teacher_response.key else more.key
+        groups = sample(job, student, prompts, "student", settings.responses_per_prompt, seed=seed)
+    if begun.teacher_response is not None:
+        more = begun.teacher_response.recoded(student, whole_prompt=True)
+        keys = [more.key] if more.key == begun.teacher_response.key else more.key
         groups = replace(groups.joined(more), key=[groups.key, *keys])
     if settings.from_cluster:
         groups = replace(groups, source=with_cluster(groups.rows), key=[groups.key, "cluster 1"])
@@ -271,15 +329,7 @@ def _ranked(
         scored = _revised(job, scored)
     if settings.rule_rewrite:
         scored = _rewritten(job, scored)
-    return rank(job, scored, list(job.settings.scorer.members))
-
-
-def _ranked_again(job: Run, ranked_set: Rows) -> Output:
-    """An existing set, ranked by the scores that it brings, or by ours beside them."""
-    if not job.settings.rank.rescore:
-        return rank(job, ranked_set)
-    scored = score(job, ranked_set, f"{len(ranked_set)} groups of the set")
-    return rank(job, scored, list(job.settings.scorer.members))
+    return scored
 
 
 def _revised(job: Run, groups: Rows) -> Rows:
