@@ -16,6 +16,7 @@ from rankdistill.prompts.demands import demands_digest
 from rankdistill.prompts.instructions import InstructionOptions, with_demands
 from rankdistill.prompts.sources import SHIPPED, check_source
 from rankdistill.prompts.splits import SPLITS
+from rankdistill.rows import Prompt
 from rankdistill.schema import PromptsConfig
 from rankdistill.stages.augment import augmented
 from rankdistill.stages.run import Run
@@ -73,54 +74,16 @@ def load(run: Run) -> Rows:
         UserError: No prompt to train on, where responses are to be sampled, or none to report on.
     """
     settings = run.settings.prompts
-    identity = {
-        "code": 2,
-        "source": mixture_identity(settings.sets, source_identity),
-        "column": settings.column,
-        "response_column": settings.response_column,
-        "max_prompt_tokens": settings.max_prompt_tokens,
-        "splits": asdict(settings.splits),
-        "limit": asdict(settings.limit),
-        "tokenizer": dict(run.start.identity),
-        # What is read of a row of somebody else's; the shipped sets have always been read alike.
-        **({} if all(path in SHIPPED for path in settings.sets) else {"reader": 3}),
-        **contamination_identity(settings),
-        **({"split_column": settings.split_column} if settings.split_column != "split" else {}),
-        **({"keep": list(settings.keep)} if settings.keep else {}),
-        **({"split_by": settings.split_by} if settings.split_by else {}),
-    }
     demanding = None
     if settings.instructions is not None:
         demanding = InstructionOptions(**asdict(settings.instructions))
-        drawn = {**asdict(demanding), "demands": demands_digest()}
-        identity["instructions"] = {"code": 1, **drawn}
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        tokenizer = run.start.tokenizer()
-        rows, counts = load_prompts(
-            settings.sets,
-            tokenizer,
-            max_prompt_tokens=settings.max_prompt_tokens,
-            splits=asdict(settings.splits),
-            limit=asdict(settings.limit),
-            seed=0,
-            column=settings.column,
-            response_column=settings.response_column,
-            keep=settings.keep,
-            split_by=settings.split_by,
-            split_column=settings.split_column,
-            strict=settings.strict,
-            evaluated=evaluated_by(settings),
-        )
-        if demanding is not None:
-            made = with_demands(rows, demanding)
-            most = settings.max_prompt_tokens
-            rows = [p for p in made if len(encode_prompt(tokenizer, p["messages"])) <= most]
-            counts["too_long"] += len(made) - len(rows)
-            counts |= {name: sum(p["split"] == name for p in rows) for name in SPLITS}
+        rows, counts = _read(settings, run.start.tokenizer(), demanding)
         partial.shards().put(rows)
         return counts
 
+    identity = _identity(settings, dict(run.start.identity), demanding)
     prompts = Rows.of(run.stage("prompts", settings.named, identity, make))
     if settings.augment.requests:
         prompts = augmented(run, prompts)
@@ -132,3 +95,57 @@ def load(run: Run) -> Rows:
                 f"more prompts, or a larger prompts.splits.{split}."
             )
     return prompts
+
+
+def _identity(
+    settings: PromptsConfig, tokenizer: dict[str, Any], demanding: InstructionOptions | None
+) -> dict[str, Any]:
+    """What the prompts depend on; `tokenizer` is what measures them."""
+    identity = {
+        "code": 2,
+        "source": mixture_identity(settings.sets, source_identity),
+        "column": settings.column,
+        "response_column": settings.response_column,
+        "max_prompt_tokens": settings.max_prompt_tokens,
+        "splits": asdict(settings.splits),
+        "limit": asdict(settings.limit),
+        "tokenizer": tokenizer,
+        # What is read of a row of somebody else's; the shipped sets have always been read alike.
+        **({} if all(path in SHIPPED for path in settings.sets) else {"reader": 3}),
+        **contamination_identity(settings),
+        **({"split_column": settings.split_column} if settings.split_column != "split" else {}),
+        **({"keep": list(settings.keep)} if settings.keep else {}),
+        **({"split_by": settings.split_by} if settings.split_by else {}),
+    }
+    if demanding is not None:
+        drawn = {**asdict(demanding), "demands": demands_digest()}
+        identity["instructions"] = {"code": 1, **drawn}
+    return identity
+
+
+def _read(
+    settings: PromptsConfig, tokenizer: Any, demanding: InstructionOptions | None
+) -> tuple[list[Prompt], dict[str, int]]:
+    """The prompts, with the demands that are drawn for them, and counts as of `load_prompts`."""
+    rows, counts = load_prompts(
+        settings.sets,
+        tokenizer,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        splits=asdict(settings.splits),
+        limit=asdict(settings.limit),
+        seed=0,
+        column=settings.column,
+        response_column=settings.response_column,
+        keep=settings.keep,
+        split_by=settings.split_by,
+        split_column=settings.split_column,
+        strict=settings.strict,
+        evaluated=evaluated_by(settings),
+    )
+    if demanding is not None:
+        made = with_demands(rows, demanding)
+        most = settings.max_prompt_tokens
+        rows = [p for p in made if len(encode_prompt(tokenizer, p["messages"])) <= most]
+        counts["too_long"] += len(made) - len(rows)
+        counts |= {name: sum(p["split"] == name for p in rows) for name in SPLITS}
+    return rows, counts

@@ -61,18 +61,9 @@ def retrieve(run: Run, collection: Collection) -> Rows:
                 found = retriever.top(query["text"], settings.passages)
                 if query["split"] == "train":
                     found = _spread(found, settings.train_passages)
-                responses = [
-                    _passage(tokenizer, texts[i], settings.max_passage_tokens) for i in found
-                ]
-                ids = {"passages": [names[i] for i in found], "relevant": query["relevant"]}
-                group = Group(
-                    prompt_id=query["prompt_id"],
-                    split=query["split"],
-                    messages=query["messages"],
-                    responses=responses,
-                    columns=json.dumps(ids),
-                )
-                groups.append(group)
+                most = settings.max_passage_tokens
+                responses = [_passage(tokenizer, texts[i], most) for i in found]
+                groups.append(_group(query, responses, [names[i] for i in found]))
                 bar.advance(1)
         partial.shards().put(groups)
         return counts | {"corpus": len(texts)}
@@ -86,6 +77,17 @@ def retrieve(run: Run, collection: Collection) -> Rows:
                 f"larger prompts.splits.{split} or prompts.limit.{split}."
             )
     return Rows.of(output, run.start)
+
+
+def _group(query: Mapping[str, Any], responses: list[Response], passages: list[str]) -> Group:
+    """A query with the passages that were found for it, whose ids `passages` are."""
+    return Group(
+        prompt_id=query["prompt_id"],
+        split=query["split"],
+        messages=query["messages"],
+        responses=responses,
+        columns=json.dumps({"passages": passages, "relevant": query["relevant"]}),
+    )
 
 
 def graded_by_teacher(run: Run, candidates: Rows) -> Rows:

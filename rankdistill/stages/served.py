@@ -13,6 +13,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import Rows, ServedModel
 from rankdistill.sample import SamplingOptions
 from rankdistill.sample.endpoint import EndpointWriter
+from rankdistill.schema import EndpointConfig
 from rankdistill.stages.run import Run
 from rankdistill.store import Partial
 
@@ -58,39 +59,17 @@ def write(
         "source": source,
         "options": vars(options),
     }
-    by_id = {prompt["prompt_id"]: prompt for prompt in prompts}
+    by_id: dict[str, Any] = {prompt["prompt_id"]: prompt for prompt in prompts}
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        shards, taken = partial.shards(), partial.shards("counts")
-        done = {row["prompt_id"] for row in shards.rows()}
-        asked = "teacher_messages" if source == "teacher" else "messages"
-        requests = [
-            (key, p.get(asked) or p["messages"]) for key, p in by_id.items() if key not in done
-        ]
-        started, found = time.monotonic(), Counter[str]()
-        said: dict[str, Any] = {}
-        with EndpointWriter(endpoint, options) as writer:
-            said = writer.check()
-            with progress(len(by_id), "prompts", done=len(done)) as bar:
-                for name, responses, counts in writer.write(requests, source):
-                    if responses:
-                        shards.append([{**by_id[name], "responses": responses}])
-                    taken.append([counts])
-                    found.update(completion_tokens=counts.get("completion_tokens", 0))
-                    bar.advance()
-        rows = shards.rows()
-        if by_id and not rows:
+        counts = _ask(partial, endpoint, options, by_id, source)
+        if by_id and not counts["prompts"]:
             raise UserError(
                 f"The served teacher '{model.path}' answered none of {len(by_id)} prompts with a "
                 "text: give it room (sample.endpoint.max_response_tokens), or look at what it "
                 "answers."
             )
-        seconds = time.monotonic() - started
-        return {
-            **_counts(rows, taken.rows(), len(by_id)),
-            "tokens_per_second": found["completion_tokens"] / seconds,
-            **said,
-        }
+        return counts
 
     where = " and ".join(endpoint.urls[:2]) + (" .." if len(endpoint.urls) > 2 else "")
     count = options.responses_per_prompt
@@ -99,6 +78,35 @@ def write(
     place = {name: number for number, name in enumerate(by_id)}
     rows = sorted(output.rows(), key=lambda row: place[row["prompt_id"]])
     return Rows(rows, output.key, model, output.manifest["counts"])
+
+
+def _ask(
+    partial: Partial,
+    endpoint: EndpointConfig,
+    options: SamplingOptions,
+    by_id: Mapping[str, Any],
+    source: str,
+) -> dict[str, Any]:
+    """Write a row for each prompt that gets a response, and return the stage's counts."""
+    shards, taken = partial.shards(), partial.shards("counts")
+    done = {row["prompt_id"] for row in shards.rows()}
+    asked = "teacher_messages" if source == "teacher" else "messages"
+    requests = [(key, p.get(asked) or p["messages"]) for key, p in by_id.items() if key not in done]
+    started, tokens = time.monotonic(), 0
+    with EndpointWriter(endpoint, options) as writer:
+        said = writer.check()
+        with progress(len(by_id), "prompts", done=len(done)) as bar:
+            for name, responses, counts in writer.write(requests, source):
+                if responses:
+                    shards.append([{**by_id[name], "responses": responses}])
+                taken.append([counts])
+                tokens += counts.get("completion_tokens", 0)
+                bar.advance()
+    return {
+        **_counts(shards.rows(), taken.rows(), len(by_id)),
+        "tokens_per_second": tokens / (time.monotonic() - started),
+        **said,
+    }
 
 
 def _counts(rows: list[Any], taken: list[Any], asked: int) -> dict[str, Any]:

@@ -77,18 +77,7 @@ class PPOTrainer:
         if not prompts:
             raise UserError("PPO needs at least one prompt to write responses to.")
         self.config = config
-        # The state is the process's: an earlier training may have left one of another precision.
-        AcceleratorState._reset_state()
-        self.accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision=config.mixed_precision,
-            log_with=list(report_to) or None,
-            project_dir=config.output_dir,
-            # The first process samples for all while the others wait.
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
-        )
-        if report_to:
-            self.accelerator.init_trackers("rankdistill")
+        self.accelerator = _accelerator(config, report_to)
         if reference is None and isinstance(policy, PeftModel):
             reference = WithoutAdapters(policy)
         else:
@@ -230,3 +219,19 @@ class PPOTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = value
         return value
+
+
+def _accelerator(config: PPOConfig, report_to: Sequence[str]) -> Accelerator:
+    # The state is the process's: an earlier training may have left one of another precision.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=config.mixed_precision,
+        log_with=list(report_to) or None,
+        project_dir=config.output_dir,
+        # The first process samples for all while the others wait.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],
+    )
+    if report_to:
+        accelerator.init_trackers("rankdistill")
+    return accelerator
