@@ -85,8 +85,10 @@ def main() -> None:
     figure, grid = plt.subplots(
         rows, 4, figsize=(11, 2.1 * rows + 1.4), sharex=True, sharey=True, squeeze=False
     )
-    for axes, name in zip(grid.flat, names, strict=False):
+    for place, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
         panel(axes, name)
+        # The places are said below the last panel of each column, which may be a row higher.
+        axes.tick_params(labelbottom=place + 4 >= len(names))
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
     figure.suptitle(
