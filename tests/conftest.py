@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -56,6 +58,21 @@ def logging_as_it_was() -> Iterator[None]:
     yield
     for handler in set(root.handlers).difference(before):
         root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out what takes much of a tiny run's time and few tests look at.
+
+    Figures are empty but in tests of reports and comparisons, and in those marked `drawn`. Files
+    are not forced to the disk, since only a loss of power would show. Hydra does not compose once
+    more to see whether a configuration makes a sweep of a run; none of ours does.
+    """
+    named = request.path.stem.startswith(("test_report", "test_compare"))
+    if not named and request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr(FigureCanvasSVG, "print_svg", lambda _, to, **__: to.write("<svg/>"))
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
 
 
 # What a tiny model of an architecture needs beyond the common settings.

@@ -29,7 +29,13 @@ TRAININGS = {"warmup": "student", "reward": "backbone", "train": "student"}
 """Stages that train, and what their identities call the model that they start from."""
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+DRAWN = ("rrhf", "likelihood", "ppo", "reward_model", "iterative_dpo", "warmup_comparison")
+"""Recipes whose pages differ in their figures; the others' are left out."""
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(r, marks=[pytest.mark.drawn] * (r in DRAWN)) for r in RECIPES]
+)
 def test_two_steps_of_every_recipe(recipe, monkeypatch, tmp_path, teacher, shared_home):
     monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
     folder = run_here(
