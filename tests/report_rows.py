@@ -113,6 +113,7 @@ def model_figures(name: str, groups: list[Group], seed: int = 0) -> ModelFigures
         },
         unscored=0,
         kendall_tau=[None, *np.clip(taus[1:], -1.0, 1.0).tolist()],
+        ordered_pairs=3 * len(taus),
         kl_to_baseline=kl_to_baseline,
         kl_to_teacher=kl_to_teacher,
         entropy=entropy,

@@ -111,6 +111,7 @@ def test_figures_of_a_model(tokenizer, held_out):
         tau_b(values[0], [-1.0, -2.0, -3.0]),
         tau_b([values[1][0], values[1][2]], [-4.0, -6.0]),
     ]
+    assert found.ordered_pairs == 3 + 1
 
 
 def test_the_baseline_has_no_distance_from_itself_but_a_sharpened_one_has(tokenizer, held_out):

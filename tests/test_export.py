@@ -128,7 +128,8 @@ def test_the_card_is_the_hubs(exported):
     difference = results["score_difference"]
     assert difference.dataset_split == "heldout" and difference.task_type == "text-generation"
     assert difference.metric_args["low"] < difference.metric_value < difference.metric_args["high"]
-    assert {"score", "win_rate", "kendall_tau", "kl_to_teacher"} <= results.keys()
+    assert {"score", "win_rate", "kl_to_teacher"} <= results.keys()
+    assert "kendall_tau" not in results  # of so few pairs
 
 
 def test_the_cards_figures_are_the_runs(run, exported):

@@ -75,6 +75,14 @@ def test_metrics_hold_every_figure_under_its_key(metrics):
     assert list(metrics["models"]) == list(MODELS)
 
 
+@pytest.mark.parametrize(("pairs", "told"), [(99, False), (100, True)])
+def test_an_agreement_over_few_pairs_is_not_told(pairs, told):
+    models = [replace(model, ordered_pairs=pairs) for model in run_report().models]
+    found = metrics_of(run_report(models=models))
+    assert (found["models"]["trained"]["kendall_tau"]["mean"] is not None) is told
+    assert ("kendall_tau" in [row.key for row in table_rows(found)]) is told
+
+
 def test_differences_are_paired_by_prompt_id(metrics):
     trained, base = scores_of(metrics, "trained"), scores_of(metrics, "warmed_up")
     prompts = sorted(trained)

@@ -38,6 +38,8 @@ class ModelFigures:
     """Responses that the judge gave no score."""
     kendall_tau: list[float | None]
     """Tau-b per held-out group, the policy's own ranking against the judge's; None: undefined."""
+    ordered_pairs: int
+    """Pairs of those responses that the judge tells apart."""
     kl_to_baseline: float | None
     """KL(model || baseline), nats per token, on the model's own responses."""
     kl_to_teacher: float | None

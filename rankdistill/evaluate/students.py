@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from statistics import fmean
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,6 +85,7 @@ def evaluate_model(
         raise ValueError(f"model '{name}' has no response to measure")
     token_figures = _TokenFigures(model, held_out, temperature, tokenizer is None)
     own = token_groups(groups[: held_out.read_prompts], tokenizer or held_out.tokenizer)
+    taus, ordered_pairs = token_figures.agreement()
     entropy, kl_to_baseline = token_figures.entropy_and_kl(own)
     return ModelFigures(
         name=name,
@@ -91,7 +93,8 @@ def evaluate_model(
         temperature=temperature,
         per_prompt=prompt_scores(groups),
         unscored=sum(_score(response) is None for response in responses),
-        kendall_tau=token_figures.agreement(),
+        kendall_tau=taus,
+        ordered_pairs=ordered_pairs,
         kl_to_baseline=kl_to_baseline,
         kl_to_teacher=token_figures.kl_to_teacher(),
         entropy=entropy,
@@ -145,16 +148,18 @@ class _TokenFigures:
             return None
         return known.divergence_to(self._bound(), (self.held_out.temperature, self.temperature))
 
-    def agreement(self) -> list[float | None]:
-        """Kendall's tau-b of every held-out group whose responses are scored."""
+    def agreement(self) -> tuple[list[float | None], int]:
+        """Kendall's tau-b of every held-out group whose responses are scored, and the pairs in
+        them that the scores tell apart."""
         if not self.shares_tokenizer:
-            return []
+            return [], 0
         ranked = self.held_out.ranked[: self.held_out.read_prompts]
         scored = written([_scored_only(group) for group in ranked])
         batches = self._batches(token_groups(scored, self.held_out.tokenizer))
         values = policy_values(self._bound(), batches)
         scores = [[r.get("score", 0.0) for r in group["responses"]] for group in scored]
-        return [tau_b(v, s) for v, s in zip(values, scores, strict=True)]
+        pairs = sum(a != b for given in scores for a, b in combinations(given, 2))
+        return [tau_b(v, s) for v, s in zip(values, scores, strict=True)], pairs
 
     def _bound(self) -> PreTrainedModel:
         return bind(self.model, self.held_out.layout)

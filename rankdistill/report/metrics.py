@@ -23,6 +23,7 @@ from rankdistill.report.sets import figures_by_set
 from rankdistill.statistics import (
     LEVEL,
     RESAMPLES,
+    Agreement,
     mean_agreement,
     mean_interval,
     paired_difference,
@@ -32,6 +33,8 @@ from rankdistill.store.written import METRICS
 
 FORMAT = 2
 FILE = METRICS
+FEW_PAIRS = 100
+"""Of fewer pairs each is more than a point of agreement, and none is told."""
 
 
 def metrics_of(report: RunReport) -> dict[str, Any]:
@@ -129,7 +132,7 @@ def _model(model: ModelFigures, baseline: ModelFigures, report: RunReport) -> di
         "score_difference": against["difference"] if against else None,
         "win_rate": against["win_rate"] if against else None,
         "compared_prompts": against["prompts"] if against else None,
-        "kendall_tau": asdict(mean_agreement(model.kendall_tau, seed=report.seed)),
+        "kendall_tau": asdict(_agreement(model, report.seed)),
         "kl_to_baseline": model.kl_to_baseline,
         "kl_to_teacher": model.kl_to_teacher,
         "entropy": model.entropy,
@@ -170,3 +173,9 @@ def _stage(stage: Any, report: RunReport) -> dict[str, Any]:
     names = ("stage", "what", "key", "seconds", "making_seconds", "reused", "counts")
     others = {n: v for n, v in stage.versions.items() if report.versions.get(n) != v}
     return {**{name: getattr(stage, name) for name in names}, "versions": others}
+
+
+def _agreement(model: ModelFigures, seed: int) -> Agreement:
+    if model.ordered_pairs < FEW_PAIRS:
+        return Agreement(None, None, None, 0, len(model.kendall_tau))
+    return mean_agreement(model.kendall_tau, seed=seed)

@@ -45,12 +45,22 @@ def table_rows(metrics: Metrics) -> list[Row]:
     level = percent(metrics["statistics"]["interval_level"])
     rows = []
     for key, title, explanation, cell in _FIGURES:
-        if key == "quality" and all(model.get(key) is None for model in models):
-            continue  # no teacher that is better beyond noise, so there is no way to it
+        if key in _LEFT_OUT and not any(_known(model.get(key)) for model in models):
+            continue
         words = {"baseline": baseline, "level": level, "judge": metrics["judge"]["name"]}
         cells = [cell(model.get(key)) for model in models]
         rows.append(Row(key, title.format(**words), explanation.format(**words), cells))
     return rows
+
+
+_LEFT_OUT = ("quality", "kendall_tau")
+"""Rows that are left out where they say nothing: no teacher is better beyond noise, so that there
+is no way to it; too few pairs were ordered to compare their order."""
+
+
+def _known(value: Any) -> bool:
+    # Runs of before have a bare number.
+    return (value["mean"] if isinstance(value, Mapping) else value) is not None
 
 
 def labels(metrics: Metrics) -> list[str]:
