@@ -1,41 +1,101 @@
 """A rule's rewrite: where a program can do what is demanded, one response that does it joins.
 
 A demand that none of a student's own samples ever meets ties its whole group and teaches nothing.
-Some of them are string functions: capitals, small letters, quotation marks. There the best response
-is rewritten, and the ranking puts the rewrite before the rest.
+Many are string functions: capitals, a title, a postscript, a list. There the best response is
+rewritten, and the ranking puts the rewrite before the rest, which say the same in another form.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from rankdistill.models import Model, encode_response
 from rankdistill.rows import Group, Response
+from rankdistill.score.verifier.forms import SENTENCE_END
 from rankdistill.score.verifier.instructions import follows
 
 
 def best_response(group: Group) -> Response | None:
     """The first of the best-scored responses."""
+    return next(iter(_best_first(group)), None)
+
+
+def _best_first(group: Group) -> list[Response]:
     known = [r for r in group["responses"] if math.isfinite(r.get("score", math.nan))]
-    return max(known, key=lambda response: response.get("score", 0.0), default=None)
+    return sorted(known, key=lambda response: -response.get("score", 0.0))
 
 
 SOURCE = "rule"
-REWRITES: Mapping[str, Callable[[str], str]] = {
+
+
+def _sentences(text: str) -> list[str]:
+    ends = [0, *(end.end() for end in SENTENCE_END.finditer(text)), len(text)]
+    parts = (text[a:b].strip() for a, b in pairwise(ends))
+    return [part for part in parts if part]
+
+
+def _titled(text: str) -> str | None:
+    """The first words as a title above the text."""
+    words = re.findall(r"[^\W_]+(?:['-][^\W_]+)*", text)[:TITLE_WORDS]
+    return f"<<{' '.join(words)}>>\n{text.strip()}" if words else None
+
+
+def _postscript(text: str) -> str | None:
+    """The last sentence as a postscript."""
+    *before, last = _sentences(text) or [""]
+    return f"{' '.join(before)}\nP.S. {last}" if before else None
+
+
+def _bullets(text: str, least: int) -> str | None:
+    """The sentences as a list."""
+    parts = _sentences(text)
+    return "\n".join(f"* {part}" for part in parts) if len(parts) >= least else None
+
+
+def _paragraphs(text: str, least: int) -> str | None:
+    """The sentences as paragraphs, the last of which has what is left."""
+    parts = _sentences(text)
+    first, rest = parts[: least - 1], parts[least - 1 :]
+    return "\n\n".join([*first, " ".join(rest)]) if rest else None
+
+
+def _bold(text: str, least: int) -> str | None:
+    """The longest words in bold."""
+    words = sorted({*re.findall(r"[^\W\d_]{4,}", text)}, key=lambda word: (-len(word), word))
+    for word in words[:least]:
+        text = re.sub(rf"(?<!\w){word}(?!\w)", f"**{word}**", text, count=1)
+    return text if len(words) >= least else None
+
+
+TITLE_WORDS = 4
+REWRITES: Mapping[str, Callable[..., str | None]] = {
     "change_case:english_capital": str.upper,
     "change_case:english_lowercase": str.lower,
     "startend:quotation": lambda text: f'"{text.strip().strip(chr(34))}"',
+    "startend:end_checker": lambda text, end_phrase: f"{text.rstrip()} {end_phrase}",
+    "punctuation:no_comma": lambda text: text.replace(",", ""),
+    "detectable_format:title": _titled,
+    "form:opening": lambda text, phrase: f"{phrase} {text.lstrip()}",
+    "form:postscript": _postscript,
+    "form:bullets": _bullets,
+    "form:paragraphs": _paragraphs,
+    "form:one_paragraph": lambda text: " ".join(text.split()),
+    "form:one_sentence": lambda text: (_sentences(text) or [None])[0],
+    "form:bold": _bold,
+    "form:no_bold": lambda text: text.replace("*", ""),
 }
-"""By the demand's rule."""
+"""By the demand's rule; each takes its arguments too. None: there is too little to do it with."""
 
 
 def rewrites(groups: Sequence[Group], writer: Model, max_response_tokens: int) -> list[Group]:
     """The groups that have a demand which none of their responses follows and a rule can meet.
 
-    Each with one response, unscored: the best one, rewritten. One that would be longer than
-    `max_response_tokens` is left out, since its end would be missing.
+    Each with one response, unscored: the best one that can be rewritten, in at most
+    `max_response_tokens` tokens, since its end would be missing otherwise.
 
     Args:
         groups: Scored groups.
@@ -45,25 +105,25 @@ def rewrites(groups: Sequence[Group], writer: Model, max_response_tokens: int) -
     tokenizer = writer.tokenizer()
     result = []
     for group in groups:
-        best = best_response(group)
-        missed = [rule for rule in _demanded(group) if rule in REWRITES and _missed(group, rule)]
-        if best is None or not missed:
-            continue
-        text = best["text"]
-        for rule in missed:
-            text = REWRITES[rule](text)
-        token_ids = encode_response(tokenizer, text)
-        if len(token_ids) <= max_response_tokens:
-            response = Response(text=text, token_ids=token_ids, finish_reason="stop", source=SOURCE)
-            result.append({**group, "responses": [response]})
+        for response in _best_first(group):
+            text = _rewritten(response["text"], group)
+            token_ids = [] if text is None else encode_response(tokenizer, text)
+            if text is not None and len(token_ids) <= max_response_tokens:
+                made = Response(text=text, token_ids=token_ids, finish_reason="stop", source=SOURCE)
+                result.append({**group, "responses": [made]})
+                break
     return result
 
 
-def _demanded(group: Group) -> list[str]:
+def _rewritten(text: str, group: Group) -> str | None:
+    """The text so that it follows what no response follows; None where there is nothing to do."""
+    before = text
     columns = json.loads(group.get("columns") or "{}")
-    return columns.get("instruction_id_list", [])
-
-
-def _missed(group: Group, rule: str) -> bool:
-    """Whether no response follows the rule; those in `REWRITES` take no arguments."""
-    return not any(follows(response["text"], rule, {}) for response in group["responses"])
+    names, arguments = columns.get("instruction_id_list", []), columns.get("kwargs", [])
+    for rule, given in zip(names, arguments, strict=True):
+        known = {name: value for name, value in (given or {}).items() if value is not None}
+        missed = not any(follows(r["text"], rule, known) for r in group["responses"])
+        made = REWRITES[rule](text, **known) if missed and rule in REWRITES else None
+        if made is not None and follows(made, rule, known):
+            text = made
+    return None if text == before else text
