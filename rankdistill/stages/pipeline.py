@@ -348,5 +348,5 @@ def _rewritten(job: Run, groups: Rows) -> Rows:
     rows = rewrites(groups.rows, groups.writer, job.settings.sample.max_response_tokens)
     if not rows:
         return groups
-    more = replace(groups, source=rows, key=[groups.key, "rewritten 1"])
+    more = replace(groups, source=rows, key=[groups.key, "rewritten 2"])
     return groups.joined(score(job, more, f"{len(rows)} rewrites"))
