@@ -14,8 +14,8 @@ from rankdistill import RankingConfig, RankingTrainer
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt
 from rankdistill.objectives import ObjectiveOutput
+from rankdistill.trainer.batches import StepBatches
 from rankdistill.trainer.modes import disable_dropout
-from rankdistill.trainer.steps import StepBatches
 
 
 def gpt2():

@@ -24,8 +24,9 @@ from rankdistill.objectives import RRHF, Candidates, Objective, ObjectiveOutput
 from rankdistill.train.groups import RankedGroup, load_groups
 from rankdistill.train.reference import COLUMN, length_limit, with_reference
 from rankdistill.trainer.arguments import RankingConfig
+from rankdistill.trainer.batches import RankedBatch, step_loader
 from rankdistill.trainer.modes import disable_dropout
-from rankdistill.trainer.steps import NOTHING, Averages, RankedBatch, StepTrainer, step_loader
+from rankdistill.trainer.steps import NOTHING, Averages, StepTrainer
 
 __all__ = ["RankingConfig", "RankingTrainer"]
 

@@ -1,37 +1,37 @@
-"""The step that every training shares: its batches, its micro-batches, where it stops."""
+"""The step that every training shares: its micro-batches, where it stops, what memory allows.
+
+A step that runs out of memory is repeated with a smaller budget of tokens. The split of a step into
+forward passes changes no gradient, so what was computed is dropped, the random state is put back,
+and the step is repeated in smaller parts: exact but for rounding.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
 
 import torch
-from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import DistributedType, gather_object
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import Trainer
 
+from rankdistill.console import say
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bound_layout, micro_batches, token_count
+from rankdistill.models.device import release
 from rankdistill.trainer.arguments import RankingConfig
+from rankdistill.trainer.batches import RankedBatch, step_loader
 from rankdistill.trainer.checkpoints import last_checkpoint
 from rankdistill.trainer.finite import not_finite, stop
-from rankdistill.trainer.memory import (
-    IN_STEP,
-    BeforeStep,
-    Watch,
-    anyone,
-    refuse,
-    smaller_budget,
-)
 from rankdistill.trainer.sharded import keep_float32
 
+IN_STEP = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+"""Launches whose processes wait for each other in every forward pass: none can stop alone."""
 NOTHING = TokenGroup([0], [[0]])
 """What a process that has no rows left runs the model on, since the others wait for it."""
 
@@ -239,123 +239,6 @@ class StepTrainer(Trainer, ABC):
             stop("loss", bad, self)
 
 
-class Row(Protocol):
-    """What a step is made of: tokens, and a name by which an error finds them."""
-
-    @property
-    def prompt_id(self) -> str: ...
-
-    @property
-    def tokens(self) -> TokenGroup: ...
-
-
-@dataclass
-class RankedBatch:
-    """The share of one process in a step (or in one of its accumulation steps); it may be empty."""
-
-    groups: list[Any]
-    """`Row`s: the `RankedGroup`s of a ranking."""
-    parts: list[list[int]] = field(default_factory=list)
-    """Indices into `groups`, a list per forward pass; as many on every process, maybe empty."""
-
-    def tokens(self, layout: str) -> int:
-        """Tokens that the model computes for it."""
-        return sum(token_count(group.tokens, layout) for group in self.groups)
-
-
-class StepBatches(Sampler[list[int]]):
-    """Deals every step's prompts to the processes and their accumulation steps, evenly.
-
-    The steps are the same whatever the number of processes, and every prompt is in one of them: in
-    the last step, or with more processes than prompts, some process gets fewer prompts or none,
-    rather than repeated ones. So a mean over a step's prompts has no duplicates in it.
-
-    Args:
-        prompts: Number of prompts in the data set.
-        per_step: Prompts of one step, over all processes.
-        processes: Number of processes.
-        process: Which of them this one is.
-        accumulation: Batches per process and step.
-        seed: Of the order, which differs from epoch to epoch; None keeps the order of the data.
-        drop_last: Leave out a last step with fewer prompts.
-        clusters: Of every prompt: those of one cluster come one after the other, in one step where
-            they fit. Empty: none.
-    """
-
-    def __init__(
-        self,
-        prompts: int,
-        per_step: int,
-        *,
-        processes: int = 1,
-        process: int = 0,
-        accumulation: int = 1,
-        seed: int | None = None,
-        drop_last: bool = False,
-        clusters: Sequence[str] = (),
-    ) -> None:
-        self._prompts, self._per_step, self._clusters = prompts, per_step, clusters
-        self._processes, self._process, self._accumulation = processes, process, accumulation
-        self._seed, self._epoch = seed, 0
-        self._steps = prompts // per_step if drop_last else -(-prompts // per_step)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of that epoch."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._steps * self._accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = list(range(self._prompts))
-        if self._seed is not None:
-            generator = torch.Generator().manual_seed(self._seed + self._epoch)
-            order = torch.randperm(self._prompts, generator=generator).tolist()
-        if self._clusters:
-            order = self._together(order)
-        shares = self._processes * self._accumulation
-        for start in range(0, self._steps * self._per_step, self._per_step):
-            step = order[start : start + self._per_step]
-            for first in range(self._process, shares, self._processes):
-                yield step[first::shares]
-
-    def _together(self, order: Sequence[int]) -> list[int]:
-        """The order with the prompts of a cluster at the place of its first.
-
-        Where the next cluster would be cut by a step's end, one behind it that fits comes first.
-        """
-        members: dict[str, list[int]] = {}
-        for prompt in order:
-            members.setdefault(self._clusters[prompt], []).append(prompt)
-        left, together = deque(members.values()), list[int]()
-        while left:
-            room = self._per_step - len(together) % self._per_step
-            near = islice(left, 4 * self._per_step)
-            fitting = next((cluster for cluster in near if len(cluster) <= room), left[0])
-            left.remove(fitting)
-            together += fitting
-        return together
-
-
-def step_loader(
-    rows: Sequence[Row], per_step: int, args: TrainingArguments, **options: Any
-) -> DataLoader[Any]:
-    """A loader of this process's `RankedBatch`es; `options` are those of `StepBatches`."""
-    batches = StepBatches(
-        len(rows), per_step, processes=args.world_size, process=args.process_index, **options
-    )
-    loader = DataLoader(
-        rows,  # type: ignore[arg-type]
-        batch_sampler=batches,
-        collate_fn=RankedBatch,
-        num_workers=args.dataloader_num_workers,
-        persistent_workers=args.dataloader_persistent_workers,
-        prefetch_factor=args.dataloader_prefetch_factor,
-    )
-    # The batches are this process's share already; accelerate's own split would repeat prompts.
-    return prepare_data_loader(loader, num_processes=1, process_index=0)
-
-
 class Averages:
     """Means over prompts, of all processes."""
 
@@ -378,3 +261,110 @@ class Averages:
         prompts = sum(count for _, count in shares)
         names = {name: None for sums, _ in shares for name in sums}
         return {name: sum(sums.get(name, 0.0) for sums, _ in shares) / prompts for name in names}
+
+
+class Watch:
+    """A context that ends where memory runs out inside, and tells whether it did.
+
+    The error is dropped, and with its traceback the activations that it holds.
+    """
+
+    ran_out = False
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        out = isinstance(error, torch.OutOfMemoryError)
+        self.ran_out = out or (isinstance(error, Exception) and should_reduce_batch_size(error))
+        return self.ran_out
+
+
+class BeforeStep:
+    """What a step changes before its gradients are there.
+
+    Args:
+        trainer: A `StepTrainer`.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._random = random_state(trainer.args.device)
+        self._sums = {name: copy.deepcopy(getattr(trainer, name)) for name in trainer.adds_to}
+
+    def restore(self) -> None:
+        """Puts the random state and the logged sums back, and drops the gradients."""
+        set_random_state(self._trainer.args.device, self._random)
+        for name, value in self._sums.items():
+            setattr(self._trainer, name, copy.deepcopy(value))
+        self._trainer.model_wrapped.zero_grad(set_to_none=True)
+        release()
+
+
+def random_state(device: torch.device) -> list[torch.Tensor]:
+    """Of the CPU, and of the device where it is another one."""
+    states = [torch.get_rng_state()]
+    if device.type not in ("cpu", "meta"):
+        states.append(torch.get_device_module(device).get_rng_state(device))
+    return states
+
+
+def set_random_state(device: torch.device, states: Sequence[torch.Tensor]) -> None:
+    """Sets what `random_state` gave."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.get_device_module(device).set_rng_state(states[1], device)
+
+
+def anyone(trainer: Any, here: bool) -> bool:
+    """Whether it is so in any process, such as being out of memory; every process must call it."""
+    if trainer.accelerator.num_processes == 1:
+        return here
+    count = torch.tensor(int(here), device=trainer.args.device)
+    return int(trainer.accelerator.reduce(count, reduction="sum")) > 0
+
+
+def largest(trainer: Any, parts: Sequence[Sequence[int]], groups: Sequence[Any]) -> tuple[int, int]:
+    """Tokens of the largest forward pass, and most rows of one, over all processes."""
+    tokens = [sum(token_count(groups[i].tokens, trainer.layout) for i in part) for part in parts]
+    mine = torch.tensor([max(tokens), max(map(len, parts))], device=trainer.args.device)
+    everyone: Any = trainer.accelerator.gather(mine[None])
+    most = everyone.amax(dim=0).tolist()
+    return most[0], most[1]
+
+
+def smaller_budget(trainer: Any, parts: Sequence[Sequence[int]], groups: Sequence[Any]) -> int:
+    """Half of what a forward pass took, which is kept from here on; every process must call it.
+
+    Raises:
+        UserError: one group at a time is too much.
+    """
+    tokens, rows = largest(trainer, parts, groups)
+    if rows < 2:
+        step = trainer.state.global_step + 1
+        raise UserError(
+            f"Step {step} ran out of memory with one prompt and its responses at a time ({tokens} "
+            "tokens at most): set gradient_checkpointing=true, take fewer responses (rank.select, "
+            f"rank.top_k) or shorter ones, then continue from {_checkpoint(trainer)}."
+        )
+    budget = max(1, min(trainer.args.max_batch_tokens, tokens) // 2)
+    say(
+        f"out of memory: the step is repeated with max_batch_tokens={budget} in place of "
+        f"{trainer.args.max_batch_tokens}, which changes no gradient, and so are those after it"
+    )
+    return budget
+
+
+def refuse(trainer: Any) -> NoReturn:
+    """UserError where this process ran out of memory and cannot repeat the step."""
+    budget = max(1, trainer.args.max_batch_tokens // 2)
+    raise UserError(
+        f"Step {trainer.state.global_step + 1} ran out of memory, and the processes of this launch "
+        f"cannot repeat it together: run the same command with max_batch_tokens={budget} (of this "
+        f"stage), which continues from {_checkpoint(trainer)}."
+    )
+
+
+def _checkpoint(trainer: Any) -> str:
+    found = last_checkpoint(trainer.args.output_dir)
+    return str(found or "the start, since there is no checkpoint")

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rankdistill.console import is_main_process
-from rankdistill.trainer.memory import anyone
+from rankdistill.trainer.steps import anyone
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_S = 1.0

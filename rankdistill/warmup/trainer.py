@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from rankdistill.forward import bind, bound_layout, collate, micro_batches
 from rankdistill.trainer.arguments import RankingConfig
+from rankdistill.trainer.batches import RankedBatch
 from rankdistill.trainer.modes import disable_dropout
-from rankdistill.trainer.steps import RankedBatch, StepTrainer
+from rankdistill.trainer.steps import StepTrainer
 from rankdistill.warmup.head import DistillationHead, DistillationSums
 from rankdistill.warmup.matching import MODULE, StateMatching
 from rankdistill.warmup.rows import TokenRow

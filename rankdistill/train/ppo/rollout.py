@@ -31,9 +31,10 @@ from rankdistill.train.ppo.agreement import check_agreement, disagreement
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Episode
 from rankdistill.train.reward.model import last_rows, with_next_token
+from rankdistill.trainer.batches import StepBatches
 from rankdistill.trainer.checkpoints import NUMBER
 from rankdistill.trainer.finite import listed
-from rankdistill.trainer.steps import NOTHING, StepBatches, equally_many
+from rankdistill.trainer.steps import NOTHING, equally_many
 
 Reward = Callable[[Sequence[Group]], list[list[float]]]
 """Groups with sampled responses -> the score of each, `[group][response]`; higher is better."""
