@@ -22,7 +22,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
@@ -75,6 +75,26 @@ class Connection:
     """Where the other keys are: ``score``."""
     done: str
     """What was done with the answers that are kept: ``judged``."""
+
+    @classmethod
+    def of(cls, settings: Any, urls: Sequence[str], group: str, **told: str) -> Connection:
+        """From the keys of `group`, which every endpoint has; `told` are `who`, `url_key`, `done`.
+
+        Args:
+            settings: With `model`, `key_variable`, `concurrency`, `requests_per_minute`,
+                `timeout_s` and `retries`.
+        """
+        return cls(
+            urls=tuple(urls),
+            model=settings.model or "",
+            key_variable=settings.key_variable,
+            concurrency=settings.concurrency,
+            requests_per_minute=settings.requests_per_minute,
+            timeout_s=settings.timeout_s,
+            retries=settings.retries,
+            group=group,
+            **told,
+        )
 
 
 class Client:

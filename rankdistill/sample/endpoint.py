@@ -48,20 +48,11 @@ class EndpointWriter:
     def __init__(self, settings: EndpointConfig, options: SamplingOptions) -> None:
         self._settings, self._options = settings, options
         self._client = Client(
-            Connection(
-                urls=tuple(settings.urls),
-                model=settings.model or "",
-                key_variable=settings.key_variable,
-                concurrency=settings.concurrency,
-                requests_per_minute=settings.requests_per_minute,
-                timeout_s=settings.timeout_s,
-                retries=settings.retries,
-                who="The served teacher",
-                url_key=f"{GROUP}.urls",
-                group=GROUP,
-                done="written",
+            Connection.of(
+                settings, settings.urls, GROUP,
+                who="The served teacher", url_key=f"{GROUP}.urls", done="written",
             )
-        )
+        )  # fmt: skip
         key = f"{GROUP}.chat_template_kwargs"
         self._template = template_arguments(settings.chat_template_kwargs, key)
         self._names: dict[str, str | None] = {name: name for name in UNTOLD}

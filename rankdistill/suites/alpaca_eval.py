@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rankdistill.errors import UserError
 from rankdistill.evaluate.schema import AlpacaEvalOptions
 from rankdistill.prompts.sources import read_rows
+from rankdistill.score.judge.endpoint import EndpointOptions
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.prompts import Frame, delimited, load_criterion, load_frame
 from rankdistill.score.judge.verdicts import duel_form
@@ -74,7 +75,7 @@ class AlpacaEval(AlpacaEvalOptions, Suite):
         def make(partial: Partial) -> Mapping[str, Any]:
             return judge(options, asked, partial)
 
-        what = f"{role}: alpaca_eval, {len(asked)} pairs judged by {options.model}"
+        what = f"{role}: alpaca_eval, {len(asked)} pairs judged by {options.connection.model}"
         return self._measured(run.stage("evaluate", what, identity, make), texts)
 
     def _answers(self, run: Run, model: Model, role: str) -> Output:
@@ -152,7 +153,7 @@ class AlpacaEval(AlpacaEvalOptions, Suite):
         return Measured([*figures, length], counts)
 
     @property
-    def _endpoint(self) -> Any:
+    def _endpoint(self) -> EndpointOptions:
         return endpoint_options("eval.alpaca_eval.judge", self.judge)
 
     @cached_property

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rankdistill.console import progress
 from rankdistill.errors import UserError
 from rankdistill.http_client import check_url
-from rankdistill.models.template import template_arguments
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import Plan, Question
 from rankdistill.score.judge.runner import run as run_plans
@@ -34,19 +32,15 @@ def endpoint_options(group: str, judge: JudgeEndpoint) -> EndpointOptions:
         UserError: no endpoint or model is given, the endpoint is no URL or carries credentials, or
             a number is out of its range.
     """
-    given = asdict(judge)
-    url, model = given.pop("endpoint"), given.pop("model")
     suite = group.removesuffix(".judge").removeprefix("eval.")
-    if url is None or model is None:
+    if judge.endpoint is None or judge.model is None:
         raise UserError(
             f"eval=[{suite}] needs a judge: give {group}.endpoint, for example "
             f"http://127.0.0.1:8000/v1, and {group}.model."
         )
-    check_url(f"{group}.endpoint", url, f"that {group}.key_variable names")
+    check_url(f"{group}.endpoint", judge.endpoint, f"that {group}.key_variable names")
     check_endpoint(group, judge)
-    key = "chat_template_kwargs"
-    given[key] = template_arguments(judge.chat_template_kwargs, f"{group}.{key}")
-    return EndpointOptions(url=url, model=model, seed=0, group=group, **given)
+    return EndpointOptions.of(judge, group)
 
 
 def check_judge(options: EndpointOptions, form: Form | None = None) -> None:
@@ -62,7 +56,7 @@ def judge_identity(options: EndpointOptions) -> dict[str, Any]:
     """What its verdicts depend on."""
     template = options.chat_template_kwargs
     return {
-        "served": options.model,
+        "served": options.connection.model,
         "temperature": options.temperature,
         "max_answer_tokens": options.max_answer_tokens,
         **({"chat_template_kwargs": template} if template else {}),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
 from rankdistill.evaluate.schema import MTBenchOptions
+from rankdistill.score.judge.endpoint import EndpointOptions
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.verdicts import Form, Reply
 from rankdistill.store import Output, Partial
@@ -84,7 +85,7 @@ class MTBench(MTBenchOptions, Suite):
         def make(partial: Partial) -> Mapping[str, Any]:
             return judge(options, asked, partial)
 
-        what = f"{role}: mt_bench, {len(asked)} answers judged by {options.model}"
+        what = f"{role}: mt_bench, {len(asked)} answers judged by {options.connection.model}"
         output = run.stage("evaluate", what, identity, make)
         unanswered = 2 * len(self._asked) - len(asked)
         return self._measured(output, unanswered)
@@ -174,7 +175,7 @@ class MTBench(MTBenchOptions, Suite):
         return Measured(figures, counts)
 
     @property
-    def _endpoint(self) -> Any:
+    def _endpoint(self) -> EndpointOptions:
         return endpoint_options("eval.mt_bench.judge", self.judge)
 
     @cached_property

@@ -9,8 +9,10 @@ from typing import Any
 
 from rankdistill.endpoint import THIS_QUESTION, Answer, Client, Connection, json_of
 from rankdistill.errors import UserError
+from rankdistill.models.template import template_arguments
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.verdicts import Form, Reply, duel_form, rating_form
+from rankdistill.score.schema import JudgeEndpoint
 
 TOP_LOGPROBS = 20
 """The most that OpenAI and vLLM list."""
@@ -18,23 +20,27 @@ TOP_LOGPROBS = 20
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """Where the judge is, and how hard it may be asked; none of it changes its verdicts but
-    `model`, `temperature`, `max_answer_tokens` and `chat_template_kwargs`."""
+    """Where the judge is, and how it answers."""
 
-    url: str
-    model: str
-    key_variable: str
+    connection: Connection
     temperature: float
     max_answer_tokens: int
-    concurrency: int
-    requests_per_minute: float | None
-    timeout_s: float
-    retries: int
     seed: int
-    chat_template_kwargs: Any = None
+    chat_template_kwargs: Any
     """Arguments of the model's template, as vLLM's server takes them."""
-    group: str = "score"
-    """Where its keys are in the configuration, for the person."""
+
+    @classmethod
+    def of(cls, judge: JudgeEndpoint, group: str, seed: int = 0) -> EndpointOptions:
+        """From the keys of `group`. UserError: an argument of the template is odd."""
+        told = {"who": "The judge's endpoint", "url_key": f"{group}.endpoint", "done": "judged"}
+        key = f"{group}.chat_template_kwargs"
+        return cls(
+            connection=Connection.of(judge, [judge.endpoint or ""], group, **told),
+            temperature=judge.temperature,
+            max_answer_tokens=judge.max_answer_tokens,
+            seed=seed,
+            chat_template_kwargs=template_arguments(judge.chat_template_kwargs, key),
+        )
 
 
 class Endpoint:
@@ -42,21 +48,7 @@ class Endpoint:
 
     def __init__(self, options: EndpointOptions) -> None:
         self._options = options
-        self._client = Client(
-            Connection(
-                urls=(options.url,),
-                model=options.model,
-                key_variable=options.key_variable,
-                concurrency=options.concurrency,
-                requests_per_minute=options.requests_per_minute,
-                timeout_s=options.timeout_s,
-                retries=options.retries,
-                who="The judge's endpoint",
-                url_key=f"{options.group}.endpoint",
-                group=options.group,
-                done="judged",
-            )
-        )
+        self._client = Client(options.connection)
 
     @property
     def capacity(self) -> int:
@@ -79,7 +71,7 @@ class Endpoint:
             UserError: nobody there, key refused, no such model, structured answers refused, or no
                 log-probabilities where they are needed.
         """
-        url = self._options.url
+        [url] = self._options.connection.urls
         if form is None:
             rating = rating_form(expected=True, explain=False)
             form = rating if logprobs else duel_form(explain=False)
@@ -101,7 +93,7 @@ class Endpoint:
     def _body(self, question: Question, attempt: int) -> dict[str, Any]:
         options = self._options
         body: dict[str, Any] = {
-            "model": options.model,
+            "model": options.connection.model,
             "messages": question.messages,
             "temperature": options.temperature,
             "max_tokens": options.max_answer_tokens,

@@ -121,7 +121,7 @@ class LLMJudge(JudgeOptions, Scorer):
             if self.chat_template_kwargs:
                 self._model(access)
             return
-        endpoint = Endpoint(self._endpoint_options())
+        endpoint = Endpoint(EndpointOptions.of(self, "score", self.seed))
         try:
             endpoint.check(logprobs=self._brief().expected_score)
         finally:
@@ -142,7 +142,7 @@ class LLMJudge(JudgeOptions, Scorer):
 
     def _open(self, access: TeacherAccess) -> Respondent:
         if self.endpoint is not None:
-            return Endpoint(self._endpoint_options())
+            return Endpoint(EndpointOptions.of(self, "score", self.seed))
         from rankdistill.score.judge.engine import Engine, EngineOptions
 
         return Engine(
@@ -173,21 +173,6 @@ class LLMJudge(JudgeOptions, Scorer):
             expected_score=self.expected_score and not self.relative,
             shuffles=self.shuffles,
             seed=self.seed,
-        )
-
-    def _endpoint_options(self) -> EndpointOptions:
-        return EndpointOptions(
-            url=self.endpoint or "",
-            model=self.model or "",
-            key_variable=self.key_variable,
-            temperature=self.temperature,
-            max_answer_tokens=self.max_answer_tokens,
-            concurrency=self.concurrency,
-            requests_per_minute=self.requests_per_minute,
-            timeout_s=self.timeout_s,
-            retries=self.retries,
-            seed=self.seed,
-            chat_template_kwargs=models.template_arguments(self.chat_template_kwargs, _KWARGS),
         )
 
     def _priced(self, verdict: Verdict) -> Verdict:
