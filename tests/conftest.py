@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -220,3 +221,21 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_model("llama", layers=3, seed=1).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def metrics() -> dict[str, Any]:
+    """`metrics.json` of a run that nobody made."""
+    from report_rows import run_report
+
+    from rankdistill.report import metrics_of
+
+    return metrics_of(run_report())
+
+
+@pytest.fixture(scope="session")
+def page_text(metrics: dict[str, Any]) -> str:
+    """The page of `metrics`."""
+    from rankdistill.report.html import html_report
+
+    return html_report(metrics, "seed: 0")

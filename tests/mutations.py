@@ -50,7 +50,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "losses": (
         "train/ppo/losses.py train/ppo/experience.py train/reward/loss.py train/ranking.py"
-        " train/groups.py warmup/head.py warmup/logits.py trainer/steps.py",
+        " train/groups.py warmup/head.py warmup/logits.py trainer/steps.py"
+        " trainer/batches.py",
         "ppo_losses ppo_experience reward_loss ranking_trainer ranking_trainer_rows warmup_head"
         " warmup_support warmup_stages ranking_trainer_reference ppo",
     ),
@@ -81,18 +82,8 @@ NAMES = {
     "min": "max", "max": "min", "any": "all", "all": "any", "sum": "mean", "mean": "sum",
     "argmax": "argmin", "argmin": "argmax", "cumsum": "cumprod", "sorted": "list",
 }  # fmt: skip
-MESSAGES = {
-    "warn",
-    "warning",
-    "info",
-    "debug",
-    "error",
-    "print",
-    "heading",
-    "note",
-    "line",
-    "detail",
-}
+MESSAGES = set("warn warning info debug error print heading note line detail".split())  # noqa: SIM905
+SHARED = ["torch", "transformers", "trl", "datasets", "peft", "hydra", "hypothesis", "scipy.stats"]
 # Of a processor: the machine may be busy.
 TIMEOUT_S = 60
 # Further tests of a line, slowest last, are not tried beyond this many seconds.
@@ -368,16 +359,7 @@ def main() -> None:
     os.chdir(ROOT)
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     sys.dont_write_bytecode = True
-    for name in (
-        "torch",
-        "transformers",
-        "trl",
-        "datasets",
-        "peft",
-        "hydra",
-        "hypothesis",
-        "scipy.stats",
-    ):
+    for name in SHARED:
         importlib.import_module(name)
     total: Counter[str] = Counter()
     for group in asked.groups:

@@ -25,16 +25,6 @@ from rankdistill.statistics import paired_difference
 from rankdistill.store.written import RECORD
 
 
-@pytest.fixture(scope="module")
-def metrics() -> dict[str, Any]:
-    return metrics_of(run_report())
-
-
-@pytest.fixture(scope="module")
-def page_text(metrics) -> str:
-    return html_report(metrics, "seed: 0")
-
-
 def scores_of(metrics: dict[str, Any], name: str) -> dict[str, float]:
     return metrics["models"][name]["prompt_scores"]
 

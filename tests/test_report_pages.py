@@ -23,16 +23,6 @@ from rankdistill.report.responses import links_of, prompt_lists, shown_prompts
 
 
 @pytest.fixture(scope="module")
-def metrics() -> dict[str, Any]:
-    return metrics_of(run_report())
-
-
-@pytest.fixture(scope="module")
-def page_text(metrics) -> str:
-    return html_report(metrics, "seed: 0")
-
-
-@pytest.fixture(scope="module")
 def attacked() -> dict[str, Any]:
     """Metrics of a run in which everything that others write is an attack."""
     groups = {name: held_out_groups(name, 8) for name in MODELS}
