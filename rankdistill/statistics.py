@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,8 @@ def mean_interval(
         return Interval(mean, None, None)
     if np.ptp(array) == 0.0:
         return Interval(mean, mean, mean)
-    low, high = _bootstrap(array, seed, level, resamples)
+    batch = max(1, _VALUES_AT_ONCE // array.size)
+    low, high = bootstrap([array], np.mean, seed, level=level, resamples=resamples, batch=batch)
     return Interval(mean, low, high)
 
 
@@ -150,15 +151,32 @@ def share_won(a: float | Sequence[float], b: float | Sequence[float], tie_margin
     return float(won + tied / 2.0)
 
 
-def _bootstrap(array: np.ndarray, seed: int, level: float, resamples: int) -> tuple[float, float]:
+def bootstrap(
+    samples: Sequence[Any],
+    statistic: Callable[..., Any],
+    seed: int,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    batch: int = 500,
+) -> tuple[float, float]:
+    """The ends of the BCa interval, or where that is undefined of the percentiles'; maybe NaN.
+
+    Args:
+        samples: One array, or several of the same prompts, which are resampled together.
+        statistic: Vectorised: of the samples, and an `axis`.
+        batch: Resamples that are computed at once.
+    """
+    low = high = math.nan
     for method in ("BCa", "percentile"):
-        with warnings.catch_warnings():
+        with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             result = stats.bootstrap(
-                (array,),
-                np.mean,
+                tuple(samples),
+                statistic,
+                paired=len(samples) > 1,
                 n_resamples=resamples,
-                batch=max(1, _VALUES_AT_ONCE // array.size),
+                batch=batch,
                 vectorized=True,
                 confidence_level=level,
                 method=method,

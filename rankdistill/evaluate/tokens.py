@@ -51,23 +51,6 @@ def token_entropy(model: PreTrainedModel, batch: GroupBatch, temperature: float 
         return model(group_batch=batch.to(model.device), head=_Entropy(temperature))
 
 
-def token_divergence(
-    model_p: PreTrainedModel,
-    model_q: PreTrainedModel,
-    batch: GroupBatch,
-    temperatures: tuple[float, float] = (1.0, 1.0),
-) -> Tensor:
-    """[N] KL(p || q) at every response token, nats, on the device of `model_p`.
-
-    Both models are bound and share a tokenizer; tables padded to two sizes are cut to the ids that
-    both have. temperatures: of p and of q.
-    """
-    with _measuring(model_p), _measuring(model_q):
-        # q's forward runs inside p's, so that both heads run inside their own model's forward.
-        head = _DivergenceTo(model_q, temperatures)
-        return model_p(group_batch=batch.to(model_p.device), head=head)
-
-
 def mean_entropy(
     model: PreTrainedModel, batches: Iterable[GroupBatch], temperature: float = 1.0
 ) -> float:
@@ -83,15 +66,18 @@ def entropy_and_divergence(
 ) -> tuple[float, float]:
     """Entropy of p and KL(p || q), each averaged over all response tokens, nats per token.
 
-    On responses that p sampled the latter estimates the divergence of the two policies from each
-    other; it is exact in the last step and Monte Carlo in the contexts. Each model makes one pass
-    over a batch. ValueError: no token.
+    Both models are bound and share a tokenizer; tables padded to two sizes are cut to the ids that
+    both have. On responses that p sampled the KL estimates the divergence of the two policies from
+    each other; it is exact in the last step and Monte Carlo in the contexts. Each model makes one
+    pass over a batch. temperatures: of p and of q. ValueError: no token.
     """
     entropies: list[Tensor] = []
 
     def both(hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Tensor:
         entropies.extend(_entropies(hidden, lm_head, temperatures[0]))
-        return _DivergenceTo(model_q, temperatures)(hidden, lm_head, batch)
+        # q's forward runs inside p's, so that both heads run inside their own model's forward.
+        head = _DivergenceFrom(hidden, lm_head, temperatures)
+        return model_q(group_batch=batch.to(model_q.device), head=head)
 
     with _measuring(model_p), _measuring(model_q):
         kl = _mean(model_p(group_batch=b.to(model_p.device), head=both) for b in batches)
@@ -161,8 +147,6 @@ class MatchedTemperature:
     """At that temperature on the given responses, nats per token."""
     target: float
     """What was asked for, nats per token."""
-    base_entropy: float
-    """At the base temperature on the given responses, nats per token."""
     matched: bool
     """False: no temperature within the bounds reaches the target; the nearest bound was taken."""
 
@@ -203,9 +187,7 @@ def matching_temperature(
             low, high = sorted((base_temperature, bound))
             excess = lambda t: entropy(t) - target_entropy  # noqa: E731
             temperature = float(brentq(excess, low, high, rtol=tolerance))  # type: ignore[arg-type]
-        return MatchedTemperature(
-            temperature, entropy(temperature), target_entropy, base, bool(matched)
-        )
+        return MatchedTemperature(temperature, entropy(temperature), target_entropy, bool(matched))
 
 
 class _MeanEntropy:
@@ -231,21 +213,8 @@ class _Entropy:
 
 
 @dataclass(frozen=True)
-class _DivergenceTo:
-    """As p's head: runs q on the same batch and compares the logits chunk by chunk."""
-
-    model_q: PreTrainedModel
-    temperatures: tuple[float, float]
-
-    def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Tensor:
-        device = self.model_q.device
-        head_q = _DivergenceFrom(hidden, lm_head, self.temperatures)
-        return self.model_q(group_batch=batch.to(device), head=head_q)
-
-
-@dataclass(frozen=True)
 class _DivergenceFrom:
-    """As q's head: p's rows and head are known."""
+    """As q's head: compares the logits chunk by chunk; p's rows and head are known."""
 
     hidden_p: Tensor
     lm_head_p: LMHead

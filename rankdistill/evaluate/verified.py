@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from rankdistill.prompts.demands import kinds
 from rankdistill.prompts.instructions import demands_of
 from rankdistill.rows import Group
 from rankdistill.score.verifier.instructions import follows
-from rankdistill.statistics import LEVEL, RESAMPLES, Interval
+from rankdistill.statistics import RESAMPLES, Interval, bootstrap
 
 SUBSETS = ("trained", "marks", "restrictions", "kept_out")
 """What figures are averaged over: trained kinds, those of them that are marks or restrictions, and
@@ -324,14 +322,6 @@ def _interval(statistic: Any, clusters: int, seed: int, constant: bool) -> Inter
         values = statistic(drawn.reshape(len(flat), clusters).astype(float))
         return values.reshape(places.shape[:-1])
 
-    for method in ("BCa", "percentile"):
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            found = stats.bootstrap(
-                (np.arange(clusters),), resampled, n_resamples=RESAMPLES, vectorized=True,
-                batch=500, confidence_level=LEVEL, method=method, rng=np.random.default_rng(seed),
-            )  # fmt: skip
-        low, high = map(float, found.confidence_interval)
-        if math.isfinite(low) and math.isfinite(high):
-            return Interval(mean, low, high)
-    return Interval(mean, mean, mean)
+    low, high = bootstrap([np.arange(clusters)], resampled, seed, resamples=RESAMPLES)
+    finite = math.isfinite(low) and math.isfinite(high)
+    return Interval(mean, low, high) if finite else Interval(mean, mean, mean)

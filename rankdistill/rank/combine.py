@@ -11,6 +11,7 @@ import numpy as np
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.rank.aggregate import AGGREGATIONS, Vote, ballot_of
+from rankdistill.rank.ranking import score_by
 from rankdistill.rows import Ballot, Group, Response
 
 Scale = Mapping[str, tuple[float, float]]
@@ -52,7 +53,7 @@ def scale_of(groups: Sequence[Group], names: Mapping[str, float]) -> Scale:
         return dict.fromkeys(names, (0.0, 1.0))
     scale = {}
     for name in names:
-        values = np.array([_value(r, name) for group in groups for r in group["responses"]])
+        values = np.array([score_by(r, name) for group in groups for r in group["responses"]])
         values = values[np.isfinite(values)]
         spread = float(values.std()) if values.size else 0.0
         scale[name] = (float(values.mean()) if values.size else 0.0, spread or 1.0)
@@ -67,7 +68,7 @@ def standardised(
 
     def score(response: Response) -> float:
         around = {
-            name: (_value(response, name) - scale[name][0]) / scale[name][1] for name in weights
+            name: (score_by(response, name) - scale[name][0]) / scale[name][1] for name in weights
         }
         return sum(weight * around[name] for name, weight in weights.items()) / total
 
@@ -143,7 +144,7 @@ def _moved(ballot: Ballot, to: Mapping[int, int]) -> Ballot:
 def votes_of(group: Group, name: str) -> list[Ballot]:
     """A scorer's ballots; where it casts none, the order of its values."""
     cast = [ballot for ballot in group.get("ballots", []) if ballot["scorer"] == name]
-    return cast or [ballot_of(name, [_value(r, name) for r in group["responses"]])]
+    return cast or [ballot_of(name, [score_by(r, name) for r in group["responses"]])]
 
 
 def _votes(group: Group, weights: Mapping[str, float]) -> list[Vote]:
@@ -167,11 +168,6 @@ def _check_names(groups: Sequence[Group], weights: Mapping[str, float]) -> None:
                             f"{suggest(name, known)}")  # fmt: skip
         if weight < 0 or not any(weights.values()):
             raise UserError(f"rank.weights.{name} is {weight}; weights are at least 0, not all 0.")
-
-
-def _value(response: Response, name: str) -> float:
-    value = response.get("scores", {}).get(name)
-    return math.nan if value is None else value
 
 
 def _with(group: Group, name: str, values: Sequence[float]) -> Group:

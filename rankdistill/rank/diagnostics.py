@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from rankdistill.rank.aggregate import duels
+from rankdistill.rank.ranking import score_by
 from rankdistill.rows import Ballot, Group
 from rankdistill.statistics import mean_agreement, mean_interval, tau_b
 
@@ -71,7 +72,7 @@ def _raters(group: Group) -> list[list[float]]:
     """Per rater, the rank of every response, from 0 for the best to 1 for the worst."""
     names = sorted({name for r in group["responses"] for name in r.get("scores", {})})
     if len(names) > 1:
-        return [_ranked([-_value(r, name) for r in group["responses"]]) for name in names]
+        return [_ranked([-score_by(r, name) for r in group["responses"]]) for name in names]
     rows = []
     for ballot in group.get("ballots", []):
         given = [math.nan] * len(group["responses"])
@@ -99,7 +100,7 @@ def _ranked(values: Sequence[float]) -> list[float]:
 
 def _scorer(groups: Sequence[Group], name: str) -> dict[str, Any]:
     rows = [
-        [(_value(r, name), len(r["token_ids"])) for r in group["responses"]] for group in groups
+        [(score_by(r, name), len(r["token_ids"])) for r in group["responses"]] for group in groups
     ]
     known = [[pair for pair in row if math.isfinite(pair[0])] for row in rows]
     values = [value for row in known for value, _ in row]
@@ -168,7 +169,7 @@ def _pairs(groups: Sequence[Group], names: Sequence[str]) -> list[dict[str, Any]
     for a, b in combinations(ordered, 2):
         taus = []
         for group in groups:
-            both = [(_value(r, a), _value(r, b)) for r in group["responses"]]
+            both = [(score_by(r, a), score_by(r, b)) for r in group["responses"]]
             both = [pair for pair in both if all(map(math.isfinite, pair))]
             taus.append(tau_b([x for x, _ in both], [y for _, y in both]))
         tau = mean_agreement(taus, seed=0, resamples=RESAMPLES)
@@ -227,8 +228,3 @@ def _share(seen: Sequence[bool]) -> float | None:
 
 def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {name: v if v is not None and math.isfinite(v) else None for name, v in scores.items()}
-
-
-def _value(response: Any, name: str) -> float:
-    value = response.get("scores", {}).get(name)
-    return math.nan if value is None else value

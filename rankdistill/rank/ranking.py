@@ -10,6 +10,12 @@ from collections.abc import Sequence
 from rankdistill.rows import Group, Response
 
 
+def score_by(response: Response, scorer: str) -> float:
+    """What one scorer gave a response; NaN where it gave nothing."""
+    value = response.get("scores", {}).get(scorer)
+    return math.nan if value is None else value
+
+
 def ranks(scores: Sequence[float], tie_margin: float = 0.0) -> list[int]:
     """Dense ranks of scores, 0 for the best.
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from itertools import combinations
 from typing import Any
 
+from rankdistill.rank.ranking import score_by
 from rankdistill.rows import Group
 from rankdistill.statistics import mean_interval
 
@@ -59,7 +60,7 @@ def _held_against(groups: Sequence[Group], scorer: str) -> dict[str, Any]:
     shares: dict[str, list[float]] = defaultdict(list)
     pairs = 0
     for group in groups:
-        both = [(_value(r, BY_WRITER), _value(r, scorer)) for r in group["responses"]]
+        both = [(score_by(r, BY_WRITER), score_by(r, scorer)) for r in group["responses"]]
         known = [pair for pair in both if all(map(math.isfinite, pair))]
         gaps = [(a[1] - b[1]) * (a[0] - b[0]) for a, b in combinations(known, 2) if a[0] != b[0]]
         pairs += len(gaps)
@@ -68,11 +69,6 @@ def _held_against(groups: Sequence[Group], scorer: str) -> dict[str, Any]:
                 seen = [(gap > 0) - (gap < 0) == sign for gap in gaps]
                 shares[name].append(sum(seen) / len(seen))
     return {"pairs": pairs, **{name: _rate(shares[name]) for name in ("better", "tied", "worse")}}
-
-
-def _value(response: Any, name: str) -> float:
-    value = response.get("scores", {}).get(name)
-    return math.nan if value is None else value
 
 
 def _rate(shares: Sequence[float]) -> dict[str, Any] | None:

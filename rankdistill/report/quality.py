@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from rankdistill.evaluate.model_figures import ModelFigures
-from rankdistill.statistics import LEVEL, RESAMPLES, paired_difference
+from rankdistill.statistics import bootstrap, paired_difference
 
 
 def way_to_teacher(
@@ -43,7 +39,7 @@ def way_to_teacher(
     mean = float(_ratio(np.array(own), np.array(low), np.array(high)))
     if model.name in (start.name, teacher.name):
         return {"mean": mean, "low": None, "high": None}
-    bounds = _bootstrap(own, low, high, seed)
+    bounds = bootstrap([own, low, high], _ratio, seed)
     return {"mean": mean, "low": bounds[0], "high": bounds[1]}
 
 
@@ -52,22 +48,3 @@ def _ratio(own: np.ndarray, low: np.ndarray, high: np.ndarray, axis: int = -1) -
     ends are equally good."""
     before, after = low.mean(axis), high.mean(axis)
     return (own.mean(axis) - before) / (after - before)
-
-
-def _bootstrap(
-    own: Sequence[float], low: Sequence[float], high: Sequence[float], seed: int
-) -> tuple[float, float]:
-    """BCa (Efron 1987), as in `rankdistill.statistics`; all three resampled together."""
-    bounds = math.nan, math.nan
-    for method in ("BCa", "percentile"):
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            found = stats.bootstrap(
-                (own, low, high), _ratio, paired=True, vectorized=True, n_resamples=RESAMPLES,
-                batch=500, confidence_level=LEVEL, method=method, rng=np.random.default_rng(seed),
-            )  # fmt: skip
-        bounds = float(found.confidence_interval.low), float(found.confidence_interval.high)
-        # BCa is undefined where all resampled ratios are the same.
-        if all(map(math.isfinite, bounds)):
-            break
-    return bounds

@@ -10,8 +10,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9]+-[0-9]+")
@@ -36,21 +36,27 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
 
     `durable` also survives the machine's power; without it only the process's death.
     """
+    with _replaced(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    if durable:
+        sync_folder(path.parent)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A new file beside `path` that takes its place, or is deleted where writing it fails."""
     temporary = path.with_name(f".tmp-{os.getpid()}-{next(_serial)}")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         # On a full disk the half-written file is what the rest of the work needs the space of.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    if durable:
-        sync_folder(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -74,16 +80,10 @@ def append_line(path: Path, line: str) -> None:
 
 def copy_atomically(source: Path, to: Path) -> None:
     """Copies a file with its times: a reader, or a kill, sees no half of it."""
-    temporary = to.with_name(f".tmp-{os.getpid()}-{next(_serial)}")
-    try:
+    with _replaced(to) as temporary:
         shutil.copyfile(source, temporary)
         shutil.copystat(source, temporary)
         temporary.chmod(allowed_mode())
-        os.replace(temporary, to)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def link(source: Path, target: Path) -> None:
@@ -92,6 +92,12 @@ def link(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:
         copy_atomically(source, target)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path leads to a file below the folder that it is relative to."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def allowed_mode() -> int:

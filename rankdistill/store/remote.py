@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from rankdistill.errors import UserError
 from rankdistill.store import manifest as manifests
-from rankdistill.store.files import json_bytes, sha256_of, write_atomically
+from rankdistill.store.files import is_inside, json_bytes, sha256_of, write_atomically
 from rankdistill.store.identity import is_key
 
 VARIABLE = "RANKDISTILL_REMOTE"
@@ -144,7 +144,7 @@ class Remote:
             found = json.loads(self._files.cat_file(self._place(key)))
         except FileNotFoundError:
             return None
-        if not manifests.is_of(found, key) or not all(map(_is_inside, found["files"])):
+        if not manifests.is_of(found, key) or not all(map(is_inside, found["files"])):
             raise DamagedRemote(f"{key} is damaged in {self.address}: its manifest.")
         return found
 
@@ -171,11 +171,6 @@ class Remote:
                 f"The remote store {self.address} cannot be {what} ({_first(error)}): see to its "
                 f"address and your access to it, or unset {VARIABLE}."
             ) from error
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def _first(error: BaseException) -> str:

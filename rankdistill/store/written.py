@@ -20,7 +20,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.store.files import copy_atomically, files_of, json_bytes, link, write_atomically
+from rankdistill.store.files import (
+    copy_atomically,
+    files_of,
+    is_inside,
+    json_bytes,
+    link,
+    write_atomically,
+)
 from rankdistill.store.inputs import remembered_sha256
 from rankdistill.store.locks import held_at_once
 from rankdistill.store.removal import is_folder
@@ -260,14 +267,8 @@ def _is_record(record: object) -> bool:
         record["version"] == VERSION
         and isinstance(written, dict)
         and all(isinstance(files, dict) for files in written.values())
-        and all(_is_inside(name) for files in written.values() for name in files)
+        and all(is_inside(name) for files in written.values() for name in files)
     )
-
-
-def _is_inside(name: str) -> bool:
-    """Whether a path leads to a file below the folder that it is relative to."""
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def _write(run: Path, written: Mapping[str, Files]) -> None:
