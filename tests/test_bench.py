@@ -13,14 +13,14 @@ from rankdistill.bench import NAMES, forward, sample
 from rankdistill.bench.__main__ import main
 from rankdistill.bench.flops import Cost, Work, sequences, shared
 from rankdistill.bench.measure import Turn, measured, order, take_turns
-from rankdistill.bench.results import Row, Unequal
-from rankdistill.bench.settings import Point, Settings, random_group
+from rankdistill.bench.results import ResultRow, Unequal
+from rankdistill.bench.settings import BenchSettings, Point, random_group
 from rankdistill.bench.training import compare, full_logits_step, grouped_step, rrhf_step
 from rankdistill.bench.trl import TRLSteps, all_pairs
 from rankdistill.forward import bind
 from rankdistill.objectives import DPO, RRHF
 
-TINY = Settings("tiny", rounds=1)
+TINY = BenchSettings("tiny", rounds=1)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_without_memory_the_large_batch_is_left_out(monkeypatch, capsys):
 
 def test_a_row_without_peaks_or_limit():
     turns = [Turn(2.0, 1.0, None), Turn(4.0, 3.0, None), Turn(6.0, 2.0, None)]
-    row = Row("forward", "x", "K=1", "theirs", "ours", turns, turns[:1])
+    row = ResultRow("forward", "x", "K=1", "theirs", "ours", turns, turns[:1])
     whole = row.as_json()
     assert row.ratio == 2.0 and whole["wall_ratio"] == 2.0
     assert whole["peak_ratio"] is None and whole["share_of_limit"] is None
@@ -215,6 +215,6 @@ def test_mistakes_are_one_sentence(arguments, message, capsys):
 def test_models_that_cannot_be_measured(architecture, message, tokenizer, monkeypatch, capsys):
     model = build_model(architecture)
     model.config.max_position_embeddings = 10
-    monkeypatch.setattr(Settings, "load", lambda settings: (model, tokenizer))
+    monkeypatch.setattr(BenchSettings, "load", lambda settings: (model, tokenizer))
     assert main(["forward", "--model", "tiny"]) == 2
     assert message in capsys.readouterr().err

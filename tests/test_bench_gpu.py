@@ -13,7 +13,7 @@ import torch
 from rankdistill.bench.__main__ import main
 from rankdistill.bench.gpu import PARTS, Part
 from rankdistill.bench.gpu import run as running
-from rankdistill.bench.gpu.run import Options, numbers
+from rankdistill.bench.gpu.run import GPUOptions, numbers
 from rankdistill.errors import UserError
 
 
@@ -46,7 +46,7 @@ def test_a_part_that_crashes_or_hangs_is_a_line(
 ) -> None:
     parts = (Part(1, "gone", "os:abort", 60), Part(2, "hangs", "time:sleep", 0))
     monkeypatch.setattr(running, "PARTS", parts)
-    options = Options(True, "cpu", (1, 2), tmp_path / "log")
+    options = GPUOptions(True, "cpu", (1, 2), tmp_path / "log")
     assert running.run(options, tmp_path / "gpu.json") == 1
     claims = json.loads((tmp_path / "gpu.json").read_text())["claims"]
     assert {claim["verdict"] for claim in claims} == {"refuted"}

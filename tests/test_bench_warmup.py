@@ -6,10 +6,10 @@ import pytest
 
 from rankdistill.bench import warmup
 from rankdistill.bench.results import Unequal
-from rankdistill.bench.settings import Settings
+from rankdistill.bench.settings import BenchSettings
 from rankdistill.warmup.teachers import Divergence
 
-TINY = Settings("tiny", rounds=1)
+TINY = BenchSettings("tiny", rounds=1)
 
 
 def test_ways_that_compute_the_same_are_equal(capsys):

@@ -20,7 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from rankdistill.export import Options, current_export, export, open_source
+from rankdistill.export import ExportOptions, current_export, export, open_source
 from rankdistill.export import push as pushing
 from rankdistill.export.__main__ import main
 from rankdistill.export.card import model_card
@@ -84,7 +84,7 @@ def test_weights_are_the_students_and_tied_as_the_configuration_says(tmp_path, t
 
 
 def test_another_precision_is_written_and_the_run_stays_as_it_is(run, tmp_path):
-    to = export(open_source(run), tmp_path / "to", Options(precision="bfloat16"))
+    to = export(open_source(run), tmp_path / "to", ExportOptions(precision="bfloat16"))
     assert AutoModelForCausalLM.from_pretrained(to).dtype == torch.bfloat16
     assert AutoModelForCausalLM.from_pretrained(run / "model").dtype == torch.float32
 
@@ -190,7 +190,7 @@ def test_what_is_unknown_is_not_guessed(run, tmp_path, monkeypatch):
 
 
 def test_awq_ready_is_a_script_and_the_best_responses(run, tmp_path):
-    to = export(open_source(run), tmp_path / "to", Options(quantize="awq-ready"))
+    to = export(open_source(run), tmp_path / "to", ExportOptions(quantize="awq-ready"))
     rows = [json.loads(line) for line in (to / "calibration.jsonl").read_text().splitlines()]
     assert [row["messages"][-1]["content"] for row in rows] == ["yes 0", "yes 1", "yes 2"]
     py_compile.compile(str(to / "quantize_awq.py"), doraise=True)
@@ -199,7 +199,7 @@ def test_awq_ready_is_a_script_and_the_best_responses(run, tmp_path):
 
 def test_int8_is_close_and_smaller(run, tmp_path):
     pytest.importorskip("torchao")
-    to = export(open_source(run), tmp_path / "to", Options(quantize="int8"))
+    to = export(open_source(run), tmp_path / "to", ExportOptions(quantize="int8"))
     config = json.loads((to / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "torchao"
     whole, small = logits(run / "model"), logits(to)

@@ -16,7 +16,7 @@ from folders import content, written
 from test_export import logits
 
 from rankdistill.errors import UserError
-from rankdistill.export import Options, current_export, export, exporting, open_source
+from rankdistill.export import ExportOptions, current_export, export, exporting, open_source
 from rankdistill.export.__main__ import main
 from rankdistill.export.record import FILES, RECORD
 
@@ -40,7 +40,7 @@ def refused(run: Path, to: Path, capsys) -> str:
 
 
 def test_an_export_takes_the_place_of_an_earlier_one_and_leaves_nothing_of_it(run, tmp_path):
-    to = export(open_source(run), tmp_path / "place" / "to", Options(quantize="awq-ready"))
+    to = export(open_source(run), tmp_path / "place" / "to", ExportOptions(quantize="awq-ready"))
     written(to / "chat_templates" / "old" / "x.jinja")
     record = json.loads((to / RECORD).read_text())
     assert set(record[FILES]) | {RECORD, "chat_templates/old/x.jinja"} == content(to).keys()

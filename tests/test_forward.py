@@ -249,12 +249,14 @@ def test_softcapped_attention_takes_additive_masks() -> None:
     seen = torch.ones(5, 5, dtype=torch.bool).tril()
     added = torch.zeros(5, 5, dtype=torch.float64).masked_fill(~seen, torch.finfo().min)
     outs = [
-        attention.softcapped_attention(query, key, value, mask, attention.Options(), 2.0)
+        attention.softcapped_attention(query, key, value, mask, attention.AttentionOptions(), 2.0)
         for mask in (seen, added, None)
     ]
     assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
     # A cap that no score comes near bends nothing.
-    free = attention.softcapped_attention(query, key, value, None, attention.Options(), 1e6)
+    free = attention.softcapped_attention(
+        query, key, value, None, attention.AttentionOptions(), 1e6
+    )
     plain = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     torch.testing.assert_close(free, plain)
 

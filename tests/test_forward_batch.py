@@ -7,7 +7,7 @@ import torch
 
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, collate, micro_batches, token_count
-from rankdistill.forward.batch import AttentionPlan, Rows, Segment
+from rankdistill.forward.batch import AttentionPlan, ResponseRows, Segment
 
 GROUPS = [TokenGroup([10, 11], [[20, 21], [30]]), TokenGroup([12], [[40, 41]])]
 
@@ -94,7 +94,7 @@ def test_rows_spread_and_join_ragged_responses() -> None:
     spread = rows.spread(tokens)
     assert spread[:, 0, :, 0].tolist() == [[1, 0, 0], [2, 3, 4]]
     assert torch.equal(rows.join(spread), tokens)
-    even = Rows(2, 2, None)
+    even = ResponseRows(2, 2, None)
     assert torch.equal(even.join(even.spread(tokens)), tokens)
 
 

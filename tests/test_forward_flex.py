@@ -123,7 +123,7 @@ def test_it_computes_what_the_segments_do(
     torch.manual_seed(0)
     query = torch.randn(1, 4, length, 16)
     key, value = torch.randn(2, 1, 2, length, 16).unbind()
-    options = attention.Options(0.3, 0.0, window, softcap)
+    options = attention.AttentionOptions(0.3, 0.0, window, softcap)
     expected = attention.grouped_attention(query, key, value, plan, options)
     found = flex.tree_attention(
         query, key, value, plan, scaling=0.3, window=window, softcap=softcap

@@ -12,7 +12,7 @@ from tiny_run import TINY, run_here
 
 from rankdistill import sample
 from rankdistill.errors import UserError
-from rankdistill.export import Options, export, open_source
+from rankdistill.export import ExportOptions, export, open_source
 from rankdistill.models import Loading, Model
 from rankdistill.sample import vllm_models
 
@@ -36,14 +36,14 @@ def test_a_whole_run_and_its_export(own, monkeypatch, tmp_path):
     losses = json.loads((folder / "metrics.json").read_text())["training_history"]
     assert any("loss" in row for row in losses)
     for precision in ("auto", "bfloat16"):
-        to = export(open_source(folder), tmp_path / precision, Options(precision=precision))
+        to = export(open_source(folder), tmp_path / precision, ExportOptions(precision=precision))
         student = trusting(to)
         assert type(student.load()).__name__ == "OwnForCausalLM"
         assert type(student.tokenizer()).__name__.startswith("OwnTokenizer")
     with pytest.raises(UserError, match=r"code of its own: .* --trust-remote-code"):
-        export(open_source(tmp_path / "auto"), tmp_path / "again", Options("bfloat16"))
+        export(open_source(tmp_path / "auto"), tmp_path / "again", ExportOptions("bfloat16"))
     again = open_source(tmp_path / "auto", trust_remote_code=True)
-    assert trusting(export(again, tmp_path / "again", Options("bfloat16"))).load() is not None
+    assert trusting(export(again, tmp_path / "again", ExportOptions("bfloat16"))).load() is not None
 
 
 @pytest.mark.parametrize("method", ["load", "trainable", "tokenizer", "config"])

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rankdistill.forward import TokenGroup, bind, collate, response_logps
 from rankdistill.models import LoRA, locate
 from rankdistill.plan.__main__ import main
-from rankdistill.plan.memory import Spread, Training, product_bytes, token_bytes
+from rankdistill.plan.memory import Spread, TrainingStep, product_bytes, token_bytes
 from rankdistill.plan.remedies import remedy
 from rankdistill.plan.shapes import shape_of
 from rankdistill.trainer.modes import KEPT
@@ -140,9 +140,9 @@ def measured(model: str, prompts: int, prompt: int, response: int, tmp_path: Pat
     return map(float, done.stdout.splitlines()[-1].split())
 
 
-def training(shape, prompts: int, prompt: int, response: int) -> Training:
+def training(shape, prompts: int, prompt: int, response: int) -> TrainingStep:
     tokens = prompts * (prompt + 4 * response)
-    return Training(
+    return TrainingStep(
         shape, "float32", None, None, "shared", False, tokens=tokens,
         rows=prompts * 4 * response, passes=1, head="logps",
     )  # fmt: skip
@@ -217,14 +217,14 @@ def test_what_does_not_fit_says_what_makes_it_fit(capsys):
 
 
 def test_remedies_are_tried_in_their_order():
-    job = Training(
+    job = TrainingStep(
         shape_of(MISTRAL), "bfloat16", None, None, "shared", False, 8192, 4096, 1, "logps",
         Spread(8),
     )  # fmt: skip
     room = {}
     for text in ("max_batch", "selective", "layers", "plan.spread", "student.lora", "nf4"):
 
-        def fits(changed: Training, text: str = text) -> bool:
+        def fits(changed: TrainingStep, text: str = text) -> bool:
             return {
                 "max_batch": changed.tokens < 8192,
                 "selective": changed.checkpointing == "selective",

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from rankdistill import shell
 from rankdistill.bench import NAMES
-from rankdistill.bench.settings import BUNDLED, TINY, Settings
+from rankdistill.bench.settings import BUNDLED, TINY, BenchSettings
 from rankdistill.console import console, quiet, say
 from rankdistill.errors import UserError, suggest
 from rankdistill.shell import Parser, says_mistakes
@@ -34,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.benchmark == GPU:
         return _accept(options)
     names = _chosen(options.benchmark)
-    return _run(names, Settings(options.model, options.rounds), options.json)
+    return _run(names, BenchSettings(options.model, options.rounds), options.json)
 
 
-def _run(names: Sequence[str], settings: Settings, file: Path | None) -> int:
+def _run(names: Sequence[str], settings: BenchSettings, file: Path | None) -> int:
     if file is not None and not file.resolve().parent.is_dir():
         raise UserError(f"The folder of --json {file} does not exist: make it first.")
     quiet()
@@ -45,7 +45,7 @@ def _run(names: Sequence[str], settings: Settings, file: Path | None) -> int:
 
     facts = results.machine()
     say(results.machine_line(facts))
-    rows: list[results.Row] = []
+    rows: list[results.ResultRow] = []
     try:
         for name in names:
             rows += import_module(f"rankdistill.bench.{name}").run(settings)
@@ -71,7 +71,7 @@ def _accept(options: argparse.Namespace) -> int:
     quiet()
     import torch
 
-    from rankdistill.bench.gpu.run import Options, numbers, run
+    from rankdistill.bench.gpu.run import GPUOptions, numbers, run
 
     here = "cuda" if torch.cuda.is_available() else "cpu"
     device = options.device or here
@@ -83,7 +83,7 @@ def _accept(options: argparse.Namespace) -> int:
             "The models of `bench gpu` are made for a GPU, and there is none: add --model tiny."
         )
     log = options.log or Path("rankdistill-bench-gpu.log")
-    return run(Options(tiny, device, numbers(options.only), log.resolve()), options.json)
+    return run(GPUOptions(tiny, device, numbers(options.only), log.resolve()), options.json)
 
 
 def _chosen(name: str) -> Sequence[str]:

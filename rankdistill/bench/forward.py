@@ -10,8 +10,8 @@ import torch
 
 from rankdistill.bench.flops import Cost, Work, sequences, shared
 from rankdistill.bench.measure import free_mb
-from rankdistill.bench.results import Row
-from rankdistill.bench.settings import Point, Settings, random_group
+from rankdistill.bench.results import ResultRow
+from rankdistill.bench.settings import BenchSettings, Point, random_group
 from rankdistill.bench.training import Step, compare, full_logits_step, grouped_step, rrhf_step
 from rankdistill.bench.trl import TRLSteps, all_pairs
 from rankdistill.console import heading, result
@@ -28,7 +28,7 @@ BATCHED_MB = 12_000
 """What the default model needs free for TRL's six pairs in one batch."""
 
 
-def run(settings: Settings) -> list[Row]:
+def run(settings: BenchSettings) -> list[ResultRow]:
     """The rows of the benchmark, in the order of the docs.
 
     Raises:
@@ -73,7 +73,7 @@ class _Forward:
         for layout in ("padded", "packed", "shared"):
             grouped_step(self.model, group, RRHF(), layout)()
 
-    def layouts(self, point: Point) -> list[Row]:
+    def layouts(self, point: Point) -> list[ResultRow]:
         """Full logits, then our layouts `padded` and `packed`, each against `shared`."""
         K, P, R = point.K, point.P, point.R
         group, objective = random_group(point, self.model), RRHF()
@@ -90,7 +90,7 @@ class _Forward:
         }
         return self._rows("layouts", point, steps, work, self.rounds)
 
-    def rrhf(self, point: Point) -> Row:
+    def rrhf(self, point: Point) -> ResultRow:
         """RRHF as its authors compute it."""
         group = random_group(point, self.model)
         theirs = "RRHF as released"
@@ -101,18 +101,18 @@ class _Forward:
         work = {theirs: sequences(point.K, point.P, point.R)}
         return self._rows("RRHF", point, steps, work, self.rounds)[0]
 
-    def one_pair(self, point: Point) -> Row:
+    def one_pair(self, point: Point) -> ResultRow:
         """What TRL is made for: one chosen and one rejected response."""
         theirs = "TRL DPOTrainer"
         return self._dpo("DPO, one pair", point, theirs, [all_pairs(2)], self.rounds)
 
-    def pair_by_pair(self, point: Point, rounds: int) -> Row:
+    def pair_by_pair(self, point: Point, rounds: int) -> ResultRow:
         """All pairs of a ranking as micro-batches of one: TRL with little memory."""
         batches = [[pair] for pair in all_pairs(point.K)]
         theirs = "TRL DPOTrainer, pair by pair"
         return self._dpo("DPO, all pairs", point, theirs, batches, rounds)
 
-    def one_batch(self, point: Point) -> Row:
+    def one_batch(self, point: Point) -> ResultRow:
         """All pairs in one batch, measured once, for its memory."""
         theirs = "TRL DPOTrainer, one batch"
         return self._dpo("DPO, all pairs", point, theirs, [all_pairs(point.K)], 1)
@@ -124,7 +124,7 @@ class _Forward:
         theirs: str,
         batches: Sequence[Sequence[tuple[int, int]]],
         rounds: int,
-    ) -> Row:
+    ) -> ResultRow:
         assert self.trl is not None
         group = random_group(point, self.model)
         reference = _reference(self.model, group)
@@ -145,12 +145,12 @@ class _Forward:
         steps: Mapping[str, Step],
         work: Mapping[str, Work],
         rounds: int,
-    ) -> list[Row]:
+    ) -> list[ResultRow]:
         """One row for each entry of `work`, against ours."""
         turns, differences = compare(self.model, steps, rounds, f"{what}, {point}")
         ours = shared(point.K, point.P, point.R).training(self.cost)
         rows = [
-            Row(
+            ResultRow(
                 benchmark="forward",
                 what=what,
                 point=str(point),

@@ -20,7 +20,7 @@ class Unequal(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One other way against ours, at one point."""
 
     benchmark: str
@@ -79,7 +79,7 @@ class Row:
         return medians
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[ResultRow]) -> Table:
     """Medians over the rounds; each cell of two is theirs, then ours."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column("theirs against ours")
@@ -102,7 +102,7 @@ def table(rows: Sequence[Row]) -> Table:
     return grid
 
 
-def remarks(rows: Sequence[Row]) -> list[str]:
+def remarks(rows: Sequence[ResultRow]) -> list[str]:
     """What a reader of the table has to know; rates of what writes tokens."""
     lines = [
         f"{row.what}: {_rate(row, row.their_turns)} tokens/s with {row.theirs}, "
@@ -154,7 +154,7 @@ def _both(theirs: float | None, ours: float | None, digits: int) -> str:
     return f"{theirs:,.{digits}f} / {ours:,.{digits}f}"
 
 
-def _rate(row: Row, turns: Sequence[Turn]) -> str:
+def _rate(row: ResultRow, turns: Sequence[Turn]) -> str:
     wall = median(turns, "wall")
     assert wall is not None and row.tokens is not None
     return f"{row.tokens / wall:.1f}"

@@ -10,8 +10,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from rankdistill.bench.flops import Cost, Work
 from rankdistill.bench.measure import take_turns
-from rankdistill.bench.results import Row, Unequal
-from rankdistill.bench.settings import Point, Settings, random_group
+from rankdistill.bench.results import ResultRow, Unequal
+from rankdistill.bench.settings import BenchSettings, Point, random_group
 from rankdistill.console import heading, result
 from rankdistill.sample.sampler import SamplingOptions, response_seed
 from rankdistill.sample.transformers import decode
@@ -22,7 +22,7 @@ PROMPT_ID = "bench"
 SEED = 0
 
 
-def run(settings: Settings) -> list[Row]:
+def run(settings: BenchSettings) -> list[ResultRow]:
     """The row of the benchmark. No response ends early, so both ways write as many tokens.
 
     Raises:
@@ -41,7 +41,7 @@ def run(settings: Settings) -> list[Row]:
         OURS: lambda: _ours(model, prompt, point),
     }
     turns = take_turns(ways, settings.rounds)
-    row = Row(
+    row = ResultRow(
         benchmark="sample",
         what="sampling",
         point=f"K={point.K} P={point.P}, {point.R} new tokens",

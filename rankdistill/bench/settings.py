@@ -29,7 +29,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchSettings:
     """Of a whole call.
 
     Args:

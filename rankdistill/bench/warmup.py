@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div, pad
 
 from rankdistill.bench.flops import Cost, Work, shared
-from rankdistill.bench.results import Row
-from rankdistill.bench.settings import TINY, Point, Settings, random_group
+from rankdistill.bench.results import ResultRow
+from rankdistill.bench.settings import TINY, BenchSettings, Point, random_group
 from rankdistill.bench.training import Step, compare
 from rankdistill.console import heading, result
 from rankdistill.forward import bind, collate
@@ -32,7 +32,7 @@ T = 2.0
 KL = Divergence("forward_kl", T)
 
 
-def run(settings: Settings) -> list[Row]:
+def run(settings: BenchSettings) -> list[ResultRow]:
     """The rows of the benchmark.
 
     Raises:
@@ -59,7 +59,7 @@ def run(settings: Settings) -> list[Row]:
         (NAIVE, LEAN_HIDDEN), (NAIVE, LEAN_TOP),
     ]  # fmt: skip
     rows = [
-        Row(
+        ResultRow(
             benchmark="warmup",
             what="distillation",
             point=str(point),

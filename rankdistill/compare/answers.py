@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from rankdistill.compare.comparison import Comparison
-from rankdistill.compare.groups import Objective
+from rankdistill.compare.groups import ObjectiveRuns
 from rankdistill.compare.runs import FinishedRun
 from rankdistill.report.answers import ANSWERS
 from rankdistill.report.responses import begins
@@ -65,7 +65,7 @@ def answered(comparison: Comparison) -> list[Answered]:
     return sorted(found, key=lambda one: (-one.disagreement, one.prompt_id))[:SHOWN]
 
 
-def _mean(objective: Objective, prompt: str) -> float:
+def _mean(objective: ObjectiveRuns, prompt: str) -> float:
     models = (run.metrics["models"][run.metrics["trained"]] for run in objective.runs)
     return fmean(model["prompt_scores"][prompt] for model in models)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rankdistill.compare import demands
-from rankdistill.compare.groups import Objective, objectives_of
+from rankdistill.compare.groups import ObjectiveRuns, objectives_of
 from rankdistill.compare.pairs import (
     Difference,
     Tables,
@@ -34,7 +34,7 @@ Values = Callable[[FinishedRun], Mapping[str, float]]
 class Comparison:
     """Objectives on the same held-out prompts."""
 
-    objectives: list[Objective]
+    objectives: list[ObjectiveRuns]
     failed: list[FailedRun]
     prompts: list[str]
     """That every run has a value for."""
@@ -81,7 +81,7 @@ class Comparison:
         return min(len(objective.runs) for objective in self.objectives)
 
     @property
-    def ordered(self) -> list[Objective]:
+    def ordered(self) -> list[ObjectiveRuns]:
         """The highest mean first."""
         return sorted(self.objectives, key=lambda o: -self.mean(o.label))
 
@@ -140,7 +140,7 @@ def compare_runs(runs: Runs) -> Comparison:
 
 
 def _verified(
-    objectives: Sequence[Objective],
+    objectives: Sequence[ObjectiveRuns],
 ) -> tuple[Any, VerifiedTables | None, str | None]:
     """The table of all rows and its figures, or why there are none where some run was verified."""
     runs = [run for objective in objectives for run in objective.runs]
@@ -183,7 +183,7 @@ def _leads(stacks: Mapping[str, np.ndarray], minus: Rows) -> dict[str, Tested]:
 
 
 def _differences(
-    objectives: Sequence[Objective],
+    objectives: Sequence[ObjectiveRuns],
     tables: Tables,
     prompts: Sequence[str],
     sampled: bool,
@@ -198,7 +198,7 @@ def _differences(
     return [replace(d, wins=one) for d, one in zip(found, wins, strict=True)]
 
 
-def _won(a: Objective, b: Objective, prompts: Sequence[str]) -> np.ndarray:
+def _won(a: ObjectiveRuns, b: ObjectiveRuns, prompts: Sequence[str]) -> np.ndarray:
     """[S, P] shares of answers of `a` that are scored above one of `b`."""
     seeds = shared_seeds(a.by_seed, b.by_seed)
     pairs: Iterable[tuple[FinishedRun, FinishedRun]] = [
@@ -218,7 +218,9 @@ def _responses(run: FinishedRun) -> Mapping[str, Sequence[float]]:
     return run.metrics["models"][run.metrics["trained"]]["response_scores"]
 
 
-def mean_of(objective: Objective, figure: Callable[[FinishedRun], float | None]) -> float | None:
+def mean_of(
+    objective: ObjectiveRuns, figure: Callable[[FinishedRun], float | None]
+) -> float | None:
     """The mean of a figure over the runs that have it."""
     found = [value for run in objective.runs if (value := figure(run)) is not None]
     return fmean(found) if found else None

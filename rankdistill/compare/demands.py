@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rankdistill.compare.groups import Objective
+from rankdistill.compare.groups import ObjectiveRuns
 from rankdistill.compare.runs import FinishedRun
 from rankdistill.errors import UserError
 from rankdistill.evaluate.verified import DemandRow
@@ -52,7 +52,7 @@ class RunDemands:
     rows: Sequence[DemandRow]
 
 
-def gathered(objectives: Sequence[Objective]) -> pa.Table:
+def gathered(objectives: Sequence[ObjectiveRuns]) -> pa.Table:
     """The rows of all runs; every run has a file, see `missing`.
 
     Raises:

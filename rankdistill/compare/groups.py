@@ -18,7 +18,7 @@ PLACEBO = "rank.placebo"
 
 
 @dataclass(frozen=True)
-class Objective:
+class ObjectiveRuns:
     """Runs that differ in nothing but their seed."""
 
     label: str
@@ -35,13 +35,15 @@ class Objective:
         return _is_placebo(self.runs[0])
 
 
-def objectives_of(runs: Sequence[FinishedRun]) -> list[Objective]:
+def objectives_of(runs: Sequence[FinishedRun]) -> list[ObjectiveRuns]:
     """The runs grouped, in the order in which they were given; of equal runs the last counts."""
     grouped: dict[str, dict[int, FinishedRun]] = {}
     for run in runs:
         grouped.setdefault(repr(sorted(_settings(run).items())), {})[run.seed] = run
     groups = [[group[seed] for seed in sorted(group)] for group in grouped.values()]
-    return [Objective(label, group) for label, group in zip(_labels(groups), groups, strict=True)]
+    return [
+        ObjectiveRuns(label, group) for label, group in zip(_labels(groups), groups, strict=True)
+    ]
 
 
 def differing_keys(runs: Iterable[FinishedRun]) -> list[str]:
@@ -51,7 +53,7 @@ def differing_keys(runs: Iterable[FinishedRun]) -> list[str]:
     return [key for key in keys if len({_told(values, key) for values in settings}) > 1]
 
 
-def config_rows(objectives: Sequence[Objective]) -> list[list[str]]:
+def config_rows(objectives: Sequence[ObjectiveRuns]) -> list[list[str]]:
     """Key, then the value of every objective, `-` where it has none or does not read it."""
     firsts = [objective.runs[0] for objective in objectives]
     rows = [[key, *(_read(run, key) for run in firsts)] for key in differing_keys(firsts)]

@@ -13,7 +13,7 @@ from rankdistill.compare.figures import (
     share,
     training_seconds,
 )
-from rankdistill.compare.groups import Objective
+from rankdistill.compare.groups import ObjectiveRuns
 from rankdistill.compare.pairs import Tested
 from rankdistill.compare.statistics import Estimate
 from rankdistill.compare.suites import suite_rows
@@ -104,6 +104,6 @@ def _cost_rows(comparison: Comparison) -> list[Row]:
     ]  # fmt: skip
 
 
-def _reused_cell(objective: Objective) -> Cell:
+def _reused_cell(objective: ObjectiveRuns) -> Cell:
     stages = [stage for run in objective.runs for stage in run.metrics["stages"]]
     return Cell(f"{sum(stage['reused'] for stage in stages)} of {len(stages)}")

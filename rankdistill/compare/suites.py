@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rankdistill.compare.figures import FigureRow, share
-from rankdistill.compare.groups import Objective
+from rankdistill.compare.groups import ObjectiveRuns
 from rankdistill.compare.runs import FinishedRun
 from rankdistill.report.table import number
 
 
-def suite_rows(objectives: list[Objective]) -> list[FigureRow]:
+def suite_rows(objectives: list[ObjectiveRuns]) -> list[FigureRow]:
     """A row per figure of the suites that all runs measured alike; parts of figures are left out.
 
     The means are over runs. Their intervals, over a suite's items, are in the runs' own reports.

@@ -39,7 +39,7 @@ BySeed = Mapping[int, Tally]
 
 
 @dataclass(frozen=True)
-class Figure:
+class VerifiedFigure:
     """The mean over seeds with its interval over base prompts, and what each seed has."""
 
     interval: Interval
@@ -50,7 +50,7 @@ class Figure:
 class VerifiedTables:
     """What verified runs are compared by; labels with the highest share first."""
 
-    figures: Mapping[str, Mapping[str, Figure]]
+    figures: Mapping[str, Mapping[str, VerifiedFigure]]
     """By label, then by a name of `SHARES` or `MINUS`, or `tokens`; what was not measured is left
     out."""
     arms: Mapping[str, Mapping[str, Mapping[int, float]]]
@@ -60,16 +60,16 @@ class VerifiedTables:
     """Of that share of the trained students, every pair of labels."""
     base_prompts: int
 
-    def gain(self, label: str) -> tuple[str, Figure]:
+    def gain(self, label: str) -> tuple[str, VerifiedFigure]:
         """The smaller of the sampled and the greedy gain, and which it is."""
         return self._least(label, GAINS)
 
-    def over_control(self, label: str) -> tuple[str, Figure] | None:
+    def over_control(self, label: str) -> tuple[str, VerifiedFigure] | None:
         """The smallest difference to a control: to the strongest; None where there was none."""
         known = any(name in self.figures[label] for name in CONTROLS)
         return self._least(label, CONTROLS) if known else None
 
-    def _least(self, label: str, names: Sequence[str]) -> tuple[str, Figure]:
+    def _least(self, label: str, names: Sequence[str]) -> tuple[str, VerifiedFigure]:
         own = self.figures[label]
         name = min((n for n in names if n in own), key=lambda n: own[n].interval.mean)
         return name, own[name]
@@ -169,7 +169,7 @@ def _trained_kinds(rows: Rows) -> dict[str, dict[int, Tally]]:
     return found
 
 
-def _figures(rows: Rows, tallies: ByArm, seed: int) -> dict[str, Figure]:
+def _figures(rows: Rows, tallies: ByArm, seed: int) -> dict[str, VerifiedFigure]:
     trained = {s: arms["trained"] for s, arms in rows.items()}
     shares = {
         name: {s: tally(subset(own, which), value) for s, own in trained.items()}
@@ -190,20 +190,20 @@ def _answers(rows: Sequence[DemandRow]) -> list[DemandRow]:
     return [replace(row, kind="tokens", followed=float(row.tokens)) for row in first.values()]
 
 
-def _mean(of: BySeed, seed: int) -> Figure | None:
+def _mean(of: BySeed, seed: int) -> VerifiedFigure | None:
     if not of:
         return None
-    return Figure(verified.share(over_seeds(list(of.values())), seed), _each(of))
+    return VerifiedFigure(verified.share(over_seeds(list(of.values())), seed), _each(of))
 
 
-def _minus(a: BySeed, b: BySeed, seed: int) -> Figure | None:
+def _minus(a: BySeed, b: BySeed, seed: int) -> VerifiedFigure | None:
     """Paired: `a` and `b` have the same seeds, and each of them the same clusters."""
     if not a:
         return None
     left, right = (over_seeds(list(of.values())) for of in (a, b))
     interval = verified.difference(left, right, seed)
     of_a, of_b = _each(a), _each(b)
-    return interval and Figure(interval, {s: of_a[s] - of_b[s] for s in of_a})
+    return interval and VerifiedFigure(interval, {s: of_a[s] - of_b[s] for s in of_a})
 
 
 def _common(tallies: ByArm, a: str, b: str) -> tuple[BySeed, BySeed]:

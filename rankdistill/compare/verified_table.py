@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rankdistill.compare.figures import points, share
-from rankdistill.compare.verified import Figure, VerifiedTables
+from rankdistill.compare.verified import VerifiedFigure, VerifiedTables
 from rankdistill.report.table import NOTHING, Cell, Row, tokens
 
 TITLE = "Demands followed"
@@ -19,7 +19,7 @@ ABOUT = (
 ABOUT_SEEDS = " Of several seeds: the interval is their mean's, and each seed's value follows it."
 
 
-class Line(NamedTuple):
+class Measure(NamedTuple):
     """A row of the table."""
 
     name: str
@@ -41,47 +41,49 @@ class SeedsCell(Cell):
 SMALLER = "smaller_gain"
 _BEFORE = "Minus the student before training"
 LINES = [
-    Line("trained", "Trained kinds", "Of the kinds that training prompts have.", share),
-    Line("marks", "Marks", "Of these, what is added to an answer: a title, a postscript.", share),
-    Line(
+    Measure("trained", "Trained kinds", "Of the kinds that training prompts have.", share),
+    Measure(
+        "marks", "Marks", "Of these, what is added to an answer: a title, a postscript.", share,
+    ),
+    Measure(
         "restrictions", "Restrictions",
         "Of these, what binds the whole text: its words, its commas.", share,
     ),
-    Line("kept_out", "Kept-out kinds", "Kinds that no training prompt has.", share),
-    Line(
+    Measure("kept_out", "Kept-out kinds", "Kinds that no training prompt has.", share),
+    Measure(
         "strict", "All demands of a prompt",
         "Answers that follow every demand of a trained kind.", share,
     ),
-    Line(
+    Measure(
         "own_minus_opposite", "Own minus opposite",
         "How much more often the demand is met than its opposite, which was not asked for: a habit "
         "or a length alone is worth 0.", points, True,
     ),
-    Line("tokens", "Tokens per answer", "Mean.", tokens),
-    Line("sampled", "Gain, sampled", f"{_BEFORE}, both sampled.", points, True),
-    Line("greedy", "Gain, greedy", f"{_BEFORE}, both greedy.", points, True),
-    Line(
+    Measure("tokens", "Tokens per answer", "Mean.", tokens),
+    Measure("sampled", "Gain, sampled", f"{_BEFORE}, both sampled.", points, True),
+    Measure("greedy", "Gain, greedy", f"{_BEFORE}, both greedy.", points, True),
+    Measure(
         SMALLER, "Smaller gain",
         "The smaller of the two: a student that is only surer gains where it is sampled alone.",
         points, True,
     ),
-    Line(
+    Measure(
         "same_entropy", "Over the same entropy",
         f"{_BEFORE}, sampled at the temperature that gives it the same entropy.", points, True,
     ),
-    Line(
+    Measure(
         "prompt", "Over a better prompt",
         f"{_BEFORE}, asked in the better way that was chosen on validation prompts.", points, True,
     ),
-    Line(
+    Measure(
         "prompt_both", "Over a better prompt, both with it",
         "The same, with the trained student asked in that way as well.", points, True,
     ),
-    Line("teacher", "Over the teacher", "Minus the teacher, as it was asked.", points, True),
+    Measure("teacher", "Over the teacher", "Minus the teacher, as it was asked.", points, True),
 ]  # fmt: skip
 
 
-def figure_of(verified: VerifiedTables, label: str, name: str) -> Figure | None:
+def figure_of(verified: VerifiedTables, label: str, name: str) -> VerifiedFigure | None:
     """A figure of an objective; None: it was not measured."""
     return verified.gain(label)[1] if name == SMALLER else verified.figures[label].get(name)
 
@@ -124,7 +126,7 @@ def values(verified: VerifiedTables, label: str) -> dict[str, float | str | None
     return found | {"verified.beyond_noise_over": ";".join(better)}
 
 
-def _cell(verified: VerifiedTables, label: str, line: Line) -> Cell:
+def _cell(verified: VerifiedTables, label: str, line: Measure) -> Cell:
     figure = figure_of(verified, label, line.name)
     if figure is None:
         return Cell(NOTHING)
@@ -137,6 +139,6 @@ def _cell(verified: VerifiedTables, label: str, line: Line) -> Cell:
     return SeedsCell(value, low, high, line.minus and interval.excludes(), per_seed)
 
 
-def _bare(line: Line, value: float | None) -> str:
+def _bare(line: Measure, value: float | None) -> str:
     """Without the unit, which stands with the mean."""
     return line.text(value).removesuffix(" %")

@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rankdistill.export.exporting import Options, current_export, export
+    from rankdistill.export.exporting import ExportOptions, current_export, export
     from rankdistill.export.source import Source, open_source
 
-__all__ = ["Options", "Source", "current_export", "export", "open_source"]
+__all__ = ["ExportOptions", "Source", "current_export", "export", "open_source"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
 
     from rankdistill.console import quiet, say
-    from rankdistill.export import Options, export, open_source
+    from rankdistill.export import ExportOptions, export, open_source
     from rankdistill.export.push import check_push, push
     from rankdistill.export.source import EXPORT
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.push is not None:
         check_push(given.push)
     to = given.to or source.folder / EXPORT
-    export(source, to, Options(given.precision, given.quantize, given.push))
+    export(source, to, ExportOptions(given.precision, given.quantize, given.push))
     say(f"[bold]export[/]  {to}")
     if given.push is not None:
         say(f"[bold]hub[/]     {push(to, given.push, private=not given.public)}")

@@ -29,7 +29,7 @@ QUANTIZE = ("none", "int8", "awq-ready")
 
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """How a model is exported.
 
     Args:
@@ -44,7 +44,7 @@ class Options:
     repository: str | None = None
 
 
-def check_export(source: Source, to: Path, options: Options) -> None:
+def check_export(source: Source, to: Path, options: ExportOptions) -> None:
     """Refuse, before anything is loaded, what cannot be exported.
 
     Raises:
@@ -64,7 +64,7 @@ def check_export(source: Source, to: Path, options: Options) -> None:
     check_place(to)
 
 
-def export(source: Source, to: Path, options: Options | None = None) -> Path:
+def export(source: Source, to: Path, options: ExportOptions | None = None) -> Path:
     """Writes weights, tokenizer, license, model card and deployment files; returns the folder.
 
     An earlier export there is replaced when the new one is complete.
@@ -76,7 +76,7 @@ def export(source: Source, to: Path, options: Options | None = None) -> Path:
     Raises:
         UserError: as `check_export` and `write_model`.
     """
-    options = options or Options()
+    options = options or ExportOptions()
     check_export(source, to, options)
     remove_leftovers(to)
     license = _license(source)
@@ -91,7 +91,7 @@ def export(source: Source, to: Path, options: Options | None = None) -> Path:
     return to
 
 
-def _fill(partial: Path, source: Source, license: License, options: Options) -> None:
+def _fill(partial: Path, source: Source, license: License, options: ExportOptions) -> None:
     """Writes all files of an export but its record."""
     int8 = options.quantize == "int8"
     if int8:

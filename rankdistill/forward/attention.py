@@ -23,13 +23,13 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rankdistill.forward import flex
-from rankdistill.forward.batch import AttentionPlan, Rows
+from rankdistill.forward.batch import AttentionPlan, ResponseRows
 
 EAGER = "grouped_eager"
 
 
 @dataclass(frozen=True)
-class Options:
+class AttentionOptions:
     """What a layer asks of its attention."""
 
     scaling: float | None = None
@@ -92,7 +92,7 @@ def _with_groups(base: Callable, drops_softcap: bool) -> Callable:
         in_rows: bool = False,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
-        options = Options(
+        options = AttentionOptions(
             kwargs.get("scaling"),
             kwargs.get("dropout", 0.0),
             kwargs.get("sliding_window"),
@@ -112,7 +112,7 @@ def _with_groups(base: Callable, drops_softcap: bool) -> Callable:
 
 
 def grouped_attention(
-    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, options: Options
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, options: AttentionOptions
 ) -> Tensor:
     """[1, L, H, D]: attention in which a response sees its prompt and itself only.
 
@@ -163,7 +163,7 @@ def _respond(
     prompt: tuple[Tensor, Tensor, Tensor],
     plan: AttentionPlan,
     index: int,
-    options: Options,
+    options: AttentionOptions,
 ) -> Tensor:
     """[1, H, S, D]: the responses of a segment over the prompt's keys and their own."""
     rows = plan.rows(index, own[0].device)
@@ -182,7 +182,7 @@ def _respond(
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Options
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: AttentionOptions
 ) -> Tensor:
     """[rows, H, Q, D]: scaled dot-product attention; causal where there is no mask."""
     if options.softcap is not None:
@@ -204,7 +204,12 @@ def _attend(
 
 
 def softcapped_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: Options, cap: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    options: AttentionOptions,
+    cap: float,
 ) -> Tensor:
     """[rows, H, Q, D]: attention with bounded scores, softmax in at least float32.
 
@@ -257,7 +262,7 @@ def merge_fits(query: Tensor, key: Tensor, value: Tensor) -> bool:
 def merged_attention(
     own: tuple[Tensor, Tensor, Tensor],
     prompt: tuple[Tensor, Tensor],
-    rows: Rows,
+    rows: ResponseRows,
     scaling: float | None,
 ) -> Tensor:
     """[1, H, S, D]: attention of the S response tokens of a segment over prompt and own response.

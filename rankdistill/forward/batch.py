@@ -42,7 +42,7 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class ResponseRows:
     """How the responses of a segment lie: one after another, or as rows of equal length."""
 
     count: int
@@ -82,16 +82,16 @@ class AttentionPlan:
         """Lengths that cut the sequence into prompt, responses, prompt, responses, .."""
         return [n for each in self.segments for n in (each.prompt, sum(each.responses))]
 
-    def rows(self, index: int, device: torch.device) -> Rows:
+    def rows(self, index: int, device: torch.device) -> ResponseRows:
         """How the responses of segment `index` lie."""
 
-        def make() -> Rows:
+        def make() -> ResponseRows:
             lengths = self.segments[index].responses
             longest = max(lengths)
             if min(lengths) == longest:
-                return Rows(len(lengths), longest, None)
+                return ResponseRows(len(lengths), longest, None)
             taken = torch.arange(longest) < torch.tensor(lengths)[:, None]
-            return Rows(len(lengths), longest, taken.flatten().nonzero()[:, 0].to(device))
+            return ResponseRows(len(lengths), longest, taken.flatten().nonzero()[:, 0].to(device))
 
         return self.once(("rows", index, device), make)
 

@@ -10,7 +10,7 @@ from rankdistill.bench.gpu import Claim
 from rankdistill.bench.gpu.parts import Bench
 from rankdistill.bench.gpu.trainers import bare_step
 from rankdistill.models import LoRA, release
-from rankdistill.plan.memory import Training
+from rankdistill.plan.memory import TrainingStep
 from rankdistill.plan.shapes import shape_of
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 
@@ -37,7 +37,7 @@ def _peak(bench: Bench, checkpointing: bool | str, lora: LoRA | None) -> Claim:
     optimizer.step()
     peak = bench.peak(step)
     rows = sum(len(response) for response in group.responses)
-    expected = Training(
+    expected = TrainingStep(
         shape, "bfloat16", lora and lora.r, None, "shared", checkpointing, rows + len(group.prompt),
         rows, 1, "logps", on_gpu=True,
     ).memory().total / 2**30  # fmt: skip

@@ -63,7 +63,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingStep:
     """A training step on one device."""
 
     shape: Shape

@@ -18,7 +18,7 @@ from rankdistill.plan.memory import (
     GIB,
     Memory,
     Spread,
-    Training,
+    TrainingStep,
     beside,
     engine_memory,
     forward_memory,
@@ -27,7 +27,7 @@ from rankdistill.plan.memory import (
 from rankdistill.plan.remedies import remedy
 from rankdistill.plan.shapes import Shape, shape_of
 from rankdistill.plan.stage import (
-    Stage,
+    PlannedStage,
     computing,
     cost,
     decoding,
@@ -111,7 +111,7 @@ class Planner:
 
     def sampling(
         self, what: str, shape: Shape, prompts: int, each: int, *, fresh: bool = True
-    ) -> Stage:
+    ) -> PlannedStage:
         """`each` responses to `prompts` by an engine; `fresh`: the engine is started for it."""
         sample, counts, hardware = self.settings.sample, self.counts, self.hardware
         engine = sample.sampler in ("auto", "vllm")
@@ -132,7 +132,7 @@ class Planner:
         def memory(precision: str, devices: int) -> Memory:
             return self.done(engine_memory(shape, precision, at_once, length, devices))
 
-        stage = Stage(
+        stage = PlannedStage(
             "sample", f"{what}: {prompts:,} prompts x {each}", shape.parameters,
             memory(precision, devices), tokens, flops + self._forward(shape, written),
             seconds + start, disk=tokens * 10 + prompts * each * 200,
@@ -165,7 +165,7 @@ class Planner:
         group: str = "teacher",
         others: float = 0.0,
         disk: float = 0.0,
-    ) -> Stage:
+    ) -> PlannedStage:
         """Forward passes of a model on one device.
 
         Args:
@@ -188,7 +188,7 @@ class Planner:
             )
             return self.done(beside(found, others))
 
-        stage = Stage(
+        stage = PlannedStage(
             name, what, shape.parameters, memory(precision, quantization), work.tokens, flops,
             seconds + self.hardware.start_seconds, disk=disk,
         )  # fmt: skip
@@ -215,7 +215,7 @@ class Planner:
         others: float = 0.0,
         extra_flops: float = 0.0,
         least: int,
-    ) -> Stage:
+    ) -> PlannedStage:
         """A training of the student.
 
         Args:
@@ -229,7 +229,7 @@ class Planner:
         """
         student = self.settings.student
         at_once = max(min(options.max_batch_tokens, tokens), least)
-        training = Training(
+        training = TrainingStep(
             self.student,
             precise(student.precision),
             student.lora.r,
@@ -246,7 +246,7 @@ class Planner:
         flops = training_flops(work, self.student, training) * epochs + extra_flops
         seconds = computing(flops, self.hardware, training.precision, "training")
         memory = self.done(beside(training.memory(), others))
-        stage = Stage(
+        stage = PlannedStage(
             name, f"{what}, {round(steps * epochs):,} steps", self.student.parameters, memory,
             work.tokens * epochs, flops,
             seconds / self.hardware.devices + self.hardware.start_seconds,
@@ -272,7 +272,9 @@ class Planner:
     def _forward(self, shape: Shape, work: Work) -> float:
         return work.inference(cost(shape))
 
-    def _else(self, stage: Stage, choices: Mapping[str, Callable[[], Memory]]) -> Stage:
+    def _else(
+        self, stage: PlannedStage, choices: Mapping[str, Callable[[], Memory]]
+    ) -> PlannedStage:
         """With the first of some choices that makes it fit, where it does not."""
         if stage.fits(self.hardware):
             return stage
@@ -281,14 +283,14 @@ class Planner:
                 return replace(stage, remedy=text)
         return replace(stage, remedy=NOTHING)
 
-    def _checked(self, stage: Stage, least: int, group: str) -> Stage:
+    def _checked(self, stage: PlannedStage, least: int, group: str) -> PlannedStage:
         """As `_else`, for a training."""
         training = stage.training
         if stage.fits(self.hardware) or training is None:
             return stage
         around = stage.memory.others + stage.memory.process
 
-        def fits(changed: Training) -> bool:
+        def fits(changed: TrainingStep) -> bool:
             return changed.memory().total + around <= room(self.hardware)
 
         found = remedy(training, fits, least, group)

@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from rankdistill.plan.memory import Spread, Training
+from rankdistill.plan.memory import Spread, TrainingStep
 
 LORA_RANK = 16
 """Of the adapters that are suggested."""
 
-Change = tuple[str, Training]
-Changes = Callable[[Training], Iterator[Change]]
+Change = tuple[str, TrainingStep]
+Changes = Callable[[TrainingStep], Iterator[Change]]
 
 
 def remedy(
-    training: Training, fits: Callable[[Training], bool], least_tokens: int, group: str
+    training: TrainingStep, fits: Callable[[TrainingStep], bool], least_tokens: int, group: str
 ) -> str | None:
     """The keys to set so that a training fits; None where nothing of the list is enough.
 
@@ -49,7 +49,7 @@ def remedy(
 
 
 def _batch(group: str, least: int) -> Changes:
-    def halved(training: Training) -> Iterator[Change]:
+    def halved(training: TrainingStep) -> Iterator[Change]:
         tokens = training.tokens
         while tokens > least:
             tokens = max(least, tokens // 2)
@@ -62,7 +62,7 @@ def _batch(group: str, least: int) -> Changes:
 
 
 def _checkpointing(group: str) -> Changes:
-    def recomputed(training: Training) -> Iterator[Change]:
+    def recomputed(training: TrainingStep) -> Iterator[Change]:
         key = f"{group}.gradient_checkpointing"
         # Adapters' products are kept beside those of the weights: little is saved.
         if not training.checkpointing and not training.lora:
@@ -73,19 +73,19 @@ def _checkpointing(group: str) -> Changes:
     return recomputed
 
 
-def _spread(training: Training) -> Iterator[Change]:
+def _spread(training: TrainingStep) -> Iterator[Change]:
     devices = training.spread.devices
     if devices > 1 and not training.spread.weights and training.quantization is None:
         spread = Spread(devices, weights=True, gradients=True, optimiser=True)
         yield "plan.spread=fsdp2_8gpu", replace(training, spread=spread)
 
 
-def _adapters(training: Training) -> Iterator[Change]:
+def _adapters(training: TrainingStep) -> Iterator[Change]:
     if training.lora is None:
         yield f"student.lora.r={LORA_RANK}", replace(training, lora=LORA_RANK)
 
 
-def _qlora(training: Training) -> Iterator[Change]:
+def _qlora(training: TrainingStep) -> Iterator[Change]:
     if training.quantization is None:
         rank = training.lora or LORA_RANK
         changed = replace(training, lora=rank, quantization="nf4", spread=Spread())

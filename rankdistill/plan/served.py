@@ -7,7 +7,7 @@ from typing import Any
 
 from rankdistill.plan.memory import GIB, Memory
 from rankdistill.plan.planner import Planner
-from rankdistill.plan.stage import Stage
+from rankdistill.plan.stage import PlannedStage
 from rankdistill.score.schema import JudgeEndpoint
 from rankdistill.score.scorer import Questions
 
@@ -17,7 +17,7 @@ TOKENS_PER_SECOND = 30.0
 """That a server writes of one answer, which is assumed; a limit of requests may be slower."""
 
 
-def written(planner: Planner, what: str, prompts: int, each: int) -> Stage:
+def written(planner: Planner, what: str, prompts: int, each: int) -> PlannedStage:
     """Responses of the served teacher."""
     endpoint = planner.settings.sample.endpoint
     most = endpoint.max_response_tokens or planner.counts.longest_response
@@ -30,7 +30,7 @@ def written(planner: Planner, what: str, prompts: int, each: int) -> Stage:
 
 def judged(
     planner: Planner, scorer: JudgeEndpoint, questions: Questions, prompts: int, each: int
-) -> Stage:
+) -> PlannedStage:
     """Verdicts of a judge behind an endpoint."""
     counts = planner.counts
     return _asked(
@@ -53,7 +53,7 @@ def _asked(
     read: float,
     wrote: float,
     disk: float = 0.0,
-) -> Stage:
+) -> PlannedStage:
     """A stage that other machines compute.
 
     Args:
@@ -70,7 +70,7 @@ def _asked(
         seconds = max(seconds, calls / settings.requests_per_minute * 60)
     cost = f", ${dollars:,.2f}" if dollars else ""
     where = f"{model} at {' and '.join(urls)}"
-    return Stage(
+    return PlannedStage(
         name, f"{what}, {calls:,} calls to {where}{cost}", 0,
         Memory(process=planner.hardware.process_gib * GIB), calls * (read + wrote), 0, seconds,
         disk=disk,

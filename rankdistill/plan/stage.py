@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from rankdistill.bench.flops import Cost, Work, sequences, shared
 from rankdistill.plan.config import HardwareConfig
-from rankdistill.plan.memory import BYTES, GIB, Memory, Training
+from rankdistill.plan.memory import BYTES, GIB, Memory, TrainingStep
 from rankdistill.plan.shapes import Shape
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """One stage of a run."""
 
     name: str
@@ -27,7 +27,7 @@ class Stage:
     """Bytes that stay in the store."""
     scratch: float = 0.0
     """Bytes of checkpoints while it trains."""
-    training: Training | None = None
+    training: TrainingStep | None = None
     """What its memory is of, where it trains."""
     share: float = 1.0
     """Of the device's memory, what the stage may take: an engine's limit."""
@@ -68,7 +68,7 @@ def times(work: Work, count: float) -> Work:
     )
 
 
-def training_flops(work: Work, shape: Shape, training: Training) -> float:
+def training_flops(work: Work, shape: Shape, training: TrainingStep) -> float:
     """Of forward and backward; frozen weights need no gradient, recomputed layers per forward."""
     one = cost(shape)
     total = work.training(one)

@@ -10,19 +10,19 @@ from rankdistill.bench.flops import Work, sequences
 from rankdistill.plan.memory import GIB, Memory, forward_memory, model_bytes
 from rankdistill.plan.planner import PASSES, Planner, precise
 from rankdistill.plan.served import QUESTION, judged, written
-from rankdistill.plan.stage import Stage, cost, grouped, times
+from rankdistill.plan.stage import PlannedStage, cost, grouped, times
 from rankdistill.score.schema import JudgeEndpoint
 from rankdistill.score.scorer import Questions, Scorer
 from rankdistill.stages.verified import verifier_of
 from rankdistill.warmup.teacher_cache import CacheSpec
 
 
-def stages(planner: Planner) -> list[Stage]:
+def stages(planner: Planner) -> list[PlannedStage]:
     """All stages; those of several rounds once, with the work of all of them."""
     return [*_before(planner), *_warmup(planner), *_rounds(planner), *_evaluation(planner)]
 
 
-def _before(planner: Planner) -> Iterator[Stage]:
+def _before(planner: Planner) -> Iterator[PlannedStage]:
     settings = planner.settings
     if settings.student.keep_layers is not None:
         yield _student(planner)
@@ -30,14 +30,14 @@ def _before(planner: Planner) -> Iterator[Stage]:
         yield _by_teacher(planner, planner.counts.train, 1)
 
 
-def _by_teacher(planner: Planner, prompts: int, each: int) -> Stage:
+def _by_teacher(planner: Planner, prompts: int, each: int) -> PlannedStage:
     """Responses of the teacher, by an engine here or by a server elsewhere."""
     if planner.settings.sample.endpoint.model is not None:
         return written(planner, "teacher", prompts, each)
     return planner.sampling("teacher", planner.teacher, prompts, each)
 
 
-def _student(planner: Planner) -> Stage:
+def _student(planner: Planner) -> PlannedStage:
     settings = planner.settings
     whole = settings.student.path or settings.teacher.path
     shape = planner.shape(whole, settings.student)
@@ -49,13 +49,13 @@ def _student(planner: Planner) -> Stage:
         1,
         on_gpu=False,  # of one row of logits
     )
-    return Stage(
+    return PlannedStage(
         "student", f"{settings.student.keep_layers} of {shape.layers} layers", shape.parameters,
         planner.done(memory), 0, 0, 2 * planner.hardware.start_seconds, disk=planner.saved,
     )  # fmt: skip
 
 
-def _warmup(planner: Planner) -> Iterator[Stage]:
+def _warmup(planner: Planner) -> Iterator[PlannedStage]:
     warmup: Any = planner.settings.warmup
     lessons, counts = warmup.lessons, planner.counts
     if lessons is None:
@@ -79,7 +79,7 @@ def _warmup(planner: Planner) -> Iterator[Stage]:
     yield _lessons(planner, rows, rounds, head=head, live=not stored)
 
 
-def _teacher_outputs(planner: Planner, stored: Any, rows: int) -> Stage:
+def _teacher_outputs(planner: Planner, stored: Any, rows: int) -> PlannedStage:
     settings, counts = planner.settings, planner.counts
     teacher = planner.teacher
     spec = CacheSpec(
@@ -98,7 +98,7 @@ def _teacher_outputs(planner: Planner, stored: Any, rows: int) -> Stage:
     )  # fmt: skip
 
 
-def _lessons(planner: Planner, rows: int, rounds: int, *, head: str, live: bool) -> Stage:
+def _lessons(planner: Planner, rows: int, rounds: int, *, head: str, live: bool) -> PlannedStage:
     """The warm-up on responses: distillation with the teacher beside it, or SFT."""
     warmup: Any = planner.settings.warmup
     counts, teacher = planner.counts, planner.settings.teacher
@@ -118,7 +118,7 @@ def _lessons(planner: Planner, rows: int, rounds: int, *, head: str, live: bool)
     )  # fmt: skip
 
 
-def _conversations(planner: Planner) -> Stage:
+def _conversations(planner: Planner) -> PlannedStage:
     """SFT on conversations: every token is a row of logits, rows are padded to the longest."""
     warmup: Any = planner.settings.warmup
     rows, longest = planner.counts.conversations, warmup.own_conversations.max_tokens
@@ -132,7 +132,7 @@ def _conversations(planner: Planner) -> Stage:
     )  # fmt: skip
 
 
-def _rounds(planner: Planner) -> Iterator[Stage]:
+def _rounds(planner: Planner) -> Iterator[PlannedStage]:
     settings, counts = planner.settings, planner.counts
     rounds = settings.rounds
     if not rounds:
@@ -141,7 +141,7 @@ def _rounds(planner: Planner) -> Iterator[Stage]:
         yield _repeated(stage, rounds)
 
 
-def _repeated(stage: Stage, rounds: int) -> Stage:
+def _repeated(stage: PlannedStage, rounds: int) -> PlannedStage:
     if rounds == 1:
         return stage
     return replace(
@@ -154,7 +154,7 @@ def _repeated(stage: Stage, rounds: int) -> Stage:
     )
 
 
-def _round(planner: Planner, prompts: int) -> Iterator[Stage]:
+def _round(planner: Planner, prompts: int) -> Iterator[PlannedStage]:
     settings, counts = planner.settings, planner.counts
     if settings.rank.path is None:
         yield from _written(planner, prompts)
@@ -178,7 +178,7 @@ def _round(planner: Planner, prompts: int) -> Iterator[Stage]:
     yield _trained(planner, "train", settings.train, group, type(objective).__name__)
 
 
-def _scored(planner: Planner, scorer: Scorer, prompts: int, each: int) -> Iterator[Stage]:
+def _scored(planner: Planner, scorer: Scorer, prompts: int, each: int) -> Iterator[PlannedStage]:
     """Scores of groups by a model of this machine or of an endpoint; rules take nothing here."""
     counts, settings = planner.counts, planner.settings
     work = times(grouped(settings.train.layout.name, counts.prompt, each, counts.response), prompts)
@@ -199,7 +199,7 @@ def _scored(planner: Planner, scorer: Scorer, prompts: int, each: int) -> Iterat
     )  # fmt: skip
 
 
-def _written(planner: Planner, prompts: int) -> Iterator[Stage]:
+def _written(planner: Planner, prompts: int) -> Iterator[PlannedStage]:
     """The responses of each writer."""
     settings = planner.settings
     for name, each in settings.sample.counts_of_writers.items():
@@ -211,11 +211,11 @@ def _written(planner: Planner, prompts: int) -> Iterator[Stage]:
         yield planner.sampling(name, shape, prompts, each)
 
 
-def _ranked(planner: Planner, prompts: int) -> Stage:
+def _ranked(planner: Planner, prompts: int) -> PlannedStage:
     """No model; twice on disk, as rows and as a table for others: text, token ids, scores."""
     counts = planner.counts
     each = counts.prompt * 4 + counts.responses * (counts.response * 10 + 300)
-    return Stage(
+    return PlannedStage(
         "rank", f"{prompts:,} groups", 0, Memory(process=planner.hardware.process_gib * GIB),
         0, 0, 1, disk=2 * prompts * each,
     )  # fmt: skip
@@ -223,7 +223,7 @@ def _ranked(planner: Planner, prompts: int) -> Stage:
 
 def _trained(
     planner: Planner, name: str, options: Any, group: Work, what: str, **more: Any
-) -> Stage:
+) -> PlannedStage:
     train = planner.counts.train
     share = -(-options.prompts_per_step // planner.hardware.devices)
     return planner.training(
@@ -233,7 +233,7 @@ def _trained(
     )  # fmt: skip
 
 
-def _reward(planner: Planner) -> Stage:
+def _reward(planner: Planner) -> PlannedStage:
     counts, settings = planner.counts, planner.settings
     layout = settings.train.layout.name
     group = grouped(layout, counts.prompt, planner.epoch_group, counts.response)
@@ -241,7 +241,7 @@ def _reward(planner: Planner) -> Stage:
     return _trained(planner, "reward", settings.reward, group, "pairs")
 
 
-def _ppo(planner: Planner) -> Stage:
+def _ppo(planner: Planner) -> PlannedStage:
     """Policy, reference, reward model, and perhaps a critic; an engine writes between updates."""
     settings, counts = planner.settings, planner.counts
     train: Any = settings.train
@@ -268,7 +268,7 @@ def _ppo(planner: Planner) -> Stage:
     )
 
 
-def _evaluation(planner: Planner) -> Iterator[Stage]:
+def _evaluation(planner: Planner) -> Iterator[PlannedStage]:
     """Answers of every model to the held-out prompts, their scores and their figures."""
     settings, counts = planner.settings, planner.counts
     if settings.quick is not None:
@@ -288,7 +288,7 @@ def _evaluation(planner: Planner) -> Iterator[Stage]:
         )  # fmt: skip
 
 
-def _verified(planner: Planner) -> Iterator[Stage]:
+def _verified(planner: Planner) -> Iterator[PlannedStage]:
     """The arms that train nothing: greedy, with a better prompt, best of n."""
     settings, counts = planner.settings, planner.counts
     suite: Any = settings.verified
@@ -304,7 +304,7 @@ def _verified(planner: Planner) -> Iterator[Stage]:
         yield planner.sampling("teacher, controls", planner.teacher, held * arms, 1)
 
 
-def _quick(planner: Planner) -> Iterator[Stage]:
+def _quick(planner: Planner) -> Iterator[PlannedStage]:
     settings, counts = planner.settings, planner.counts
     quick: Any = settings.quick
     trained = bool(settings.rounds)
@@ -335,7 +335,7 @@ def _quick(planner: Planner) -> Iterator[Stage]:
     yield replace(stage, seconds=stage.seconds + students * planner.hardware.start_seconds)
 
 
-def judging(planner: Planner, model: str | None, questions: Questions, groups: int) -> Stage:
+def judging(planner: Planner, model: str | None, questions: Questions, groups: int) -> PlannedStage:
     """The stage in which a model of this machine (None: the teacher) writes what it judges."""
     counts, settings = planner.counts, planner.settings
     shape = planner.teacher if model is None else planner.shape(model, settings.teacher)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rankdistill.plan.memory import GIB, Memory
 from rankdistill.plan.planner import Planner
-from rankdistill.plan.stage import Stage, room
+from rankdistill.plan.stage import PlannedStage, room
 from rankdistill.report.stages import duration
 from rankdistill.report.table import NOTHING
 from rankdistill.store.words import size_text
@@ -31,7 +31,7 @@ PARTS = {
 }
 
 
-def table(planner: Planner, found: Sequence[Stage]) -> Table:
+def table(planner: Planner, found: Sequence[PlannedStage]) -> Table:
     """One row per stage, at most 100 columns wide."""
     shown = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     shown.add_column("stage")
@@ -66,7 +66,7 @@ def table(planner: Planner, found: Sequence[Stage]) -> Table:
     return shown
 
 
-def peak(found: Sequence[Stage]) -> str:
+def peak(found: Sequence[PlannedStage]) -> str:
     """What the stage with the largest memory holds."""
     stage = max(found, key=lambda stage: stage.memory.total)
     parts = ", ".join(
@@ -77,7 +77,7 @@ def peak(found: Sequence[Stage]) -> str:
     return f"Most memory: {stage.name}, of which {parts}."
 
 
-def misfits(planner: Planner, found: Sequence[Stage]) -> list[str]:
+def misfits(planner: Planner, found: Sequence[PlannedStage]) -> list[str]:
     """A line for every stage that does not fit, with what makes it fit."""
     hardware = planner.hardware
     return [
@@ -88,7 +88,7 @@ def misfits(planner: Planner, found: Sequence[Stage]) -> list[str]:
     ]
 
 
-def as_json(planner: Planner, found: Sequence[Stage], machine: str) -> dict[str, Any]:
+def as_json(planner: Planner, found: Sequence[PlannedStage], machine: str) -> dict[str, Any]:
     """The whole plan: bytes, FLOPs and seconds."""
     hardware = planner.hardware
     return {
@@ -103,7 +103,7 @@ def as_json(planner: Planner, found: Sequence[Stage], machine: str) -> dict[str,
     }
 
 
-def _stage(stage: Stage, planner: Planner) -> dict[str, Any]:
+def _stage(stage: PlannedStage, planner: Planner) -> dict[str, Any]:
     memory: Memory = stage.memory
     return {
         "stage": stage.name,

@@ -78,8 +78,8 @@ def load_prompts(
     sets: Mapping[str, Amount] = {path: None} if isinstance(path, str) else path
     path = " and ".join(sets)
     splitter, odd = Splitter(splits, limit, seed), OddRows(path, strict)
-    columns = _Columns(column, response_column, keep, split_by, split_column)
-    reader = _Reader(tokenizer, max_prompt_tokens, columns, splitter, odd, evaluated)
+    columns = _ColumnNames(column, response_column, keep, split_by, split_column)
+    reader = _PromptReader(tokenizer, max_prompt_tokens, columns, splitter, odd, evaluated)
     for name in sets:
         of = name if len(sets) > 1 else None
         for where, row in read_rows(name):
@@ -95,7 +95,7 @@ def load_prompts(
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _ColumnNames:
     """Where a row has the parts of a prompt, see `load_prompts`."""
 
     prompt: str | None
@@ -106,12 +106,12 @@ class _Columns:
 
 
 @dataclass
-class _Reader:
+class _PromptReader:
     """Makes prompts of rows, one after the other, and counts what becomes of the rest."""
 
     tokenizer: PreTrainedTokenizerBase
     max_tokens: int
-    columns: _Columns
+    columns: _ColumnNames
     splitter: Splitter
     odd: OddRows
     evaluated: Evaluated | None

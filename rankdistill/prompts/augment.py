@@ -41,14 +41,16 @@ _TASK_WORDS = re.compile(
 
 
 @dataclass(frozen=True)
-class Request:
+class AugmentRequest:
     """What the teacher is asked for one new prompt."""
 
     kind: Literal["instruct", "evolve"]
     messages: list[Message]
 
 
-def requests(seeds: Sequence[Prompt], count: int, evolved: float, seed: int) -> list[Request]:
+def requests(
+    seeds: Sequence[Prompt], count: int, evolved: float, seed: int
+) -> list[AugmentRequest]:
     """What the teacher is asked, a request per new prompt.
 
     Args:
@@ -68,7 +70,7 @@ def requests(seeds: Sequence[Prompt], count: int, evolved: float, seed: int) -> 
                 f"not be answered. Reply with the rewritten task only.\n\nTask: "
                 f"{generator.choice(texts)}"
             )
-            made.append(Request("evolve", [Message(role="user", content=asked)]))
+            made.append(AugmentRequest("evolve", [Message(role="user", content=asked)]))
         else:
             shown = generator.sample(texts, min(SHOWN, len(texts)))
             listed = "\n\n".join(f"Task {i}: {text}" for i, text in enumerate(shown, start=1))
@@ -77,7 +79,7 @@ def requests(seeds: Sequence[Prompt], count: int, evolved: float, seed: int) -> 
                 f"{listed}\n\nWrite one more task, about another topic than these and as varied as "
                 "they are. Do not answer it. Reply with the task only."
             )
-            made.append(Request("instruct", [Message(role="user", content=asked)]))
+            made.append(AugmentRequest("instruct", [Message(role="user", content=asked)]))
     return made
 
 

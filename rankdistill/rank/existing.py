@@ -53,7 +53,7 @@ def read_ranked(
         UserError: no such set, or no row of it left; with `prompts.strict` the first row that
             cannot be read, named by its place.
     """
-    reader = _Reader(rank, prompts, tokenizer, evaluated)
+    reader = _RankedReader(rank, prompts, tokenizer, evaluated)
     groups = [
         group
         for name in rank.sets
@@ -77,7 +77,7 @@ def read_ranked(
     return kept, counts | per_set(kept, rank.sets)
 
 
-class _Reader:
+class _RankedReader:
     """Makes groups of a set's rows, one after the other, and counts what becomes of the rest."""
 
     def __init__(

@@ -93,47 +93,48 @@ def _whole_run(
     with explained(store.root):
         chosen = settings.build(config)
         check_prompts(chosen)
-        job = Run(chosen, store, folder)
-        check_models(job)
-        check_scorers(job)
-        check_warmup(job)
-        check_served(job)
-        check_suites(job)
-        check_retrieval(job)
-    check_ppo(job)
-    report = begin_report(job, config)
-    begin_run(job, report, "" if planned is None else planned(chosen))
+        run = Run(chosen, store, folder)
+        check_models(run)
+        check_scorers(run)
+        check_warmup(run)
+        check_served(run)
+        check_suites(run)
+        check_retrieval(run)
+    check_ppo(run)
+    report = begin_report(run, config)
+    begin_run(run, report, "" if planned is None else planned(chosen))
     console.begin(parts(chosen))
     try:
         if chosen.retrieval is not None:
-            train_reranker(job, report)
+            train_reranker(run, report)
         elif chosen.trains:
-            return _run(job, report)
+            return _train_and_evaluate(run, report)
         else:
-            evaluate(job, report)
+            evaluate(run, report)
     finally:
-        job.close_sampler()
+        run.close_sampler()
 
 
-def _run(job: Run, report: RunReport) -> float | None:
-    begun = _begin(job, report)
-    verification = verification_of(job, begun.by_split)
-    validation = Validation(job, begun.by_split["validation"], begun.warm, begun.ranked_set)
-    done = _work_rounds(job, report, begun, verification, validation)
+def _train_and_evaluate(run: Run, report: RunReport) -> float | None:
+    """A run that trains; returns what `run` does."""
+    begun = _begin(run, report)
+    verification = verification_of(run, begun.by_split)
+    validation = Validation(run, begun.by_split["validation"], begun.warm, begun.ranked_set)
+    done = _work_rounds(run, report, begun, verification, validation)
     folders = {"model": Path(done.student.path)}
     if done.ranked is not None:
         report.ranking = diagnostics(done.ranked)
         folders["ranked"] = done.ranked.path / "ranked"
     if done.rewarding is not None:
-        report.reward_model = done.rewarding.figures(job.settings.reward.min_accuracy)
+        report.reward_model = done.rewarding.figures(run.settings.reward.min_accuracy)
         folders["reward_model"] = Path(done.rewarding.model.path)
-        if job.settings.reward.only:
+        if run.settings.reward.only:
             report.training_history = done.rewarding.history
             names = ("reward_model", "ranked")
-            write_run_folder(job, report, {name: folders[name] for name in names})
+            write_run_folder(run, report, {name: folders[name] for name in names})
             return None
-    _evaluate(job, report, begun, done, verification)
-    write_run_folder(job, report, folders)
+    _evaluate(run, report, begun, done, verification)
+    write_run_folder(run, report, folders)
     return validation.for_sweeper(done.student)
 
 
@@ -159,46 +160,46 @@ class _Done:
     rewarding: Rewarding | None
 
 
-def _begin(job: Run, report: RunReport) -> _Begun:
+def _begin(run: Run, report: RunReport) -> _Begun:
     """The prompts, or an existing ranked set, and the warmed-up student."""
     console.part("prompts")
-    ranked_set = existing(job) if job.settings.rank.path is not None else None
-    prompts = load(job) if ranked_set is None else ranked_set
-    check_conversations(job, prompts)
+    ranked_set = existing(run) if run.settings.rank.path is not None else None
+    prompts = load(run) if ranked_set is None else ranked_set
+    check_conversations(run, prompts)
     by_split = by_split_of(prompts)
     console.part(None)
-    start = student(job, prompts)
+    start = student(run, prompts)
     console.part("warmup")
-    shown = seen_by_teacher(prompts, job.teachers_view)
+    shown = seen_by_teacher(prompts, run.teachers_view)
     for_teacher = by_split if shown is prompts else by_split_of(shown)
-    teacher_response = _teacher_response(job, for_teacher["train"])
-    taught = teach(job, shown, for_teacher)
-    _answer_held_out(job, by_split["heldout"])
-    warm, report.warmup_history = warm_up(job, start, for_teacher["train"], taught)
+    teacher_response = _teacher_response(run, for_teacher["train"])
+    taught = teach(run, shown, for_teacher)
+    _answer_held_out(run, by_split["heldout"])
+    warm, report.warmup_history = warm_up(run, start, for_teacher["train"], taught)
     console.part(None)
     return _Begun(by_split, ranked_set, teacher_response, start, warm)
 
 
 def _work_rounds(
-    job: Run,
+    run: Run,
     report: RunReport,
     begun: _Begun,
     verification: Verification | None,
     validation: Validation,
 ) -> _Done:
     """Rank and train, as often as `rounds` says."""
-    grid, learning_rate = job.settings.train.learning_rate_grid, None
+    grid, learning_rate = run.settings.train.learning_rate_grid, None
     done = _Done(begun.warm, None, None)
-    for number in range(job.settings.rounds):
-        ranked = _ranked(job, done.student, begun, number)
+    for number in range(run.settings.rounds):
+        ranked = _ranked(run, done.student, begun, number)
         done = replace(done, ranked=ranked)
         if verification is not None and number == 0:
             _answer_before_training(verification, begun)
-        if needs_reward(job.settings):
-            done = replace(done, rewarding=reward_model(job, done.student, ranked))
-        if job.settings.reward.only:
+        if needs_reward(run.settings):
+            done = replace(done, rewarding=reward_model(run, done.student, ranked))
+        if run.settings.reward.only:
             break
-        train_at = partial(_trained, job, begun, done)
+        train_at = partial(_trained, run, begun, done)
         if grid and number == 0:  # later rounds train at the rate that the first one chose
             search = train_at_best_rate(grid, validation, train_at)
             learning_rate, report.learning_rates = search.learning_rate, search.figures
@@ -221,47 +222,47 @@ def _answer_before_training(verification: Verification, begun: _Begun) -> None:
 
 
 def _evaluate(
-    job: Run, report: RunReport, begun: _Begun, done: _Done, verification: Verification | None
+    run: Run, report: RunReport, begun: _Begun, done: _Done, verification: Verification | None
 ) -> None:
     """Fill the report with all that is measured of the models."""
     start, warm = begun.start, begun.warm
     models = {"start": start, "warmed_up": warm, "trained": done.student}
-    if job.settings.sample.endpoint.model is None:  # a served teacher has no weights to measure
-        models["teacher"] = job.teacher
+    if run.settings.sample.endpoint.model is None:  # a served teacher has no weights to measure
+        models["teacher"] = run.teacher
     if done.ranked is None:  # nothing is ranked: the baseline is the student before the warm-up
         models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]
     console.part("evaluate")
-    _judge(job, report, models, begun.by_split["heldout"], verification)
-    job.close_sampler()
+    _judge(run, report, models, begun.by_split["heldout"], verification)
+    run.close_sampler()
     if begun.ranked_set is not None:
-        report.ranked_set = order_held_out(job, begun.ranked_set, models)
+        report.ranked_set = order_held_out(run, begun.ranked_set, models)
     labels = {name: label_of(name, models) for name in models}
-    report.suites = measure_suites(job, models, labels)
-    job.close_sampler()
+    report.suites = measure_suites(run, models, labels)
+    run.close_sampler()
     if done.rewarding is not None and report.groups:
         writers = {name: models.get(name, warm) for name in report.groups}
-        answers = reward_answers(job, done.rewarding, report.groups, writers, "warmed_up")
-        report.reward_model = done.rewarding.figures(job.settings.reward.min_accuracy, answers)
+        answers = reward_answers(run, done.rewarding, report.groups, writers, "warmed_up")
+        report.reward_model = done.rewarding.figures(run.settings.reward.min_accuracy, answers)
 
 
 def _judge(
-    job: Run,
+    run: Run,
     report: RunReport,
     models: Mapping[str, Model],
     held_out: Rows,
     verification: Verification | None,
 ) -> None:
     """Fill the report with what the judge, and a verifier, say of the models' answers."""
-    quick = job.settings.quick
+    quick = run.settings.quick
     if quick is None:
         return
     if report.ranking is None:  # a warm-up is no ranking that sharpening could pass for
         quick = replace(quick, sharpening_control=False)
     if verification is not None:
         verification.sample(models)
-    evaluation = Evaluation(job, quick, held_out, models["warmed_up"])
+    evaluation = Evaluation(run, quick, held_out, models["warmed_up"])
     report.models, report.groups = evaluation.compare(models)
     if verification is not None:
         headings = {name: label_of(name, models) for name in models}
@@ -270,83 +271,83 @@ def _judge(
 
 
 def _trained(
-    job: Run, begun: _Begun, done: _Done, learning_rate: float | None
+    run: Run, begun: _Begun, done: _Done, learning_rate: float | None
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The student after one round of training, and its history."""
     if done.rewarding is not None:
         prompts = begun.by_split["train"]
-        return ppo(job, done.student, prompts, done.rewarding, learning_rate=learning_rate)
+        return ppo(run, done.student, prompts, done.rewarding, learning_rate=learning_rate)
     assert done.ranked is not None
-    moved = job.settings.round_reference is RoundReference.moved
+    moved = run.settings.round_reference is RoundReference.moved
     reference = done.student if moved else begun.warm
-    return train(job, done.student, done.ranked, reference=reference, learning_rate=learning_rate)
+    return train(run, done.student, done.ranked, reference=reference, learning_rate=learning_rate)
 
 
-def _teacher_response(job: Run, prompts: Rows) -> Rows | None:
+def _teacher_response(run: Run, prompts: Rows) -> Rows | None:
     """The teacher's response that joins each group, where one does."""
-    if not job.settings.sample.teacher_response:
+    if not run.settings.sample.teacher_response:
         return None
-    return sample(job, job.writing_teacher, prompts, "teacher", 1)
+    return sample(run, run.writing_teacher, prompts, "teacher", 1)
 
 
-def _answer_held_out(job: Run, prompts: Rows) -> None:
+def _answer_held_out(run: Run, prompts: Rows) -> None:
     """Have the teacher answer the held-out prompts while its engine runs, where it runs at all."""
-    quick, lessons = job.settings.quick, job.settings.warmup.lessons
-    served = job.settings.sample.endpoint.model is not None
+    quick, lessons = run.settings.quick, run.settings.warmup.lessons
+    served = run.settings.sample.endpoint.model is not None
     if quick is not None and lessons is not None and lessons.source == "teacher" and not served:
-        sample(job, job.teacher, prompts, "teacher", quick.responses_per_prompt)
+        sample(run, run.teacher, prompts, "teacher", quick.responses_per_prompt)
 
 
-def _ranked(job: Run, student: Model, begun: _Begun, number: int) -> Output:
+def _ranked(run: Run, student: Model, begun: _Begun, number: int) -> Output:
     """The groups of round `number`: an existing set's, or the student's responses, ranked."""
     if begun.ranked_set is None:
-        scored = _scored(job, student, begun, number)
-    elif job.settings.rank.rescore:
-        scored = score(job, begun.ranked_set, f"{len(begun.ranked_set)} groups of the set")
+        scored = _scored(run, student, begun, number)
+    elif run.settings.rank.rescore:
+        scored = score(run, begun.ranked_set, f"{len(begun.ranked_set)} groups of the set")
     else:
-        return rank(job, begun.ranked_set)
-    return rank(job, scored, list(job.settings.scorer.members))
+        return rank(run, begun.ranked_set)
+    return rank(run, scored, list(run.settings.scorer.members))
 
 
-def _scored(job: Run, student: Model, begun: _Begun, number: int) -> Rows:
+def _scored(run: Run, student: Model, begun: _Begun, number: int) -> Rows:
     """The student's responses in round `number`, scored by the teacher."""
-    settings = job.settings.sample
+    settings = run.settings.sample
     both = [*begun.by_split["train"], *begun.by_split["validation"]]
     prompts = replace(begun.by_split["train"], source=both)
-    seed = response_seed(job.settings.seed, "round", number) if number else None
+    seed = response_seed(run.settings.seed, "round", number) if number else None
     if settings.writers is not None:
-        groups = written_by_all(job, student, prompts, seed)
+        groups = written_by_all(run, student, prompts, seed)
     else:
-        groups = sample(job, student, prompts, "student", settings.responses_per_prompt, seed=seed)
+        groups = sample(run, student, prompts, "student", settings.responses_per_prompt, seed=seed)
     if begun.teacher_response is not None:
         more = begun.teacher_response.recoded(student, whole_prompt=True)
         keys = [more.key] if more.key == begun.teacher_response.key else more.key
         groups = replace(groups.joined(more), key=[groups.key, *keys])
     if settings.from_cluster:
         groups = replace(groups, source=with_cluster(groups.rows), key=[groups.key, "cluster 1"])
-    scored = verified_too(job, groups, score(job, groups, f"{len(groups)} prompts"))
+    scored = verified_too(run, groups, score(run, groups, f"{len(groups)} prompts"))
     if settings.teacher_revision:
-        scored = _revised(job, scored)
+        scored = _revised(run, scored)
     if settings.rule_rewrite:
-        scored = _rewritten(job, scored)
+        scored = _rewritten(run, scored)
     return scored
 
 
-def _revised(job: Run, groups: Rows) -> Rows:
+def _revised(run: Run, groups: Rows) -> Rows:
     """The scored groups with the teacher's rewrite of the best response, scored as well."""
-    more = revisions(job, groups)
+    more = revisions(run, groups)
     what = f"{len(more)} revisions"
-    if is_relative(job.settings.scorer):  # a judge of orders must see them beside the others
+    if is_relative(run.settings.scorer):  # a judge of orders must see them beside the others
         bare = [{name: part for name, part in g.items() if name != "ballots"} for g in groups]
-        return score(job, replace(groups, source=bare).joined(more), what)
-    return groups.joined(score(job, more, what))
+        return score(run, replace(groups, source=bare).joined(more), what)
+    return groups.joined(score(run, more, what))
 
 
-def _rewritten(job: Run, groups: Rows) -> Rows:
+def _rewritten(run: Run, groups: Rows) -> Rows:
     """The scored groups with a rule's rewrite where no response met a demand, scored as well."""
     assert groups.writer is not None
-    rows = rewrites(groups.rows, groups.writer, job.settings.sample.max_response_tokens)
+    rows = rewrites(groups.rows, groups.writer, run.settings.sample.max_response_tokens)
     if not rows:
         return groups
     more = replace(groups, source=rows, key=[groups.key, "rewritten 2"])
-    return groups.joined(score(job, more, f"{len(rows)} rewrites"))
+    return groups.joined(score(run, more, f"{len(rows)} rewrites"))

@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from rankdistill.forward import TokenGroup, token_count
 
 
-class Row(Protocol):
+class TrainingRow(Protocol):
     """What a step is made of: tokens, and a name by which an error finds them."""
 
     @property
@@ -31,7 +31,7 @@ class RankedBatch:
     """The share of one process in a step (or in one of its accumulation steps); it may be empty."""
 
     groups: list[Any]
-    """`Row`s: the `RankedGroup`s of a ranking."""
+    """`TrainingRow`s: the `RankedGroup`s of a ranking."""
     parts: list[list[int]] = field(default_factory=list)
     """Indices into `groups`, a list per forward pass; as many on every process, maybe empty."""
 
@@ -115,7 +115,7 @@ class StepBatches(Sampler[list[int]]):
 
 
 def step_loader(
-    rows: Sequence[Row], per_step: int, args: TrainingArguments, **options: Any
+    rows: Sequence[TrainingRow], per_step: int, args: TrainingArguments, **options: Any
 ) -> DataLoader[Any]:
     """A loader of this process's `RankedBatch`es; `options` are those of `StepBatches`."""
     batches = StepBatches(

@@ -45,7 +45,7 @@ def equally_many(parts: list[list[int]], passes: int) -> list[list[int]]:
 
 
 class StepTrainer(Trainer, ABC):
-    """transformers' Trainer on rows of tokens (`batches.Row`), with a model that is bound.
+    """transformers' Trainer on rows of tokens (`batches.TrainingRow`), with a model that is bound.
 
     A step's loss is ``sum(losses) / weight`` over the step's rows, the same whatever the processes,
     the accumulation steps and `max_batch_tokens`. A subclass says what the losses are (`losses`)

@@ -109,7 +109,7 @@ class Conversations:
 
 
 @dataclass
-class Row:
+class ConversationRow:
     """A conversation in tokens: a prompt, and all that follows."""
 
     messages: list[Message]
@@ -122,7 +122,7 @@ class Row:
     """What the assistant says first."""
     is_cut: bool = False
 
-    def cut(self, most: int) -> Row | None:
+    def cut(self, most: int) -> ConversationRow | None:
         """The first `most` tokens; None where the assistant says nothing in them."""
         rest = self.rest[: max(0, most - len(self.prompt))]
         if len(rest) == len(self.rest):
@@ -130,7 +130,9 @@ class Row:
         turns = [[start, min(end, len(rest))] for start, end in self.turns if start < len(rest)]
         if not turns:
             return None
-        return Row(self.messages, self.prompt, rest[: turns[-1][1]], turns, self.text, True)
+        return ConversationRow(
+            self.messages, self.prompt, rest[: turns[-1][1]], turns, self.text, True
+        )
 
     def group(self, identifier: str, split: Split) -> Group:
         """The row that travels between stages."""
@@ -146,19 +148,21 @@ class Row:
         )
 
 
-def rows_of(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[Row]:
+def rows_of(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
+) -> list[ConversationRow]:
     """The rows in which each turn of the assistant follows what it would follow in use.
 
     One row, unless the chat template writes earlier turns differently once others follow (some
     leave thoughts out): a turn whose prompt does not continue the row before begins another.
     """
-    rows: list[Row] = []
+    rows: list[ConversationRow] = []
     for turn in _turns(messages):
         text = messages[turn]["content"]
         prompt, [answer] = encode_answers(tokenizer, messages[:turn], [text])
         before = rows[-1].prompt + rows[-1].rest if rows else []
         if not rows or prompt[: len(before)] != before:
-            rows.append(Row(list(messages[:turn]), prompt, [], [], text))
+            rows.append(ConversationRow(list(messages[:turn]), prompt, [], [], text))
             before = prompt
         row = rows[-1]
         row.rest += prompt[len(before) :]

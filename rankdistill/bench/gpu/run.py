@@ -24,7 +24,7 @@ PRELOADED = sorted({part.function.partition(":")[0] for part in PARTS})
 
 
 @dataclass(frozen=True)
-class Options:
+class GPUOptions:
     """Of a call.
 
     Args:
@@ -40,7 +40,7 @@ class Options:
     log: Path
 
 
-def run(options: Options, json_file: Path | None) -> int:
+def run(options: GPUOptions, json_file: Path | None) -> int:
     """Prints a line per claim as soon as its part has ended; 1 where one is refuted, else 0."""
     from rankdistill.bench import results
 
@@ -85,7 +85,7 @@ def numbers(text: str | None) -> list[int]:
     return chosen
 
 
-def _ended(part: Part, options: Options) -> list[Claim]:
+def _ended(part: Part, options: GPUOptions) -> list[Claim]:
     """The claims of a part, or one that says how it ended without them."""
     # Not a fork of this process: CUDA does not survive one. The server of forks has never used it.
     context = multiprocessing.get_context("forkserver")
@@ -110,7 +110,7 @@ def _refuted(part: Part, figure: str) -> Claim:
     return Claim(part.what, figure, "it runs", "refuted")
 
 
-def _try(part: Part, options: Options, answer: str) -> None:
+def _try(part: Part, options: GPUOptions, answer: str) -> None:
     """In the process of the part."""
     log = os.open(options.log, os.O_WRONLY | os.O_APPEND)
     for number in (1, 2):

@@ -130,9 +130,9 @@ def trl(bench: Bench) -> list[Claim]:
 
 
 def _words() -> Any:
-    from rankdistill.bench.settings import Settings
+    from rankdistill.bench.settings import BenchSettings
 
-    return Settings("tiny").load()[1]
+    return BenchSettings("tiny").load()[1]
 
 
 def distillation(bench: Bench) -> list[Claim]:

@@ -14,7 +14,7 @@ import torch
 from rankdistill.bench.gpu import Claim
 from rankdistill.bench.gpu.parts import Bench
 from rankdistill.bench.gpu.steps import NO_TIMES
-from rankdistill.bench.settings import Settings
+from rankdistill.bench.settings import BenchSettings
 from rankdistill.bench.training import grouped_step
 from rankdistill.forward import TokenGroup
 from rankdistill.models import release
@@ -75,7 +75,7 @@ def _trainer(bench: Bench, model: Any, groups: Sequence[TokenGroup], steps: int)
 
 
 def _tokenizer() -> Any:
-    tokenizer = Settings("tiny").load()[1]
+    tokenizer = BenchSettings("tiny").load()[1]
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     return tokenizer
 

@@ -21,7 +21,7 @@ from rankdistill.score.verifier.degenerate import is_degenerate
 from rankdistill.score.verifier.function import source_digest
 from rankdistill.score.verifier.instructions import check_names
 from rankdistill.score.verifier.processes import Checkers
-from rankdistill.score.verifier.rules import Answer, Rule, check_of
+from rankdistill.score.verifier.rules import Checked, Rule, check_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Verifier(VerifierOptions, Scorer):
     def _rule(self) -> Rule:
         return Rule(self.rule, self.column, self.pattern)
 
-    def _refuse(self, answer: Answer, groups: Sequence[Group]) -> None:
+    def _refuse(self, answer: Checked, groups: Sequence[Group]) -> None:
         """UserError: what is missing is missing for all responses."""
         if answer.mistake:
             raise UserError(answer.mistake)
@@ -115,7 +115,7 @@ class _Failures:
     reasons: Counter[str] = field(default_factory=Counter)
     first: str = ""
 
-    def add(self, prompt_id: str, answers: Sequence[Answer]) -> Mapping[str, int]:
+    def add(self, prompt_id: str, answers: Sequence[Checked]) -> Mapping[str, int]:
         """What a group's verdict counts."""
         self.responses += len(answers)
         failed = [a.failed or f"there is no column '{a.column}'" for a in answers if _failed(a)]
@@ -137,7 +137,7 @@ class _Failures:
         )
 
 
-def _failed(answer: Answer) -> bool:
+def _failed(answer: Checked) -> bool:
     return bool(answer.failed or answer.column)
 
 

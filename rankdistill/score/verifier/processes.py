@@ -18,7 +18,7 @@ from typing import Any
 
 import rankdistill
 from rankdistill.errors import UserError
-from rankdistill.score.verifier.rules import Answer, Rule
+from rankdistill.score.verifier.rules import Checked, Rule
 
 MOST_PROCESSES = 8
 GROUPS_PER_PROCESS = 16
@@ -49,12 +49,12 @@ class Checkers(AbstractContextManager["Checkers"]):
 
     def answers(
         self, groups: Sequence[tuple[Sequence[str], Mapping[str, Any]]]
-    ) -> Iterator[list[Answer]]:
+    ) -> Iterator[list[Checked]]:
         """What is said of each group's texts, with the kept columns of its prompt, in order."""
         with ThreadPoolExecutor(self._count) as threads:
             yield from threads.map(self._group, groups)
 
-    def _group(self, group: tuple[Sequence[str], Mapping[str, Any]]) -> list[Answer]:
+    def _group(self, group: tuple[Sequence[str], Mapping[str, Any]]) -> list[Checked]:
         process = self._free.get()
         try:
             return process.answers(*group)
@@ -73,27 +73,27 @@ class _Process:
         self._rule, self._limit_s = rule, limit_s
         self._child: subprocess.Popen[bytes] | None = None
 
-    def answers(self, texts: Sequence[str], columns: Mapping[str, Any]) -> list[Answer]:
-        found: list[Answer] = []
+    def answers(self, texts: Sequence[str], columns: Mapping[str, Any]) -> list[Checked]:
+        found: list[Checked] = []
         while len(found) < len(texts):
             if self._child is None:
                 self._start()
             found += self._asked(texts[len(found) :], columns)
         return found
 
-    def _asked(self, texts: Sequence[str], columns: Mapping[str, Any]) -> list[Answer]:
+    def _asked(self, texts: Sequence[str], columns: Mapping[str, Any]) -> list[Checked]:
         """The answers up to and with the one that ends the process, or all of them."""
-        found: list[Answer] = []
+        found: list[Checked] = []
         try:
             self._connection.send_bytes(json.dumps({"texts": texts, "columns": columns}).encode())
             for _ in texts:
                 if not self._connection.poll(self._limit_s):
-                    found.append(Answer(failed=f"it took more than {self._limit_s:g} s"))
+                    found.append(Checked(failed=f"it took more than {self._limit_s:g} s"))
                     self.close()
                     break
-                found.append(Answer(**json.loads(self._connection.recv_bytes())))
+                found.append(Checked(**json.loads(self._connection.recv_bytes())))
         except (EOFError, OSError):
-            found.append(Answer(failed="the process that checked it ended"))
+            found.append(Checked(failed="the process that checked it ended"))
             self.close()
         return found
 

@@ -26,7 +26,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Checked:
     """What came of checking one response: a value, or the reason why there is none."""
 
     value: float | None = None

@@ -18,7 +18,7 @@ from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.score.verifier.answers import Check
-from rankdistill.score.verifier.rules import Answer, Rule, check_of
+from rankdistill.score.verifier.rules import Checked, Rule, check_of
 
 ORPHAN_S = 10.0
 """Seconds beyond the limit after which it ends itself, should nobody be left to do so."""
@@ -61,21 +61,21 @@ def _received(connection: Connection) -> Any:
         return None
 
 
-def answered(check: Check | Callable[..., Any], text: str, columns: Mapping[str, Any]) -> Answer:
+def answered(check: Check | Callable[..., Any], text: str, columns: Mapping[str, Any]) -> Checked:
     """What a check says of one response, whatever it raises."""
     try:
         value = float(check(text, _Columns(columns)))
     except _MissingColumn as error:
-        return Answer(column=str(error))
+        return Checked(column=str(error))
     except UserError as error:
         # A package that is not installed is missing for all responses, other causes are data's.
-        return Answer(mistake=str(error)) if _not_installed(error) else Answer(failed=str(error))
+        return Checked(mistake=str(error)) if _not_installed(error) else Checked(failed=str(error))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         said = next(iter(str(error).splitlines()), "")
-        return Answer(failed=f"{type(error).__name__}: {said}".removesuffix(": ")[:200])
-    return Answer(value=value if math.isfinite(value) else None)
+        return Checked(failed=f"{type(error).__name__}: {said}".removesuffix(": ")[:200])
+    return Checked(value=value if math.isfinite(value) else None)
 
 
 def _not_installed(error: UserError) -> bool:
