@@ -12,8 +12,7 @@ from tiny_run import refusal
 from rankdistill.errors import UserError
 from rankdistill.fields import refuse_credentials
 from rankdistill.models.tokenizer import rendered
-from rankdistill.store.files import home
-from rankdistill.store.kept_log import keep_log
+from rankdistill.store.files import home, keep_log
 
 SECRET = "hunter2"
 URLS = [

@@ -16,8 +16,8 @@ from rankdistill.migrate.carried import Carried, command, recipe
 from rankdistill.migrate.carry import carry
 from rankdistill.migrate.others import refuse_others
 from rankdistill.migrate.source import KINDS, kind_of, read, text_of
-from rankdistill.migrate.targets import names_ours, renamed
 from rankdistill.shell import says_mistakes
+from rankdistill.stages.moved import names_ours, renamed
 
 
 @says_mistakes

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from rankdistill.errors import UserError
 from rankdistill.rank.combine import with_moved_ballots, with_places, without_missing
-from rankdistill.rank.placebo import with_placebo
-from rankdistill.rank.ranking import rank_group, ranks, select, within_length_gap
+from rankdistill.rank.ranking import rank_group, ranks, select, with_placebo, within_length_gap
 from rankdistill.rows import Group
 from rankdistill.schema import RankConfig
 

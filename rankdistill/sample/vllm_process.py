@@ -19,7 +19,7 @@ from typing import Any
 import rankdistill
 from rankdistill.errors import UserError
 from rankdistill.models.device import release
-from rankdistill.store.kept_log import keep_log
+from rankdistill.store.files import keep_log
 
 _DISTRIBUTED = re.compile(
     r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_\w+|MASTER_ADDR"

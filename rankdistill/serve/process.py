@@ -21,7 +21,7 @@ import httpx
 from rankdistill.errors import UserError
 from rankdistill.http_client import client
 from rankdistill.serve.command import Serving, command, environment
-from rankdistill.store.kept_log import keep_log
+from rankdistill.store.files import keep_log
 
 START_S = 1800.0
 """Most seconds that a server may take to load."""

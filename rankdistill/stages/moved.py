@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 MOVED = {
     "rankdistill.evaluate.suites.AlpacaEval": "rankdistill.suites.AlpacaEval",
     "rankdistill.evaluate.suites.GSM8K": "rankdistill.suites.GSM8K",
@@ -17,3 +19,22 @@ MOVED = {
     "rankdistill.evaluate.suites.tasks.IFEval": "rankdistill.suites.IFEval",
     "rankdistill.sweep.Sweep": "rankdistill.app.sweep.Sweep",
 }
+_TARGET = re.compile(r"""(_target_["']?\s*:\s*["']?)(rankdistill(?:\.\w+)+)""")
+
+
+def names_ours(text: str) -> bool:
+    """Whether a YAML's text names a class of ours."""
+    return _TARGET.search(text) is not None
+
+
+def renamed(text: str) -> tuple[str, dict[str, str]]:
+    """The text with today's names and all else as it was; the names that changed, by the old."""
+    found: dict[str, str] = {}
+
+    def today(match: re.Match[str]) -> str:
+        old = match[2]
+        if old in MOVED:
+            found[old] = MOVED[old]
+        return match[1] + MOVED.get(old, old)
+
+    return _TARGET.sub(today, text), found

@@ -37,7 +37,6 @@ from rankdistill.stages.comparison import label_of
 from rankdistill.stages.evaluate import Evaluation
 from rankdistill.stages.grid import train_at_best_rate
 from rankdistill.stages.lessons import teach
-from rankdistill.stages.parts import parts
 from rankdistill.stages.ppo import check_ppo, ppo
 from rankdistill.stages.prompts import check_prompts, load
 from rankdistill.stages.rank import diagnostics, existing, rank
@@ -45,7 +44,7 @@ from rankdistill.stages.ranked import order_held_out
 from rankdistill.stages.reranker import check_retrieval, train_reranker
 from rankdistill.stages.revision import revisions
 from rankdistill.stages.reward import Rewarding, reward_answers, reward_model
-from rankdistill.stages.rounds import joined, needs_reward
+from rankdistill.stages.rounds import joined, needs_reward, parts
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.run_folder import begin_report, begin_run, write_run_folder
 from rankdistill.stages.sample import sample

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -171,3 +172,14 @@ def footprint(folder: Path) -> tuple[int, int]:
             size += path.stat().st_size
             count += 1
     return count, size
+
+
+def keep_log(log: Path, prefix: str) -> Path:
+    """Copies a log into the temporary folder, which all users of the machine share.
+
+    The file is new, so it is no link of another's, and only this user may read it.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".log")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(log.read_bytes())
+    return Path(name)
