@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 
 from rankdistill.models import Model
 from rankdistill.rows import Group
+from rankdistill.store.files import link
 from rankdistill.warmup.schema import NoWarmupOptions
 from rankdistill.warmup.warmup import Training, Warmup
 
@@ -26,12 +26,5 @@ class NoWarmup(NoWarmupOptions, Warmup):
         self, student: Model, teacher: Model, groups: Sequence[Group], out: Path, how: Training
     ) -> dict[str, Any]:
         """`out` becomes a copy of the student's folder, by hard links where that is possible."""
-        shutil.copytree(student.path, out, copy_function=_link)
+        shutil.copytree(student.path, out, copy_function=lambda a, b: link(Path(a), Path(b)))
         return {}
-
-
-def _link(source: str, to: str) -> None:
-    try:
-        os.link(os.path.realpath(source), to)
-    except OSError:
-        shutil.copy2(source, to)
