@@ -195,7 +195,7 @@ class Watch:
     def _in_the_making(self, folder: Path) -> list[Any]:
         for path in shard_files(folder / "files" / "rows"):
             assert is_intact(path, path.read_bytes()), f"{path} has its name but not its bytes"
-        return Shards(folder / "files" / "rows", writable=False).rows()
+        return list(Shards(folder / "files" / "rows", writable=False).rows())
 
 
 def content(store: Store) -> dict[str, Any]:

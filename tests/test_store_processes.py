@@ -127,7 +127,7 @@ def make(partial):
         log.write(f"{os.getpid()}\\n")
     partial.shards().append([{"number": 1}])
     time.sleep(2.0)
-print(Store().output("sample", {}, make).rows())
+print(list(Store().output("sample", {}, make).rows()))
 """
 
 
@@ -209,7 +209,7 @@ if mode == "late" and rank == 0:
 if mode != "absent" or rank > 0:
     try:
         store = Store(patience_seconds=1.0 if mode == "absent" else 60.0)
-        print(store.output("train", {}, make, every_rank=mode == "together").rows())
+        print(list(store.output("train", {}, make, every_rank=mode == "together").rows()))
     except UserError as error:
         print(error)
 """
@@ -273,7 +273,7 @@ def test_a_rank_waits_as_long_as_some_process_makes_it(tmp_path):
         time.sleep(0.02)
     code = (
         "from rankdistill.store import Store\n"
-        "print(Store(patience_seconds=0.1).output('sample', {}, lambda partial: 1 / 0).rows())"
+        "print([*Store(patience_seconds=0.1).output('sample', {}, lambda p: 1 / 0).rows()])"
     )
     out, errors = run(code, RANK="1", WORLD_SIZE="2").communicate(timeout=60)
     assert out == "[{'number': 1}]\n", errors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from rankdistill.models.tokenizer import (
     tokenizers_agree,
 )
 from rankdistill.store import Output
+from rankdistill.store.sequences import mapped, places_of, selected, values_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Rows:
     """
 
     source: Sequence[Any] | Output
-    """`Prompt` or `Group` rows, or the output that has them, which keeps a large set on disk."""
+    """`Prompt` or `Group` rows, or the output that has them: a large set stays on the disk."""
     key: Any = None
     """What determines them, for the identity of what is made of them."""
     writer: Model | None = None
@@ -44,11 +45,11 @@ class Rows:
 
     @property
     def rows(self) -> Sequence[Any]:
-        """The rows; those of an output are read each time."""
+        """The rows; those of an output stay on the disk, and each is read when it is asked for."""
         return self.source.rows() if isinstance(self.source, Output) else self.source
 
     def held(self) -> Rows:
-        """The same, read once and kept in memory."""
+        """The same, found whole once and not looked at again."""
         return replace(self, source=self.rows)
 
     def __len__(self) -> int:
@@ -61,7 +62,8 @@ class Rows:
 
     def of_splits(self, *splits: str) -> Rows:
         """Those of some splits. The key stays: who takes them says of which splits they are."""
-        return replace(self, source=[row for row in self.rows if row["split"] in splits])
+        rows = self.rows
+        return replace(self, source=selected(rows, places_of(rows, "split", splits)))
 
     def first(self, count: int | None) -> Rows:
         """The first `count`, or all that there are where it is None."""
@@ -70,12 +72,15 @@ class Rows:
 
     def joined(self, more: Rows) -> Rows:
         """The groups, each with the responses that `more` has to the same prompt behind its own."""
-        others = {group["prompt_id"]: group["responses"] for group in more}
-        rows = [
-            {**group, "responses": [*group["responses"], *others.get(group["prompt_id"], [])]}
-            for group in self.rows
-        ]
-        return replace(self, source=rows, key=[self.key, more.key])
+        others = more.rows
+        places = {name: place for place, name in enumerate(values_of(others, "prompt_id"))}
+
+        def both(group: Any) -> Any:
+            place = places.get(group["prompt_id"])
+            added = [] if place is None else others[place]["responses"]
+            return {**group, "responses": [*group["responses"], *added]}
+
+        return replace(self, source=mapped(self.rows, both), key=[self.key, more.key])
 
     def recoded(self, reader: Model, *, whole_prompt: bool = False) -> Rows:
         """The same in the tokens of another model, see `recoded`."""
@@ -93,7 +98,7 @@ class Rows:
 
 def token_groups(groups: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> list[TokenGroup]:
     """What is `written` of `Group` rows, in tokens."""
-    return [token_group(group, tokenizer) for group in written(groups)]
+    return [token_group(group, tokenizer) for group in _written(groups)]
 
 
 def written(groups: Sequence[Any]) -> list[Any]:
@@ -101,11 +106,14 @@ def written(groups: Sequence[Any]) -> list[Any]:
 
     A response without a token, such as a cut one that was nothing but thoughts, cannot be read.
     """
-    shorter = (
-        {**group, "responses": [r for r in group["responses"] if r["token_ids"]]}
-        for group in groups
-    )
-    return [group for group in shorter if group["responses"]]
+    return list(_written(groups))
+
+
+def _written(groups: Iterable[Any]) -> Iterator[Any]:
+    for group in groups:
+        responses = [response for response in group["responses"] if response["token_ids"]]
+        if responses:
+            yield {**group, "responses": responses}
 
 
 def recoding(writer: Model, reader: Model) -> dict[str, int]:

@@ -13,12 +13,15 @@ from rankdistill.errors import UserError, suggest
 from rankdistill.rank.aggregate import AGGREGATIONS, Vote, ballot_of
 from rankdistill.rank.ranking import score_by
 from rankdistill.rows import Ballot, Group, Response
+from rankdistill.store.sequences import mapped
 
 Scale = Mapping[str, tuple[float, float]]
 """Mean and standard deviation of each scorer's values."""
 
 
-def combine(groups: Sequence[Group], weights: Mapping[str, float] | None, how: str) -> list[Group]:
+def combine(
+    groups: Sequence[Group], weights: Mapping[str, float] | None, how: str
+) -> Sequence[Group]:
     """The groups with `score` in each response; NaN where the votes do not tell.
 
     Args:
@@ -33,18 +36,17 @@ def combine(groups: Sequence[Group], weights: Mapping[str, float] | None, how: s
     """
     if weights is None:
         if how == "mean":
-            return list(groups)
+            return groups
         weights = {"score": 1.0}
-        groups = [_with(group, "score", [r.get("score", math.nan) for r in group["responses"]])
-                  for group in groups]  # fmt: skip
+        groups = mapped(groups, _with_own_score)
     _check_names(groups, weights)
     if how == "mean":
         return standardised(groups, weights, scale_of(groups, weights))
-    aggregate = AGGREGATIONS[how]
-    return [
-        _scored(group, aggregate(_votes(group, weights), len(group["responses"])))
-        for group in groups
-    ]
+    aggregate, of = AGGREGATIONS[how], weights
+    return mapped(
+        groups,
+        lambda group: _scored(group, aggregate(_votes(group, of), len(group["responses"]))),
+    )
 
 
 def scale_of(groups: Sequence[Group], names: Mapping[str, float]) -> Scale:
@@ -62,7 +64,7 @@ def scale_of(groups: Sequence[Group], names: Mapping[str, float]) -> Scale:
 
 def standardised(
     groups: Sequence[Group], weights: Mapping[str, float], scale: Scale
-) -> list[Group]:
+) -> Sequence[Group]:
     """The groups with the weighted mean of the scorers' values on `scale` as `score`."""
     total = sum(weights.values())
 
@@ -72,35 +74,37 @@ def standardised(
         }
         return sum(weight * around[name] for name, weight in weights.items()) / total
 
-    return [_scored(group, [score(r) for r in group["responses"]]) for group in groups]
+    return mapped(groups, lambda group: _scored(group, [score(r) for r in group["responses"]]))
 
 
-def debiased(groups: Sequence[Group]) -> tuple[list[Group], float]:
+def debiased(groups: Sequence[Group]) -> tuple[Sequence[Group], float]:
     """The groups with what length explains taken out of `score`, and the slope, score per token.
 
     One slope for all: ordinary least squares of score on response tokens, both around the mean of
     their prompt, so that prompts that call for long responses do not count as a bias.
     """
     numerator = denominator = 0.0
-    centres = []
     for group in groups:
-        scores = np.array([r.get("score", math.nan) for r in group["responses"]], float)
+        scores = np.array([_score(r) for r in group["responses"]], float)
         lengths = np.array([len(r["token_ids"]) for r in group["responses"]], float)
         known = np.isfinite(scores)
-        centres.append(lengths[known].mean() if known.any() else 0.0)
         if known.sum() > 1:
-            around = lengths[known] - centres[-1]
+            around = lengths[known] - lengths[known].mean()
             numerator += float((around * (scores[known] - scores[known].mean())).sum())
             denominator += float((around**2).sum())
     slope = numerator / denominator if denominator else 0.0
-    rows = []
-    for group, centre in zip(groups, centres, strict=True):
-        scores = [
-            r.get("score", math.nan) - slope * (len(r["token_ids"]) - centre)
-            for r in group["responses"]
-        ]
-        rows.append(_scored(group, scores))
-    return rows, slope
+
+    def corrected(group: Group) -> Group:
+        responses = group["responses"]
+        lengths = [len(r["token_ids"]) for r in responses]
+        known = [n for r, n in zip(responses, lengths, strict=True) if math.isfinite(_score(r))]
+        centre = float(np.mean(known)) if known else 0.0
+        return _scored(
+            group,
+            [_score(r) - slope * (n - centre) for r, n in zip(responses, lengths, strict=True)],
+        )
+
+    return mapped(groups, corrected), slope
 
 
 def without_missing(group: Group, counts: Counter[str]) -> Group:
@@ -170,10 +174,14 @@ def _check_names(groups: Sequence[Group], weights: Mapping[str, float]) -> None:
             raise UserError(f"rank.weights.{name} is {weight}; weights are at least 0, not all 0.")
 
 
-def _with(group: Group, name: str, values: Sequence[float]) -> Group:
+def _score(response: Response) -> float:
+    return response.get("score", math.nan)
+
+
+def _with_own_score(group: Group) -> Group:
+    """The group with `score` among the `scores`."""
     responses: list[Any] = [
-        {**r, "scores": {**r.get("scores", {}), name: value}}
-        for r, value in zip(group["responses"], values, strict=True)
+        {**r, "scores": {**r.get("scores", {}), "score": _score(r)}} for r in group["responses"]
     ]
     return {**group, "responses": responses}
 

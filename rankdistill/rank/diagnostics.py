@@ -5,6 +5,7 @@ Everything is measured within prompts, and intervals are over prompts, as everyw
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,10 +20,13 @@ from rankdistill.rank.aggregate import duels
 from rankdistill.rank.ranking import score_by
 from rankdistill.rows import Ballot, Group
 from rankdistill.statistics import mean_agreement, mean_interval, tau_b
+from rankdistill.store.sequences import places_of, selected
 
 HUMAN = ("human", "imported")
 """Names of the scorers whose values come from people, or from the data itself."""
 DISPUTED, BINS, RESAMPLES = 10, 20, 2000
+_QUOTED = 300
+"""Characters of a text."""
 
 
 def diagnose(groups: Sequence[Group]) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def diagnose(groups: Sequence[Group]) -> dict[str, Any]:
         "agreement": _pairs(groups, names),
         "alpha": agreement(groups),
         "raters": _raters_are(groups, names),
-        "validation": agreement([group for group in groups if group["split"] == "validation"]),
+        "validation": agreement(selected(groups, places_of(groups, "split", ["validation"]))),
         "disputed": _disputed(groups),
     }
 
@@ -180,24 +184,24 @@ def _pairs(groups: Sequence[Group], names: Sequence[str]) -> list[dict[str, Any]
 def _disputed(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """The prompts on which the raters are furthest apart."""
     apart = []
-    for group in groups:
+    for place, group in enumerate(groups):
         raters = np.array(_raters(group), float)
         if len(raters) > 1:
             spread = _spread(raters)
             if math.isfinite(spread):
-                apart.append((spread, group))
-    apart.sort(key=lambda pair: (-pair[0], pair[1]["prompt_id"]))
+                apart.append((-spread, group["prompt_id"], place))
+    worst = [(-spread, groups[place]) for spread, _, place in heapq.nsmallest(DISPUTED, apart)]
     return [
         {
             "prompt_id": group["prompt_id"],
-            "prompt": group["messages"][-1]["content"][:300] if group["messages"] else "",
+            "prompt": group["messages"][-1]["content"][:_QUOTED] if group["messages"] else "",
             "disagreement": spread,
             "responses": [
-                {"text": r["text"][:300], "scores": _finite(r.get("scores", {}))}
+                {"text": r["text"][:_QUOTED], "scores": _finite(r.get("scores", {}))}
                 for r in group["responses"]
             ],
         }
-        for spread, group in apart[:DISPUTED]
+        for spread, group in worst
         if spread > 0
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,17 @@ from rankdistill.rank.trees import with_answers
 from rankdistill.rank.write import recorded_tokenizer
 from rankdistill.rows import Group, Message, Response, Split
 from rankdistill.schema import PromptsConfig, RankConfig
+from rankdistill.store import Shards
+from rankdistill.store.sequences import selected
 
 
 def read_ranked(
-    rank: RankConfig, prompts: PromptsConfig, tokenizer: Any, evaluated: Evaluated | None = None
-) -> tuple[list[Group], dict[str, int]]:
+    rank: RankConfig,
+    prompts: PromptsConfig,
+    tokenizer: Any,
+    evaluated: Evaluated | None = None,
+    spool: Path | None = None,
+) -> tuple[Sequence[Group], dict[str, int]]:
     """The groups of a ranked set, with a `score` in every response, and what became of the rest.
 
     Formats of rows: `rankdistill.rank.formats`. A folder is what a run wrote as `ranked/`. Prompts
@@ -43,6 +49,8 @@ def read_ranked(
 
     Args:
         evaluated: Train and validation prompts that say what it asks are left out (`contaminated`).
+        spool: A folder that takes the groups while the set is read, for a set that is larger than
+            the memory; what it had is removed. None keeps them in memory.
 
     Returns:
         The groups, train first, each split in the order of the hash; and the counts `read`,
@@ -54,17 +62,25 @@ def read_ranked(
             cannot be read, named by its place.
     """
     reader = _RankedReader(rank, prompts, tokenizer, evaluated)
-    groups = [
-        group
-        for name in rank.sets
-        for row in set_rows(name)
-        for group in reader.groups(*row, name if len(rank.sets) > 1 else None)
-    ]
-    groups += reader.unpaired()
+    drawn: list[Any] = []  # what decides which groups are kept, and their places
+
+    def read() -> Iterator[Group]:
+        for group in _all_groups(reader, rank.sets):
+            known = {key: group.get(key) for key in ("prompt_id", "split", "set") if key in group}
+            drawn.append({**known, "place": len(drawn)})
+            yield group
+
+    groups: Sequence[Any]
+    if spool is None:
+        groups = list(read())
+    else:
+        on_disk = Shards(spool)
+        on_disk.put(read())
+        groups = on_disk.rows()
     counts, odd, splitter = reader.counts, reader.odd, reader.splitter
     odd.tell()
-    mixed = splitter.mixed(groups, rank.sets)  # type: ignore[arg-type]
-    kept: list[Group] = splitter.ordered(mixed)  # type: ignore[assignment]
+    chosen: list[Any] = splitter.ordered(splitter.mixed(drawn, rank.sets))
+    kept: Sequence[Group] = selected(groups, [group["place"] for group in chosen])
     if not kept:
         raise UserError(
             odd.nothing_left(counts["read"]) or _nothing_left(rank, prompts, counts + odd.counts)
@@ -73,8 +89,16 @@ def read_ranked(
         counts.pop(name, None)
     counts["cut"] = sum(r["finish_reason"] == "length" for g in kept for r in g["responses"])
     counts.update(odd.counts)
-    counts.update({name: sum(g["split"] == name for g in kept) for name in SPLITS})
-    return kept, counts | per_set(kept, rank.sets)
+    counts.update({name: sum(g["split"] == name for g in chosen) for name in SPLITS})
+    return kept, counts | per_set(chosen, rank.sets)
+
+
+def _all_groups(reader: _RankedReader, sets: Collection[str]) -> Iterator[Group]:
+    """The groups in the order of the sets, those of unpaired responses at the end."""
+    for name in sets:
+        for row in set_rows(name):
+            yield from reader.groups(*row, name if len(sets) > 1 else None)
+    yield from reader.unpaired()
 
 
 class _RankedReader:

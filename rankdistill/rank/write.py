@@ -6,22 +6,24 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations, islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.rows import Group
 from rankdistill.store.faults import writing
-from rankdistill.store.files import write_atomically
+from rankdistill.store.files import replaced, write_atomically
+from rankdistill.store.sequences import selected, values_of
 
 Rows = Iterator[dict[str, Any]]
 PAIRS = ("best_worst", "all", "adjacent")
 """Which pairs of a ranking `trl` takes; tied responses never make one."""
+ROWS_AT_ONCE = 1000
 TOKENIZER = b"rankdistill.tokenizer"
 """The name in a Parquet file's metadata."""
 
@@ -172,19 +174,32 @@ def write_table(groups: Sequence[Group], folder: Path, tokenizer: str | None = N
     Args:
         tokenizer: `tokenizer_digest` of what wrote the token ids; each file's metadata records it.
     """
-    by_split: dict[str, list[Group]] = {}
-    for group in groups:
-        by_split.setdefault(group["split"], []).append(group)
     folder.mkdir(parents=True, exist_ok=True)
-    for split, rows in by_split.items():
-        content = io.BytesIO()
-        Dataset.from_list([dict(row) for row in rows]).to_parquet(content)
+    splits = values_of(groups, "split")
+    for split in dict.fromkeys(splits):
+        rows = selected(groups, [place for place, of in enumerate(splits) if of == split])
+        # Twice, since what the rows have in common is known behind the last.
+        schema = pa.unify_schemas(
+            [table.schema for table in _tables(rows)], promote_options="permissive"
+        )
+        noted = Features.from_arrow_schema(schema).arrow_schema.metadata or {}
         if tokenizer is not None:
-            table = pq.read_table(io.BytesIO(content.getvalue()))
-            noted = {**(table.schema.metadata or {}), TOKENIZER: tokenizer}
-            content = io.BytesIO()
-            pq.write_table(table.replace_schema_metadata(noted), content)
-        write_atomically(folder / f"{split}.parquet", content.getvalue())
+            noted = {**noted, TOKENIZER: tokenizer}
+        schema = schema.with_metadata(noted)
+        with (
+            replaced(folder / f"{split}.parquet") as file,
+            pq.ParquetWriter(file, schema) as writer,
+        ):
+            for table in _tables(rows, schema):
+                writer.write_table(table)
+
+
+def _tables(rows: Sequence[Any], schema: pa.Schema | None = None) -> Iterator[pa.Table]:
+    """Some rows at a time, with the columns that any of them has, or those of a schema."""
+    left = iter(rows)
+    while part := list(islice(left, ROWS_AT_ONCE)):
+        names = schema.names if schema else dict.fromkeys(name for row in part for name in row)
+        yield pa.table({name: [row.get(name) for row in part] for name in names}, schema=schema)
 
 
 def recorded_tokenizer(file: Path) -> str | None:

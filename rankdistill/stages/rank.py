@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from rankdistill.errors import UserError
 from rankdistill.models import Rows, tokenizer_digest
 from rankdistill.prompts import source_identity
-from rankdistill.rank import rank_groups
+from rankdistill.rank import ranked_groups
 from rankdistill.rank.combine import combine, debiased
 from rankdistill.rank.diagnostics import diagnose
 from rankdistill.rank.existing import parts, read_ranked
@@ -67,10 +68,11 @@ def rank(run: Run, groups: Rows, scorers: Sequence[str] | None = None) -> Output
         slope = None
         if settings.length_debias:
             scored, slope = debiased(scored)
-        ranked, counts = rank_groups(scored, settings, run.settings.seed)
-        partial.shards().put(ranked)
+        counts: Counter[str] = Counter()
+        shards = partial.shards()
+        shards.put(ranked_groups(scored, settings, run.settings.seed, counts))
         written_by = tokenizer_digest(run.start.tokenizer())
-        write_table(ranked, partial.path / "ranked", written_by)
+        write_table(shards.rows(), partial.path / "ranked", written_by)
         found = {"aggregate": how, "weights": weights, "length_slope": slope}
         found = diagnose(rows) | {"writers": writer_figures(scored)} | found
         (partial.path / DIAGNOSTICS).write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -130,8 +132,8 @@ def existing(run: Run) -> Rows:
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        evaluated = evaluated_by(prompts)
-        groups, counts = read_ranked(settings, prompts, run.start.tokenizer(), evaluated)
+        evaluated, spool = evaluated_by(prompts), partial.scratch / "read"
+        groups, counts = read_ranked(settings, prompts, run.start.tokenizer(), evaluated, spool)
         partial.shards().put(groups)
         return counts
 

@@ -17,6 +17,7 @@ from rankdistill.rows import Group
 from rankdistill.stages.comparison import LABELS, label_of
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Partial
+from rankdistill.store.sequences import mapped, selected
 
 
 def order_held_out(run: Run, imported: Rows, models: Mapping[str, Model]) -> RankedSet | None:
@@ -51,8 +52,9 @@ def pair_accuracy(run: Run, imported: Rows, model: Model, name: str, split: str)
 
 def _groups(run: Run, imported: Rows, split: str) -> Rows:
     margin = run.settings.rank.tie_margin
-    ranked = (rank_group(row, margin, Counter()) for row in imported.of_splits(split))
-    return replace(imported, source=[group for group in ranked if group is not None])
+    ranked = mapped(imported.of_splits(split).rows, lambda row: rank_group(row, margin, Counter()))
+    places = [place for place, group in enumerate(ranked) if group is not None]
+    return replace(imported, source=selected(ranked, places))
 
 
 def _ranking(group: Group) -> Ranking:

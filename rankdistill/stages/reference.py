@@ -10,7 +10,8 @@ from rankdistill.distributed import sharding
 from rankdistill.models import Rows, device
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Partial
-from rankdistill.train.reference import ReferenceConfig, add_reference_logps
+from rankdistill.store.sequences import values_of
+from rankdistill.train.reference import COLUMN, ReferenceConfig, reference_column
 
 
 def reference_logps(run: Run, model: Model, ranked: Rows) -> dict[str, Any]:
@@ -35,11 +36,14 @@ def reference_logps(run: Run, model: Model, ranked: Rows) -> dict[str, Any]:
             device=device(),
         )
         policy = model.trainable(run.lora, run.settings.seed)
-        with_reference = add_reference_logps(ranked.rows, policy, model.tokenizer(), config)
-        columns = ("prompt_id", "reference_logps")
-        partial.shards().put([{key: row[key] for key in columns} for row in with_reference])
+        rows = ranked.rows
+        column = reference_column(rows, policy, model.tokenizer(), config)
+        names = values_of(rows, "prompt_id")
+        partial.shards().put(
+            {"prompt_id": name, COLUMN: values} for name, values in zip(names, column, strict=True)
+        )
         return {"groups": len(ranked)}
 
     what = f"{len(ranked)} groups under the student before training"
     output = run.stage("reference", what, identity, make)
-    return {row["prompt_id"]: row["reference_logps"] for row in output.rows()}
+    return {row["prompt_id"]: row[COLUMN] for row in output.rows()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rankdistill.console import progress
@@ -12,6 +13,7 @@ from rankdistill.sample import SamplingOptions
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.served import write
 from rankdistill.store import Partial
+from rankdistill.store.sequences import values_of
 
 
 def sample(
@@ -44,7 +46,7 @@ def sample(
     )
     if isinstance(model, ServedModel):
         return write(run, model, prompts, source, options)
-    splits = sorted({prompt["split"] for prompt in prompts})
+    splits = sorted(set(values_of(prompts.rows, "split")))
     identity = {
         "code": 1,
         "model": model.identity,
@@ -73,13 +75,17 @@ def _sample_rows(
     partial: Partial,
 ) -> Mapping[str, Any]:
     shards = partial.shards()
-    done = {row["prompt_id"] for row in shards.rows()}
+    done = set(values_of(shards.rows(), "prompt_id"))
     tokenizer = model.tokenizer()
-    by_id = {prompt["prompt_id"]: prompt for prompt in prompts}
+    rows = prompts.rows
+    by_id = {name: place for place, name in enumerate(values_of(rows, "prompt_id"))}
     asked = "teacher_messages" if source == "teacher" else "messages"
-    requests = [
-        (key, encode_prompt(tokenizer, p.get(asked) or p["messages"])) for key, p in by_id.items()
-    ]
+
+    def request(name: str) -> tuple[str, list[int]]:
+        prompt = rows[by_id[name]]
+        return name, encode_prompt(tokenizer, prompt.get(asked) or prompt["messages"])
+
+    requests = [request(name) for name in by_id]
     seconds, new_tokens = 0.0, 0
     if len(done) < len(requests):
         sampler = run.sampler()
@@ -88,16 +94,19 @@ def _sample_rows(
         with progress(len(requests), "prompts", done=len(done)) as bar:
             answered = sampler.sample(model, requests, options, source, done=done)
             for prompt_id, responses in answered:
-                shards.append([{**by_id[prompt_id], "responses": responses}])
+                shards.append([{**rows[by_id[prompt_id]], "responses": responses}])
                 new_tokens += sum(len(response["token_ids"]) for response in responses)
                 bar.advance()
         seconds = time.monotonic() - started
-    rows = shards.rows()
-    responses = [response for row in rows for response in row["responses"]]
-    return {
-        "prompts": len(rows),
-        "responses": len(responses),
-        "tokens": sum(len(response["token_ids"]) for response in responses),
-        "cut_by_length": sum(response["finish_reason"] == "length" for response in responses),
-        "tokens_per_second": new_tokens / seconds if new_tokens else 0.0,
-    }
+    rate = new_tokens / seconds if new_tokens else 0.0
+    return {**_counts(shards.rows()), "tokens_per_second": rate}
+
+
+def _counts(rows: Sequence[Any]) -> dict[str, int]:
+    counts = Counter(prompts=len(rows), responses=0, tokens=0, cut_by_length=0)
+    for row in rows:
+        for response in row["responses"]:
+            counts["responses"] += 1
+            counts["tokens"] += len(response["token_ids"])
+            counts["cut_by_length"] += response["finish_reason"] == "length"
+    return dict(counts)

@@ -73,9 +73,11 @@ def check_conversations(run: Run, prompts: Rows) -> None:
         asked.append((settings.judge or settings.scorer, "heldout"))
     access = run.teacher_access(run.start)
     for scorer, split in asked:
-        of_split = [prompt for prompt in prompts if prompt["split"] == split]
-        found = {_roles(prompt["messages"]): prompt["messages"] for prompt in of_split}
-        columns = [json.loads(prompt.get("columns") or "{}") for prompt in of_split]
+        found: dict[tuple[str, ...], Any] = {}
+        columns = []
+        for prompt in prompts.of_splits(split):
+            found[_roles(prompt["messages"])] = prompt["messages"]
+            columns.append(json.loads(prompt.get("columns") or "{}"))
         for member in scorer.members.values():
             member.check_conversations(list(found.values()), access)
             member.check_columns(columns)
@@ -132,13 +134,11 @@ def _as_it_was(scored: Any, before: Any) -> Any:
 
 
 def _counts(rows: Sequence[Any], taken: Sequence[Any], name: str) -> dict[str, Any]:
-    values = [response["scores"][name] for row in rows for response in row["responses"]]
-    counts = Counter[str]()
+    counts = Counter[str](groups=len(rows), responses=0, without_score=0)
+    for row in rows:
+        values = [response["scores"][name] for response in row["responses"]]
+        counts["responses"] += len(values)
+        counts["without_score"] += sum(not math.isfinite(value) for value in values)
     for row in taken:
         counts.update(row)
-    return {
-        "groups": len(rows),
-        "responses": len(values),
-        "without_score": sum(not math.isfinite(value) for value in values),
-        **counts,
-    }
+    return dict(counts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from rankdistill.sample.endpoint import EndpointWriter
 from rankdistill.schema import EndpointConfig
 from rankdistill.stages.run import Run
 from rankdistill.store import Partial
+from rankdistill.store.sequences import selected, values_of
 
 
 def check_served(run: Run) -> None:
@@ -55,7 +56,7 @@ def write(
         "code": 1,
         "model": dict(model.identity),
         "prompts": prompts.key,
-        "splits": sorted({prompt["split"] for prompt in prompts}),
+        "splits": sorted(set(values_of(prompts.rows, "split"))),
         "source": source,
         "options": vars(options),
     }
@@ -76,8 +77,10 @@ def write(
     what = f"{source}: {len(prompts)} prompts x {count} ({model.path} at {where})"
     output = run.stage("sample", what, identity, make)
     place = {name: number for number, name in enumerate(by_id)}
-    rows = sorted(output.rows(), key=lambda row: place[row["prompt_id"]])
-    return Rows(rows, output.key, model, output.manifest["counts"])
+    rows = output.rows()
+    names = values_of(rows, "prompt_id")
+    order = sorted(range(len(names)), key=lambda number: place[names[number]])
+    return Rows(selected(rows, order), output.key, model, output.manifest["counts"])
 
 
 def _ask(
@@ -89,7 +92,7 @@ def _ask(
 ) -> dict[str, Any]:
     """Write a row for each prompt that gets a response, and return the stage's counts."""
     shards, taken = partial.shards(), partial.shards("counts")
-    done = {row["prompt_id"] for row in shards.rows()}
+    done = set(values_of(shards.rows(), "prompt_id"))
     asked = "teacher_messages" if source == "teacher" else "messages"
     requests = [(key, p.get(asked) or p["messages"]) for key, p in by_id.items() if key not in done]
     started, tokens = time.monotonic(), 0
@@ -109,7 +112,7 @@ def _ask(
     }
 
 
-def _counts(rows: list[Any], taken: list[Any], asked: int) -> dict[str, Any]:
+def _counts(rows: Sequence[Any], taken: Sequence[Any], asked: int) -> dict[str, Any]:
     counts = Counter[str]()
     for row in taken:
         counts.update(row)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from rankdistill.fields import identity_of
@@ -14,6 +13,7 @@ from rankdistill.objectives.candidates import learning_rate_of
 from rankdistill.stages.reference import reference_logps
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Output, Partial
+from rankdistill.store.sequences import mapped
 from rankdistill.train.groups import own_groups
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
 from rankdistill.trainer.checkpoints import owes_evaluation
@@ -59,7 +59,7 @@ def train(
     }
     logps: Mapping[str, Any] = {}
     if objective.needs_reference:
-        used = replace(rows, source=[*training, *validation])
+        used = rows.of_splits("train", "validation")
         logps = reference_logps(run, reference, used)
         if reference != student:
             identity["reference"] = reference.identity
@@ -102,11 +102,10 @@ def _train(
     trainer = RankingTrainer(
         policy,
         _arguments(run, learning_rate, partial, bool(validation)),
-        own_groups((_with_reference(row, reference) for row in training), tokenizer),
+        own_groups(_with_reference(training, reference), tokenizer),
         run.settings.objective,
         processing_class=tokenizer,
-        eval_dataset=own_groups((_with_reference(r, reference) for r in validation), tokenizer)
-        or None,
+        eval_dataset=own_groups(_with_reference(validation, reference), tokenizer) or None,
     )
     show_progress(trainer)
     with saves_when_stopped(trainer):
@@ -152,5 +151,7 @@ def _arguments(run: Run, learning_rate: float, partial: Partial, validate: bool)
     )
 
 
-def _with_reference(row: Mapping[str, Any], reference: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**row, "reference_logps": reference[row["prompt_id"]]} if reference else row
+def _with_reference(rows: Sequence[Any], reference: Mapping[str, Any]) -> Sequence[Any]:
+    if not reference:
+        return rows
+    return mapped(rows, lambda row: {**row, "reference_logps": reference[row["prompt_id"]]})

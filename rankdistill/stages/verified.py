@@ -43,6 +43,7 @@ from rankdistill.stages.sample import sample
 from rankdistill.stages.score import score
 from rankdistill.stages.settings import Settings
 from rankdistill.store import Partial
+from rankdistill.store.sequences import mapped, selected
 
 GUARDED = ("warmed_up", "trained", "teacher")
 """Models whose answers are guarded: what training changed, and what the teacher's are like."""
@@ -64,11 +65,15 @@ def is_plain(prompt: Mapping[str, Any]) -> bool:
 
 def by_split_of(prompts: Rows) -> dict[str, Rows]:
     """The prompts of each split; `plain` are the held-out ones that demand nothing."""
-    by_split: dict[str, list[Any]] = {n: [] for n in ("train", "validation", "heldout", "plain")}
-    for row in prompts:
-        prompt = {key: value for key, value in row.items() if key != "responses"}
-        by_split["plain" if is_plain(row) else row["split"]].append(prompt)
-    return {name: Rows(rows, prompts.key) for name, rows in by_split.items()}
+    places: dict[str, list[int]] = {n: [] for n in ("train", "validation", "heldout", "plain")}
+    rows = mapped(prompts.rows, _without_responses)
+    for place, row in enumerate(rows):
+        places["plain" if is_plain(row) else row["split"]].append(place)
+    return {name: Rows(selected(rows, of), prompts.key) for name, of in places.items()}
+
+
+def _without_responses(row: Any) -> Any:
+    return {key: value for key, value in row.items() if key != "responses"}
 
 
 def verification_of(run: Run, by_split: Mapping[str, Rows]) -> Verification | None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from rankdistill.errors import UserError
 from rankdistill.store.files import footprint
 from rankdistill.store.removal import check_not_removed
-from rankdistill.store.shards import is_shard
+from rankdistill.store.sequences import opened
+from rankdistill.store.shards import TENSORS, is_shard
 from rankdistill.store.words import counted, size_text
 
 ANOTHER_FOLDER = "make it writable or make space, or give another run folder with hydra.run.dir=..."
@@ -130,10 +131,10 @@ def _full_sentence(root: Path, why: str, key: str, partial: Path | None) -> str:
 def _kept(partial: Path) -> str:
     files, size = footprint(partial)
     shards = rows = 0
-    for path in (partial / "files").glob("*/*.jsonl"):
-        with suppress(OSError):
-            if is_shard(f"{path.parent.name}/{path.name}"):
-                rows += path.read_bytes().count(b"\n")
+    for path in (partial / "files").glob("*/*"):
+        with suppress(OSError, ValueError):
+            if path.suffix != TENSORS and is_shard(f"{path.parent.name}/{path.name}"):
+                rows += len(opened(path))
                 shards += 1
     if shards:
         return f"{counted(rows, 'row')} ({counted(shards, 'shard')}, {size_text(size)} in all)"

@@ -37,27 +37,30 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
 
     `durable` also survives the machine's power; without it only the process's death.
     """
-    with _replaced(path) as temporary, open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    if durable:
-        sync_folder(path.parent)
+    with replaced(path, durable=durable) as temporary:
+        temporary.write_bytes(data)
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """A new file beside `path` that takes its place, or is deleted where writing it fails."""
+def replaced(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A new file beside `path` that takes its place, or is deleted where writing it fails.
+
+    `durable` is as of `write_atomically`.
+    """
     temporary = path.with_name(f".tmp-{os.getpid()}-{next(_serial)}")
     try:
         yield temporary
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         # On a full disk the half-written file is what the rest of the work needs the space of.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    if durable:
+        sync_folder(path.parent)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -81,7 +84,7 @@ def append_line(path: Path, line: str) -> None:
 
 def copy_atomically(source: Path, to: Path) -> None:
     """Copies a file with its times: a reader, or a kill, sees no half of it."""
-    with _replaced(to) as temporary:
+    with replaced(to, durable=False) as temporary:
         shutil.copyfile(source, temporary)
         shutil.copystat(source, temporary)
         temporary.chmod(allowed_mode())

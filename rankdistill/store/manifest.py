@@ -22,7 +22,8 @@ from rankdistill.store.files import (
     sync_folder,
     write_atomically,
 )
-from rankdistill.store.shards import ROWS, is_intact, is_shard
+from rankdistill.store.sequences import opened
+from rankdistill.store.shards import TENSORS, is_shard, is_whole
 
 NAME = "manifest.json"
 # Module and the distributions that provide it.
@@ -62,9 +63,9 @@ def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
         relative = path.relative_to(folder).as_posix()
         _allow(path)
         files[relative] = sync_and_hash(path)
-        if is_shard(relative) and path.suffix == ROWS:
+        if is_shard(relative) and path.suffix != TENSORS:
             name = path.parent.name
-            rows[name] = rows.get(name, 0) + path.read_bytes().count(b"\n")
+            rows[name] = rows.get(name, 0) + len(opened(path))
     for inner in folders_of(folder):
         sync_folder(inner)
     manifest = {**about, "rows": rows, "files": files}
@@ -110,7 +111,7 @@ def damaged_files(folder: Path, manifest: Mapping[str, Any], *, every_byte: bool
         try:
             intact = path.stat().st_size == written["size"]
             if intact and is_shard(relative):
-                intact = is_intact(path, path.read_bytes())
+                intact = is_whole(path)
             elif intact and every_byte:
                 intact = sha256_of(path) == written["sha256"]
         except (FileNotFoundError, NotADirectoryError):

@@ -31,7 +31,8 @@ from rankdistill.store.inputs import check_unchanged
 from rankdistill.store.locks import held, held_at_once
 from rankdistill.store.remote import VARIABLE, DamagedRemote, Remote
 from rankdistill.store.removal import check_not_removed, is_folder, refuse_link, remove_folder
-from rankdistill.store.shards import Shards, in_order, is_intact, is_shard, parse
+from rankdistill.store.sequences import StoredRows
+from rankdistill.store.shards import Shards, become_columns, in_order, is_shard, is_whole
 
 log = logging.getLogger("rankdistill.store")
 
@@ -47,26 +48,26 @@ class Output:
     manifest: dict[str, Any] = field(repr=False)
     """stage, key, identity, versions, started, finished, seconds, counts, rows, files."""
 
-    def rows(self, name: str = "rows") -> list[dict[str, Any]]:
+    def rows(self, name: str = "rows") -> StoredRows:
         """The rows that the stage appended to the shards `name`, in order; none if there are none.
+
+        They stay on the disk until they are asked for.
 
         Raises:
             UserError: a shard is not what was written, or the output was removed meanwhile.
         """
         inside = (part for part in self.manifest["files"] if part.startswith(f"{name}/"))
-        paths = [self.path / part for part in inside if is_shard(part)]
-        rows: list[dict[str, Any]] = []
-        for path in sorted(paths, key=in_order):
-            data = path.read_bytes() if path.exists() else b""
-            if not data:
+        paths = sorted((self.path / part for part in inside if is_shard(part)), key=in_order)
+        for path in paths:
+            there = path.exists()
+            if not there:
                 check_not_removed(self.path, self.path.parents[1])
-            if not is_intact(path, data):
+            if not there or not is_whole(path):
                 raise UserError(
                     f"The shard {path} is damaged: run the same command again, which makes only "
                     "its rows anew."
                 )
-            rows.extend(parse(data))
-        return rows
+        return StoredRows(paths)
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,8 @@ class Store:
             with Attempt(folder, about) as attempt, explained(self.root, key, folder):
                 counts = dict(make(partial) or {})
                 _check_inputs(partial)
+                for rows in filter(is_folder, partial.path.iterdir()):
+                    become_columns(rows)
                 about |= {
                     "versions": manifests.versions(),
                     "started": attempt.record["started"],

@@ -5,6 +5,10 @@ without anything else. Only a finished shard ever has such a name. Every 256 of 
 one, ``<first>-<last>-<digest>.jsonl``, which stands for the ones that it covers: a kill before
 these are removed leaves no row twice. So tens of thousands of appends leave some hundred files.
 
+Of a complete output the shards with rows about prompts are Arrow files instead, ``….arrow`` under
+the same numbers, see `rankdistill.store.columns`; those that are put all at once are from the
+beginning. Outputs of earlier versions have JSONL throughout, and are read as they are.
+
 A stage that keeps tensors writes the same shards with `write_shard`, as ``.safetensors``.
 """
 
@@ -15,13 +19,16 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from rankdistill.store import columns
 from rankdistill.store.files import write_atomically
 from rankdistill.store.inputs import check_unchanged
 from rankdistill.store.removal import refuse_link
+from rankdistill.store.sequences import COLUMNS, StoredRows, opened
 
 log = logging.getLogger("rankdistill.store")
 
@@ -32,8 +39,12 @@ FLUSH_SECONDS = 1.0
 """Between flushes to the disk, which take longer than a batch where batches are quick."""
 ROWS, TENSORS = ".jsonl", ".safetensors"
 _SHARD = re.compile(
-    rf"(\d{{6,}})(?:-(\d{{6,}}))?-([0-9a-f]{{{DIGEST_DIGITS}}})\.(?:jsonl|safetensors)"
+    rf"(\d{{6,}})(?:-(\d{{6,}}))?-([0-9a-f]{{{DIGEST_DIGITS}}})\.(?:jsonl|arrow|safetensors)"
 )
+_SETTLED_NS = 100_000_000
+"""Age of a file's times from which a change of it shows in them: clocks of kernels tick slowly."""
+_whole: dict[Path, tuple[int, ...]] = {}
+"""Shards that are known to be as they were written, and what their files' stamps were then."""
 
 
 class Shards:
@@ -52,16 +63,18 @@ class Shards:
             folder.mkdir(parents=True, exist_ok=True)
             self._open()
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows of valid shards: shards in order, rows in the order of their `append`."""
-        rows: list[dict[str, Any]] = []
+    def rows(self) -> StoredRows:
+        """All rows of valid shards: shards in order, rows in the order of their `append`.
+
+        They stay on the disk, and are those of now, whatever is appended later.
+        """
+        found: list[Path] = []
         end = 0
         for path in shard_files(self.folder):
-            data = path.read_bytes()
-            if number_of(path) >= end and is_intact(path, data):
-                rows.extend(parse(data))
+            if number_of(path) >= end and is_whole(path):
+                found.append(path)
                 end = numbers_of(path).stop
-        return rows
+        return StoredRows(found)
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows for good: when it returns, no kill of the process can take them away.
@@ -78,29 +91,39 @@ class Shards:
         if not rows:
             return
         check_unchanged()
-        lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
-        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
         number = self._holes[0] if self._holes else self._end
-        self._single[number] = self._write(f"{number:06d}", data)
+        self._single[number] = self._write(f"{number:06d}", _lines(rows))
         if self._holes:
             self._holes.pop(0)
         else:
             self._end += 1
         self._merge(number // MERGED)
 
-    def put(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes these all the rows there are, for a stage that has them all at once.
+    def put(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Makes these all the rows there are, for a stage that makes them all at once.
 
-        An earlier attempt, which got as far, may have left them already.
+        They are taken one by one, so that no more than some 32 MiB of them need be in memory. What
+        an earlier attempt, which got as far, has left stays until they are all there.
 
         Raises:
             RuntimeError: as `append`.
         """
         self._require_writable()
+        written = set[Path]()
+        left = iter(rows)
+        for first in left:
+            rest = chain([first], left)
+            if columns.is_about_prompts(first):
+                suffix, files = COLUMNS, columns.files(rest)
+            else:
+                suffix, files = ROWS, iter([_lines(rest)])
+            for number, data in enumerate(files):
+                check_unchanged()
+                written.add(self._write(f"{number:06d}", data, suffix))
         for path in shard_files(self.folder):
-            path.unlink()
+            if path not in written:
+                path.unlink()
         self._open()
-        self.append(rows)
 
     def _require_writable(self) -> None:
         if not self._writable:
@@ -118,7 +141,7 @@ class Shards:
             else:
                 self._holes += range(self._end, numbers.start)
                 self._end = numbers.stop
-                if len(numbers) == 1:
+                if len(numbers) == 1 and path.suffix == ROWS:
                     self._single[numbers.start] = path
         for block in {number // MERGED for number in self._single}:
             self._merge(block)
@@ -136,12 +159,19 @@ class Shards:
         for number in numbers:
             self._single.pop(number).unlink()
 
-    def _write(self, number: str, data: bytes, *, durable: bool = False) -> Path:
+    def _write(
+        self, number: str, data: bytes, suffix: str = ROWS, *, durable: bool = False
+    ) -> Path:
         durable = durable or time.monotonic() - self._flushed >= FLUSH_SECONDS
-        path = write_shard(self.folder, number, data, durable=durable)
+        path = write_shard(self.folder, number, data, suffix, durable=durable)
         if durable:
             self._flushed = time.monotonic()
         return path
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    lines = (json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
 
 
 def write_shard(
@@ -157,7 +187,7 @@ def without_damaged(folder: Path) -> list[Path]:
     """The intact shards in `folder`, in order; the others are removed, with a line in the log."""
     intact = []
     for path in shard_files(folder):
-        if is_intact(path, path.read_bytes()):
+        if is_whole(path):
             intact.append(path)
         else:
             path.unlink()
@@ -209,7 +239,32 @@ def is_intact(path: Path, data: bytes) -> bool:
     return match is not None and match[3] == digest(data)
 
 
-def parse(data: bytes) -> list[dict[str, Any]]:
-    """The rows of a shard. Lines end with a newline only: other separators belong to the text."""
-    lines = data.decode("utf-8", "surrogatepass").split("\n")
-    return [json.loads(line) for line in lines if line]
+def is_whole(path: Path) -> bool:
+    """Whether a shard is what was written; its bytes are read where it may have changed since.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    match, found = _SHARD.fullmatch(path.name), path.stat()
+    stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    if match is None or _whole.get(path) == stamp:
+        return match is not None
+    with open(path, "rb") as file:
+        whole = hashlib.file_digest(file, "sha256").hexdigest().startswith(match[3])
+    if whole and time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED_NS:
+        _whole[path] = stamp
+    return whole
+
+
+def become_columns(folder: Path) -> None:
+    """Makes an Arrow file of each shard of rows about prompts, once no more are appended.
+
+    A kill in between leaves a shard's rows in both forms, of which one counts.
+    """
+    for path in shard_files(folder):
+        if path.suffix == ROWS and is_whole(path):
+            rows = opened(path)
+            if columns.is_about_prompts(rows[0]):
+                number = path.name.rpartition("-")[0]
+                write_shard(folder, number, columns.file(rows), COLUMNS)
+                path.unlink()

@@ -7,7 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,6 +18,7 @@ from rankdistill.models import encode_answers, encode_response, token_group
 from rankdistill.rank.existing import ended, own_ids
 from rankdistill.rank.formats import as_group
 from rankdistill.rank.ranking import ranks
+from rankdistill.store.sequences import LazyRows
 
 
 @dataclass(frozen=True)
@@ -39,54 +40,100 @@ class RankedGroup:
         return len(self.tokens.prompt) + max(len(response) for response in self.tokens.responses)
 
 
+class RankedGroups(Sequence[RankedGroup]):
+    """Rows that stay on the disk, each in tokens when it is asked for.
+
+    Args:
+        rows: `Group` rows.
+        places: Which of them.
+        same_tokenizer: As of `ranked_group`.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase,
+        places: Sequence[int],
+        *,
+        same_tokenizer: bool | None = None,
+    ) -> None:
+        self._rows, self._tokenizer, self._places = rows, tokenizer, array("q", places)
+        self._same_tokenizer = same_tokenizer
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> RankedGroup: ...
+    @overload
+    def __getitem__(self, index: slice) -> RankedGroups: ...
+    def __getitem__(self, index: int | slice) -> RankedGroup | RankedGroups:
+        if isinstance(index, slice):
+            return self.at(range(*index.indices(len(self))))
+        place, same = self._places[index], self._same_tokenizer
+        return ranked_group(self._rows[place], place, self._tokenizer, same_tokenizer=same)
+
+    def at(self, numbers: Iterable[int]) -> RankedGroups:
+        """Some of these groups."""
+        places = [self._places[number] for number in numbers]
+        return RankedGroups(
+            self._rows, self._tokenizer, places, same_tokenizer=self._same_tokenizer
+        )
+
+
 def load_groups(
     rows: Iterable[Mapping[str, Any] | RankedGroup],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
-) -> list[RankedGroup]:
+) -> Sequence[RankedGroup]:
     """The rows in tokens. Nothing is truncated: what is too long is left out, and a line says so.
 
     Args:
-        rows: `Group` rows, or preference rows, see `ranked_group`; a `RankedGroup` stays.
+        rows: `Group` rows, or preference rows, see `ranked_group`; a `RankedGroup` stays, and
+            `RankedGroups`, which are read once here, stay on the disk.
         max_length: Most tokens of a prompt with its longest response; None takes all.
 
     Raises:
         UserError: a row cannot be trained on, or all of them are too long.
     """
+    on_disk = rows if isinstance(rows, RankedGroups) else None
     counts: Counter[str] = Counter()
-    groups = [
-        row if isinstance(row, RankedGroup) else ranked_group(row, index, tokenizer, counts=counts)
-        for index, row in enumerate(rows)
-    ]
+    groups: list[RankedGroup] = []
+    fitting, count, shortest = array("q"), 0, math.inf
+    for index, row in enumerate(rows):
+        known = isinstance(row, RankedGroup)
+        group = row if known else ranked_group(row, index, tokenizer, counts=counts)
+        count, shortest = count + 1, min(shortest, group.length)
+        if max_length is None or group.length <= max_length:
+            fitting.append(index)
+            if on_disk is None:
+                groups.append(group)
     if counts["retokenised"]:
         say(
             f"{counts['retokenised']} responses brought token ids of another tokenizer: their text "
             "is encoded again."
         )
-    if max_length is None:
-        return groups
-    kept = [group for group in groups if group.length <= max_length]
-    if groups and not kept:
+    if max_length is not None and count and not fitting:
         raise UserError(
-            f"All {len(groups)} prompts are longer than {max_length} tokens with their longest "
-            f"response, the shortest by {min(group.length for group in groups) - max_length}: "
+            f"All {count} prompts are longer than {max_length} tokens with their longest "
+            f"response, the shortest by {shortest - max_length}: "
             "raise max_length or shorten the responses."
         )
-    if len(kept) < len(groups):
+    if len(fitting) < count:
         say(
-            f"Left out {len(groups) - len(kept)} of {len(groups)} prompts: with their longest "
+            f"Left out {count - len(fitting)} of {count} prompts: with their longest "
             f"response they are longer than {max_length} tokens."
         )
-    return kept
+    return groups if on_disk is None else on_disk.at(fitting)
 
 
-def own_groups(
-    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
-) -> list[RankedGroup]:
-    """The rows in tokens, all of whose token ids this tokenizer wrote: as a run's own rows are."""
-    return [
-        ranked_group(row, index, tokenizer, same_tokenizer=True) for index, row in enumerate(rows)
-    ]
+def own_groups(rows: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> Sequence[RankedGroup]:
+    """The rows in tokens, all of whose token ids this tokenizer wrote: as a run's own rows are.
+
+    Rows that are on the disk stay there, so that the processes of a training share them.
+    """
+    groups = RankedGroups(rows, tokenizer, range(len(rows)), same_tokenizer=True)
+    return groups if isinstance(rows, LazyRows) else list(groups)
 
 
 def ranked_group(
@@ -126,7 +173,7 @@ def ranked_group(
     scores, order = _scores_and_ranks(group["responses"], prompt_id)
     return RankedGroup(
         prompt_id,
-        # Four bytes per token, where a list takes some thirty: the whole data set is in memory.
+        # Four bytes per token, where a list takes some thirty: a data set may be in memory.
         TokenGroup(
             array("i", prompt),
             [array("i", ids) for ids in responses],

@@ -21,7 +21,7 @@ from rankdistill.errors import UserError
 from rankdistill.forward import ResponseLogps, bind, collate, response_logps
 from rankdistill.models import adapted, load_model, load_tokenizer, place
 from rankdistill.objectives import RRHF, Candidates, Objective, ObjectiveOutput
-from rankdistill.train.groups import RankedGroup, load_groups
+from rankdistill.train.groups import RankedGroup, RankedGroups, load_groups
 from rankdistill.train.reference import COLUMN, length_limit, with_reference
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.batches import RankedBatch, step_loader
@@ -105,7 +105,7 @@ class RankingTrainer(StepTrainer):
             groups = self.eval_dataset[groups]
         if groups is None:
             raise UserError("RankingTrainer.evaluate() needs an eval_dataset.")
-        if not (isinstance(groups, list) and groups and isinstance(groups[0], RankedGroup)):
+        if not _are_loaded(groups):
             groups = self._referred(self._load(groups, "eval_dataset"), "eval_dataset", None)
         per_step = self.args.per_device_eval_batch_size * self.args.world_size
         return step_loader(groups, per_step, self.args)
@@ -204,6 +204,13 @@ class RankingTrainer(StepTrainer):
             return None
         reference: Any = load_model(model) if isinstance(model, str) else model
         return place(bind(reference, self.args.layout), self.args.device)
+
+
+def _are_loaded(rows: Any) -> bool:
+    """Whether rows are in tokens already."""
+    if isinstance(rows, RankedGroups):
+        return True
+    return isinstance(rows, list) and bool(rows) and isinstance(rows[0], RankedGroup)
 
 
 def _adapted(model: Any, config: PeftConfig, seed: int) -> PeftModel:

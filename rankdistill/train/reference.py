@@ -62,20 +62,35 @@ def add_reference_logps(
         A `Dataset` for a `Dataset`, else a list of dicts. Groups that are too long for the training
         get None.
     """
-    model = place(load_model(model) if isinstance(model, str) else model, config.device)
-    bind(model, config.layout)
-    groups = [ranked_group(row, index, tokenizer) for index, row in enumerate(rows)]
-    limit = length_limit(model, config)
-    kept = [i for i, group in enumerate(groups) if limit is None or group.length <= limit]
-    column: list[list[float] | None] = [None] * len(groups)
-    logps = reference_logps([groups[i] for i in kept], model, config)
-    for index, values in zip(kept, logps, strict=True):
-        column[index] = values
+    column = reference_column(rows, model, tokenizer, config)
     if isinstance(rows, Dataset):
         return rows.remove_columns([COLUMN] if COLUMN in rows.column_names else []).add_column(
             COLUMN, column
         )
     return [{**row, COLUMN: values} for row, values in zip(rows, column, strict=True)]
+
+
+def reference_column(
+    rows: Any,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RankingConfig | ReferenceConfig,
+) -> list[list[float] | None]:
+    """The column of `add_reference_logps` by itself."""
+    model = place(load_model(model) if isinstance(model, str) else model, config.device)
+    bind(model, config.layout)
+    limit = length_limit(model, config)
+    kept: list[int] = []
+    groups: list[RankedGroup] = []
+    for index, row in enumerate(rows):
+        group = ranked_group(row, index, tokenizer)
+        if limit is None or group.length <= limit:
+            kept.append(index)
+            groups.append(group)
+    column: list[list[float] | None] = [None] * len(rows)
+    for index, values in zip(kept, reference_logps(groups, model, config), strict=True):
+        column[index] = values
+    return column
 
 
 @torch.no_grad()
