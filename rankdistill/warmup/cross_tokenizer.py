@@ -11,7 +11,7 @@ from rankdistill.forward import TokenGroup
 from rankdistill.models import encode_prompt
 from rankdistill.warmup.alignment import ends_in_text, following_the_same_text, shared_tokens
 from rankdistill.warmup.cross_rows import CrossTeacher
-from rankdistill.warmup.distillation import Distillation, Lesson
+from rankdistill.warmup.distillation import Distillation, Supervision
 from rankdistill.warmup.schema import CrossTokenizerOptions
 from rankdistill.warmup.teachers import Divergence, Teacher
 
@@ -34,11 +34,11 @@ class CrossTokenizerWarmup(CrossTokenizerOptions, Distillation):
     def weights(self) -> tuple[float, float]:
         return self.alpha, 1 - self.alpha
 
-    def teaches(self, lesson: Lesson, folder: Path | None) -> Callable[[Any], Teacher]:
-        ours = lesson.tokenizer
-        theirs = lesson.source.model.tokenizer()
+    def teaches(self, supervision: Supervision, folder: Path | None) -> Callable[[Any], Teacher]:
+        ours = supervision.tokenizer
+        theirs = supervision.source.model.tokenizer()
         their_rows, alignment = [], []
-        for group in lesson.groups:
+        for group in supervision.groups:
             prompt = encode_prompt(theirs, group.get("teacher_messages") or group["messages"])
             for response in group["responses"]:
                 if not response["token_ids"]:
@@ -54,6 +54,8 @@ class CrossTokenizerWarmup(CrossTokenizerOptions, Distillation):
         divergence = Divergence(self.divergence, self.temperature)
 
         def live(student: Any) -> Teacher:
-            return CrossTeacher(lesson.source.load(), their_rows, alignment, shared, divergence)
+            return CrossTeacher(
+                supervision.source.load(), their_rows, alignment, shared, divergence
+            )
 
         return live

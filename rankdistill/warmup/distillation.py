@@ -30,7 +30,7 @@ from rankdistill.warmup.warmup import Training, Warmup
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Supervision:
     """The teacher, and the rows that the student is held against it on."""
 
     source: TeacherModel
@@ -63,11 +63,11 @@ class Distillation(DistillationOptions, Warmup):
         """Of the divergence and of the cross-entropy with the response."""
 
     @abstractmethod
-    def teaches(self, lesson: Lesson, folder: Path | None) -> Callable[[Any], Teacher]:
+    def teaches(self, supervision: Supervision, folder: Path | None) -> Callable[[Any], Teacher]:
         """Gets the teacher ready before the student is loaded.
 
         Args:
-            lesson: Its rows are numbered by their `index`.
+            supervision: Its rows are numbered by their `index`.
             folder: What `store` left of the teacher.
 
         Returns:
@@ -83,8 +83,10 @@ class Distillation(DistillationOptions, Warmup):
             UserError: Teacher and student have different tokenizers; no response; a loss that is no
                 number (the message names the prompts and the last good checkpoint).
         """
-        lesson = self.lesson(TeacherModel(teacher, how.layout), student, groups, how.validation)
-        rows, measured = _parts(lesson, groups)
+        supervision = self.supervision(
+            TeacherModel(teacher, how.layout), student, groups, how.validation
+        )
+        rows, measured = _parts(supervision, groups)
         arguments = training_arguments(
             RankingConfig,
             self,
@@ -95,7 +97,7 @@ class Distillation(DistillationOptions, Warmup):
             max_batch_tokens=self.max_batch_tokens,
             prompts_per_step=self.responses_per_step,
         )
-        for_student = self.teaches(lesson, how.cache)
+        for_student = self.teaches(supervision, how.cache)
         load = partial(student.trainable, how.lora, how.seed)
         model = load()
         enable_gradient_checkpointing(model, self.gradient_checkpointing)
@@ -107,22 +109,22 @@ class Distillation(DistillationOptions, Warmup):
             told,
             self.weights,
             validation=measured,
-            processing_class=lesson.tokenizer,
+            processing_class=supervision.tokenizer,
         )
         show_progress(trainer)
         with saves_when_stopped(trainer):
             result = trainer.train(resume_from_checkpoint=True)
         model._modules.pop(MODULE, None)  # of use while training only
-        save_trained(trainer, lesson.tokenizer, out, load)
+        save_trained(trainer, supervision.tokenizer, out, load)
         return {**figures(trainer, result, rows), **told.figures, **trainer.memory_figures}
 
-    def lesson(
+    def supervision(
         self,
         source: TeacherModel,
         student: Model,
         groups: Sequence[Group],
         validation: Sequence[Group],
-    ) -> Lesson:
+    ) -> Supervision:
         """What the student learns and is measured on.
 
         Raises:
@@ -132,17 +134,19 @@ class Distillation(DistillationOptions, Warmup):
         if self.needs_same_tokenizer:
             require_one_tokenizer(tokenizer, source.model)
         everything = [*groups, *validation]
-        return Lesson(source, student, tokenizer, everything, token_rows(everything, tokenizer))
+        return Supervision(
+            source, student, tokenizer, everything, token_rows(everything, tokenizer)
+        )
 
 
 def _parts(
-    lesson: Lesson, groups: Sequence[Group]
+    supervision: Supervision, groups: Sequence[Group]
 ) -> tuple[Sequence[TokenRow], Sequence[TokenRow]]:
     """The rows to learn from, which are those of `groups`, and those to measure on."""
     count = sum(bool(response["token_ids"]) for group in groups for response in group["responses"])
     if count == 0:
-        token_rows([], lesson.tokenizer)  # says that there is nothing to learn from
-    return lesson.rows[:count], lesson.rows[count:]
+        token_rows([], supervision.tokenizer)  # says that there is nothing to learn from
+    return supervision.rows[:count], supervision.rows[count:]
 
 
 def require_one_tokenizer(student: PreTrainedTokenizerBase, teacher: Model) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from rankdistill.models import Model, device, place
 from rankdistill.rows import Group
 from rankdistill.sample import Sampler
-from rankdistill.warmup.distillation import Distillation, Lesson
+from rankdistill.warmup.distillation import Distillation, Supervision
 from rankdistill.warmup.head import Recorder
 from rankdistill.warmup.schema import StoredOptions
 from rankdistill.warmup.teacher_cache import TeacherCache
@@ -44,37 +44,37 @@ class StoredDistillation(StoredOptions, Distillation):
     ) -> dict[str, float]:
         """See `Warmup`. Makes only what is missing or damaged; errors as for the warm-up."""
         source = TeacherModel(teacher, how.layout)
-        lesson = self.lesson(source, student, groups, how.validation)
-        cache = self._cache(lesson, folder)
+        supervision = self.supervision(source, student, groups, how.validation)
+        cache = self._cache(supervision, folder)
         if (self.stored or {}).get("engine") == "vllm":
             cache.complete(lambda: from_vllm(sampler(), teacher, cache.spec))  # type: ignore[arg-type]
         else:
             cache.fill(lambda: place(source.load(), device()), self.max_batch_tokens)
-        tokens = sum(len(row.response) for row in lesson.rows)
+        tokens = sum(len(row.response) for row in supervision.rows)
         return {"tokens": tokens, "bytes_per_token": cache.bytes_per_token}
 
-    def teaches(self, lesson: Lesson, folder: Path | None) -> Callable[[Any], Teacher]:
+    def teaches(self, supervision: Supervision, folder: Path | None) -> Callable[[Any], Teacher]:
         divergence = Divergence(self.divergence, self.temperature)
         if self.stored is None:
 
             def live(student: Any) -> Teacher:
-                model = lesson.source.load()
+                model = supervision.source.load()
                 return LiveTeacher(model, divergence, self.attach(student, model))
 
             return live
         assert folder is not None  # what `store` filled
-        cache = self._cache(lesson, folder)
+        cache = self._cache(supervision, folder)
 
         def cached(student: Any) -> Teacher:
             exact = self.teacher_outputs == "hidden"
-            layer = lesson.source.output_layer() if exact else None
+            layer = supervision.source.output_layer() if exact else None
             self.attach(student, layer)
             return CachedTeacher(cache, divergence, layer)
 
         return cached
 
-    def _cache(self, lesson: Lesson, folder: Path) -> TeacherCache:
+    def _cache(self, supervision: Supervision, folder: Path) -> TeacherCache:
         """The teacher's outputs on disk, whatever engine made them; complete or not."""
         assert self.stored is not None
         kept = {name: value for name, value in self.stored.items() if name != "engine"}
-        return lesson.source.cache(folder, lesson.rows, lesson.student, **kept)
+        return supervision.source.cache(folder, supervision.rows, supervision.student, **kept)
