@@ -194,7 +194,8 @@ def test_where_the_rule_ranked_nothing_it_is_not_said_to(metrics):
     for change in (
         {"optimiser_steps": None},
         {"ranking": {"scorers": {"likelihood": {}}}},
-        {"stages": [{"counts": {"placebo_groups": 12}}]},
+        {"stages": [{"stage": "rank", "counts": {"placebo_groups": 12}}]},
+        {"stages": [{"stage": "train", "counts": {}}]},
     ):
         assert judge_line({**metrics, **change}) == f"{short}see the guards."
     assert "which also ranked" in str(

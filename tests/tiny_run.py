@@ -49,13 +49,17 @@ RERANKER = [
     "retrieval.passages=4", "retrieval.train_passages=3", "retrieval.timed_queries=2",
     "retrieval.max_passage_tokens=60",
 ]  # fmt: skip
-OF_RECIPE = {"ppo": PPO, "ppo_group": PPO, "reward_model": REWARD, "reranker": RERANKER}
+OF_RECIPE = {
+    "ppo": PPO, "ppo_group": PPO, "reward_model": REWARD, "reranker": RERANKER,
+    "on_policy": PPO[-1:], "self_distillation": PPO[-1:],
+}  # fmt: skip
 
 
 def shrunk(recipe: str) -> list[str]:
     """What makes a recipe two training steps long; a file of one's own is not among it."""
     text = catalogue.recipe_files()[recipe].read_text()
-    verified = "/prompts: instructions" in text or "- rrhf\n" in text
+    with_demands = ("/prompts: instructions", "- rrhf", "- on_policy")
+    verified = any(f"{base}\n" in text for base in with_demands)
     small = [*(VERIFIED if verified else TINY), *OF_RECIPE.get(recipe, [])]
     if "/warmup: none" in text:
         small.remove("warmup.epochs=1")

@@ -312,7 +312,7 @@ class Planner:
 
     @property
     def is_ppo(self) -> bool:
-        """Whether the policy learns from a reward model."""
+        """Whether the policy learns from what it writes: by a reward, or by its teacher."""
         return isinstance(self.settings.train, PPOTrainOptions)
 
 

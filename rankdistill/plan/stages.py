@@ -13,6 +13,7 @@ from rankdistill.plan.served import QUESTION, judged, written
 from rankdistill.plan.stage import PlannedStage, cost, grouped, times
 from rankdistill.score.schema import JudgeEndpoint
 from rankdistill.score.scorer import Questions, Scorer
+from rankdistill.stages.rounds import method, needs_ranking, needs_reward
 from rankdistill.stages.verified import verifier_of
 from rankdistill.warmup.teacher_cache import CacheSpec
 
@@ -156,16 +157,19 @@ def _repeated(stage: PlannedStage, rounds: int) -> PlannedStage:
 
 def _round(planner: Planner, prompts: int) -> Iterator[PlannedStage]:
     settings, counts = planner.settings, planner.counts
-    if settings.rank.path is None:
-        yield from _written(planner, prompts)
-    if settings.rank.path is None or settings.rank.rescore:
-        for scorer in settings.scorer.members.values():
-            yield from _scored(planner, scorer, prompts, counts.responses)
-    yield _ranked(planner, prompts)
-    if planner.is_ppo or settings.reward.only:
+    if needs_ranking(settings):
+        if settings.rank.path is None:
+            yield from _written(planner, prompts)
+        if settings.rank.path is None or settings.rank.rescore:
+            for scorer in settings.scorer.members.values():
+                yield from _scored(planner, scorer, prompts, counts.responses)
+        yield _ranked(planner, prompts)
+    if needs_reward(settings):
         yield _reward(planner)
-        if planner.is_ppo:
-            yield _ppo(planner)
+    if settings.reward.only:
+        return
+    if planner.is_ppo:
+        yield _ppo(planner)
         return
     objective: Any = settings.objective
     group = grouped(settings.train.layout.name, counts.prompt, planner.epoch_group, counts.response)
@@ -242,23 +246,32 @@ def _reward(planner: Planner) -> PlannedStage:
 
 
 def _ppo(planner: Planner) -> PlannedStage:
-    """Policy, reference, reward model, and perhaps a critic; an engine writes between updates."""
+    """Policy, reference or teacher, perhaps a reward model and a critic; an engine writes between
+    updates."""
     settings, counts = planner.settings, planner.counts
     train: Any = settings.train
     rollout, shape = train.rollout, planner.student
     group = grouped(train.layout.name, counts.prompt, rollout.responses_per_prompt, counts.response)
-    held = 1 if settings.student.lora.r else 2  # with adapters the policy is its own reference
-    models = held * model_bytes(shape, "float32", None)
+    own = model_bytes(shape, "float32", None)
+    models = own * train.learns_reward
+    if train.distils:
+        quantization = settings.teacher.quantization
+        precision = precise(settings.teacher.precision)
+        models += model_bytes(planner.teacher, precision, quantization and quantization.name)
+    elif not settings.student.lora.r:  # with adapters the policy is its own reference
+        models += own
     if train.critic == "separate" and train.advantage == "gae":
         models += 16 * shape.parameters
     prompts = round(counts.train * train.epochs)
     written = planner.sampling("", shape, prompts, rollout.responses_per_prompt)
     read = times(group, prompts)
-    forwards = 3 * read.inference(cost(shape))  # policy, reference, reward model
+    readers = [shape, planner.teacher if train.distils else shape]
+    readers += [shape] * train.learns_reward
+    forwards = sum(read.inference(cost(reader)) for reader in readers)
     updates = times(group, counts.train * train.ppo_epochs)
     share = -(-train.prompts_per_step // planner.hardware.devices)
     stage = planner.training(
-        "train", f"PPO on {prompts:,} prompts", train, updates,
+        "train", f"{method(settings)} on {prompts:,} prompts", train, updates,
         steps=-(-counts.train * train.ppo_epochs // train.prompts_per_step),
         tokens=share * group.tokens, epochs=train.epochs, others=models, extra_flops=forwards,
         least=planner.largest(rollout.responses_per_prompt),

@@ -25,8 +25,8 @@ class TeachersView:
 
     Args:
         template: In place of the last user message: a text with `{prompt}`, and `{response}`, the
-            answer that came with the prompt, `{best}`, the best response of an existing ranked set,
-            or the name of a kept column. None: the message as it is.
+            answer that came with the prompt, `{best}`, the best response of a ranked set, or the
+            name of a kept column. None: the message as it is.
         system: The system message; None: that of the prompt, if it has one.
     """
 

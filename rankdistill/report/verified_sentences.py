@@ -173,7 +173,8 @@ def _ranked_by_rule(metrics: Metrics) -> bool:
     judge = metrics["judge"]["name"]
     if metrics["optimiser_steps"] is None or (scorers and not {judge, "verifier"} & set(scorers)):
         return False
-    return not any(stage["counts"].get("placebo_groups") for stage in metrics["stages"])
+    rankings = [stage for stage in metrics["stages"] if stage["stage"] == "rank"]
+    return bool(rankings) and not any(s["counts"].get("placebo_groups") for s in rankings)
 
 
 def _sign(interval: Metrics) -> int:

@@ -9,6 +9,7 @@ from rankdistill.prompts.privileged import BEST, KEY, TeachersView
 from rankdistill.sample.endpoint import check_endpoint
 from rankdistill.schema import SampleConfig
 from rankdistill.score.writer import ByWriter
+from rankdistill.train.schema import PPOTrainOptions
 
 
 def order_writers(options: dict[str, Any], sample: SampleConfig) -> None:
@@ -63,12 +64,25 @@ def _check_view(settings: Any) -> None:
         view.check(settings.prompts.keep)
     if BEST not in view.placeholders:
         return
+    train, sample = settings.train, settings.sample
     if settings.rank.path is None:
-        raise UserError(
-            f"{KEY} shows {{best}}, the best response of an existing ranked set, and there is "
-            "none: give rank.path."
-        )
-    asked = [settings.scorer] if settings.rank.rescore else []
+        if not (isinstance(train, PPOTrainOptions) and train.distils):
+            raise UserError(
+                f"{KEY} shows {{best}}, the best response of a ranked set, and there is none when "
+                "the teacher is asked: give rank.path, or train=distillation."
+            )
+        before = {
+            "warmup=none": settings.warmup.lessons is not None,
+            "sample.teacher_response=false": sample.teacher_response,
+        }
+        if any(before.values()):
+            remedies = ", ".join(remedy for remedy, asked in before.items() if asked)
+            raise UserError(
+                f"{KEY} shows {{best}}, the best response of the run's own ranking, which there is "
+                f"none of when the teacher writes or warms up the student: set {remedies}."
+            )
+    ranks = settings.rank.path is None or settings.rank.rescore
+    asked = [settings.scorer] if ranks else []
     asked += [settings.judge or settings.scorer] if settings.quick is not None else []
     if any(member.uses_teacher for scorer in asked for member in scorer.members.values()):
         raise UserError(

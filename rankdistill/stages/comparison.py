@@ -12,6 +12,7 @@ from rankdistill.models import Rows, tokenizers_agree
 from rankdistill.rows import Group
 from rankdistill.score import Scorer
 from rankdistill.score.ensemble import Ensemble
+from rankdistill.stages.rounds import needs_ranking
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.settings import Settings
 
@@ -102,7 +103,7 @@ def judged_by_own_teacher(settings: Settings) -> bool:
 
     A teacher is any model that judges: by likelihood, as a judge, as a reward model; no rule is.
     """
-    ranked = settings.trains and settings.rounds > 0
+    ranked = settings.trains and needs_ranking(settings)
     if not ranked or (settings.rank.path is not None and not settings.rank.rescore):
         return False
     judge = evaluation_judge(settings)

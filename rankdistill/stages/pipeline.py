@@ -3,8 +3,9 @@
 prompts -> student -> warmup -> [sample -> score -> rank -> train] x rounds -> evaluate -> report
 
 With `rounds=0` the warm-up is all the training there is. An existing ranked set takes the place of
-prompts, sample and score. PPO trains on a reward model that learns the ranking first. A re-ranker
-for search goes another way, see `rankdistill.stages.reranker`.
+prompts, sample and score. PPO trains on a reward model that learns the ranking first, or without a
+ranking by a verifier or the teacher. A re-ranker for search goes another way, see
+`rankdistill.stages.reranker`.
 
 What a stage's output depends on is in the file of its name beside this one.
 """
@@ -44,7 +45,14 @@ from rankdistill.stages.ranked import order_held_out
 from rankdistill.stages.reranker import check_retrieval, train_reranker
 from rankdistill.stages.revision import revisions
 from rankdistill.stages.reward import Rewarding, reward_answers, reward_model
-from rankdistill.stages.rounds import joined, needs_reward, parts
+from rankdistill.stages.rounds import (
+    distils,
+    joined,
+    needs_ranking,
+    needs_reward,
+    parts,
+    shows_own_best,
+)
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.run_folder import begin_report, begin_run, write_run_folder
 from rankdistill.stages.sample import sample
@@ -63,6 +71,7 @@ from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained
 from rankdistill.store.inputs import watched
 from rankdistill.store.written import one_run_in
+from rankdistill.train.schema import PPOTrainOptions
 
 
 @watched()
@@ -142,6 +151,8 @@ class _Begun:
     """What is there before the first round."""
 
     by_split: dict[str, Rows]
+    for_teacher: Rows
+    """The train prompts, with what the teacher alone is shown."""
     ranked_set: Rows | None
     """An existing one; None: each round ranks responses of its own."""
     teacher_response: Rows | None
@@ -169,14 +180,15 @@ def _begin(run: Run, report: RunReport) -> _Begun:
     console.part(None)
     start = student(run, prompts)
     console.part("warmup")
-    shown = seen_by_teacher(prompts, run.teachers_view)
+    own_best = shows_own_best(run.settings)  # known after the ranking
+    shown = seen_by_teacher(prompts, None if own_best else run.teachers_view)
     for_teacher = by_split if shown is prompts else by_split_of(shown)
     teacher_response = _teacher_response(run, for_teacher["train"])
     taught = teach(run, shown, for_teacher)
     _answer_held_out(run, by_split["heldout"])
     warm, report.warmup_history = warm_up(run, start, for_teacher["train"], taught)
     console.part(None)
-    return _Begun(by_split, ranked_set, teacher_response, start, warm)
+    return _Begun(by_split, for_teacher["train"], ranked_set, teacher_response, start, warm)
 
 
 def _work_rounds(
@@ -190,12 +202,12 @@ def _work_rounds(
     grid, learning_rate = run.settings.train.learning_rate_grid, None
     done = _Done(begun.warm, None, None)
     for number in range(run.settings.rounds):
-        ranked = _ranked(run, done.student, begun, number)
-        done = replace(done, ranked=ranked)
+        if needs_ranking(run.settings):
+            done = replace(done, ranked=_ranked(run, done.student, begun, number))
         if verification is not None and number == 0:
             _answer_before_training(verification, begun)
-        if needs_reward(run.settings):
-            done = replace(done, rewarding=reward_model(run, done.student, ranked))
+        if done.ranked is not None and needs_reward(run.settings):
+            done = replace(done, rewarding=reward_model(run, done.student, done.ranked))
         if run.settings.reward.only:
             break
         train_at = partial(_trained, run, begun, done)
@@ -228,7 +240,7 @@ def _evaluate(
     models = {"start": start, "warmed_up": warm, "trained": done.student}
     if run.settings.sample.endpoint.model is None:  # a served teacher has no weights to measure
         models["teacher"] = run.teacher
-    if done.ranked is None:  # nothing is ranked: the baseline is the student before the warm-up
+    if run.settings.rounds == 0:  # the baseline is the student before the warm-up
         models["warmed_up"] = warm = start
     if start == warm:
         del models["start"]
@@ -257,7 +269,7 @@ def _judge(
     quick = run.settings.quick
     if quick is None:
         return
-    if report.ranking is None:  # a warm-up is no ranking that sharpening could pass for
+    if run.settings.rounds == 0:  # a warm-up is no training that sharpening could pass for
         quick = replace(quick, sharpening_control=False)
     if verification is not None:
         verification.sample(models)
@@ -273,13 +285,22 @@ def _trained(
     run: Run, begun: _Begun, done: _Done, learning_rate: float | None
 ) -> tuple[Model, list[dict[str, Any]]]:
     """The student after one round of training, and its history."""
-    if done.rewarding is not None:
-        prompts = begun.by_split["train"]
+    if isinstance(run.settings.train, PPOTrainOptions):
+        prompts = _asked(run, begun, done)
         return ppo(run, done.student, prompts, done.rewarding, learning_rate=learning_rate)
     assert done.ranked is not None
     moved = run.settings.round_reference is RoundReference.moved
     reference = done.student if moved else begun.warm
     return train(run, done.student, done.ranked, reference=reference, learning_rate=learning_rate)
+
+
+def _asked(run: Run, begun: _Begun, done: _Done) -> Rows:
+    """What PPO has the student answer, as the teacher sees it where it is the teacher's."""
+    if not distils(run.settings):
+        return begun.by_split["train"]
+    if done.ranked is None or not shows_own_best(run.settings):
+        return begun.for_teacher
+    return seen_by_teacher(Rows.of(done.ranked).of_splits("train"), run.teachers_view)
 
 
 def _teacher_response(run: Run, prompts: Rows) -> Rows | None:

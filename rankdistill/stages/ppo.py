@@ -1,25 +1,29 @@
-"""The train stage by PPO: the warmed-up student learns from the reward model."""
+"""The train stage by PPO: the warmed-up student learns from a reward, or from its teacher."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rankdistill.console import is_main_process, progress
 from rankdistill.distributed import refuse_sharding
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
-from rankdistill.models import Rows, merged, save_model
+from rankdistill.models import Rows, merged, save_model, tokenizer_difference
 from rankdistill.models.model import model_of
+from rankdistill.rows import Group
 from rankdistill.sample import SamplingOptions
+from rankdistill.score import Scorer, score_groups
+from rankdistill.score.scorer import TeacherAccess
 from rankdistill.stages.reward import ModelReward, Rewarding, reads
 from rankdistill.stages.rounds import needs_reward
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Partial
 from rankdistill.train.ppo.config import PPOConfig
+from rankdistill.train.ppo.rollout import Reward
 from rankdistill.train.ppo.trainer import PPOTrainer
 from rankdistill.train.reward.model import load_reward_model
 from rankdistill.train.schema import PPOMethod, PPOTrainOptions
@@ -30,32 +34,44 @@ LEARNING_RATE = 3e-6
 
 MIXED = {"bfloat16": "bf16", "float16": "fp16"}
 
-INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale", "rollout")
+INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale", "rollout", "reward")
 """Keys of `train` that are hashed by what they come to."""
 
 
 def check_ppo(run: Run) -> None:
-    """Refuse, before anything runs, what PPO and its reward model cannot do."""
-    if not isinstance(run.settings.train, PPOTrainOptions):
+    """Refuse, before anything runs, what PPO, its reward and its teacher cannot do."""
+    train = run.settings.train
+    if not isinstance(train, PPOTrainOptions):
         if needs_reward(run.settings) or run.settings.retrieval is not None:
             refuse_sharding("A reward model (reward.only=true, or a re-ranker)", os.environ)
         return
-    refuse_sharding("PPO (train=ppo)", os.environ)
-    _config(run, run.settings.train, None, "")
+    refuse_sharding("PPO (train=ppo, train=distillation)", os.environ)
+    _config(run, train, None, "")
+    if train.reward_coef > 0 and not train.learns_reward:
+        _verifier(run)
+    if train.distils:
+        difference = tokenizer_difference(run.start.tokenizer(), run.teacher.tokenizer())
+        if difference is not None:
+            raise UserError(
+                "train=distillation has the teacher read the student's own tokens, and their "
+                f"tokenizers differ ({difference}): give a teacher (teacher.path) that has the "
+                "student's, or distil by warmup=cross_tokenizer rounds=0, which aligns the two."
+            )
 
 
 def ppo(
     run: Run,
     student: Model,
     prompts: Rows,
-    rewarding: Rewarding,
+    rewarding: Rewarding | None,
     *,
     learning_rate: float | None = None,
 ) -> tuple[Model, list[dict[str, Any]]]:
-    """The student trained on the reward, and the figures of every iteration.
+    """The student trained on the reward or by its teacher, and the figures of every iteration.
 
     Args:
-        prompts: Of the train split.
+        prompts: Of the train split, as the teacher sees them where it teaches.
+        rewarding: Where the reward is a model's.
         learning_rate: Peak; None: `train.learning_rate`, else LEARNING_RATE times its scale.
     """
     train = run.settings.train
@@ -65,7 +81,7 @@ def ppo(
     identity = {
         "code": 1,
         "student": student.identity,
-        "reward_model": rewarding.model.identity,
+        **_learned_from(run, train, rewarding),
         "prompts": prompts.key,
         "ppo": identity_of(train, instead=INDIRECT),
         "prompts_per_rollout": config.prompts_per_rollout,
@@ -81,7 +97,8 @@ def ppo(
             figures = _train(run, train, student, prompts, rewarding, learning_rate, partial)
         return {**figures, **memory}
 
-    what = f"PPO ({config.advantage}) on {len(prompts)} prompts, {config.learning_rate:g}"
+    name = "on-policy distillation" if train.distils else f"PPO ({config.advantage})"
+    what = f"{name} on {len(prompts)} prompts, {config.learning_rate:g}"
     output = run.stage("train", what, identity, make, every_rank=True)
     return model_of(output, student.loading), json.loads((output.path / "history.json").read_text())
 
@@ -91,35 +108,36 @@ def _train(
     settings: PPOTrainOptions,
     student: Model,
     prompts: Rows,
-    rewarding: Rewarding,
+    rewarding: Rewarding | None,
     learning_rate: float | None,
     partial: Partial,
 ) -> Mapping[str, Any]:
     tokenizer = student.tokenizer()
-    critic = _critic(run, settings, student, rewarding)
+    critic = None if rewarding is None else _critic(run, settings, student, rewarding)
+    # A student that is its own teacher begins as it: there is nothing to load.
+    other = settings.distils and student.identity != run.teacher.identity
     trainer = PPOTrainer(
         student.trainable(run.lora, run.settings.seed),
         _config(run, settings, learning_rate, str(partial.scratch / "checkpoints")),
         prompts.rows,
         tokenizer,
-        ModelReward(run, rewarding.model, student),
+        _reward(run, settings, student, rewarding),
         run.sampler(),
+        reference=run.teacher.load() if other else None,
         critic=critic,
         report_to=run.settings.report_to,
         loading=student.loading,
     )
     done = trainer.resume()
     with progress(len(trainer.rollouts), "iterations", done=done) as bar:
-        trainer.on_iteration = lambda row: bar.advance(
-            1, f"reward {row['score']:.3f}, KL {row['kl']:.3f}, {row['response_tokens']:.0f} tokens"
-        )
+        trainer.on_iteration = lambda row: bar.advance(1, _told(row))
         trainer.train()
     if is_main_process():
         save_model(merged(trainer.policy), tokenizer, partial.path / "model")
         (partial.path / "history.json").write_text(json.dumps(trainer.history))
     trainer.accelerator.wait_for_everyone()
-    # Policy, reward model, the sampler's copy, and the reference, which adapters have inside them.
-    models = 3 + (run.lora is None) + (critic is not None)
+    # Policy, the sampler's copy, the reference, which adapters have inside them, and what rewards.
+    models = 2 + (other or run.lora is None) + (rewarding is not None) + (critic is not None)
     return {
         "iterations": len(trainer.history),
         "steps": trainer.progress.steps,
@@ -127,9 +145,63 @@ def _train(
     }
 
 
+def _told(row: Mapping[str, float]) -> str:
+    reward = f"reward {row['score']:.3f}, " if "score" in row else ""
+    return f"{reward}KL {row['kl']:.3f}, {row['response_tokens']:.0f} tokens"
+
+
+@dataclass(frozen=True)
+class VerifierReward:
+    """What a verifier says of responses: the run's `score`, without a model in between."""
+
+    verifier: Scorer
+    access: TeacherAccess
+
+    def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
+        """`[group][response]`; NaN where it has no verdict."""
+        parts = score_groups(self.verifier, groups, self.access)
+        scored: list[Any] = [group for part in parts for group in part]
+        return [[response["score"] for response in group["responses"]] for group in scored]
+
+
+def _verifier(run: Run) -> Scorer:
+    """The run's scorer as a reward."""
+    scorer = run.settings.scorer
+    if not isinstance(scorer, Scorer) or not scorer.verifies:
+        raise UserError(
+            f"train.reward=score has one verifier reward what the policy writes, and score is "
+            f"{scorer.name}: set score=verifier or score=demands, or train.reward=reward_model."
+        )
+    return scorer
+
+
+def _reward(
+    run: Run, settings: PPOTrainOptions, student: Model, rewarding: Rewarding | None
+) -> Reward | None:
+    if rewarding is not None:
+        return ModelReward(run, rewarding.model, student)
+    if settings.reward_coef == 0:
+        return None
+    return VerifierReward(_verifier(run), run.teacher_access(student))
+
+
+def _learned_from(
+    run: Run, settings: PPOTrainOptions, rewarding: Rewarding | None
+) -> dict[str, Any]:
+    """What an identity says of the reward and the teacher."""
+    found: dict[str, Any] = {}
+    if rewarding is not None:
+        found["reward_model"] = rewarding.model.identity
+    elif settings.reward_coef > 0:
+        found["verifier"] = _verifier(run).identity
+    if settings.distils:
+        found["teacher"] = run.teacher.identity
+    return found
+
+
 def _critic(run: Run, settings: PPOTrainOptions, student: Model, rewarding: Rewarding) -> Any:
     """A separate critic begins as the reward model, as in InstructGPT; it reads the same tokens."""
-    if settings.advantage == "group" or settings.critic == "head":
+    if settings.advantage != "gae" or settings.critic == "head":
         return None
     ours, theirs = student.tokenizer(), rewarding.model.tokenizer()
     if not reads(theirs, ours):

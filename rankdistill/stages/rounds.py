@@ -1,17 +1,42 @@
-"""How a run trains: which method, in how many rounds, by which stages."""
+"""How a run trains: which method, on a ranking or without, in how many rounds, by which stages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rankdistill.prompts.privileged import BEST, TeachersView
 from rankdistill.stages.settings import Settings
 from rankdistill.train.schema import PPOTrainOptions
 
 
 def needs_reward(settings: Settings) -> bool:
     """Whether a reward model learns the ranking."""
-    return settings.reward.only or isinstance(settings.train, PPOTrainOptions)
+    train = settings.train
+    return settings.reward.only or (isinstance(train, PPOTrainOptions) and train.learns_reward)
+
+
+def distils(settings: Settings) -> bool:
+    """Whether the teacher says what each token of the student is worth."""
+    return isinstance(settings.train, PPOTrainOptions) and settings.train.distils
+
+
+def shows_own_best(settings: Settings) -> bool:
+    """Whether the teacher is shown the best response of the ranking that the run itself makes."""
+    teacher = settings.teacher
+    view = TeachersView.of(teacher.prompt_template, teacher.system_prompt)
+    return settings.rank.path is None and view is not None and BEST in view.placeholders
+
+
+def learns_unranked(settings: Settings) -> bool:
+    """Whether PPO learns from a verifier, or the teacher alone, so that no response is ranked."""
+    ranked = needs_reward(settings) or shows_own_best(settings)
+    return isinstance(settings.train, PPOTrainOptions) and settings.rounds > 0 and not ranked
+
+
+def needs_ranking(settings: Settings) -> bool:
+    """Whether responses are ranked, in each round."""
+    return settings.rounds > 0 and not learns_unranked(settings)
 
 
 def method(settings: Settings) -> str:
@@ -22,6 +47,8 @@ def method(settings: Settings) -> str:
         return "Reward model"
     if settings.rounds == 0:
         return type(settings.warmup).__name__
+    if distils(settings):
+        return "On-policy distillation"
     if isinstance(settings.train, PPOTrainOptions):
         return "PPO" if settings.train.advantage == "gae" else "PPO, group advantages"
     name = type(settings.objective).__name__
@@ -52,7 +79,7 @@ def parts(settings: Settings) -> list[str]:
     existing = settings.rank.path is not None
     warmup = ["warmup"] if settings.warmup.lessons is not None else []
     score = ["score"] if not existing or settings.rank.rescore else []
-    ranking = [*([] if existing else ["sample"]), *score, "rank"]
+    ranking = [*([] if existing else ["sample"]), *score, "rank"] if needs_ranking(settings) else []
     if settings.reward.only:
         return ["prompts", *student, *warmup, *ranking, "reward"]
     reward = ["reward"] if needs_reward(settings) else []

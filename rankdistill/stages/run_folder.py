@@ -23,7 +23,7 @@ from rankdistill.report import RunReport, print_summary, shown, write_report
 from rankdistill.score.ensemble import Ensemble
 from rankdistill.score.scorer import Scorer
 from rankdistill.stages.comparison import evaluation_judge, judged_by_own_teacher
-from rankdistill.stages.rounds import method
+from rankdistill.stages.rounds import distils, learns_unranked, method
 from rankdistill.stages.run import Run
 from rankdistill.store.manifest import versions
 
@@ -34,8 +34,13 @@ def begin_report(run: Run, config: DictConfig) -> RunReport:
     student = settings.student.path or settings.teacher.path
     layers = f", {settings.student.keep_layers} layers" if settings.student.keep_layers else ""
     existing = settings.rank.named
-    ranked_by = None if existing else _about(settings.scorer, settings.teacher.path)
-    by = existing or f"ranked by {ranked_by}"
+    scored_by = _about(settings.scorer, settings.teacher.path)
+    ranked_by = None if existing or learns_unranked(settings) else scored_by
+    by = existing or f"ranked by {scored_by}"
+    if learns_unranked(settings):
+        by = f"rewarded by {scored_by}"
+    if distils(settings):
+        by = f"taught by {settings.teacher.path}"
     title = f"{method(settings)}: {student}{layers}, {by}"
     if not settings.trains:
         title = f"{', '.join(settings.suites) or 'quick'}: {student}{layers}"

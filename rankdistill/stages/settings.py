@@ -321,8 +321,9 @@ def _check_rounds(settings: Settings) -> None:
         return
     remedy = "set rounds=1"
     if isinstance(settings.train, PPOTrainOptions):
+        name = "distillation" if settings.train.distils else "ppo"
         raise UserError(
-            f"rounds is {settings.rounds}, but train=ppo samples anew in every iteration: "
+            f"rounds is {settings.rounds}, but train={name} samples anew in every iteration: "
             f"{remedy}, and train.epochs as you like."
         )
     if settings.rank.path is not None or settings.reward.only:

@@ -20,9 +20,10 @@ from rankdistill.optimiser import Optimiser
 from rankdistill.schema import Sampling
 
 Layout = Enum("Layout", ["shared", "packed", "padded"])
-ADVANTAGES = ("gae", "group")
+ADVANTAGES = ("gae", "group", "teacher")
 CRITICS = ("head", "separate")
 CUTS = ("terminal", "bootstrap")
+REWARDS = ("reward_model", "score")
 REWARD_LOSSES = ("pairs", "plackett_luce")
 SAMPLING_STRATEGIES = ("random", "group_by_cluster")
 
@@ -60,15 +61,17 @@ class PPOMethod(Optimiser):
     Args:
         ppo_epochs: Passes over a rollout.
         prompts_per_step: Prompts of an optimiser step (a minibatch), over all processes.
-        advantage: `gae` with a critic, or `group`: the return minus the mean of the other responses
-            to the prompt (RLOO), without one.
-        gamma: Discount per token.
+        advantage: `gae` with a critic, or without one `group`: the return minus the mean of the
+            other responses to the prompt (RLOO), or `teacher`: on-policy distillation, see
+            `Experience`.
+        gamma: Discount per token, of `gae` and `teacher`.
         lam: Of `gae`.
         whiten_advantages: Give the rollout's advantages mean 0 and variance 1.
         whiten_rewards: Give the rollout's token rewards variance 1, and leave their mean.
         clip: Of the probability ratio.
         value_clip: Of the critic's change; None does not clip.
         value_weight: Of the critic's loss.
+        reward_coef: Weight of the score. 0, which `teacher` alone allows: nothing is scored.
         kl_coef: Nats of KL to the reference cost this much reward; the initial one if adaptive.
         kl_target: Nats per response that the coefficient is steered to; None keeps it fixed.
         kl_horizon: Responses over which it is steered (Ziegler et al. 2019).
@@ -100,6 +103,7 @@ class PPOMethod(Optimiser):
     clip: float = 0.2
     value_clip: float | None = 0.2
     value_weight: float = 0.1
+    reward_coef: float = added(1.0)
     kl_coef: float = 0.05
     kl_target: float | None = None
     kl_horizon: int = 10_000
@@ -120,12 +124,17 @@ class PPOMethod(Optimiser):
         for key in ("value_clip", "kl_target", "stop_kl", "max_kl"):
             value = getattr(self, key)
             require(f"train.{key}", value, value is None or value > 0, "above 0, or null")
-        at_least("train", self, 0, "value_weight", "kl_coef", "missing_eos_penalty")
+        at_least("train", self, 0, "value_weight", "reward_coef", "kl_coef", "missing_eos_penalty")
         within("train", self, "[0, 1]", "gamma", "lam")
-        if self.advantage == "group" and self.cut == "bootstrap":
+        if self.advantage != "gae" and self.cut == "bootstrap":
             raise UserError(
-                "train.cut=bootstrap goes on with the critic's value, and train.advantage=group "
-                "has no critic: take train.cut=terminal."
+                "train.cut=bootstrap goes on with the critic's value, and train.advantage="
+                f"{self.advantage} has no critic: take train.cut=terminal."
+            )
+        if self.advantage != "teacher" and self.reward_coef == 0:
+            raise UserError(
+                "train.reward_coef is 0, which leaves nothing to learn but the KL: give more than "
+                "0, or train=distillation, which learns from the teacher."
             )
 
 
@@ -146,14 +155,26 @@ class RolloutOptions(Sampling):
 
 @dataclass(frozen=True, kw_only=True)
 class PPOTrainOptions(PPOMethod, TrainOptions):
-    """Keys of `train=ppo`, which `conf/train/ppo.yaml` explains."""
+    """Keys of `train=ppo` and `distillation`, which `conf/train/ppo.yaml` explains."""
 
     rollout: RolloutOptions
     critic: str
+    reward: str
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("train.critic", self.critic, CRITICS)
+        require_choice("train.reward", self.reward, REWARDS)
+
+    @property
+    def distils(self) -> bool:
+        """Whether the teacher says what a token is worth."""
+        return self.advantage == "teacher"
+
+    @property
+    def learns_reward(self) -> bool:
+        """Whether the reward is a model's that learns the ranking."""
+        return self.reward_coef > 0 and self.reward == "reward_model"
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,9 @@ class PPOConfig(PPOMethod):
             )
         if sampling.temperature <= 0:
             raise UserError("PPO's rollouts need a temperature above 0: there is nothing to learn.")
-        if self.advantage == "group" and sampling.responses_per_prompt < 2:
+        compares = self.advantage != "gae" and self.reward_coef > 0
+        if compares and sampling.responses_per_prompt < 2:
             raise UserError(
-                "train.advantage=group compares the responses to a prompt: give "
-                "train.rollout.responses_per_prompt at least 2."
+                f"train.advantage={self.advantage} compares the rewards of the responses to a "
+                "prompt: give train.rollout.responses_per_prompt at least 2."
             )

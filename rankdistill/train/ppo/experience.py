@@ -29,7 +29,7 @@ class Episode:
     cut: list[bool]
     """Ended by the length limit instead of EOS: decided on the response alone."""
     scores: list[float]
-    """The reward's."""
+    """The reward's; 0 where there is none."""
     logps: list[list[float]]
     """Under the policy that wrote it, by the trainer's forward: never the sampler's."""
     reference_logps: list[list[float]]
@@ -54,23 +54,39 @@ class Experience:
 
     @classmethod
     def of(cls, episodes: Sequence[Episode], config: PPOConfig, kl_coef: float) -> Experience:
-        """The experience of a rollout; every prompt has the same number of responses."""
+        """The experience of a rollout; every prompt has the same number of responses.
+
+        With ``advantage: teacher`` (on-policy distillation, Thinking Machines Lab 2025; Gu et al.
+        2024, MiniLLM, arXiv:2306.08543) a token's advantage is
+        ``kl_coef (log p_teacher - log p_student)``, the negative of what it adds to KL(student ||
+        teacher), and `gamma` times that of the next one; what a response is worth beyond the others
+        to its prompt is added to all of its tokens.
+        """
         mask, logps = padded([row for e in episodes for row in e.logps])
         _, reference = padded([row for e in episodes for row in e.reference_logps])
         values = None
         if config.advantage == "gae":
             values = padded([row for e in episodes for row in e.values or ()])[1]
         k1, k3 = kl_estimates(logps, reference)
-        rewards = token_rewards(episodes, -kl_coef * k1, mask, config)
+        distils = config.advantage == "teacher"
+        rewards = -kl_coef * k1
+        if not distils:
+            rewards = token_rewards(episodes, rewards, mask, config)
         if config.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
         if values is not None:
             advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+        elif distils:
+            worth = worths(episodes, config).view(len(episodes), -1)
+            advantages, _ = gae(rewards, torch.zeros_like(rewards), mask, config.gamma, lam=1.0)
+            returns = advantages = advantages + group_advantages(worth).view(-1, 1) * mask
         else:
             returns = rewards.sum(dim=1).view(len(episodes), -1)
             advantages = group_advantages(returns).view(-1, 1) * mask
             returns = returns.view(-1, 1) * mask
         figures = _figures(episodes, mask, logps, k1, k3)
+        if config.reward_coef > 0:
+            figures |= _score_figures(episodes)
         if values is not None:
             figures["explained_variance"] = explained_variance(values, returns, mask)
         if config.whiten_advantages:
@@ -98,35 +114,38 @@ def padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
 def token_rewards(
     episodes: Sequence[Episode], penalties: Tensor, mask: Tensor, config: PPOConfig
 ) -> Tensor:
-    """[N, T]: the penalties [N, T] of every token, and at the last one what the response is worth.
+    """[N, T]: the penalties [N, T] of every token, and at the last what the response is worth."""
+    last = mask.sum(dim=1, keepdim=True) - 1
+    return penalties.scatter_add(1, last, worths(episodes, config).to(penalties.dtype)[:, None])
 
-    That is its score, less `missing_eos_penalty` if it was cut; with ``cut: bootstrap`` a response
-    that was cut is worth the critic's value of where it stands instead (Pardo et al. 2018,
-    arXiv:1712.00378), discounted as the next state's.
+
+def worths(episodes: Sequence[Episode], config: PPOConfig) -> Tensor:
+    """[N] what each response is worth: `reward_coef` times its score, less `missing_eos_penalty` if
+    it was cut.
+
+    With ``cut: bootstrap`` a response that was cut is worth the critic's value of where it stands
+    instead (Pardo et al. 2018, arXiv:1712.00378), discounted as the next state's.
     """
     worth = []
     for episode in episodes:
         for k, score in enumerate(episode.scores):
+            earned = config.reward_coef * score
             if episode.cut[k] and config.cut == "bootstrap":
                 assert episode.next_values is not None
-                score = config.gamma * episode.next_values[k]
-            worth.append(score - config.missing_eos_penalty * episode.cut[k])
-    last = mask.sum(dim=1, keepdim=True) - 1
-    return penalties.scatter_add(1, last, torch.tensor(worth, dtype=penalties.dtype)[:, None])
+                earned = config.gamma * episode.next_values[k]
+            worth.append(earned - config.missing_eos_penalty * episode.cut[k])
+    return torch.tensor(worth)
 
 
 def _figures(
     episodes: Sequence[Episode], mask: Tensor, logps: Tensor, k1: Tensor, k3: Tensor
 ) -> dict[str, float]:
-    scores = [score for episode in episodes for score in episode.scores]
     cut = [cut for episode in episodes for cut in episode.cut]
 
     def mean(values: Tensor) -> float:
         return float(values[mask].double().mean())
 
     return {
-        "score": fmean(scores),
-        "score_std": pstdev(scores),
         "kl": mean(k1),
         "kl_k3": mean(k3),
         "kl_response": float(k1.double().sum(dim=1).mean()),
@@ -135,3 +154,8 @@ def _figures(
         "response_tokens": float(mask.sum(dim=1).double().mean()),
         "cut_share": fmean(cut),
     }
+
+
+def _score_figures(episodes: Sequence[Episode]) -> dict[str, float]:
+    scores = [score for episode in episodes for score in episode.scores]
+    return {"score": fmean(scores), "score_std": pstdev(scores)}

@@ -50,9 +50,10 @@ class Rollouts:
         accelerator: That prepared `model`.
         model: An `ActorCritic`, perhaps wrapped.
         reference: The frozen reference, bound, on this process's device.
-        prompts: Rows with `prompt_id` and `messages`.
+        prompts: Rows with `prompt_id` and `messages`, and with `teacher_messages` where the
+            reference reads the responses behind others.
         tokenizer: The policy's.
-        reward: See `Reward`; every process calls it with its share.
+        reward: See `Reward`; every process calls it with its share. None: there is none.
         sampler: Used on the first process only.
         loading: How it loads the policy.
     """
@@ -65,7 +66,7 @@ class Rollouts:
         config: PPOConfig,
         prompts: Sequence[Any],
         tokenizer: PreTrainedTokenizerBase,
-        reward: Reward,
+        reward: Reward | None,
         sampler: Sampler,
         loading: Loading,
     ) -> None:
@@ -73,6 +74,13 @@ class Rollouts:
         self._config, self._tokenizer = config, tokenizer
         self._prompts = list(prompts)
         self._ids = [encode_prompt(tokenizer, prompt["messages"]) for prompt in prompts]
+        self._shown = [
+            encode_prompt(tokenizer, prompt["teacher_messages"])
+            if "teacher_messages" in prompt
+            else ids
+            for prompt, ids in zip(prompts, self._ids, strict=True)
+        ]
+        """The prompts as the reference reads them."""
         self._reward, self._sampler, self._loading = reward, sampler, loading
         together = config.sampling_strategy == "group_by_cluster"
         self._clusters = [p.get("cluster") or p["prompt_id"] for p in prompts] if together else []
@@ -152,15 +160,20 @@ class Rollouts:
     def _looked_at(self, chosen: Sequence[int], responses: Sequence[Any]) -> list[Episode]:
         """The episodes of this process's share of the prompts."""
         tokens = [_tokens(self._ids[i], row) for i, row in zip(chosen, responses, strict=True)]
+        shown = [_tokens(self._shown[i], row) for i, row in zip(chosen, responses, strict=True)]
         rows = [
             {**self._prompts[i], "responses": row} for i, row in zip(chosen, responses, strict=True)
         ]
-        scores = self._reward(rows) if rows else []  # type: ignore[arg-type]
+        scores = [[0.0] * len(row["responses"]) for row in rows]
+        if self._reward is not None and rows:
+            scores = self._reward(rows)  # type: ignore[arg-type]
         self._model.eval()
         looks: list[dict[str, Any]] = []
-        parts = micro_batches(tokens, self._config.max_batch_tokens, bound_layout(self._model))
+        pairs = zip(tokens, shown, strict=True)
+        longer = [max(pair, key=lambda group: len(group.prompt)) for pair in pairs]
+        parts = micro_batches(longer, self._config.max_batch_tokens, bound_layout(self._model))
         for part in equally_many(parts, max(gather_object([len(parts)]))):
-            looks += self._look([tokens[i] for i in part])
+            looks += self._look([tokens[i] for i in part], [shown[i] for i in part])
         self._model.train()
         return [
             Episode(
@@ -173,14 +186,24 @@ class Rollouts:
             for row, group, of_group, look in zip(rows, tokens, scores, looks, strict=True)
         ]
 
-    def _look(self, groups: Sequence[TokenGroup]) -> list[dict[str, Any]]:
-        """Log-probabilities and values of groups, each a list of lists of floats."""
+    def _look(
+        self, groups: Sequence[TokenGroup], shown: Sequence[TokenGroup]
+    ) -> list[dict[str, Any]]:
+        """Log-probabilities and values of groups, each a list of lists of floats.
+
+        Args:
+            shown: The groups as the reference reads them: the same responses.
+        """
         bootstrap = self._config.cut == "bootstrap"
         given = list(groups) or [NOTHING]
         if bootstrap:
             given = [with_next_token(group) for group in given]
         device = self._accelerator.device
         batch = collate(given, bound_layout(self._model)).to(device)
+        layout = bound_layout(self._reference)
+        # What is shown to a teacher alone is no matter of a critic's: nothing is bootstrapped then.
+        same = shown == groups
+        theirs = batch.in_layout(layout) if same else collate(shown, layout).to(device)
         kept = torch.ones(len(batch.targets), dtype=torch.bool, device=device)
         ends = last_rows(batch)
         if bootstrap:
@@ -188,7 +211,7 @@ class Rollouts:
         with self._accelerator.autocast():
             logps, values = self._model(batch)
             reference = self._reference(
-                group_batch=batch.in_layout(bound_layout(self._reference)),
+                group_batch=theirs,
                 head=TokenLogps(self._config.sampling.temperature),
             )
         if not groups:

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 from rankdistill.console import say
 from rankdistill.errors import UserError
 from rankdistill.forward import bind
-from rankdistill.models import Loading, WithoutAdapters
+from rankdistill.models import Loading, WithoutAdapters, place
 from rankdistill.sample.sampler import Sampler
 from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
 from rankdistill.train.ppo.checkpoint import Progress, last_complete, restore, save
@@ -46,12 +46,12 @@ class PPOTrainer:
         policy: A causal language model, perhaps with adapters (peft), which alone are trained then;
             bound and freed of dropout, in place.
         config: See `PPOConfig`.
-        prompts: Rows with `prompt_id` and `messages`.
+        prompts: Rows with `prompt_id` and `messages`, see `Rollouts`.
         tokenizer: The policy's.
-        reward: Groups with sampled responses -> their scores.
+        reward: Groups with sampled responses -> their scores; None: `config.reward_coef` is 0.
         sampler: Writes the rollouts.
-        reference: What the KL is taken to; None: the policy as it is now, of one with adapters the
-            model without them.
+        reference: What the KL is taken to, the teacher of `advantage=teacher`; None: the policy as
+            it is now, of one with adapters the model without them.
         critic: A reward model that becomes the critic; None: a head on the policy's backbone.
         report_to: accelerate's trackers.
         loading: How the sampler loads the policy, whose folder it is given.
@@ -66,7 +66,7 @@ class PPOTrainer:
         config: PPOConfig,
         prompts: Sequence[Any],
         tokenizer: PreTrainedTokenizerBase,
-        reward: Reward,
+        reward: Reward | None,
         sampler: Sampler,
         *,
         reference: Any = None,
@@ -82,7 +82,7 @@ class PPOTrainer:
             reference = WithoutAdapters(policy)
         else:
             reference = copy.deepcopy(policy) if reference is None else reference
-            reference = bind(reference, config.layout).to(self.accelerator.device)
+            reference = place(bind(reference, config.layout), self.accelerator.device)
             reference.requires_grad_(False).eval()
         enable_gradient_checkpointing(policy, config.gradient_checkpointing)
         if config.advantage == "gae" and critic is None:
@@ -192,7 +192,7 @@ class PPOTrainer:
         """A line, once, for what makes the rewards say little."""
         count, figures = len(experience.mask), experience.figures
         found = []
-        if figures["score_std"] == 0:
+        if figures.get("score_std") == 0:
             found.append(
                 f"All {count} responses of a rollout have the reward {figures['score']:g}, so only "
                 "the KL is learnt from: look at the reward if this goes on."
