@@ -89,8 +89,8 @@ class Sampler(AbstractContextManager, ABC):
             pairs: (prompt ids, response ids).
 
         Returns:
-            One list per pair, in their order; None: it cannot tell, so that PPO does not notice
-            where sampler and trainer differ.
+            One list per pair, in their order; None: it cannot tell, so that no run notices where
+            sampler and model differ.
         """
         return None
 

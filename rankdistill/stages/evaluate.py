@@ -17,6 +17,7 @@ from rankdistill.models import Rows
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
 from rankdistill.rows import Group
+from rankdistill.stages.agreement import check_sampler
 from rankdistill.stages.comparison import LABELS, Answers, Reference, evaluation_judge, label_of
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
@@ -133,6 +134,7 @@ class Evaluation:
             )
             if answers.model == self.run.teacher and held_out.teacher is not None:
                 model = held_out.teacher
+            check_sampler(self.run, answers.model, model)
             row = evaluate_model(
                 name,
                 model,

@@ -17,6 +17,7 @@ from rankdistill.forward import bind
 from rankdistill.models import Rows, device, recoded, recoding, token_group, token_groups
 from rankdistill.models.model import model_of
 from rankdistill.rows import Group
+from rankdistill.stages.agreement import check_sampler
 from rankdistill.stages.run import Model, Run
 from rankdistill.statistics import mean_interval, paired_difference
 from rankdistill.store import Output, Partial
@@ -80,6 +81,7 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
+        check_sampler(run, backbone)
         with peak_memory() as memory:
             figures = _train(run, backbone, training, held_out, partial)
         return {**figures, "models": 1, **memory}

@@ -58,6 +58,8 @@ class Run:
     store: Store
     folder: Path
     records: list[StageRecord] = field(default_factory=list)
+    unchecked: dict[str, list[Output]] = field(default_factory=dict)
+    """Samples that no loaded model was held against yet, by the path of who wrote them."""
     _sampler: Sampler | None = None
     _opened: tuple[str, dict[str, Any]] | None = None
     """Name and options of the sampler that is open."""

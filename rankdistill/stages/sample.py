@@ -10,6 +10,7 @@ from typing import Any
 from rankdistill.console import progress
 from rankdistill.models import Rows, ServedModel, encode_prompt
 from rankdistill.sample import SamplingOptions
+from rankdistill.stages.agreement import keep_logps
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.served import write
 from rankdistill.store import Partial
@@ -63,7 +64,9 @@ def sample(
     named = ["held out" if split == "heldout" else split for split in splits]
     where = f"{run.sampler_name}, {' and '.join(named)}"
     what = f"{who or source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
-    return Rows.of(run.stage("sample", what, identity, make), model)
+    output = run.stage("sample", what, identity, make)
+    run.unchecked.setdefault(model.path, []).append(output)
+    return Rows.of(output, model)
 
 
 def _sample_rows(
@@ -98,8 +101,11 @@ def _sample_rows(
                 new_tokens += sum(len(response["token_ids"]) for response in responses)
                 bar.advance()
         seconds = time.monotonic() - started
+    rows = shards.rows()
+    if rows:
+        keep_logps(run.sampler(), model, dict(requests), rows, partial.path)
     rate = new_tokens / seconds if new_tokens else 0.0
-    return {**_counts(shards.rows()), "tokens_per_second": rate}
+    return {**_counts(rows), "tokens_per_second": rate}
 
 
 def _counts(rows: Sequence[Any]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from rankdistill.fields import identity_of
 from rankdistill.models import Rows
 from rankdistill.models.model import model_of
 from rankdistill.objectives.candidates import learning_rate_of
+from rankdistill.stages.agreement import check_sampler
 from rankdistill.stages.reference import reference_logps
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Output, Partial
@@ -65,6 +66,7 @@ def train(
             identity["reference"] = reference.identity
 
     def make(partial: Partial) -> Mapping[str, Any]:
+        check_sampler(run, student)
         with peak_memory() as memory:
             figures = _train(run, student, training, validation, logps, learning_rate, partial)
         return {**figures, "models": 1, **memory}  # a reference was asked before

@@ -12,6 +12,7 @@ from rankdistill.console import is_main_process
 from rankdistill.errors import UserError
 from rankdistill.models import Rows, tokenizer_difference
 from rankdistill.models.model import model_of
+from rankdistill.stages.agreement import check_sampler
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
 from rankdistill.stages.student import fewer_layers
@@ -87,6 +88,7 @@ def _trained(run: Run, student: Model, teacher: Model, taught: Rows) -> tuple[Mo
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
+        check_sampler(run, student)  # of rounds that learn from its own responses
         how = Training(
             seed=settings.seed,
             checkpoints=partial.scratch / "checkpoints",

@@ -1,0 +1,77 @@
+"""After each reload of a sampler: that it wrote with the weights that are then read or trained.
+
+The sample stage keeps what the sampler itself says of its first responses. An engine that kept old
+weights writes fluently, and nothing else would tell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rankdistill.console import is_main_process
+from rankdistill.distributed import sharding
+from rankdistill.errors import UserError
+from rankdistill.forward import bind
+from rankdistill.models import release
+from rankdistill.sample import Sampler
+from rankdistill.sample.agreement import COMPARED, gap_between
+from rankdistill.stages.run import Model, Run
+
+FILE = "sampler_logps.json"
+TOLERANCES = {True: 0.01, False: 0.05}
+"""Nats per token, by whether both compute in float32; in fewer bits rounding alone is such."""
+
+
+def keep_logps(
+    sampler: Sampler, model: Model, prompts: Mapping[str, Sequence[int]], rows: Any, folder: Path
+) -> None:
+    """Writes what the sampler says of the first response to the first few prompts, if it can tell.
+
+    Args:
+        prompts: Their token ids, by prompt id.
+        rows: Groups that it has just written.
+        folder: Of the stage's output.
+    """
+    firsts = [(row["prompt_id"], row["responses"][0]["token_ids"]) for row in rows[:COMPARED]]
+    # Without its last token a response has room for the one that vLLM writes behind it.
+    pairs = [(list(prompts[name]), ids[:-1]) for name, ids in firsts if len(ids) > 1]
+    logps = sampler.response_logps(model, pairs) if pairs else None
+    if logps is not None:
+        said = {"pairs": pairs, "logps": [list(row) for row in logps]}
+        (folder / FILE).write_text(json.dumps(said), encoding="utf-8")
+
+
+def check_sampler(run: Run, model: Model, loaded: Any = None) -> None:
+    """Stops before a model is read or trained that is not the one that wrote its responses.
+
+    Args:
+        loaded: The model, where it is loaded already.
+
+    Raises:
+        UserError: It and the sampler differ by more than rounding.
+    """
+    outputs = [o for o in run.unchecked.pop(model.path, []) if (o.path / FILE).exists()]
+    # A sampler does not quantise as the model is loaded here, which is no fault of either.
+    if not outputs or model.loading.quantization or not is_main_process() or sharding(os.environ):
+        return
+    network = model.load_on_device() if loaded is None else loaded
+    network = bind(network, run.settings.train.layout.name)
+    exact = {run.sampled_by["dtype"] or "float32", model.loading.precision} == {"float32"}
+    tolerance = TOLERANCES[exact]
+    for output in outputs:
+        said = json.loads((output.path / FILE).read_text(encoding="utf-8"))
+        gap = gap_between(said["logps"], network, said["pairs"])
+        if not gap.within(tolerance):
+            raise UserError(
+                f"The sampler '{run.sampler_name}' and the model {model.path} that it wrote with "
+                f"{gap.told(f'{tolerance:g}')}: it had other weights, or rounds "
+                f"far more; remove what it wrote (python -m rankdistill.store remove {output.key}) "
+                "and take sample=transformers, or float32 throughout."
+            )
+    if loaded is None:
+        del network
+        release()
