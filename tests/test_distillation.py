@@ -181,6 +181,7 @@ BEST = 'teacher.prompt_template="{prompt} {best}"'
     ("overrides", "told"),
     [
         (["train=ppo", "train.reward_coef=0"], "train=distillation, which learns from the teacher"),
+        (["train=ppo", "train.reward=score", "train.critic=separate"], "take train.critic=head"),
         (["train=distillation", "rounds=2"], "train=distillation samples anew"),
         (["train=distillation", "train.reward=scores"], "did you mean 'score'"),
         (["train=distillation", "train.cut=bootstrap"], "advantage=teacher has no critic"),

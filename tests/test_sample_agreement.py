@@ -18,14 +18,16 @@ def test_a_sampler_that_keeps_its_first_model_stops_before_training(
         "recipe=likelihood", *TINY, "warmup.responses_per_step=3", f"teacher.path={teacher}",
         "eval.quick.sharpening_control=false",
     ]  # fmt: skip
-    load = TransformersSampler._load
+    load, kept = TransformersSampler._load, []
 
     def first(self, model):
-        return load(self, model) if self._loaded is None else self._loaded[1]
+        if not kept:
+            kept.append(load(self, model))
+            kept[0].get_input_embeddings().weight.data.mul_(8)  # far from what comes later
+        return kept[0]
 
     with monkeypatch.context() as patch:
         patch.setattr(TransformersSampler, "_load", first)
-        patch.setattr(TransformersSampler, "close", lambda self: None)
         said = refusal(patch, capsys, tmp_path, *arguments)
     assert "The sampler 'transformers' and the model " in said and "differ by" in said
     assert "above 0.01 or 6 times that: it had other weights" in said

@@ -165,6 +165,7 @@ SCHEMAS: dict[str, type] = {
     "sample": SampleConfig,
     "score/likelihood": score.LikelihoodOptions,
     "score/judge": score.JudgeOptions,
+    "score/rubric": score.RubricOptions,
     "score/ensemble": Ensemble,
     "score/verifier": score.VerifierOptions,
     "score/writer": score.WriterOptions,

@@ -131,6 +131,21 @@ class JudgeOptions(JudgeEndpoint):
             raise UserError("score.aspects is empty: give at least one, for example [overall].")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RubricOptions(JudgeOptions):
+    """Keys of `score=rubric`, which `conf/score/rubric.yaml` explains; it has one mode."""
+
+    column: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode != "pointwise":
+            raise UserError(
+                f"score.mode is {self.mode}, and score=rubric asks about each response by itself: "
+                "leave it at pointwise, or take score=judge."
+            )
+
+
 CHECK_S = 5.0
 """Seconds that the check of a response may take."""
 

@@ -165,6 +165,11 @@ class PPOTrainOptions(PPOMethod, TrainOptions):
         super().__post_init__()
         require_choice("train.critic", self.critic, CRITICS)
         require_choice("train.reward", self.reward, REWARDS)
+        if self.advantage == "gae" and self.critic == "separate" and not self.learns_reward:
+            raise UserError(
+                "train.critic=separate begins as the reward model, and with train.reward=score "
+                "there is none: take train.critic=head."
+            )
 
     @property
     def distils(self) -> bool:

@@ -20,10 +20,11 @@ PLACEHOLDERS = {
     "pointwise": ("conversation", "response", "criterion", "answer"),
     "pairwise": ("conversation", "first", "second", "criterion", "answer"),
     "listwise": ("conversation", "responses", "criterion", "answer"),
+    "rubric": ("conversation", "response", "criterion", "answer"),
 }
 """What the frame of a mode must have, in braces."""
 FRAMES = {**{name: name for name in PLACEHOLDERS}, "tournament": "pairwise"}
-"""The frame that a mode uses."""
+"""The frame that a mode, or a checklist, uses."""
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 

@@ -62,7 +62,9 @@ def run(plans: Iterable[Plan], respondent: Respondent) -> Iterator[list[Verdict]
             while not questions:
                 questions = state.plan.send([])
         except StopIteration as end:
-            finished[number] = replace(end.value, counts=running.pop(number).counts)
+            counts = running.pop(number).counts
+            counts.update(end.value.counts)
+            finished[number] = replace(end.value, counts=counts)
             return 0
         state.answers, state.left = [None] * len(questions), len(questions)
         for place, question in enumerate(questions):

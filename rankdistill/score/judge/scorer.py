@@ -14,7 +14,7 @@ from rankdistill.http_client import check_url
 from rankdistill.models.model import Model
 from rankdistill.rows import Group
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
-from rankdistill.score.judge.modes import MODES, Brief
+from rankdistill.score.judge.modes import MODES, Brief, Plan
 from rankdistill.score.judge.prompts import load_criterion, load_frame
 from rankdistill.score.judge.runner import Respondent, run
 from rankdistill.score.schema import JudgeOptions
@@ -133,12 +133,17 @@ class LLMJudge(JudgeOptions, Scorer):
         """The verdicts on the groups after the first `done`; see `Scorer`."""
         if done == len(groups):
             return
-        brief, respondent = self._brief(), self._open(access)
+        plans, respondent = self._plans(groups[done:], access), self._open(access)
         try:
-            for verdicts in run((MODES[self.mode](g, brief) for g in groups[done:]), respondent):
+            for verdicts in run(plans, respondent):
                 yield [self._priced(verdict) for verdict in verdicts]
         finally:
             respondent.close()
+
+    def _plans(self, groups: Sequence[Group], access: TeacherAccess) -> Iterator[Plan]:
+        """How it goes about each group."""
+        brief = self._brief()
+        return (MODES[self.mode](group, brief) for group in groups)
 
     def _open(self, access: TeacherAccess) -> Respondent:
         if self.endpoint is not None:

@@ -72,6 +72,17 @@ def duel_form(*, explain: bool) -> Form:
     return _form("better", options, '"first" | "second" | "tie"', read, explain)
 
 
+def choice_form(name: str, options: Sequence[str], *, explain: bool) -> Form:
+    """One of some words."""
+
+    def read(reply: Reply) -> str | None:
+        word = _value(reply.text, name, explain)
+        return word if isinstance(word, str) and word in options else None
+
+    told = " | ".join(f'"{word}"' for word in options)
+    return _form(name, {"type": "string", "enum": list(options)}, told, read, explain)
+
+
 def order_form(count: int, *, explain: bool) -> Form:
     """The rank of each of `count` responses, in the order in which they were shown."""
     letters = LETTERS[:count]
