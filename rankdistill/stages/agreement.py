@@ -22,8 +22,9 @@ from rankdistill.sample.agreement import COMPARED, gap_between
 from rankdistill.stages.run import Model, Run
 
 FILE = "sampler_logps.json"
-TOLERANCES = {True: 0.01, False: 0.05}
-"""Nats per token, by whether both compute in float32; in fewer bits rounding alone is such."""
+TOLERANCES = {True: 0.01, False: 0.1}
+"""Nats per token, by whether both are known to compute in float32. In bfloat16 rounding alone comes
+to hundredths; other weights to tenths and more."""
 
 
 def keep_logps(
@@ -60,7 +61,9 @@ def check_sampler(run: Run, model: Model, loaded: Any = None) -> None:
         return
     network = model.load_on_device() if loaded is None else loaded
     network = bind(network, run.settings.train.layout.name)
-    exact = {run.sampled_by["dtype"] or "float32", model.loading.precision} == {"float32"}
+    own = run.settings.sampler is not None  # which says nothing of its precision
+    found = {run.sampled_by["dtype"] or "float32", model.loading.precision}
+    exact = found == {"float32"} and not own
     tolerance = TOLERANCES[exact]
     for output in outputs:
         said = json.loads((output.path / FILE).read_text(encoding="utf-8"))
