@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,11 @@ to hundredths; other weights to tenths and more."""
 
 
 def keep_logps(
-    sampler: Sampler, model: Model, prompts: Mapping[str, Sequence[int]], rows: Any, folder: Path
+    sampler: Sampler,
+    model: Model,
+    prompts: Mapping[str, Sequence[int]],
+    rows: Iterable[Any],
+    folder: Path,
 ) -> None:
     """Writes what the sampler says of the first response to the first few prompts, if it can tell.
 
@@ -37,9 +42,9 @@ def keep_logps(
         rows: Groups that it has just written.
         folder: Of the stage's output.
     """
-    firsts = [(row["prompt_id"], row["responses"][0]["token_ids"]) for row in rows[:COMPARED]]
+    firsts = [(r["prompt_id"], r["responses"][0]["token_ids"]) for r in islice(rows, COMPARED)]
     # Without its last token a response has room for the one that vLLM writes behind it.
-    pairs = [(list(prompts[name]), ids[:-1]) for name, ids in firsts if len(ids) > 1]
+    pairs = [(list(prompts[name]), list(ids)[:-1]) for name, ids in firsts if len(ids) > 1]
     logps = sampler.response_logps(model, pairs) if pairs else None
     if logps is not None:
         said = {"pairs": pairs, "logps": [list(row) for row in logps]}

@@ -101,11 +101,11 @@ def _sample_rows(
                 new_tokens += sum(len(response["token_ids"]) for response in responses)
                 bar.advance()
         seconds = time.monotonic() - started
-    rows = shards.rows()
-    if rows:
-        keep_logps(run.sampler(), model, dict(requests), rows, partial.path)
+    groups = shards.rows()
+    if groups:
+        keep_logps(run.sampler(), model, dict(requests), groups, partial.path)
     rate = new_tokens / seconds if new_tokens else 0.0
-    return {**_counts(rows), "tokens_per_second": rate}
+    return {**_counts(groups), "tokens_per_second": rate}
 
 
 def _counts(rows: Sequence[Any]) -> dict[str, int]:
