@@ -37,7 +37,7 @@ def test_the_wheel_has_every_package_and_data_file(wheel):
     expected = {str(p.relative_to(ROOT)) for p in (ROOT / "rankdistill").rglob("*.py")}
     for name in ("conf", "recipes", "eval"):
         expected |= {f"rankdistill/{p.relative_to(ROOT)}" for p in (ROOT / name).rglob("*.yaml")}
-    data = ("*.jsonl", "*.j2", "*.html", "*.css")
+    data = ("*.jsonl", "*.j2", "*.html", "*.css", "*.md")
     expected |= {
         str(p.relative_to(ROOT)) for glob in data for p in (ROOT / "rankdistill").rglob(glob)
     }
