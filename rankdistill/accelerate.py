@@ -1,20 +1,24 @@
 """Where the shipped configurations of accelerate are.
 
 accelerate launch --config_file $(python -m rankdistill.accelerate fsdp2_8gpu) -m rankdistill ...
+
+With `--machines 2` the numbers of machines and processes follow the path, as arguments.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.resources import files
+from pathlib import Path
 
 from rankdistill import shell
 from rankdistill.errors import UserError, suggest
 from rankdistill.shell import says_mistakes
 
 USAGE = (
-    "usage: accelerate launch --config_file $(python -m rankdistill.accelerate NAME) "
-    "-m rankdistill ..."
+    "usage: accelerate launch --config_file $(python -m rankdistill.accelerate NAME "
+    "[--machines N]) -m rankdistill ..."
 )
 
 
@@ -37,13 +41,30 @@ def path_of(name: str) -> str:
     return known[name]
 
 
+def of_machines(name: str, machines: int) -> str:
+    """A configuration for several machines, each with as many GPUs as it is for.
+
+    Raises:
+        UserError: there is none of that name, or no such number of machines.
+    """
+    path = path_of(name)
+    if machines < 1:
+        raise UserError(f"--machines is {machines}; it must be at least 1.")
+    found = re.search(r"^num_processes: (\d+)$", Path(path).read_text("utf-8"), re.MULTILINE)
+    assert found is not None
+    return f"{path} --num_machines {machines} --num_processes {int(found[1]) * machines}"
+
+
 @says_mistakes
 def main() -> None:
     """Prints a path for its name; without one, the names."""
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        print("\n".join([USAGE, *configurations()]))
-    else:
-        print(path_of(sys.argv[1]))
+    match sys.argv[1:]:
+        case [name] if not name.startswith("-"):
+            print(path_of(name))
+        case [name, "--machines", number] if number.lstrip("-").isdecimal():
+            print(of_machines(name, int(number)))
+        case _:
+            print("\n".join([USAGE, *configurations()]))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from tiny_run import composed
 from transformers.integrations import deepspeed
 
-from rankdistill.accelerate import configurations, path_of
+from rankdistill.accelerate import configurations, of_machines, path_of
 from rankdistill.app import catalogue
 from rankdistill.errors import UserError
 from rankdistill.forward import LMHead
@@ -69,6 +69,16 @@ def test_the_command_that_names_the_file(tmp_path):
     assert "did you mean 'fsdp2_8gpu'" in wrong.stderr and "Traceback" not in wrong.stderr
     with pytest.raises(UserError, match="There is no configuration 'ddp'"):
         path_of("ddp")
+
+
+def test_a_configuration_of_several_machines():
+    parser = launch_command_parser()
+    given = of_machines("fsdp2_8gpu", 2).split()
+    options = parser.parse_args(["--config_file", *given, "-m", "rankdistill"])
+    assert (options.num_machines, options.num_processes) == (2, 16)
+    assert Path(options.config_file).is_file()
+    with pytest.raises(UserError, match="--machines is 0"):
+        of_machines("fsdp2_8gpu", 0)
 
 
 def test_it_is_no_group_of_the_command():

@@ -321,3 +321,25 @@ def test_the_pages_table_of_machines_is_what_the_planner_says():
     assert script["page"](text) == text
     machines = {path.stem for path in (ROOT / "conf" / "hardware").glob("*.yaml")}
     assert len(machines) == 9 and all(f"| `{name}` |" in text for name in machines)
+
+
+def test_several_machines_share_samples_scores_and_steps(capsys):
+    one = plan(capsys, "hardware=8xa100", "plan.price=30", *RANKED)
+    more = ["hardware=8xa100", "plan.price=30", "plan.machines=4"]
+    four = plan(capsys, *more, "plan.network=1e13", *RANKED)
+    alone, together = one["machines"], four["machines"]
+    assert alone["seconds"] == one["seconds"] and alone["cost"] == 30 * one["seconds"] / 3600
+    train = next(stage for stage in one["stages"] if stage["stage"] == "train")
+    # A ring sends three quarters of 4 bytes per weight twice.
+    assert together["step_bytes"] == 2 * 3 / 4 * 4 * train["trained_parameters"]
+    assert alone["seconds"] / 4 < together["seconds"] < alone["seconds"]
+    assert together["cost"] == pytest.approx(30 * 4 * together["seconds"] / 3600)
+    assert together["read_bytes"] > alone["read_bytes"] and alone["step_bytes"] == 0
+    slow = plan(
+        capsys, "hardware=8xa100", "plan.machines=4", "plan.network=1e8", *RANKED
+    )["machines"]  # fmt: skip
+    assert slow["seconds"] > together["seconds"] and slow["longest"] == "train"
+    assert main(["hardware=8xa100", "plan.machines=4", *RANKED]) == 0
+    assert "4 machines: " in capsys.readouterr().out
+    assert main(["plan.machines=0", *RANKED]) == 2
+    assert "plan.machines is 0" in capsys.readouterr().err

@@ -10,6 +10,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from rankdistill.fields import above_zero, at_least
+
 
 @dataclass
 class Rates:
@@ -56,6 +58,14 @@ class PlanConfig:
     conversations: int | None
     spread: str | None
     like: dict[str, str]
+    machines: int = 1
+    network: float = 3e9
+    price: float | None = None
+
+    def __post_init__(self) -> None:
+        at_least("plan", self, 1, "machines")
+        above_zero("plan", self, "network")
+        at_least("plan", self, 0, "price")
 
 
 @dataclass

@@ -251,6 +251,7 @@ class Planner:
             work.tokens * epochs, flops,
             seconds / self.hardware.devices + self.hardware.start_seconds,
             disk=self.saved, scratch=2 * (4 + 8) * training.trained, training=training,
+            steps=round(steps * epochs),
         )  # fmt: skip
         return self._checked(stage, least, name)
 

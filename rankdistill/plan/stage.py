@@ -31,6 +31,8 @@ class PlannedStage:
     """What its memory is of, where it trains."""
     share: float = 1.0
     """Of the device's memory, what the stage may take: an engine's limit."""
+    steps: int = 0
+    """Of a training: how often gradients are exchanged."""
     remedy: str | None = None
     """What makes it fit; None where it fits."""
 

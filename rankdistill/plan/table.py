@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from rankdistill.plan.machines import of_machines
 from rankdistill.plan.memory import GIB, Memory
 from rankdistill.plan.planner import Planner
 from rankdistill.plan.stage import PlannedStage, room
@@ -95,6 +96,7 @@ def as_json(planner: Planner, found: Sequence[PlannedStage], machine: str) -> di
         "hardware": {"name": machine, **asdict(hardware)},
         "room_bytes": room(hardware),
         "counts": asdict(planner.counts),
+        "machines": asdict(of_machines(planner, found)),
         "stages": [_stage(stage, planner) for stage in found],
         "seconds": sum(stage.seconds for stage in found),
         "disk_bytes": sum(stage.disk for stage in found),
