@@ -323,7 +323,7 @@ def test_the_pages_table_of_machines_is_what_the_planner_says():
     assert len(machines) == 9 and all(f"| `{name}` |" in text for name in machines)
 
 
-def test_several_machines_share_samples_scores_and_steps(capsys):
+def test_several_machines_and_what_goes_between_them(capsys):
     one = plan(capsys, "hardware=8xa100", "plan.price=30", *RANKED)
     more = ["hardware=8xa100", "plan.price=30", "plan.machines=4"]
     four = plan(capsys, *more, "plan.network=1e13", *RANKED)
