@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rankdistill.plan.planner import Planner
-from rankdistill.plan.stage import Stage
+from rankdistill.plan.stage import PlannedStage
 from rankdistill.report.stages import duration
 from rankdistill.store.words import size_text
 
@@ -33,7 +33,7 @@ class Machines:
     """Outputs and checkpoints."""
 
 
-def of_machines(planner: Planner, found: Sequence[Stage]) -> Machines:
+def of_machines(planner: Planner, found: Sequence[PlannedStage]) -> Machines:
     """The plan for `plan.machines` of them."""
     count, price = planner.plan.machines, planner.plan.price
     seconds = [_seconds(stage, planner) for stage in found]
@@ -70,12 +70,12 @@ def told(plan: Machines) -> str:
     )
 
 
-def _is_shared(stage: Stage) -> bool:
+def _is_shared(stage: PlannedStage) -> bool:
     """Whether all machines work on it: steps of a training are shared, rows are the first's."""
     return stage.training is not None
 
 
-def _seconds(stage: Stage, planner: Planner) -> float:
+def _seconds(stage: PlannedStage, planner: Planner) -> float:
     count = planner.plan.machines
     if count == 1 or not _is_shared(stage):
         return stage.seconds
@@ -84,7 +84,7 @@ def _seconds(stage: Stage, planner: Planner) -> float:
     return start + (stage.seconds - start) / count + exchange
 
 
-def _exchanged(stage: Stage, count: int) -> float:
+def _exchanged(stage: PlannedStage, count: int) -> float:
     """Bytes that a machine sends in a step: a ring sends each gradient nearly twice."""
     if stage.training is None or count == 1:
         return 0.0
