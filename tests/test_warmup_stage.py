@@ -40,6 +40,7 @@ def job(tmp_path):
         ),
         store=Store(tmp_path / "store"),
         records=[],
+        unchecked={},
         lora=None,
         trained_in={"precision": "float32"},
         teacher=Model(str(tmp_path / "teacher"), {"folder": "t"}),
