@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -218,3 +219,15 @@ def test_models_that_cannot_be_measured(architecture, message, tokenizer, monkey
     monkeypatch.setattr(BenchSettings, "load", lambda settings: (model, tokenizer))
     assert main(["forward", "--model", "tiny"]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells the memory")
+def test_the_memory_of_rows(tmp_path, capsys):
+    file = tmp_path / "rows.json"
+    assert main(["rows", "--groups", "100", "--processes", "1", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())["rows"]
+    assert [row["phase"] for row in found] == ["start", "read", "rank", "load"]
+    assert all(0 < row["uss_mib"] <= row["pss_mib"] for row in found)
+    capsys.readouterr()
+    assert main(["rows", "--groups", "1000,5"]) == 2
+    assert "--groups is 1000,5" in capsys.readouterr().err

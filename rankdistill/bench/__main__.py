@@ -1,4 +1,7 @@
-"""`python -m rankdistill.bench forward|sample|warmup|all`: a table, and with `--json` a file."""
+"""`python -m rankdistill.bench forward|sample|warmup|all`: a table, and with `--json` a file.
+
+`gpu` and `rows` are benchmarks of another kind, with options of their own.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from rankdistill.shell import Parser, says_mistakes
 TABLE_WIDTH = 130
 GPU = "gpu"
 """The benchmark that is a list of claims."""
+ROWS = "rows"
+"""The benchmark of memory."""
 
 
 @says_mistakes
@@ -33,13 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.benchmark == GPU:
         return _accept(options)
+    if options.benchmark == ROWS:
+        return _rows(options)
     names = _chosen(options.benchmark)
     return _run(names, BenchSettings(options.model, options.rounds), options.json)
 
 
 def _run(names: Sequence[str], settings: BenchSettings, file: Path | None) -> int:
-    if file is not None and not file.resolve().parent.is_dir():
-        raise UserError(f"The folder of --json {file} does not exist: make it first.")
+    _require_folder(file)
     quiet()
     from rankdistill.bench import results
 
@@ -63,6 +69,41 @@ def _run(names: Sequence[str], settings: BenchSettings, file: Path | None) -> in
             "rows": [row.as_json() for row in rows],
         }
         file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def _require_folder(file: Path | None) -> None:
+    if file is not None and not file.resolve().parent.is_dir():
+        raise UserError(f"The folder of --json {file} does not exist: make it first.")
+
+
+def _rows(options: argparse.Namespace) -> int:
+    """Memory and seconds from a ranked set to training, see `rankdistill.bench.rows`."""
+    _require_folder(options.json)
+    if not Path("/proc/self/smaps_rollup").exists():
+        raise UserError("`bench rows` reads /proc/self/smaps_rollup, which this system has not.")
+    try:
+        sizes = [int(size) for size in options.groups.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 100 or options.processes < 1:
+        raise UserError(
+            f"--groups is {options.groups} and --processes {options.processes}: give numbers of "
+            "groups of at least 100, such as 1000,4000, and at least one process."
+        )
+    quiet()
+    from rankdistill.bench import results, rows
+
+    facts = results.machine()
+    say(results.machine_line(facts))
+    found = []
+    for row in rows.measure(sizes, options.processes):
+        found.append(row)
+        say(f"{row['groups']:,} groups, {row['phase']}: {row['uss_mib']:,.0f} MiB")
+    Console(width=max(TABLE_WIDTH, console.width)).print(rows.table(found))
+    if options.json is not None:
+        text = json.dumps({"machine": facts, "rows": found}, indent=2) + "\n"
+        options.json.write_text(text, encoding="utf-8")
     return 0
 
 
@@ -90,7 +131,8 @@ def _chosen(name: str) -> Sequence[str]:
     if name == "all":
         return NAMES
     if name not in NAMES:
-        raise UserError(f"There is no benchmark '{name}': {suggest(name, [*NAMES, 'all', GPU])}")
+        known = [*NAMES, "all", GPU, ROWS]
+        raise UserError(f"There is no benchmark '{name}': {suggest(name, known)}")
     return (name,)
 
 
@@ -99,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m rankdistill.bench",
         description="Measures what computing a prompt once saves, against the usual ways.",
     )
-    parser.add_argument("benchmark", metavar="BENCHMARK", help=f"{', '.join(NAMES)}, all or gpu")
+    parser.add_argument(
+        "benchmark", metavar="BENCHMARK", help=f"{', '.join(NAMES)}, all, gpu or rows"
+    )
     parser.add_argument(
         "--model",
         default=BUNDLED,
@@ -110,6 +154,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", metavar="D", help="gpu: cuda or cpu; what there is")
     parser.add_argument("--only", metavar="N", help="gpu: parts, such as 1-11 or 2,7; all 14")
     parser.add_argument("--log", type=Path, metavar="FILE", help="gpu: what its parts say")
+    parser.add_argument(
+        "--groups", default="1000,4000,16000", metavar="N,N", help="rows: sizes (1000,4000,16000)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=8, metavar="N", help="rows: that load at once (8)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser
 
