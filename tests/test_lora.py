@@ -27,7 +27,7 @@ from warmup_runs import warm_up
 
 from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
-from rankdistill.models import LoRA, load_model, load_trainable, merged
+from rankdistill.models import LoRA, adapted, load_model, load_trainable, merged
 from rankdistill.objectives import DPO
 from rankdistill.train.reference import ReferenceConfig, add_reference_logps
 from rankdistill.warmup.hidden import HiddenWarmup
@@ -257,3 +257,32 @@ def test_adapters_on_tied_layers_are_refused(names):
     model = build_model("llama")
     with pytest.raises(UserError, match=r"adapts '(lm_head|embed_tokens)', and this model's input"):
         LoRA(2, target_modules=names).on(model)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"target_modules": ".*(lm_head|q_proj)"},
+     {"target_modules": ["q_proj"], "target_parameters": ["embed_tokens.weight"]},
+     {"target_modules": ["q_proj"], "trainable_token_indices": [1, 2]}],
+)  # fmt: skip
+def test_so_are_those_that_a_peft_config_names_in_other_ways(options):
+    with pytest.raises(UserError, match=r"adapts '(lm_head|embed_tokens)', and this model's input"):
+        adapted(build_model("llama"), LoraConfig(r=2, task_type="CAUSAL_LM", **options), 0)
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [{"modules_to_save": ["lm_head"]}, {"modules_to_save": ["embed_tokens"]},
+     {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}],
+)  # fmt: skip
+def test_tied_layers_that_are_trained_whole_are_saved_as_trained(whole, tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **whole)
+    model = adapted(build_model("llama"), config, 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.01 * torch.randn_like(parameter)
+        trained = model(IDS).logits
+        merged(model).save_pretrained(tmp_path / "out")
+        saved = load_model(str(tmp_path / "out"))(IDS).logits
+    assert (saved - trained).abs().max() < 1e-4

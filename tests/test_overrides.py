@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
@@ -18,6 +20,7 @@ from rankdistill.app.config_errors import explain
         ("prompts.path=größe.jsonl", "prompts.path='größe.jsonl'"),
         ("prompts.path=a(b.jsonl", "prompts.path='a(b.jsonl'"),
         ("prompts.path=it's.jsonl", r"prompts.path='it\'s.jsonl'"),
+        ("rank.path=数据/пары 👍.jsonl", "rank.path='数据/пары 👍.jsonl'"),
     ],
 )
 def test_what_cannot_be_parsed_is_quoted(argument, remedy):
@@ -29,6 +32,44 @@ def test_what_cannot_be_parsed_is_quoted(argument, remedy):
     key, value = argument.split("=", 1)
     [override] = parser.parse_overrides([remedy])
     assert (override.key_or_group, override.value()) == (key, value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        # These were advised to be one text, which the next sentence then refused.
+        ("rank.columns={chosen: größe, rejected: b}", {"chosen": "größe", "rejected": "b"}),
+        ("prompts.keep=[größe,b 1]", ["größe", "b 1"]),
+        ("prompts.path=[größe.jsonl, b.jsonl]", ["größe.jsonl", "b.jsonl"]),
+        ('prompts.path=a"b;c.jsonl', 'a"b;c.jsonl'),
+        ("prompts.path=${HOME", "${HOME"),
+        ("rank.path='größe.jsonl", "größe.jsonl"),
+        ("prompts.path=ü\\'.jsonl", "ü\\'.jsonl"),
+    ],
+)
+def test_the_quotes_for_a_shell_give_what_was_meant(argument, value):
+    told = explained(argument)
+    [word] = shlex.split(told.partition("as in ")[2])
+    [override] = OverridesParser.create().parse_overrides([word])
+    assert override.value() == value
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("prompts.path={größe.jsonl: 0.5, b.jsonl: 1.0}", "write it into a recipe of your own"),
+        ("rank.columns={chosen: a, rejected}", "no list [a, b] and no mapping {name: value}"),
+        ("größe=1", "there is no key 'größe'"),
+    ],
+)
+def test_what_no_quotes_would_mend(argument, said):
+    assert said in explained(argument) and "\n" not in explained(argument)
+
+
+def explained(argument: str) -> str:
+    with pytest.raises(OverrideParseException) as refused:
+        OverridesParser.create().parse_overrides([argument])
+    return explain(refused.value, [argument])
 
 
 def test_an_argument_without_a_value():

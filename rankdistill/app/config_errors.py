@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
 from rankdistill.app.command_line import several_values, word_remedy
@@ -44,7 +45,7 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return explain_yaml(error, arguments) or _first_sentence(text)
     if isinstance(error, OverrideParseException):
-        return _unreadable(str(error.override))
+        return _unreadable(str(error.override), arguments)
     if "Ambiguous value for argument" in text:
         argument = re.search(r"argument '(.*?)'\.?\n", text)
         if argument:
@@ -76,16 +77,57 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     return where + _first_sentence(text)
 
 
-def _unreadable(override: str) -> str:
+def _unreadable(override: str, arguments: Sequence[str]) -> str:
     """What is said of an argument that Hydra's grammar does not take, with the quotes it needs."""
     key, equals, value = override.partition("=")
     if not equals:
         return word_remedy(override)
-    inner = value.strip("'\"").replace("'", "\\'")
+    if not key.isascii():
+        return _unknown_key(key.lstrip("+~"), "on the command line", arguments)
+    if re.fullmatch(r"\[.*\]|\{.*:.*\}", value):
+        written = f"{key}={_ITEM.sub(_quoted_item, value)}"
+        if not _parses(written):
+            return (
+                f"the value of '{key}' is no list [a, b] and no mapping {{name: value}} that Hydra "
+                "reads (a name cannot be quoted): write it into a recipe of your own, a YAML file "
+                "(--config-dir)"
+            )
+    else:
+        plain = value.strip("'\"")
+        written = f"{key}={_quoted(plain)}"
+    # Within double quotes a shell reads some characters as its own.
+    is_read = any(sign in written for sign in ("$", "`", '"', "\\\\"))
+    typed = shlex.quote(written) if is_read else f'"{written}"'
     return (
         f"the value of '{key}' has a character that Hydra reads as its own: quote it twice, as in "
-        f"\"{key}='{inner}'\""
+        f"{typed}"
     )
+
+
+_ITEM = re.compile(r"[^\s{}\[\],:'\"][^{}\[\],:'\"]*")
+"""A name or a value inside a list or a mapping, up to the sign behind it."""
+
+
+def _quoted_item(item: re.Match[str]) -> str:
+    text = item[0].rstrip()
+    return text if re.fullmatch(r"[\w/.\-+*$%@?|\\ ]*", text, re.ASCII) else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    """In Hydra's single quotes; a backslash counts there only before a quote."""
+    escaped = re.sub(r"(\\*)'", lambda found: 2 * found[1] + "\\'", text)
+    return f"'{escaped}'"
+
+
+def _parses(override: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        OverridesParser.create().parse_overrides([override])
+    except OverrideParseException:
+        return False
+    return True
 
 
 def _path_key(missing: str) -> str | None:

@@ -70,6 +70,8 @@ MISSING = {
     "ld_alpha": "weights by length are objective=dpo_normalised, or none",
     "use_weighting": "weighted DPO (WPO) is not there",
     "discopop_tau": "DiscoPOP is not there",
+    "ref_model_name_or_path": "the reference is the student before this training",
+    "ref_model": "the reference is the student before this training",
     "sync_ref_model": "the reference stays, but for round_reference=moved between rounds",
     "ref_model_mixup_alpha": "the reference stays",
     "ref_model_sync_steps": "the reference stays",

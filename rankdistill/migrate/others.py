@@ -34,19 +34,32 @@ def _nested(*names: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 TOOLS = (
-    Tool("LLaMA-Factory", _any("finetuning_type", "pref_loss", "pref_beta", "cutoff_len"), {
+    Tool("LLaMA-Factory", _any(
+        "stage", "finetuning_type", "pref_loss", "pref_beta", "cutoff_len", "lora_target"), {
         "model_name_or_path": "student.path", "dataset": "rank.path", "pref_loss": "objective",
         "pref_beta": "objective.beta", "lora_rank": "student.lora.r",
         "cutoff_len": "prompts.max_prompt_tokens and rank.max_response_tokens",
         "num_train_epochs": "train.epochs"}),
+    Tool("AutoTrain", _has("task", "base_model"), {
+        "base_model": "student.path", "data": "rank.path", "params": "train's keys"}),
     Tool("axolotl", _any("base_model", "micro_batch_size", "rl"), {
         "base_model": "student.path", "datasets": "rank.path", "rl": "objective",
         "lora_r": "student.lora.r", "num_epochs": "train.epochs",
         "sequence_len": "prompts.max_prompt_tokens and rank.max_response_tokens"}),
-    Tool("ms-swift", _any("rlhf_type", "train_type", "tuner_type", "model_type", "swift_version"), {
+    Tool("ms-swift", lambda given: _any(
+        "rlhf_type", "train_type", "tuner_type", "model_type", "swift_version")(given) or (
+        isinstance(given.get("model"), str) and "dataset" in given), {
         "model": "student.path", "dataset": "rank.path", "rlhf_type": "objective",
         "beta": "objective.beta", "lora_rank": "student.lora.r",
         "num_train_epochs": "train.epochs"}),
+    Tool("open-instruct", _any("dataset_mixer_list", "mixer_list", "dpo_loss_type", "dpo_beta"), {
+        "model_name_or_path": "student.path", "dataset_mixer_list": "rank.path",
+        "mixer_list": "rank.path", "dpo_loss_type": "objective", "dpo_beta": "objective.beta",
+        "beta": "objective.beta", "num_train_epochs": "train.epochs"}),
+    Tool("verl", _has("actor_rollout_ref"), {
+        "actor_rollout_ref": "student.path and train's keys", "data": "prompts.path"}),
+    Tool("NeMo RL", _nested("policy", "cluster"), {
+        "policy": "student.path and train's keys", "dpo": "objective", "data": "rank.path"}),
     Tool("OpenRLHF", _any("pretrain", "ref_pretrain", "actor_num_nodes", "prompt_data"), {
         "pretrain": "student.path", "dataset": "rank.path", "beta": "objective.beta",
         "max_len": "prompts.max_prompt_tokens and rank.max_response_tokens",
@@ -55,10 +68,13 @@ TOOLS = (
         isinstance(value, Mapping) and "_component_" in value for value in given.values()), {
         "model": "student.path", "dataset": "rank.path", "loss": "objective",
         "epochs": "train.epochs"}),
-    Tool("HALOs", _nested("model", "loss"), {
+    Tool("HALOs", lambda given: _nested("model", "loss")(given) or _has("trainer", "dataloader")(
+        given), {
         "model.name_or_path": "student.path", "datasets": "rank.path", "loss": "objective",
         "loss.beta": "objective.beta", "n_epochs": "train.epochs"}),
-    Tool("accelerate", _has("compute_environment"), {
+    Tool("DeepSpeed", _any("zero_optimization"), {
+        "zero_optimization": "in the file of `accelerate config`"}),
+    Tool("accelerate", _any("compute_environment", "distributed_type"), {
         "num_processes": "accelerate launch --num_processes N -m rankdistill ..",
         "the file": "accelerate launch --config_file FILE -m rankdistill .."}),
 )  # fmt: skip

@@ -107,6 +107,12 @@ def kind_of(file: Path, given: Mapping[str, Any]) -> str:
     told = [kind for kind, keys in TELLING.items() if any(key in given for key in keys)]
     if len(told) == 1:
         return _carried(told[0], file)
+    if "model_name_or_path" not in given:
+        raise UserError(
+            f"'{file}' is no configuration of TRL or of the alignment-handbook, which names a "
+            "model_name_or_path: write the command, with student.path and rank.path "
+            "(docs/ranked_sets.md)."
+        )
     raise UserError(
         f"'{file}' does not tell which trainer it is for: give --kind, one of {', '.join(KINDS)}."
     )

@@ -101,22 +101,23 @@ def adapted(model: PreTrainedModel, config: PeftConfig, seed: int) -> PeftModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made: Any = get_peft_model(model, config)
-    for name, layer in made.named_modules():
+    for layer in made.modules():
         if getattr(layer, "base_layer", None) in tied:
             raise UserError(
-                f"student.lora.target_modules adapts '{name.rpartition('.')[2]}', and this model's "
+                f"student.lora.target_modules adapts '{tied[layer.base_layer]}', and this model's "
                 "input and output embeddings are one table, which an adapter on one of them cannot "
                 "change alone: leave it out."
             )
     return made
 
 
-def _tied_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The embedding and the output layer, where they share their weights."""
+def _tied_layers(model: PreTrainedModel) -> dict[nn.Module, str]:
+    """The names of the embedding and of the output layer, where they share their weights."""
     layers: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
     if None in layers or layers[0].weight is not layers[1].weight:
-        return []
-    return layers
+        return {}
+    names = {layer: name.rpartition(".")[2] for name, layer in model.named_modules()}
+    return {layer: names[layer] for layer in layers}
 
 
 def load_trainable(

@@ -163,11 +163,16 @@ def encode_answers(
         if said not in written:
             raise UserError(
                 f"The chat template of '{tokenizer.name_or_path}' does not write an answer as it "
-                f"is (of '{said[:40]}' it makes '{written.strip()[:40]}'): take another template "
+                f"is (of '{_line(said)}' it makes '{_line(written)}'): take another template "
                 "(student.chat_template)."
             )
         answers.append([*ids, eos])
     return prompt[:shared], answers
+
+
+def _line(text: str) -> str:
+    """The beginning of a text, for a message."""
+    return " ".join(text.split())[:40]
 
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:

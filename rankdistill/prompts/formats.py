@@ -11,11 +11,13 @@ from rankdistill.prompts.turns import (
     Turn,
     before_response,
     encodable,
+    filled,
     message,
     messages,
     parsed,
     role_of,
     turns,
+    written_messages,
 )
 from rankdistill.rows import Message
 
@@ -34,6 +36,8 @@ _OF_THE_PROMPT = (
     "context", "history", "images", "image", "videos", "audios", "audio", "chat_template_kwargs",
 )  # fmt: skip
 """Columns that belong to a prompt; a row that fills one which is not read is told about."""
+_OF_A_TURN = ("reasoning_content", "reasoning", "thinking")
+"""Fields of a message with what was thought before it; likewise."""
 _TOOLS = ("tools", "functions")
 """Columns with the tools that an assistant may call; rows between stages have no place for them."""
 
@@ -69,9 +73,26 @@ def response_in(
         said = found[len(before_response(found)) :]
         if said and (text := _said(said[0])) is not None:
             return text or None
-        response_column = next((name for name in RESPONSES if row.get(name) is not None), None)
-    text = row.get(response_column) if response_column else None
-    return text if isinstance(text, str) and text.strip() else None
+        response_column = next((name for name in RESPONSES if filled(row.get(name))), None)
+    return response_text(row.get(response_column), response_column) if response_column else None
+
+
+def response_text(value: Any, name: str, where: str = "") -> str | None:
+    """The text of a response: one, or what the assistant says last in a message or conversation.
+
+    A text is taken as it is, unless it is a conversation in the cell of a table. None where nothing
+    is said.
+    """
+    turned = written_messages(value) if isinstance(value, str) else None
+    if isinstance(value, str) and turned is None:
+        return value if value.strip() else None
+    try:
+        found = turns(turned or value, name, where, speaker="assistant")
+    except OddRow:
+        return None
+    if not found or role_of(found[-1]) != "assistant":
+        return value if isinstance(value, str) else None
+    return _said(found[-1]) or None
 
 
 def row_turns(
@@ -85,11 +106,13 @@ def row_turns(
     refuse_tools(row, where)
     name = _column(row, where, column)
     value = value_at(row, name)
+    if isinstance(value, Mapping):
+        refuse_tools(value, where)
     if name == "instruction" and isinstance(value, str):
         value = "\n\n".join([value, *_passages(row)])
     found = turns(value, name, where)
-    if isinstance(row.get("history"), list | tuple) and name not in CONVERSATIONS:
-        found = [*_history(row["history"], where), *found]
+    if (history := _earlier(row, name)) is not None:
+        found = [*_history(history, where), *found]
     system = next((row[key] for key in SYSTEM if _is_text(row.get(key)) and key != name), None)
     if system is not None and found and role_of(found[0]) not in ("system", "developer"):
         found = [{"role": "system", "content": encodable(system, "system", where)}, *found]
@@ -110,14 +133,21 @@ def refuse_tools(row: Mapping[str, Any], where: str) -> None:
 
 
 def unread_columns(row: Mapping[str, Any], column: str | None = None) -> list[str]:
-    """The columns of a row that belong to its prompt, are filled, and are not read."""
-    name = column or next((n for n in COLUMNS if row.get(n) is not None), None)
+    """What of a row belongs to its prompt or its answers, is filled, and is not read."""
+    name = column or next((n for n in COLUMNS if filled(row.get(n))), None)
     read = {str(name).partition(".")[0]}
     if name == "instruction":
         read |= set(_PASSAGES)
-    if isinstance(row.get("history"), list | tuple) and name not in CONVERSATIONS:
+    if _earlier(row, str(name)) is not None:
         read.add("history")
-    return [key for key in _OF_THE_PROMPT if key not in read and row.get(key)]
+    unread = [key for key in _OF_THE_PROMPT if key not in read and filled(row.get(key))]
+    for key in (name, "chosen", "rejected"):
+        value = row.get(key) if key else None
+        turned = [t for t in value if isinstance(t, Mapping)] if isinstance(value, list) else []
+        unread += [f"{key}.{field}" for field in _OF_A_TURN if any(t.get(field) for t in turned)]
+        if any(t.get("weight") == 0 for t in turned):  # a turn that is not to be learned
+            unread.append(f"{key}.weight")
+    return unread
 
 
 def value_at(row: Mapping[str, Any], name: str) -> Any:
@@ -143,9 +173,8 @@ def _column(row: Mapping[str, Any], where: str, column: str | None) -> str:
             "no_prompt", f"There is no column '{column}' in {where}; its columns are {has}."
         )
     there = [name for name in COLUMNS if name in row]
-    filled = next((name for name in there if row[name] is not None), None)
-    if filled or there:
-        return filled or there[0]
+    if there:
+        return next((name for name in there if filled(row[name])), there[0])
     raise OddRow(
         "no_prompt",
         f"There is no prompt in {where}: none of {', '.join(COLUMNS)} is among its columns "
@@ -156,6 +185,14 @@ def _column(row: Mapping[str, Any], where: str, column: str | None) -> str:
 def _passages(row: Mapping[str, Any]) -> list[str]:
     found = (row.get(name) for name in _PASSAGES)
     return [text for text in found if isinstance(text, str) and text.strip()][:1]
+
+
+def _earlier(row: Mapping[str, Any], name: str) -> list[Any] | tuple[Any, ...] | None:
+    """The list of earlier turns beside a prompt that does not hold them, also one in a cell."""
+    history = row.get("history")
+    history = parsed(history) if isinstance(history, str) else history
+    beside = name not in CONVERSATIONS and name != "history"
+    return history if beside and isinstance(history, list | tuple) else None
 
 
 def _history(history: Any, where: str) -> list[Turn]:

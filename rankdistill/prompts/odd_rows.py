@@ -77,8 +77,8 @@ class OddRows:
             say(escape(f"{what}; the first: {self.first[reason]}"))
         for name, where in self.unread.items():
             what = (
-                f"the column '{name}' is not read ({where} has it): put what the model is to see "
-                "of it into the prompt."
+                f"the column '{name}' is not read ({where} has it): what the model is to see or "
+                "to say of it has to stand in the text."
             )
             say(escape(what))
 

@@ -8,13 +8,15 @@ from typing import Any, get_args
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.fields import Amount
+from rankdistill.prompts.turns import filled
 from rankdistill.rows import Prompt, Split
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 _NAMES: dict[str, Split] = {
     **{name: name for name in SPLITS},
     "training": "train", "val": "validation", "valid": "validation", "dev": "validation",
-    "test": "heldout", "held-out": "heldout", "held_out": "heldout", "eval": "heldout",
+    "development": "validation", "test": "heldout", "testing": "heldout", "held-out": "heldout",
+    "held_out": "heldout", "holdout": "heldout", "eval": "heldout", "evaluation": "heldout",
 }  # fmt: skip
 
 
@@ -52,7 +54,7 @@ class Splitter:
 
     def split_of(self, prompt_id: str, stated: Any, where: str) -> Split:
         """The split that the data states, else the drawn one."""
-        if stated is not None:
+        if filled(stated):
             name = str(stated).strip().lower()
             # The hub's sets have several of a kind: train_sft, test_prefs, validation_matched.
             for word in (name, name.partition("_")[0], name.partition("-")[0]):

@@ -4,6 +4,7 @@
 |---|---|
 | text | a prompt, a response |
 | a message, or a list of them, with any further fields | OpenAI, TRL |
+| an object that holds one of these lists, `{messages: [..]}` | OpenAI's preference rows |
 | `from` and `value` | ShareGPT |
 | `input` and `output`, a turn of each | Capybara |
 | an object of lists, `{role: [..], content: [..]}` | what `datasets` makes of a list of objects |
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,7 +29,8 @@ from rankdistill.rows import Message
 ROLES = {
     "user": "user", "human": "user", "prompter": "user", "question": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant",
-    "bot": "assistant", "ai": "assistant", "bing": "assistant", "bard": "assistant",
+    "bot": "assistant", "chatbot": "assistant", "ai": "assistant", "ai assistant": "assistant",
+    "bing": "assistant", "bard": "assistant",
     "claude": "assistant", "system": "system", "developer": "developer", "tool": "tool",
     "function": "tool", "observation": "tool", "ipython": "tool", "tool_response": "tool",
     "function_call": "tool call", "tool_call": "tool call",
@@ -35,8 +38,9 @@ ROLES = {
 """Roles as templates know them, by the words that data sets have for them, in small letters."""
 CONVERSATIONS = ("messages", "conversations", "conversation")
 """Columns that hold a conversation; text in one is JSON, or a transcript."""
-_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
-_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+_SPEAKER = ("role", "from", "speaker")
+_SAID = ("content", "value", "text", "parts")
+_SPEAKERS = {"Human": "user", "User": "user", "Assistant": "assistant"}
 
 Turn = Mapping[str, Any]
 """A turn as the data has it; `message` reads it."""
@@ -61,6 +65,8 @@ def turns(value: Any, name: str, where: str, speaker: str = "user") -> list[Turn
     if isinstance(value, Mapping):
         if _is_message(value):
             return [value]
+        if (held := _held(value)) is not None:
+            return turns(held, name, where, speaker)
         if value and all(isinstance(part, list | tuple) for part in value.values()):
             return turns(rows_of_columns(value), name, where, speaker)
         raise OddRow("no_text", f"`{name}` in {where} is neither text nor a list of messages.")
@@ -79,8 +85,20 @@ def turns(value: Any, name: str, where: str, speaker: str = "user") -> list[Turn
 
 def role_of(turn: Turn) -> str | None:
     """The role of a turn as templates know it; None where the data names none that is known."""
-    said = turn["role"] if turn.get("role") is not None else turn.get("from")
-    return ROLES.get(str(said).strip().lower())
+    return ROLES.get(str(_first(turn, _SPEAKER)).strip().lower())
+
+
+def said_in(turn: Turn) -> str | None:
+    """The text of a turn, its parts joined; None where it has none, or an image among them."""
+    content = _first(turn, _SAID)
+    if isinstance(content, Mapping):
+        content = [content]
+    if isinstance(content, list | tuple) and content:
+        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+        if any(not isinstance(part, str) for part in parts):
+            return None
+        return "\n".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else None
 
 
 def message(turn: Turn, name: str, where: str) -> Message:
@@ -95,14 +113,14 @@ def message(turn: Turn, name: str, where: str) -> Message:
         raise OddRow(
             "tool_calls", f"An assistant calls a tool in {where}, which cannot be carried."
         )
-    speaker = turn["role"] if turn.get("role") is not None else turn.get("from")
+    speaker = _first(turn, _SPEAKER)
     if role is None and speaker is not None:
         raise OddRow(
             "unknown_role",
             f"'{speaker}' speaks in {where}, which is no known role: "
             f"{suggest(str(speaker), ROLES)}",
         )
-    content = _content(turn)
+    content = said_in(turn)
     if role is None or content is None:
         has = ", ".join(f"'{key}'" for key in turn) or "nothing"
         raise OddRow(
@@ -136,6 +154,15 @@ def before_response(found: Sequence[Turn]) -> list[Turn]:
     return list(found[:end])
 
 
+def filled(value: Any) -> bool:
+    """Whether a cell holds something: what is absent is null, NaN, blank, or has no parts."""
+    if isinstance(value, float):
+        return not math.isnan(value)
+    if isinstance(value, str):
+        return bool(value.strip())
+    return value is not None and (not isinstance(value, list | tuple | Mapping) or bool(value))
+
+
 def rows_of_columns(value: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """An object of lists as a list of objects, as long as the shortest list."""
     return [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=False)]
@@ -159,6 +186,17 @@ def parsed(text: str) -> Any:
     return found if isinstance(found, list | dict) else None
 
 
+def written_messages(text: str) -> list[Turn] | None:
+    """The messages that a table's cell holds, written as JSON or Python; None of other text."""
+    found = parsed(text)
+    if isinstance(found, Mapping):
+        found = [found] if _is_message(found) else _held(found)
+    if not isinstance(found, list) or not found:
+        return None
+    messages = all(isinstance(turn, Mapping) and _is_message(turn) for turn in found)
+    return found if messages else None
+
+
 def _exchange(turn: Turn) -> list[Turn]:
     """The turn, or the two that an object with `input` and `output` holds."""
     both = [turn.get("input"), turn.get("output")]
@@ -170,15 +208,11 @@ def _exchange(turn: Turn) -> list[Turn]:
 def _of_text(text: str, name: str, where: str, speaker: str) -> list[Turn]:
     if not text.strip():
         return []
-    found = parsed(text)
-    if isinstance(found, Mapping) and _is_message(found):
-        found = [found]
-    written = isinstance(found, list) and all(
-        isinstance(turn, Mapping) and _is_message(turn) for turn in found
-    )
-    if found and (written or (isinstance(found, list) and name in CONVERSATIONS)):
+    if (written := written_messages(text)) is not None:
+        return turns(written, name, where, speaker)
+    if name in CONVERSATIONS and isinstance(found := parsed(text), list) and found:
         return turns(found, name, where, speaker)
-    if (told := _transcript(text)) is not None:
+    if (told := _transcript(text, name)) is not None:
         return told
     if name in CONVERSATIONS:
         raise OddRow(
@@ -188,37 +222,42 @@ def _of_text(text: str, name: str, where: str, speaker: str) -> list[Turn]:
     return [{"role": speaker, "content": text}]
 
 
-def _transcript(text: str) -> list[Turn] | None:
-    """The turns of a transcript; what stands before its first speaker is the system's."""
-    parts = _TURN.split(text)
-    if len(parts) < 3 or parts[1] != "Human":
-        return None
-    preamble = parts[0].strip().removeprefix("System:").removeprefix("system:").strip()
-    if preamble and "Assistant" not in parts[1::2]:
-        return None  # a text that mentions a human is no transcript
-    system: list[Turn] = [{"role": "system", "content": preamble}] if preamble else []
-    return system + [
-        {"role": _SPEAKERS[speaker], "content": said.strip()}
-        for speaker, said in zip(parts[1::2], parts[2::2], strict=True)
-    ]
+def _transcript(text: str, name: str) -> list[Turn] | None:
+    """The turns of a transcript; what stands before its first speaker is the system's.
+
+    HH's form is one wherever it stands. Of `User:`, or of lines without a blank one between them,
+    people also write about: one is where the assistant's turn is left open, or a conversation
+    has to be.
+    """
+    for user, gap in (("Human", "\n\n"), ("User", "\n\n"), ("Human", "\n"), ("User", "\n")):
+        before, *parts = re.split(rf"(?:^|{gap})({user}|Assistant): ?", text.rstrip(" "))
+        speakers, said = parts[::2], [part.strip() for part in parts[1::2]]
+        if not speakers or speakers[0] != user:
+            continue
+        preamble = before.strip().removeprefix("System:").removeprefix("system:").strip()
+        if preamble and "Assistant" not in speakers:
+            continue  # a text that mentions a human is no transcript
+        if (user, gap) != ("Human", "\n\n"):
+            is_open = speakers[-1] == "Assistant" and not said[-1]
+            if not is_open and not (name in CONVERSATIONS and "Assistant" in speakers):
+                continue
+        system: list[Turn] = [{"role": "system", "content": preamble}] if preamble else []
+        spoken = zip(speakers, said, strict=True)
+        return system + [{"role": _SPEAKERS[who], "content": what} for who, what in spoken]
+    return None
 
 
 def _is_message(value: Mapping[str, Any]) -> bool:
-    speaks = isinstance(value.get("role", value.get("from")), str)
-    return speaks and any(key in value for key in ("content", "value", "tool_calls"))
+    speaks = isinstance(_first(value, _SPEAKER), str)
+    return speaks and any(key in value for key in (*_SAID, "tool_calls"))
 
 
-def _content(turn: Turn) -> str | None:
-    """The text of a turn, its parts joined; None where it has none, or an image among them."""
-    content = turn["content"] if turn.get("content") is not None else turn.get("value")
-    if isinstance(content, Mapping):
-        content = [content]
-    if isinstance(content, list | tuple) and content:
-        parts = [
-            part.get("text") if isinstance(part, Mapping) and part.get("text") is not None else None
-            for part in content
-        ]
-        if any(not isinstance(part, str) for part in parts):
-            return None
-        return "\n".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else None
+def _held(value: Mapping[str, Any]) -> Sequence[Any] | None:
+    """The list of messages inside an object that is none itself."""
+    held = (value.get(name) for name in CONVERSATIONS)
+    return next((found for found in held if isinstance(found, list | tuple)), None)
+
+
+def _first(turn: Turn, names: Sequence[str]) -> Any:
+    """What is under the first of the names that the turn has filled."""
+    return next((turn[name] for name in names if turn.get(name) is not None), None)

@@ -3,7 +3,7 @@
 | shape | for example |
 |---|---|
 | a list of objects, each with a text and a score or rank | ours, UltraFeedback, Nectar |
-| a list of texts, and a list of scores or ranks | RRHF's data, distilabel |
+| a list of texts, messages or conversations, and a list of scores or ranks | RRHF's data, TRL |
 | an object of lists | what `datasets` makes of a list of objects |
 | two responses, the better one named by its column or by a label | see `preferences.KNOWN` |
 | one response, and a label that says whether it is good, or a score | KTO's rows, HelpSteer2 |
@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.prompts.formats import conversation, refuse_tools
+from rankdistill.prompts.formats import conversation, refuse_tools, response_text
 from rankdistill.prompts.odd_rows import OddRow
-from rankdistill.prompts.turns import encodable, parsed, rows_of_columns
-from rankdistill.rank.preferences import KNOWN, PairColumns, pair_of, unpaired
+from rankdistill.prompts.turns import encodable, filled, parsed, rows_of_columns
+from rankdistill.rank.preferences import KNOWN, PairColumns, is_open, pair_of, unpaired
 from rankdistill.rows import Message
 
 LISTS = ("responses", "completions", "answers", "generations", "candidates")
@@ -68,10 +68,16 @@ def ranked_row(
     column = prompt_column(row, column, columns)
     if (pair := columns or _known_pair(row)) is not None:
         return pair_of(row, where, pair, column)
-    if not _is_listed(row) and (one := unpaired(row, where, score)) is not None:
-        return conversation(row, where, column), [one]
     messages = conversation(row, where, column)
-    return messages, [_response(given, where, score) for given in _responses(row, where)]
+    if not _is_listed(row) and (one := unpaired(row, where, score, column)) is not None:
+        responses = [one]
+    else:
+        responses = [_response(given, where, score) for given in _responses(row, where, score)]
+    if is_open(row, where, column):  # "Assistant:" and " Yes": no space is meant
+        for response in responses:
+            if not response.get("token_ids"):
+                response["text"] = response["text"].strip()
+    return messages, responses
 
 
 def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
@@ -90,8 +96,8 @@ def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if row.get("messages") and ready:
         refuse_tools(row, where)
         return row
-    pair = row.get("chosen") is not None and row.get("rejected") is not None
-    if not pair and not _is_listed(row):
+    pair = _known_pair(row)
+    if not (pair and pair.of(row)) and not _is_listed(row) and not _scored_answers(row):
         raise OddRow(
             "not_ranked",
             f"{where} has the columns {', '.join(row)}: the trainer needs filled `messages` "
@@ -142,7 +148,7 @@ def _lacks(row: Mapping[str, Any], where: str, columns: PairColumns) -> str:
     )
 
 
-def _responses(row: Mapping[str, Any], where: str) -> Sequence[Any]:
+def _responses(row: Mapping[str, Any], where: str, score: str | None) -> Sequence[Any]:
     for name in LISTS:
         given = row.get(name)
         if isinstance(given, str):
@@ -151,11 +157,16 @@ def _responses(row: Mapping[str, Any], where: str) -> Sequence[Any]:
             lists = all(isinstance(part, list | tuple) for part in given.values())
             given = rows_of_columns(given) if lists else None
         if given and isinstance(given, list | tuple):
-            texts = all(isinstance(text, str) for text in given)
-            return _with_values(given, row, where) if texts else given
-    pair = [(f"answer_{i}", f"score_{i}") for i in (0, 1)]
-    if all(row.get(text) is not None and row.get(value) is not None for text, value in pair):
-        return [{"text": row[text], "score": row[value]} for text, value in pair]
+            objects = [part for part in given if isinstance(part, Mapping)]
+            if score is not None and objects:
+                return given
+            if any(key in part for part in objects for key in (*SCORES, "rank")):
+                return given
+            if (found := _with_values(given, row)) is not None:
+                return found
+            return given if objects or not isinstance(given[0], str | list) else _no_values(where)
+    if found := _scored_answers(row):
+        return found
     raise OddRow(
         "not_ranked",
         f"A ranked row needs one of {', '.join(LISTS)}, or `chosen` and `rejected` (rank.columns "
@@ -163,14 +174,29 @@ def _responses(row: Mapping[str, Any], where: str) -> Sequence[Any]:
     )
 
 
-def _with_values(texts: Sequence[Any], row: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """Responses that are texts, with their scores or ranks in a list beside them."""
+def _scored_answers(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """WebGPT's two answers, each with its score in a column of its own; none of another row."""
+    pair = [(f"answer_{i}", f"score_{i}") for i in (0, 1)]
+    if not all(row.get(name) is not None for names in pair for name in names):
+        return []
+    return [{"text": row[text], "score": row[value]} for text, value in pair]
+
+
+def _with_values(given: Sequence[Any], row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Responses with their scores or ranks in a list beside them; None where there is none."""
     for name, key in VALUES:
         values = row.get(name)
         if isinstance(values, str):
             values = parsed(values)
-        if isinstance(values, list | tuple) and len(values) == len(texts):
-            return [{"text": t, key: v} for t, v in zip(texts, values, strict=True)]
+        if isinstance(values, list | tuple) and len(values) == len(given):
+            return [
+                {**(part if isinstance(part, Mapping) else {"text": part}), key: value}
+                for part, value in zip(given, values, strict=True)
+            ]
+    return None
+
+
+def _no_values(where: str) -> NoReturn:
     raise OddRow(
         "not_ranked",
         f"The responses in {where} are texts without a list `scores` or `ranks` of the same "
@@ -181,16 +207,30 @@ def _with_values(texts: Sequence[Any], row: Mapping[str, Any], where: str) -> li
 def _response(given: Any, where: str, score: str | None) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise OddRow("no_text", f"A response in {where} is neither a text nor an object with one.")
-    text = next((given[name] for name in TEXTS if isinstance(given.get(name), str)), None)
+    text = _text(given)
     if text is None:
         raise OddRow(
             "no_text",
-            f"A response in {where} has no text: none of {', '.join(TEXTS)} is among its columns "
-            f"({', '.join(map(str, given))}).",
+            f"A response in {where} has no text: none of {', '.join(TEXTS)} holds any (it has "
+            f"{', '.join(map(str, given))}).",
         )
     encodable(text, "text", where)
     writer = next((given[name] for name in WRITERS if given.get(name)), "imported")
     return {**given, "text": text, "source": str(writer), "score": _score(given, where, score)}
+
+
+def _text(given: Mapping[str, Any]) -> str | None:
+    """What a response says; the text of one that brings token ids is what they decode to."""
+    for name in (*TEXTS, "message"):
+        value = given.get(name)
+        if not filled(value) or not isinstance(value, str | list | tuple | Mapping):
+            continue
+        if isinstance(value, str) and given.get("token_ids"):
+            return value
+        if name == "content" and not isinstance(value, str):  # in parts
+            value = {"role": "assistant", "content": value}
+        return response_text(value, name)
+    return "" if any(isinstance(given.get(name), str) for name in TEXTS) else None
 
 
 def _score(given: Mapping[str, Any], where: str, name: str | None) -> float:

@@ -34,6 +34,7 @@ def load_groups(path: Path) -> Iterator[dict[str, Any]]:
             check_run(folder, "ranked")
         folder = folder / "ranked"
     odd = OddRows(str(path))
+    unpaired: dict[str, dict[str, Any]] = {}
     for where, row, _ in set_rows(str(folder)):
         odd.add_unread(unread_columns(row, prompt_column(row, None, None)), where)
         try:
@@ -41,11 +42,17 @@ def load_groups(path: Path) -> Iterator[dict[str, Any]]:
         except OddRow as error:
             odd.add(error)
             continue
-        yield {
+        group = {
             **(row if row.get("messages") and row.get("responses") else {}),
             "prompt_id": str(row.get("prompt_id") or prompt_id(messages)),
             "split": row.get("split") or "train",
             "messages": messages,
             "responses": responses,
         }
+        if responses[0].pop("unpaired", False):  # the rows of a prompt are one ranking
+            of_one = unpaired.setdefault(prompt_id(messages), {**group, "responses": []})
+            of_one["responses"] += responses
+            continue
+        yield group
+    yield from unpaired.values()
     odd.tell()

@@ -8,9 +8,23 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.prompts.formats import has_column, row_turns, value_at
+from rankdistill.prompts.formats import (
+    has_column,
+    response_in,
+    response_text,
+    row_turns,
+    value_at,
+)
 from rankdistill.prompts.odd_rows import OddRow
-from rankdistill.prompts.turns import Turn, messages, role_of, turns
+from rankdistill.prompts.turns import (
+    Turn,
+    before_response,
+    encodable,
+    messages,
+    role_of,
+    said_in,
+    turns,
+)
 from rankdistill.rows import Message
 
 
@@ -49,10 +63,19 @@ KNOWN = (
     PairColumns("human_ref_A", "human_ref_B", "labels", 1, 0, "history"),
     PairColumns("output_1", "output_2", "label", 1, 2, "input"),
     PairColumns("response_A", "response_B", "label", "A>B", "B>A"),
+    PairColumns("conversation_a", "conversation_b", "winner", "model_a", "model_b"),
+    PairColumns("preferred_output", "non_preferred_output", prompt="input"),
+    PairColumns("chosen_response", "rejected_response"),
+    PairColumns("messages", "rejected_messages"),
+    PairColumns("messages", "rejected_response"),
+    PairColumns("response", "rejected_response"),
+    PairColumns("response_j", "response_k"),
 )
-"""TRL and most others, PKU-SafeRLHF, HelpSteer3, SHP, LLMBar, JudgeBench."""
+"""TRL and most others, PKU-SafeRLHF, HelpSteer3, SHP, LLMBar, JudgeBench, Chatbot Arena, OpenAI,
+axolotl, ms-swift (three forms), Stack Exchange."""
 
-
+LABELS = ("label", "kto_tag")
+"""Columns that say whether a row's one response is good: TRL's, and LLaMA-Factory's."""
 SCORES = (
     ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"),
     ("rating_chosen", "rating_rejected"), ("chosen_rating", "rejected_rating"),
@@ -80,7 +103,7 @@ def pair_of(
     scores = _scores(row, where, columns)
     contexts: list[list[Message]] = []
     responses: list[dict[str, Any]] = []
-    prompt, is_open = _prompt(row, where, column)
+    prompt, is_open = _prompt(row, where, column, columns.chosen)
     for name, score in zip((columns.chosen, columns.rejected), scores, strict=True):
         for context, text in _sides(value_at(row, name), name, where, prompt):
             contexts.append(context)
@@ -96,26 +119,32 @@ def pair_of(
     return first, responses
 
 
-def unpaired(row: Mapping[str, Any], where: str, score: str | None = None) -> dict[str, Any] | None:
+def unpaired(
+    row: Mapping[str, Any], where: str, score: str | None = None, column: str | None = None
+) -> dict[str, Any] | None:
     """The one response of a row with its score: KTO's label, as 1 or 0, or a column of its own.
+    The response is in a column, or ends the row's conversation.
 
     Rows of one prompt make one group. None for a row of another form.
 
     Args:
         score: The column of the score (`rank.score_column`), as HelpSteer2's `helpfulness`.
+        column: Of the prompt; None finds it.
     """
-    label = row.get("label")
+    label = next((row[name] for name in LABELS if row.get(name) is not None), None)
     good, bad = _says(label, True), _says(label, False)
     value = float(good)
     if score is not None and row.get(score) is not None:
         good, value = True, _number(row[score])
-    name = next((n for n in ("completion", "response", "output") if row.get(n) is not None), None)
-    if not (good or bad) or name is None:
+    if not (good or bad):
         return None
-    found = turns(row[name], name, where, speaker="assistant")
-    if not found:
+    name = next((n for n in ("completion", "response", "output") if row.get(n) is not None), None)
+    text = response_text(row[name], name, where) if name else response_in(row, column)
+    if name is None and text is None:
+        return None
+    if text is None:
         raise OddRow("empty_response", f"{where} has an empty `{name}`: give it a response.")
-    text = messages(found, name, where)[-1]["content"]
+    encodable(text, name or "messages", where)
     return {"text": text, "score": value, "source": "imported", "unpaired": True}
 
 
@@ -145,17 +174,29 @@ def columns_of(given: Any) -> PairColumns | None:
     return columns
 
 
-def _prompt(row: Mapping[str, Any], where: str, column: str | None) -> tuple[list[Turn], bool]:
-    """The turns of the row's own prompt, none where it has none; and whether it ends in an open
-    turn of the assistant, which the response fills."""
+def is_open(row: Mapping[str, Any], where: str, column: str | None) -> bool:
+    """Whether a row's prompt ends in an open turn of the assistant, which the response fills."""
+    return _prompt(row, where, column)[1]
+
+
+def _prompt(
+    row: Mapping[str, Any], where: str, column: str | None, chosen: str | None = None
+) -> tuple[list[Turn], bool]:
+    """The turns of the row's own prompt, none where it has none; and whether it is open.
+
+    Args:
+        chosen: The column of the better response; where that is the prompt's, its end is one.
+    """
     try:
-        found = row_turns(row, where, column)[1]
+        name, found = row_turns(row, where, column)
     except OddRow as odd:
         if odd.reason != "no_prompt" or (column is not None and not has_column(row, column)):
             raise
         return [], False
+    if name == chosen:
+        return before_response(found), False
     closed = list(found)
-    while closed and role_of(closed[-1]) == "assistant" and not _text(closed[-1]):
+    while closed and role_of(closed[-1]) == "assistant" and not (said_in(closed[-1]) or "").strip():
         closed.pop()
     return closed, len(closed) < len(found)
 
@@ -197,11 +238,6 @@ def _contains(context: Sequence[Message], prompt: Sequence[Message]) -> bool:
 
 def _told(context: Sequence[Message]) -> list[tuple[str, str]]:
     return [(turn["role"], turn["content"].strip()) for turn in context]
-
-
-def _text(turn: Turn) -> str:
-    content = turn.get("content")
-    return content.strip() if isinstance(content, str) else ""
 
 
 def _scores(row: Mapping[str, Any], where: str, columns: PairColumns) -> tuple[float, float]:

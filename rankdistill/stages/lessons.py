@@ -92,7 +92,7 @@ def _of_conversations(run: Run, own: Conversations, by_split: Mapping[str, Rows]
     measured_on = [*by_split["validation"], *by_split["heldout"]]
     held_out = {prompt_id(prompt["messages"]) for prompt in measured_on}
     identity = {
-        "code": 3,
+        "code": 4,
         "conversations": source_identity(own.path),
         "max_tokens": own.max_tokens,
         "train": own.train,

@@ -111,7 +111,7 @@ def _identity(
         "limit": asdict(settings.limit),
         "tokenizer": tokenizer,
         # What is read of a row of somebody else's; the shipped sets have always been read alike.
-        **({} if all(path in SHIPPED for path in settings.sets) else {"reader": 3}),
+        **({} if all(path in SHIPPED for path in settings.sets) else {"reader": 4}),
         **contamination_identity(settings),
         **({"split_column": settings.split_column} if settings.split_column != "split" else {}),
         **({"keep": list(settings.keep)} if settings.keep else {}),

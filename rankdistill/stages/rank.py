@@ -115,7 +115,7 @@ def existing(run: Run) -> Rows:
     """
     settings, prompts = run.settings.rank, run.settings.prompts
     identity = {
-        "code": 3,
+        "code": 4,
         "source": mixture_identity(settings.sets, _identity),
         **contamination_identity(prompts),
         **({"columns": dict(settings.columns)} if settings.columns else {}),
