@@ -63,7 +63,10 @@ _TRAINING = [
         "Of the responses themselves: what an objective on sums sees first.",
     ),
     _one("tie_share", "Training: ties", "share of pairs"),
-    _one("kl", "Training: KL to the reference", "nats per token"),
+    _one(
+        "kl", "Training: KL to the reference", "nats per token",
+        "The reference is the student before training, or the teacher that it learns from.",
+    ),
     _one("entropy", "Training: entropy", "nats per token"),
     _one("learning_rate", "Training: learning rate", "learning rate"),
 ]  # fmt: skip
