@@ -196,7 +196,7 @@ def test_a_row_without_peaks_or_limit():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["forwards"], "There is no benchmark 'forwards': did you mean 'forward'?"),
+        (["forwards"], "There is no benchmark 'forwards': did you mean 'forward' or 'rows'?"),
         (["forward", "--rounds", "0"], "--rounds is 0; it must be at least 1."),
         (["forward", "--json", "none/of/it.json"], "The folder of --json none/of/it.json does not"),
         (["forward", "--fast"], "Unrecognized arguments: --fast: see"),

@@ -86,7 +86,7 @@ OTHER = {
     "endpoint": "http://127.0.0.1:8000/v1", "backend": "vllm", "checker": "own",
     "stored_temperatures": (2.0,), "alpha": 0.25, "student_share": 0.25, "advantage": "group",
     "sampling_strategy": "group_by_cluster", "cut": "bootstrap", "critic": "separate",
-    "loss": "plackett_luce", "chat_template_kwargs": {"enable_thinking": False},
+    "reward": "score", "loss": "plackett_luce", "chat_template_kwargs": {"enable_thinking": False},
 }  # fmt: skip
 """A valid value that is not the plug-in's, where adding 1 would not be one."""
 ELSEWHERE = {

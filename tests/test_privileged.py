@@ -54,7 +54,10 @@ def test_what_the_teacher_is_shown():
             ['teacher.prompt_template="{prompt} {anwser}"', "prompts.keep=[answer]"],
             "did you mean 'answer'",
         ),
-        (['teacher.prompt_template="{prompt} {best}"'], "there is none: give rank.path"),
+        (
+            ['teacher.prompt_template="{prompt} {best}"'],
+            "there is none when the teacher is asked: give rank.path",
+        ),
         (
             ["rank.path=a.jsonl", "eval=[quick]", 'teacher.prompt_template="{prompt} {best}"'],
             "would see while it scores",
