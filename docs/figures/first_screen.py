@@ -62,7 +62,7 @@ def draw(
         axes.plot(100 * value.mean, -place, "o", color=colour, markersize=6)
         axes.text(100 * high + 0.7, -place, f"{100 * value.mean:.1f}", va="center", fontsize=9)
     axes.set_yticks([-place for place in range(len(shown))], [title for title, *_ in shown])
-    axes.set_xlabel("demands followed, per cent (mean over kinds; 95 % intervals over requests)")
+    axes.set_xlabel("demands followed, % (mean over kinds; 95 % intervals over requests)")
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
