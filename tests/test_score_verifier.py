@@ -243,6 +243,16 @@ def test_a_short_answer_without_a_mark_keeps_its_value():
     assert scores(["18", "**18**"], {"answer": "18"}, degenerate=0.0) == [1.0, 0.0]
 
 
+def test_a_column_of_that_name_with_other_text_ends_no_run():
+    columns = {"answer": "18", "kwargs": "none {"}
+    assert scores(["18", "no no no no"], columns, degenerate=-1.0) == [1.0, -1.0]
+    broken = {"instruction_id_list": ["detectable_format:title"], "kwargs": "none {"}
+    assert all(map(math.isnan, scores(["<<Tea>>"], broken, rule="ifeval", degenerate=0.0)))
+    # Nothing is taken out for an argument that is empty.
+    blank = {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": ["tea", ""]}]}
+    assert scores(["tea time"], blank, rule="ifeval", degenerate=0.0) == [0.0]
+
+
 def test_a_loop_that_has_no_value_gets_none():
     nothing_asked = {"instruction_id_list": [], "kwargs": []}
     assert math.isnan(scores(["no no no no"], nothing_asked, rule="ifeval", degenerate=0.0)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,9 +21,9 @@ COLUMNS = ".arrow"
 class LazyRows(Sequence[Any]):
     """A sequence that makes its rows when they are asked for; equal to a list with the same."""
 
+    @abstractmethod
     def row(self, index: int) -> Any:
         """The row at a place from 0."""
-        raise NotImplementedError
 
     def values(self, key: str) -> Sequence[Any]:
         """The values of a key in all rows, None where a row has none."""

@@ -55,8 +55,7 @@ def is_degenerate(text: str, columns: Mapping[str, Any]) -> bool:
         text: The response's.
         columns: The prompt's; of `kwargs`, the demands' arguments, every text is a phrase.
     """
-    given = columns.get("kwargs")
-    phrases = texts_of(json.loads(given) if isinstance(given, str) else given)
+    phrases = texts_of(_read(columns.get("kwargs")))
     marked = without_marks(text, phrases) != text
     return is_loop(text) or (marked and is_only_marks(text, phrases))
 
@@ -64,8 +63,18 @@ def is_degenerate(text: str, columns: Mapping[str, Any]) -> bool:
 def texts_of(arguments: Any) -> list[str]:
     """The texts in the arguments of demands, at any depth, that a response quotes."""
     if isinstance(arguments, str):
-        return [arguments]
+        return [arguments] if arguments.strip() else []
     if isinstance(arguments, Mapping):
         arguments = [value for name, value in arguments.items() if name not in _NO_PHRASES]
     inner = arguments if isinstance(arguments, Sequence) else ()
     return [text for value in inner for text in texts_of(value)]
+
+
+def _read(arguments: Any) -> Any:
+    """What a column of JSON text says; None for other text, as a rule of the user's may have."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return None
