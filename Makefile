@@ -30,9 +30,10 @@ types: $(READY)
 	$(BIN)/basedpyright
 
 # Two processes of one thread each: most tests are too small to use two. The files go in the order
-# of tests/conftest.py, the longest first; pytest-xdist would have those of most tests first.
+# of tests/conftest.py, the longest first; pytest-xdist would have those of most tests first. A process that dies ends the
+# run, with its test's name: pytest-xdist would start another one, and at the end wait for ever.
 tests: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # The versions in the environment, without what makes torch a CPU's.
 lock: $(READY)
@@ -49,7 +50,7 @@ matrix:
 	  build/matrix/bin/pip install --quiet --extra-index-url $(TORCH_INDEX) --editable '.[dev]' \
 	    $$(echo $$pins | sed 's/^newest$$//; s/,/ /g') && \
 	  OMP_NUM_THREADS=1 build/matrix/bin/python -m pytest --numprocesses 2 --dist loadfile \
-	    --no-loadscope-reorder -m 'not slow and not bundled and not vllm' || exit 1; \
+	    --no-loadscope-reorder --max-worker-restart 0 -m 'not slow and not bundled and not vllm' || exit 1; \
 	done; done
 
 # The site, in build/site; a broken link or a name that is not there fails.

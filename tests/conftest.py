@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,19 @@ def logging_as_it_was() -> Iterator[None]:
     yield
     for handler in set(root.handlers).difference(before):
         root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """A command that was interrupted leaves SIGINT to end its process, here the one of the tests.
+
+    And in the background of a shell SIGINT is ignored from the start: tests see Python's own way.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ def test_the_bundled_model_has_the_figures_of_lm_eval_by_hand(monkeypatch, tmp_p
 @pytest.mark.vllm
 def test_through_vllm_the_figures_are_those_through_transformers(monkeypatch, tmp_path):
     compare(monkeypatch, tmp_path, "bundled/smollm2-135m-instruct", 24, backend="vllm")
+    # The engine is gone, and its gigabytes with it.
+    assert not [child.name for child in multiprocessing.active_children()]
 
 
 def test_base_student_and_teacher_stand_in_one_table_and_are_measured_once(

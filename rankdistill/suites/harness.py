@@ -124,33 +124,36 @@ class HarnessSuite(HarnessOptions, Suite):
 
             from rankdistill.suites.resuming import Resuming
 
-            lm = self._lm(run, model)
-            answers = Resuming(lm, partial.shards("answers"), BATCHES_KEPT * self.batch_size)
             evaluate: Any = lm_eval.simple_evaluate  # decorated, which hides its arguments
-            results = evaluate(
-                model=answers,
-                tasks=[self.task(self._written(partial), partial.scratch)],
-                # Without an index of lm-eval's thousands of tasks.
-                task_manager=TaskManager(
-                    include_path=str(_tasks() / self.name), include_defaults=False
-                ),
-                num_fewshot=self.shots,
-                limit=self.limit,
-                apply_chat_template=self.chat_template,
-                gen_kwargs=self.max_response_tokens and {"max_gen_toks": self.max_response_tokens},
-                bootstrap_iters=0,
-            )
+            length = self.max_response_tokens and {"max_gen_toks": self.max_response_tokens}
+            with self._lm(run, model) as lm:
+                results = evaluate(
+                    model=Resuming(lm, partial.shards("answers"), BATCHES_KEPT * self.batch_size),
+                    tasks=[self.task(self._written(partial), partial.scratch)],
+                    # Without an index of lm-eval's thousands of tasks.
+                    task_manager=TaskManager(
+                        include_path=str(_tasks() / self.name), include_defaults=False
+                    ),
+                    num_fewshot=self.shots,
+                    limit=self.limit,
+                    apply_chat_template=self.chat_template,
+                    gen_kwargs=length,
+                    bootstrap_iters=0,
+                )
         return _items(next(iter(results["samples"].values())))
 
-    def _lm(self, run: Run, model: Model) -> Any:
+    @contextmanager
+    def _lm(self, run: Run, model: Model) -> Iterator[Any]:
         if self.backend == "vllm":
             from rankdistill.suites.vllm_backend import vllm_model
 
-            return vllm_model(run, model, self.batch_size)
+            with vllm_model(run, model, self.batch_size) as lm:
+                yield lm
+            return
         from lm_eval.models import huggingface
 
         loaded: Any = huggingface.HFLM
-        return loaded(
+        yield loaded(
             pretrained=model.load_on_device(),
             tokenizer=model.path,
             batch_size=self.batch_size,

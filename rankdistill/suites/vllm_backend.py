@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
 
 
-def vllm_model(run: Run, model: Model, batch_size: int | str) -> Any:
-    """lm-eval's `VLLM` of a model, with the engine's options of `sample.vllm`."""
+@contextmanager
+def vllm_model(run: Run, model: Model, batch_size: int | str) -> Iterator[Any]:
+    """lm-eval's `VLLM` of a model, with the engine's options of `sample.vllm`; ends its engine."""
     from rankdistill.models import release
     from rankdistill.sample.vllm import device_arguments
     from rankdistill.vllm_worker import free_share
@@ -24,13 +27,18 @@ def vllm_model(run: Run, model: Model, batch_size: int | str) -> Any:
     arguments = device_arguments(options.gpu_memory_utilization)
     if "gpu_memory_utilization" in arguments:
         arguments["gpu_memory_utilization"] = free_share(options.gpu_memory_utilization)
-    return served(
+    lm = served(
         pretrained=model.path,
         dtype=options.dtype,
         batch_size=batch_size,
         trust_remote_code=model.loading.trust_remote_code,
         **arguments,
     )
+    try:
+        yield lm
+    finally:
+        # Its processes would keep the memory until this one ends.
+        lm.model.llm_engine.engine_core.shutdown()
 
 
 def _back_end() -> Any:
