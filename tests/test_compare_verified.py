@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import runpy
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -281,6 +284,50 @@ def test_rows_that_hold_no_gain_are_no_comparison_of_demands(tmp_path):
         put_files(run, demands_file(followed("trained", BEFORE)))
     comparison = compare_runs(read_runs([tmp_path]))
     assert "no answers before and after training" in (comparison.not_verified or "")
+
+
+def of_own_prompts(folder: Path, name: str, seed: int, gain: float, *, clusters: int = 40) -> Path:
+    """A run whose seed put demands of its own to the same requests."""
+    run = write_run(folder, name, seed, judge="share of verified demands")
+    metrics = json.loads((run / "metrics.json").read_text())
+    ids = sorted(metrics["models"]["trained"]["prompt_scores"])
+    for model in metrics["models"].values():
+        for key in ("prompt_scores", "response_scores"):
+            model[key] = {f"{seed}-{prompt}": value for prompt, value in model[key].items()}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    asked = {f"base {n}": f"{seed}-{prompt}" for n, prompt in enumerate(ids)}
+    rows = made_up_demands(gain, seed, clusters)
+    put_files(run, demands_file([replace(r, prompt_id=asked[r.cluster]) for r in rows]))
+    (run / "config.yaml").write_text(
+        (run / "config.yaml").read_text() + f"prompts: {{instructions: {{seed: {seed}}}}}\n"
+    )
+    return run
+
+
+def test_seeds_with_demands_of_their_own_are_compared_on_the_requests(tmp_path, capsys):
+    folders = [
+        of_own_prompts(tmp_path / f"{name},{seed}", name, seed, gain)
+        for name, gain in (("RRHF", 0.3), ("DPO", 0.1))
+        for seed in (0, 1)
+    ]
+    compared = compare_runs(read_runs(folders))
+    assert [o.label for o in compared.objectives] == ["RRHF", "DPO"]
+    assert {d.paired_seeds for d in compared.differences} == {2}
+    assert len(compared.prompts) == 40 and compared.left_out == 0
+    runs = {o.label: o.runs for o in compared.objectives}
+    own = [fmean(r.metrics["models"]["trained"]["prompt_scores"].values()) for r in runs["RRHF"]]
+    assert compared.scores["RRHF"].mean == pytest.approx(fmean(own))
+    assert main([str(folder) for folder in folders] + ["--to", str(tmp_path / "to")]) == 0
+    page = (tmp_path / "to" / "report.html").read_text()
+    assert "0-" in page  # the first seed's prompts stand there with both answers
+    # Without a request in common, or with other prompts at the same seed, they are other things.
+    fewer = of_own_prompts(tmp_path / "fewer", "DPO", 2, 0.1, clusters=30)
+    again = of_own_prompts(tmp_path / "again", "PRO", 5, 0.1)
+    (again / "config.yaml").write_text((again / "config.yaml").read_text().replace("5", "0", 1))
+    capsys.readouterr()
+    for other in (fewer, again):
+        assert main([str(folders[0]), str(other), "--to", str(tmp_path / "no")]) == 2
+        assert "their held-out prompts differ" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_sentence(sweep, tmp_path, capsys):

@@ -27,7 +27,7 @@ class Answered:
     responses: dict[str, Mapping[str, Any]]
     """text, score, tokens and cut of the first one of the first seed, by the student's label."""
     means: dict[str, float]
-    """Mean score over responses and seeds, by label."""
+    """Mean score over responses and the seeds that were asked it, by label."""
 
     @property
     def begins(self) -> str:
@@ -50,24 +50,28 @@ def answered(comparison: Comparison) -> list[Answered]:
         return []
     given = {o.label: _answers(o.runs[0]) for o in comparison.objectives}
     found = []
-    for prompt in comparison.prompts:
+    for prompt in dict.fromkeys(prompt for rows in given.values() for prompt in rows):
         rows = {label: rows[prompt] for label, rows in given.items() if prompt in rows}
-        if len(rows) < 2:
+        means = {o.label: m for o in comparison.ordered if (m := _mean(o, prompt)) is not None}
+        if len(rows) < 2 or len(means) < len(comparison.objectives):
             continue
         found.append(
             Answered(
                 prompt,
                 next(iter(rows.values()))["messages"],
                 {o.label: rows[o.label]["answer"] for o in comparison.ordered if o.label in rows},
-                {o.label: _mean(o, prompt) for o in comparison.ordered},
+                means,
             )
         )
     return sorted(found, key=lambda one: (-one.disagreement, one.prompt_id))[:SHOWN]
 
 
-def _mean(objective: ObjectiveRuns, prompt: str) -> float:
-    models = (run.metrics["models"][run.metrics["trained"]] for run in objective.runs)
-    return fmean(model["prompt_scores"][prompt] for model in models)
+def _mean(objective: ObjectiveRuns, prompt: str) -> float | None:
+    """Over the runs that were asked this prompt; None if one of them has no score of it."""
+    asked = [run for run in objective.runs if prompt in run.prompts]
+    scores = [run.metrics["models"][run.metrics["trained"]]["prompt_scores"] for run in asked]
+    whole = bool(scores) and all(prompt in of for of in scores)
+    return fmean(of[prompt] for of in scores) if whole else None
 
 
 def _answers(run: FinishedRun) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from rankdistill.compare.pairs import (
     shared_seeds,
     tested,
 )
-from rankdistill.compare.runs import FailedRun, FinishedRun, Runs
+from rankdistill.compare.runs import FailedRun, FinishedRun, Runs, own_prompts
 from rankdistill.compare.statistics import Estimate, of_differences, of_objectives
 from rankdistill.compare.verified import VerifiedTables, unmeasured, verified_tables
 from rankdistill.statistics import Interval, share_won
@@ -37,7 +37,7 @@ class Comparison:
     objectives: list[ObjectiveRuns]
     failed: list[FailedRun]
     prompts: list[str]
-    """That every run has a value for."""
+    """That every run has a value for; requests, where each seed has demands of its own."""
     left_out: int
     sampled: bool
     """Judge scores are compared; else the shares of held-out pairs in order."""
@@ -107,7 +107,8 @@ def compare_runs(runs: Runs) -> Comparison:
     """All figures that rest on resampling."""
     objectives = objectives_of(runs.finished)
     sampled = runs.finished[0].sampled
-    trained, before, control = (_values(role, sampled) for role in ROLES)
+    by_request = own_prompts(runs.finished)
+    trained, before, control = (_values(role, sampled, by_request) for role in ROLES)
     every = [values(run) for run in runs.finished for values in (trained, before)]
     prompts = sorted(set(every[0]).intersection(*every[1:]))
     left_out = len(set().union(*every)) - len(prompts)
@@ -132,7 +133,7 @@ def compare_runs(runs: Runs) -> Comparison:
         scores=dict(zip(tables, scores, strict=True)),
         leads=_leads(stacks, minus),
         over_control=_leads(stacks, sharp),
-        differences=_differences(objectives, tables, prompts, sampled),
+        differences=_differences(objectives, tables, prompts, sampled, by_request),
         demands=table,
         verified=verified,
         not_verified=why_not,
@@ -159,15 +160,26 @@ def _verified(
 ROLES = ("trained", "baseline", "control")
 
 
-def _values(role: str, sampled: bool) -> Values:
+def _values(role: str, sampled: bool, by_request: bool) -> Values:
     """Scores, or shares of pairs in order, by prompt of the model with a role; empty without it."""
 
     def values(run: FinishedRun) -> Mapping[str, float]:
         models = run.metrics["models"] if sampled else run.metrics["ranked_set"]["models"]
         model = models.get(run.metrics[role])
-        return {} if model is None else model["prompt_scores" if sampled else "prompt_accuracy"]
+        if model is None:
+            return {}
+        own = model["prompt_scores" if sampled else "prompt_accuracy"]
+        return _of_requests(run, own) if by_request else own
 
     return values
+
+
+def _of_requests(run: FinishedRun, values: Mapping[str, float]) -> dict[str, float]:
+    """The mean of the values of a request's prompts."""
+    own: dict[str, list[float]] = {}
+    for prompt, value in values.items():
+        own.setdefault(run.base_prompts[prompt], []).append(value)
+    return {request: fmean(of) for request, of in own.items()}
 
 
 def _row(values: Mapping[str, float], prompts: Sequence[str]) -> np.ndarray:
@@ -187,29 +199,31 @@ def _differences(
     tables: Tables,
     prompts: Sequence[str],
     sampled: bool,
+    by_request: bool,
 ) -> list[Difference]:
-    """Every pair, and where answers were sampled, how often one wins."""
+    """Every pair, and where the same prompts were answered, how often one wins."""
     found = pair_differences(tables, seed=SEED)
-    if not sampled:
+    if not sampled or (by_request and any(d.paired_seeds == 0 for d in found)):
         return found
     of = {objective.label: objective for objective in objectives}
-    won = [_won(of[d.better], of[d.worse], prompts) for d in found]
+    won = [_won(of[d.better], of[d.worse], prompts, by_request) for d in found]
     wins = of_differences(won, len(objectives), null=0.5, seed=SEED)
     return [replace(d, wins=one) for d, one in zip(found, wins, strict=True)]
 
 
-def _won(a: ObjectiveRuns, b: ObjectiveRuns, prompts: Sequence[str]) -> np.ndarray:
+def _won(
+    a: ObjectiveRuns, b: ObjectiveRuns, prompts: Sequence[str], by_request: bool
+) -> np.ndarray:
     """[S, P] shares of answers of `a` that are scored above one of `b`."""
     seeds = shared_seeds(a.by_seed, b.by_seed)
     pairs: Iterable[tuple[FinishedRun, FinishedRun]] = [
         (a.by_seed[seed], b.by_seed[seed]) for seed in seeds
     ] or [(x, y) for x in a.runs for y in b.runs]
-    rows = [
-        [share_won(x[prompt], y[prompt], tie_margin) for prompt in prompts]
-        for x, y, tie_margin in (
-            (_responses(x), _responses(y), x.metrics["statistics"]["tie_margin"]) for x, y in pairs
-        )
-    ]
+    rows = []
+    for x, y in pairs:
+        of_x, of_y, margin = _responses(x), _responses(y), x.metrics["statistics"]["tie_margin"]
+        won = {p: share_won(of_x[p], of_y[p], margin) for p in of_x.keys() & of_y.keys()}
+        rows.append(_row(_of_requests(x, won) if by_request else won, prompts))
     table = np.array(rows, dtype=np.float64)
     return table if seeds else table.mean(axis=0, keepdims=True)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from rankdistill.errors import FAILURE, UserError
+from rankdistill.report.answers import DEMANDS
 from rankdistill.report.metrics import FILE, read_metrics
 from rankdistill.stages.moved import MOVED
 from rankdistill.store.written import check_run
@@ -37,6 +41,21 @@ class FinishedRun:
     def ranked(self) -> Mapping[str, Any] | None:
         """What its students make of held-out rankings."""
         return self.metrics.get("ranked_set")
+
+    @cached_property
+    def prompts(self) -> frozenset[str]:
+        """Ids of the held-out prompts that were answered, also of one that no judge could score."""
+        models = self.metrics["models"].values()
+        return frozenset().union(*(model["prompt_scores"] for model in models))
+
+    @cached_property
+    def base_prompts(self) -> Mapping[str, str]:
+        """By held-out prompt, the request that its demands were put to; empty where unknown."""
+        try:
+            table = pq.read_table(self.folder / DEMANDS, columns=["prompt_id", "cluster"])
+        except (OSError, pa.ArrowException):
+            return {}
+        return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 @dataclass(frozen=True)
@@ -131,17 +150,32 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
+def own_prompts(runs: Sequence[FinishedRun]) -> bool:
+    """Whether every seed puts demands of its own to the same requests."""
+    return len({run.prompts for run in runs}) > 1
+
+
 def _check(runs: Sequence[FinishedRun]) -> None:
     """Refuse runs whose figures are not of the same thing; the first run is the measure."""
-    first = runs[0]
+    first, measures = runs[0], dict[int, FinishedRun]()
     for run in runs[1:]:
         for reason in _differences(first, run):
             raise UserError(f"{run.folder} cannot be compared with {first.folder}: {reason}.")
+    for run in runs if first.sampled else ():
+        measure = measures.setdefault(run.seed, run)
+        if measure is run and not (_requests(run) and _requests(run) == _requests(first)):
+            measure = first
+        for reason in _other_prompts(measure.prompts, run.prompts):
+            raise UserError(f"{run.folder} cannot be compared with {measure.folder}: {reason}.")
     if not first.sampled and first.ranked is None:
         raise UserError(
             f"{first.folder} has no scores of held-out prompts to compare: run it with eval=[quick]"
             " or, on a ranked set, eval=[ranked]."
         )
+
+
+def _requests(run: FinishedRun) -> set[str]:
+    return set(run.base_prompts.values())
 
 
 def _differences(a: FinishedRun, b: FinishedRun) -> Iterator[str]:
@@ -158,22 +192,16 @@ def _differences(a: FinishedRun, b: FinishedRun) -> Iterator[str]:
             key = f"eval.quick.{key}"
             if a.config.get(key) != b.config.get(key):
                 yield f"its {key} is {b.config.get(key)}, the other's {a.config.get(key)}"
-        yield from _other_prompts(_prompts(a), _prompts(b))
     if a.ranked is not None and b.ranked is not None:
         yield from _other_prompts(_rankings(a.ranked), _rankings(b.ranked))
 
 
-def _other_prompts(a: set[str], b: set[str]) -> Iterator[str]:
+def _other_prompts(a: Set[str], b: Set[str]) -> Iterator[str]:
     if a != b:
         yield (
             f"their held-out prompts differ ({len(a & b)} in common, {len(b - a)} only in the "
             f"first, {len(a - b)} only in the second)"
         )
-
-
-def _prompts(run: FinishedRun) -> set[str]:
-    """Ids of the held-out prompts that were answered; one that the judge could not score too."""
-    return set().union(*(model["prompt_scores"] for model in run.metrics["models"].values()))
 
 
 def _rankings(block: Mapping[str, Any]) -> set[str]:
