@@ -296,6 +296,10 @@ def of_own_prompts(folder: Path, name: str, seed: int, gain: float, *, clusters:
         for key in ("prompt_scores", "response_scores"):
             model[key] = {f"{seed}-{prompt}": value for prompt, value in model[key].items()}
     (run / "metrics.json").write_text(json.dumps(metrics))
+    answers = (run / "answers.jsonl").read_text()
+    for prompt in ids:
+        answers = answers.replace(f'"{prompt}"', f'"{seed}-{prompt}"')
+    (run / "answers.jsonl").write_text(answers)
     asked = {f"base {n}": f"{seed}-{prompt}" for n, prompt in enumerate(ids)}
     rows = made_up_demands(gain, seed, clusters)
     put_files(run, demands_file([replace(r, prompt_id=asked[r.cluster]) for r in rows]))
