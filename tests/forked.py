@@ -15,10 +15,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +46,33 @@ class Forked:
 
     def kill_at(self, folder: Path, pattern: str) -> None:
         """Ends it, and all that it started, as soon as `folder` has a file of that pattern."""
-        while self._process.is_alive() and not list(folder.glob(pattern)):
-            time.sleep(0.002)
+        self._until(folder, pattern)
         self.kill()
         done = self.wait()
         assert done.returncode == -signal.SIGKILL, f"{pattern} was not there: {done.stderr[-3000:]}"
 
     def send_at(self, number: int, folder: Path, pattern: str) -> None:
         """Sends it a signal as soon as `folder` has a file of that pattern."""
-        while self._process.is_alive() and not list(folder.glob(pattern)):
-            time.sleep(0.002)
-        os.kill(self._process.pid, number)
+        self._until(folder, pattern)
+        if self._process.is_alive():
+            os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """Ends it, and all that it started, unless it has ended: its number may be another's."""
+        if self._process.is_alive():
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()  # it may have no group of its own yet
+
+    def _until(self, folder: Path, pattern: str, timeout: float = 120) -> None:
+        """Waits for a file, or for the end of the process."""
+        end = time.monotonic() + timeout
+        # Not `Path.glob`, which fails where a folder goes while it looks.
+        while self._process.is_alive() and not glob(pattern, root_dir=folder):
+            if time.monotonic() > end:
+                self.kill()
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.005)
 
     def wait(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """What it said, when it has ended; the code is minus the signal's number if one did it."""
@@ -95,6 +109,14 @@ def together(
     return [process.wait() for process in both]
 
 
+def shares(work: Callable[..., None], *arguments: Any, processes: int = 2) -> None:
+    """`work(process, *arguments)` in so many processes, as `torch.multiprocessing.spawn` has it."""
+    from torch.multiprocessing import start_processes
+
+    _context()
+    start_processes(work, arguments, processes, start_method="forkserver")
+
+
 @cache
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
@@ -121,5 +143,6 @@ def _become(
     sys.path[:] = [cwd, *(path for path in sys.path if path and (ours or path != HERE))]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
-    finally:
+    finally:  # in the order of a Python that ends
+        threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()

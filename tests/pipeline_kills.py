@@ -2,7 +2,7 @@
 
 Before that, two runs go on at the same time over one store, one of them stopped for a while.
 
-    python pipeline_kills.py FOLDER TEACHER KILLS SEED
+    python pipeline_kills.py FOLDER TEACHER KILLS SEED [RUN]
 
 Prints as JSON which stage each kill hit. A run is forked from this process, which has imported all
 that it needs, since a fresh one would spend most of its life on imports. It is ended at a random
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_run import TINY
+from tiny_run import PPO, TINY
 
 import rankdistill.app.cli
 import rankdistill.sample.transformers
@@ -36,13 +36,19 @@ from rankdistill import console
 from rankdistill.store import Shards, Store, manifest
 from rankdistill.store.shards import is_intact, shard_files
 
-# Every stage there is: DPO has a reference, and the teacher's outputs are stored.
-RUN = [
-    "recipe=rrhf", *TINY, "objective=dpo", "warmup.teacher_outputs=top_k", "warmup.top_k=8",
-    "warmup.save_steps=1", "warmup.epochs=2", "train.save_steps=1", "train.epochs=2",
-    "prompts.limit.train=10", "sample.max_response_tokens=10", "score.max_batch_tokens=300",
-    "sample.transformers.batch_size=4", "hydra.run.dir=run",
-]  # fmt: skip
+RUNS = {
+    # Every stage but the reward: DPO has a reference, and the teacher's outputs are stored.
+    "dpo": [
+        "recipe=rrhf", *TINY, "objective=dpo", "warmup.teacher_outputs=top_k", "warmup.top_k=8",
+        "warmup.save_steps=1", "warmup.epochs=2", "train.save_steps=1", "train.epochs=2",
+        "prompts.limit.train=10", "sample.max_response_tokens=10", "score.max_batch_tokens=300",
+        "sample.transformers.batch_size=4", "hydra.run.dir=run",
+    ],
+    "ppo": [
+        "recipe=ppo", *TINY, *PPO, "reward.save_steps=1", "train.save_steps=1", "train.epochs=2",
+        "eval.quick.sharpening_control=false", "hydra.run.dir=run",
+    ],
+}  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
 TIMES = re.compile(
@@ -71,13 +77,14 @@ class Attempt:
 def attempt(
     folder: Path,
     teacher: str,
+    run: str,
     headings: int | None = None,
     delay: float = 0,
     how: signal.Signals = signal.SIGKILL,
 ) -> Attempt:
     """A run in a child; with `headings` it is ended `delay` seconds after that many headings."""
     read, write = os.pipe()
-    child = start(folder, teacher, write, folder / "home")
+    child = start(folder, teacher, run, write, folder / "home")
     os.close(write)
     found = Attempt(-1, moments=[time.monotonic()])
     if headings == 0:
@@ -118,15 +125,15 @@ def check_ended(killed: Attempt, how: signal.Signals, errors: Path) -> None:
         assert "The same command continues" in errors.read_text().splitlines()[-2]
 
 
-def start(folder: Path, teacher: str, write: int, home: Path) -> int:
+def start(folder: Path, teacher: str, run: str, write: int, home: Path) -> int:
     """The id of a child that runs in `folder`, and prints to the descriptor `write`."""
     child = os.fork()
     if child == 0:
-        _run(folder, teacher, write, home)
+        _run(folder, teacher, run, write, home)
     return child
 
 
-def _run(folder: Path, teacher: str, write: int, home: Path) -> None:
+def _run(folder: Path, teacher: str, run: str, write: int, home: Path) -> None:
     code, begun = 1, False
     try:
         os.setsid()
@@ -139,7 +146,7 @@ def _run(folder: Path, teacher: str, write: int, home: Path) -> None:
         os.dup2(os.open(folder / "errors", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         # What is reused has a heading here too, so that each attempt has as many.
         console.reused = lambda stage, what, key: console.heading(stage, what)
-        sys.argv = ["rankdistill", *RUN, f"teacher.path={teacher}"]
+        sys.argv = ["rankdistill", *RUNS[run], f"teacher.path={teacher}"]
         begun = True
         rankdistill.app.cli.main()
         code = 0
@@ -220,7 +227,7 @@ def content(store: Store) -> dict[str, Any]:
     return found
 
 
-def two_at_once(folder: Path, teacher: str, pause_after: float) -> Store:
+def two_at_once(folder: Path, teacher: str, run: str, pause_after: float) -> Store:
     """The store of two runs of the same command at the same time, each output made by one.
 
     One of them is stopped for a second, and goes on.
@@ -228,7 +235,7 @@ def two_at_once(folder: Path, teacher: str, pause_after: float) -> Store:
     home, nowhere = folder / "two" / "home", os.open(os.devnull, os.O_WRONLY)
     home.mkdir(parents=True)
     places = [folder / "two" / name for name in ("a", "b")]
-    children = [start(place, teacher, nowhere, home) for place in places]
+    children = [start(place, teacher, run, nowhere, home) for place in places]
     time.sleep(pause_after)
     for number in (signal.SIGSTOP, signal.SIGCONT):
         os.kill(children[0], number)
@@ -253,13 +260,13 @@ def _timeless(value: Any) -> Any:
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
-def main(folder: Path, teacher: str, kills: int, seed: int) -> dict[str, Any]:
+def main(folder: Path, teacher: str, kills: int, seed: int, run: str = "dpo") -> dict[str, Any]:
     chance = random.Random(seed)
-    whole = attempt(folder / "unbroken", teacher)
+    whole = attempt(folder / "unbroken", teacher, run)
     assert whole.exit == 0, (folder / "unbroken" / "errors").read_text()
     took = [b - a for a, b in zip(whole.moments, whole.moments[1:], strict=False)]
     expected, figures = content(Store(folder / "unbroken" / "home")), report(folder / "unbroken")
-    assert content(two_at_once(folder, teacher, sum(took) / 2)) == expected
+    assert content(two_at_once(folder, teacher, run, sum(took) / 2)) == expected
     stages = ["start", *whole.stages]
     hits: list[str] = []
     signals: list[str] = []
@@ -271,14 +278,14 @@ def main(folder: Path, teacher: str, kills: int, seed: int) -> dict[str, Any]:
         for number in sorted(_targets(stages, hits, kills, chance)):
             how = chance.choice(SIGNALS)
             delay = chance.uniform(0, 0.6 * took[number])
-            killed = attempt(broken, teacher, number, delay, how)
+            killed = attempt(broken, teacher, run, number, delay, how)
             if killed.exit == 0:
                 break
             check_ended(killed, how, broken / "errors")
             hits.append(killed.hit)
             signals.append(how.name)
             watch.check()
-        last = attempt(broken, teacher)
+        last = attempt(broken, teacher, run)
         assert last.exit == 0, (broken / "errors").read_text()
         watch.check()
         found = content(watch.store)
@@ -302,5 +309,5 @@ def _targets(stages: list[str], hits: list[str], kills: int, chance: random.Rand
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    place, model, number, drawn = sys.argv[1:]
-    print(json.dumps(main(Path(place), model, int(number), int(drawn))))
+    place, model, number, drawn, *which = sys.argv[1:]
+    print(json.dumps(main(Path(place), model, int(number), int(drawn), *which)))

@@ -1,39 +1,40 @@
 """Runs that are ended at random moments, by three signals, end like one that was not.
 
-About a dozen times here, ninety more by `pytest -m slow tests/test_pipeline_kills.py`.
+About a dozen times here, many more by `pytest -m slow tests/test_pipeline_kills.py`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import forked
 import pytest
+from test_models_convert import write_gguf
 
-SCRIPT = Path(__file__).with_name("pipeline_kills.py")
-STAGES = "start prompts student sample teacher warmup score rank reference train evaluate"
+STAGES = {
+    "dpo": "start prompts student sample teacher warmup score rank reference train evaluate",
+    "ppo": "start prompts student sample warmup score rank reward train evaluate",
+}
 
 
 @pytest.mark.parametrize(
-    ("kills", "seed"),
+    ("run", "kills", "seed", "converted"),
     [
-        (11, 0),
-        pytest.param(30, 1, marks=pytest.mark.slow),
-        pytest.param(60, 2, marks=pytest.mark.slow),
+        ("dpo", 11, 0, False),
+        pytest.param("dpo", 30, 1, False, marks=pytest.mark.slow),
+        pytest.param("dpo", 60, 2, False, marks=pytest.mark.slow),
+        pytest.param("dpo", 24, 4, True, marks=pytest.mark.slow),
+        pytest.param("ppo", 24, 3, False, marks=pytest.mark.slow),
     ],
 )
-def test_kills_in_every_stage_change_nothing(kills, seed, tmp_path, teacher):
-    paths = [str(SCRIPT.parents[1]), str(SCRIPT.parent)]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path), str(teacher), str(kills), str(seed)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-    )
+def test_kills_in_every_stage_change_nothing(run, kills, seed, converted, tmp_path, teacher):
+    """`converted`: the teacher is a GGUF file, whose conversion is killed too."""
+    if converted:
+        teacher = tmp_path / "teacher.gguf"
+        write_gguf(teacher, layers=3)
+    arguments = (tmp_path, teacher, kills, seed, run)
+    done = forked.Forked("pipeline_kills", *map(str, arguments)).wait(60 + 30 * kills)
     assert done.returncode == 0, done.stderr[-5000:]
     found = json.loads(done.stdout)
     assert len(found["hits"]) >= kills
-    assert set(found["hits"]) >= set(STAGES.split()), found
+    assert set(found["hits"]) >= set(STAGES[run].split()), found
