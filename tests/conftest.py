@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -14,10 +15,19 @@ import pytest
 import torch
 from hydra._internal.hydra import Hydra
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from scipy import stats
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from rankdistill.models import Loading, Model, locate
+from rankdistill.models import (
+    Loading,
+    Model,
+    keep_layers,
+    load_model,
+    load_tokenizer,
+    locate,
+    save_model,
+)
 
 # What several test files share asserts too, and should say as much as they do when it fails.
 pytest.register_assert_rewrite("tiny_run")
@@ -76,17 +86,32 @@ def signals_as_they_were() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+INTERVALS = (
+    "test_compare", "test_evaluate", "test_rank_diagnostics", "test_report", "test_reward_model",
+    "test_suites_length_control", "test_verified_figures",
+)  # fmt: skip
+"""Files of tests that look at what is drawn."""
+bootstrap = stats.bootstrap
+
+
+def few_draws(*samples: Any, n_resamples: int = 0, **options: Any) -> Any:
+    return bootstrap(*samples, n_resamples=200, **options)
+
+
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out what takes much of a tiny run's time and few tests look at.
 
     Figures are empty but in tests of reports and comparisons, and in those marked `drawn`. Files
     are not forced to the disk, since only a loss of power would show. Hydra does not compose once
-    more to see whether a configuration makes a sweep of a run; none of ours does.
+    more to see whether a configuration makes a sweep of a run; none of ours does. Intervals are of
+    200 draws instead of 10,000 but where they are looked at.
     """
     named = request.path.stem.startswith(("test_report", "test_compare"))
     if not named and request.node.get_closest_marker("drawn") is None:
         monkeypatch.setattr(FigureCanvasSVG, "print_svg", lambda _, to, **__: to.write("<svg/>"))
+    if not request.path.stem.startswith(INTERVALS):
+        monkeypatch.setattr(stats, "bootstrap", few_draws)
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
 
@@ -178,13 +203,12 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Files of about a minute and more, longest first, and before them those that start vLLM. Docs and
-# Zephyr take stages from the store of the recipes, so they come when these are done.
+# Files of half a minute and more, those that start vLLM first. Docs and Zephyr take stages from
+# the store of the recipes, so they come when these are done.
 LONGEST = (
-    "test_serve_vllm", "test_sample_bundled", "test_suites_harness",
-    "test_ppo_vllm", "test_recipes", "test_sweep", "test_configs", "test_pipeline", "test_docs",
-    "test_pipeline_kills", "test_zephyr", "test_pipeline_processes", "test_pipeline_ppo",
-    "test_pipeline_ranked",
+    "test_serve_vllm", "test_sample_bundled", "test_recipes", "test_sweep", "test_suites_harness",
+    "test_docs", "test_pipeline_kills", "test_pipeline_verified", "test_zephyr", "test_configs",
+    "test_pipeline_ppo", "test_ranking_trainer", "test_warmup_stages", "test_warmup_recipes",
 )  # fmt: skip
 
 
@@ -195,10 +219,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tests of minutes have no limit."""
+    """Tests of minutes have no limit; what was imported is not looked through for garbage again."""
     for item in session.items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(0))
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
@@ -232,15 +257,29 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def converted(shared_home: Path) -> Path:
-    """The bundled model's folder: converted once, by whichever process asks first.
+def bundled_home(shared_home: Path) -> str:
+    """Where the bundled model is converted once, by whichever process asks first.
 
     $RANKDISTILL_TEST_HOME names a store that keeps it from one session to the next.
     """
+    return os.environ.get("RANKDISTILL_TEST_HOME") or str(shared_home)
+
+
+@pytest.fixture(scope="session")
+def converted(bundled_home: str) -> Path:
+    """The bundled model's folder."""
     with pytest.MonkeyPatch.context() as patch:
-        kept = os.environ.get("RANKDISTILL_TEST_HOME") or str(shared_home)
-        patch.setenv("RANKDISTILL_HOME", kept)
+        patch.setenv("RANKDISTILL_HOME", bundled_home)
         return Path(locate(BUNDLED))
+
+
+@pytest.fixture(scope="session")
+def shallow(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model with 4 of its 30 layers: its tokenizer and its shapes, quickly computed."""
+    folder = tmp_path_factory.mktemp("shallow") / "model"
+    model = keep_layers(load_model(str(converted)), [0, 1, 28, 29])
+    save_model(model, load_tokenizer(str(converted)), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -221,6 +221,7 @@ def test_models_that_cannot_be_measured(architecture, message, tokenizer, monkey
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells the memory")
 def test_the_memory_of_rows(tmp_path, capsys):
     file = tmp_path / "rows.json"

@@ -8,11 +8,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from tiny_run import TINY, composed, run_here, shrunk
+
+from rankdistill.app import catalogue
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,11 +76,28 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_there_are_commands():
+def others_slow(commands: list[str]) -> list[Any]:
+    """The first command that gives its keys, and those with something of one's own; slow others."""
+    seen, found = set(), []
+    for point in commands:
+        keys = tuple(part.partition("=")[0] for part in shlex.split(point))
+        again = keys in seen and not re.search("=mine|few_commas", point)
+        found.append(pytest.param(point, marks=[pytest.mark.slow] * again))
+        seen.add(keys)
+    return found
+
+
+def test_there_are_commands_and_the_options_that_they_name(folder):
     assert len(points()) > 40
+    groups = catalogue.groups()
+    for part in {part for point in points() for part in shlex.split(point)}:
+        group, _, option = part.partition("=")
+        if group in groups and not option.startswith("["):
+            own = folder / "my_conf" / group / f"{option}.yaml"
+            assert option in {*groups[group], "none"} or own.is_file(), part
 
 
-@pytest.mark.parametrize("point", points())
+@pytest.mark.parametrize("point", others_slow(points()))
 def test_every_command_of_the_pages_composes(point, folder):
     config = composed(*shlex.split(point), f"hydra.searchpath=[file://{folder / 'my_conf'}]")
     assert config.train
@@ -101,7 +121,7 @@ def to_run() -> list[str]:
     return sorted({p for p in more if not re.search("seed=[12]", p)})
 
 
-@pytest.mark.parametrize("point", to_run())
+@pytest.mark.parametrize("point", others_slow(to_run()))
 def test_commands_run(point, folder, shared_home, teacher, monkeypatch, tmp_path):
     monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
     monkeypatch.syspath_prepend(str(folder))
@@ -137,6 +157,7 @@ def test_the_program_of_the_quick_start(teacher, tmp_path, monkeypatch):
     assert (tmp_path / "out").is_dir()
 
 
+@pytest.mark.slow
 def test_the_site_has_no_broken_link(tmp_path):
     pytest.importorskip("material", reason="the site is built by mkdocs-material")
     subprocess.run(

@@ -33,7 +33,7 @@ NO_NUMBER += [{"a": 1}]
 ANYTHING: list[Any] = [*NO_NUMBER, None, -7, -0.5, "", " ", True]
 # What may be below 0.
 SIGNED = {"minimum_score", "score_threshold", "min_agreement"}
-SAMPLED = 200
+SAMPLED = 100
 
 
 def refused(config: Any, key: str, value: Any) -> str | None:

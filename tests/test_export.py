@@ -6,9 +6,11 @@ import json
 import os
 import py_compile
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -307,6 +309,33 @@ def test_every_mistake_is_one_sentence(run, tmp_path, monkeypatch, capsys):
         assert told in error and error.count("\n") == 1, error
     assert (tmp_path / "full" / "thesis.tex").is_file()
     assert not (tmp_path / "to").exists()
+
+
+def test_the_app_asks_vllm_for_an_answer(exported, monkeypatch):
+    asked = []
+
+    class LLM:
+        def __init__(self, model: str) -> None:
+            self.model = model
+
+        def chat(self, conversations, sampling, use_tqdm):
+            asked.append((conversations, sampling))
+            return [SimpleNamespace(outputs=[SimpleNamespace(text="Paris.")])]
+
+    platform = SimpleNamespace(request=lambda model: model, response=lambda model: model)
+    monkeypatch.setitem(sys.modules, "inferless", platform)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=dict))
+    app = SimpleNamespace(**runpy.run_path(str(exported / "app.py")))
+    model = app.InferlessPythonModel()
+    model.initialize()
+    assert model.llm.model == str(exported.resolve())
+    response = model.infer(app.RequestObjects(prompt="Capital?", temperature=0, max_tokens=7))
+    assert response == app.ResponseObjects(generated_result="Paris.")
+    [(conversations, sampling)] = asked
+    assert conversations == [[{"role": "user", "content": "Capital?"}]]
+    assert (sampling["temperature"], sampling["max_tokens"]) == (0, 7)
+    model.finalize()
+    assert model.llm is None
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from export_runs import finished_run
@@ -173,8 +174,7 @@ exporting.export(open_source(Path(sys.argv[1])), Path(sys.argv[2]))
 
 def test_what_a_killed_export_left_is_removed_by_the_next(run, tmp_path):
     to = tmp_path / "place" / "export"
-    command = [sys.executable, "-c", KILLED, str(run), str(to)]
-    assert subprocess.run(command, capture_output=True).returncode == -9
+    assert forked.run("run_code", KILLED, str(run), str(to)).returncode == -9
     [left] = to.parent.iterdir()
     assert left.name.startswith(".export.") and (left / "model.safetensors").is_file()
     export(open_source(run), to)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from forward_oracle import assert_same_gradients, gradients, lively_model, ragged_groups, slope
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -74,7 +74,7 @@ def weights(process: int) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ddp")
-    mp.spawn(share, args=(folder,), nprocs=PROCESSES)  # type: ignore[attr-defined]
+    forked.shares(share, folder, processes=PROCESSES)
     return [torch.load(folder / f"{process}.pt") for process in range(PROCESSES)]
 
 

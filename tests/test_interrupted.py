@@ -53,8 +53,11 @@ def test_a_run_that_is_stopped_says_where_and_how_it_goes_on(
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from rankdistill.app import cli
+
+# A shell that starts the tests in its background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def work(*_):
     print("begun", flush=True)
@@ -73,7 +76,6 @@ cli.main()
 def test_a_second_ctrl_c_takes_nothing_from_what_the_first_one_says(pause):
     run = subprocess.Popen(
         [sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert run.stdout is not None and run.stdout.readline() == "begun\n"
     for _ in range(2):

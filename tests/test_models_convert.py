@@ -201,15 +201,10 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
         locate(str(tmp_path / "broken.gguf"))
 
 
-@pytest.fixture(scope="module")
-def bundled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bundled")
-
-
 @pytest.fixture
-def bundled(bundled_home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The bundled model, converted once for this module."""
-    monkeypatch.setenv("RANKDISTILL_HOME", str(bundled_home))
+def bundled(bundled_home: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The bundled model's folder."""
+    monkeypatch.setenv("RANKDISTILL_HOME", bundled_home)
     return locate(BUNDLED)
 
 

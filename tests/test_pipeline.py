@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from traceback import walk_stack
 
-import forked
 import pytest
 from accelerate import Accelerator
 from conftest import build_model, build_tokenizer
@@ -157,41 +156,6 @@ def test_a_run_starts_from_an_existing_ranked_set(monkeypatch, tmp_path, teacher
 
 def _stages(folder: Path) -> list[dict]:
     return json.loads((folder / "metrics.json").read_text())["stages"]
-
-
-def _content(store: Store, stage: str) -> dict[str, object]:
-    """The rows and the checksums of the weights of every finished output of a stage."""
-    found: dict[str, object] = {}
-    for folder in sorted((store.root / "outputs").glob(f"{stage}-*")):
-        output = store.find(folder.name)
-        assert output is not None
-        files = output.manifest["files"]
-        weights = {name: files[name]["sha256"] for name in files if name.endswith(".safetensors")}
-        found[folder.name] = (output.rows(), weights)
-    return found
-
-
-def test_kill_9_while_sampling_and_training_changes_nothing(tmp_path, teacher):
-    """Three kills at different stages, then the run that ends: samples and weights as unbroken."""
-    arguments = [
-        *TINY, f"teacher.path={teacher}", "train.save_steps=1", "sample.transformers.batch_size=4",
-        "hydra.run.dir=run",
-    ]  # fmt: skip
-
-    def started(home: str) -> forked.Forked:
-        place = {"RANKDISTILL_HOME": str(tmp_path / home)}
-        return forked.Forked("rankdistill", *arguments, cwd=tmp_path, **place)
-
-    unbroken = started("a").wait()
-    assert unbroken.returncode == 0, unbroken.stderr
-    broken = Store(tmp_path / "b")
-    for pattern in ("sample-*/files/rows/*", "train-*/scratch/checkpoints/*/trainer_state.json"):
-        started("b").kill_at(broken.root / "partial", pattern)
-    resumed = started("b").wait()
-    assert resumed.returncode == 0, resumed.stderr
-    whole = Store(tmp_path / "a")
-    for stage in ("sample", "score", "rank", "train"):
-        assert _content(whole, stage) == _content(broken, stage), stage
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_a_full_disk_stops_a_run_wherever_it_is_and_space_continues_it(
         assert "the same command continues" in said
         watch.check()
         ended |= {path.name.split("-")[0] for path in (small_disk / "partial").iterdir()}
-        size += 200
+        size += 400
         assert size < 5000
         resize = ["mount", "-o", f"remount,size={size}k", str(small_disk)]
         subprocess.run(resize, check=True)

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from tiny_run import VERIFIED, run_here
 
 from rankdistill.evaluate.verified import DemandRow, subset, tally
 from rankdistill.evaluate.verified_figures import CONTRASTS
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def one_store(home, monkeypatch) -> None:
+    """What these runs share is made once."""
+    monkeypatch.setenv("RANKDISTILL_HOME", str(home))
 
 
 def run(monkeypatch, folder, teacher, *arguments: str):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from plan_peak import SHAPE
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rankdistill.forward import TokenGroup, bind, collate, response_logps
-from rankdistill.models import LoRA, locate
+from rankdistill.models import LoRA
 from rankdistill.plan.__main__ import main
 from rankdistill.plan.memory import Spread, TrainingStep, product_bytes, token_bytes
 from rankdistill.plan.remedies import remedy
@@ -130,12 +131,8 @@ def test_bytes_of_a_layer_s_products_are_those_that_operations_return(layout, pr
     assert worked_out == pytest.approx(layer, rel=0.001 if layout == "padded" else 0.1)
 
 
-def measured(model: str, prompts: int, prompt: int, response: int, tmp_path: Path):
-    script = Path(__file__).with_name("plan_peak.py")
-    arguments = [model, prompts, prompt, response, tmp_path]
-    done = subprocess.run(
-        [sys.executable, script, *map(str, arguments)], capture_output=True, text=True
-    )
+def measured(done: subprocess.CompletedProcess[str]):
+    """Mebibytes before the training and at its peak, as `plan_peak.py` has printed them."""
     assert done.returncode == 0, done.stderr
     return map(float, done.stdout.splitlines()[-1].split())
 
@@ -150,15 +147,21 @@ def training(shape, prompts: int, prompt: int, response: int) -> TrainingStep:
 
 def test_memory_is_the_measured_peak_of_a_small_model(tmp_path):
     """Above what was there before the training, the weights with it."""
-    before, peak = measured("tiny", 8, 70, 100, tmp_path)
+    before, peak = measured(forked.run("plan_peak", "tiny", "8", "70", "100", str(tmp_path)))
     planned = training(shape_of_tiny(6), 8, 100, 100).memory()
     above = (planned.total - planned.weights) / 2**20
     assert above > 150 and above == pytest.approx(peak - before, rel=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
-def test_memory_is_the_measured_peak_of_the_bundled_model(tmp_path):
-    _, peak = measured(locate("bundled/smollm2-135m-instruct"), 4, 30, 40, tmp_path)
+def test_memory_is_the_measured_peak_of_the_bundled_model(tmp_path, converted):
+    # A new Python: with all that it takes.
+    command = [sys.executable, Path(__file__).with_name("plan_peak.py"), converted]
+    done = subprocess.run(
+        [*command, "4", "30", "40", tmp_path], capture_output=True, text=True, timeout=600
+    )
+    _, peak = measured(done)
     planned = training(shape_of("bundled/smollm2-135m-instruct"), 4, 60, 40).memory()
     process = 0.7 * 2**30
     assert (planned.total + process) / 2**20 == pytest.approx(peak, rel=0.2)

@@ -10,7 +10,7 @@ from ppo_task import policy, trainer
 
 from rankdistill.sample import open_sampler
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
 
 def test_vllm_and_transformers_give_one_curve(tmp_path: Path):

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import build_model
-from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, trained, weights
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from ranking_trainer_data import (
+    TOKENIZER,
+    config,
+    logged,
+    ragged_groups,
+    strictly_ranked,
+    trained,
+    weights,
+)
 from torch.testing import assert_close
 
 from rankdistill import RankingConfig, RankingTrainer
@@ -16,6 +28,8 @@ from rankdistill.models import encode_prompt
 from rankdistill.objectives import ObjectiveOutput
 from rankdistill.trainer.batches import StepBatches
 from rankdistill.trainer.modes import disable_dropout
+
+CONF = Path(__file__).parents[1] / "conf"
 
 
 def gpt2():
@@ -80,6 +94,13 @@ def test_loss_curve_of_a_plain_pytorch_loop(tmp_path, architecture, dtype, toler
     assert theirs[-1] != pytest.approx(theirs[0], rel=1e-3)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One step that is not split."""
+    folder = tmp_path_factory.mktemp("whole")
+    return trained(gpt2(), ragged_groups(8), config(folder, per_device_train_batch_size=8))
+
+
 @pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
 @pytest.mark.parametrize(
     "split",
@@ -92,10 +113,8 @@ def test_loss_curve_of_a_plain_pytorch_loop(tmp_path, architecture, dtype, toler
         {"per_device_train_batch_size": 8, "gradient_checkpointing": True},
     ],
 )
-def test_how_a_step_is_split_changes_nothing(tmp_path, split, layout):
-    rows = ragged_groups(8)
-    whole = trained(gpt2(), rows, config(tmp_path, per_device_train_batch_size=8))
-    parts = trained(gpt2(), rows, config(tmp_path, layout=layout, **split))
+def test_how_a_step_is_split_changes_nothing(tmp_path, whole, split, layout):
+    parts = trained(gpt2(), ragged_groups(8), config(tmp_path, layout=layout, **split))
     assert parts.state.global_step == whole.state.global_step == 1
     assert_close(weights(parts), weights(whole), rtol=0, atol=1e-12)
     assert logged(parts) == pytest.approx(logged(whole), rel=1e-6)
@@ -291,6 +310,17 @@ def test_a_reduced_loss_is_refused(tmp_path):
 
     with pytest.raises(UserError, match=r"Reduced returned a loss of shape \(\) for 2 prompts"):
         trained(gpt2(), ragged_groups(2), config(tmp_path), objective=Reduced())
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("objective/*.yaml")))
+def test_every_objective_moves_every_matrix(tmp_path, name):
+    objective = instantiate(OmegaConf.load(CONF / "objective" / f"{name}.yaml"))
+    args = config(tmp_path, per_device_train_batch_size=4, learning_rate=0.05)
+    trainer = trained(build_model(), strictly_ranked(8), args, objective=objective)
+    assert len(logged(trainer)) == 2 and all(map(isfinite, logged(trainer)))
+    before, after = build_model().state_dict(), weights(trainer)
+    matrices = [name for name in after if after[name].dim() > 1]
+    assert matrices and not [name for name in matrices if torch.equal(after[name], before[name])]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_saved_model_gives_transformers_the_same_rewards(tmp_path, folder, archi
     assert flat == pytest.approx([(x - scale.mean) / scale.std for x in raw], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 def test_saved_model_gives_vllms_pooling_the_same_rewards(tmp_path):
     torch.manual_seed(0)

@@ -31,17 +31,17 @@ Pair = tuple[list[int], list[int]]
 
 
 @pytest.fixture(scope="module")
-def models(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The bundled model, and one with every weight changed."""
+def models(shallow: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Some layers of the bundled model, and the same with every weight changed."""
     changed = tmp_path_factory.mktemp("models") / "changed"
-    model, tokenizer = load_model(str(converted)), load_tokenizer(str(converted))
+    model, tokenizer = load_model(str(shallow)), load_tokenizer(str(shallow))
     assert model.config.tie_word_embeddings
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
     save_model(model, tokenizer, changed)
-    return converted, changed
+    return shallow, changed
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ GROUPS = [
 
 @pytest.fixture(scope="module")
 def exported(converted, tmp_path_factory) -> Path:
-    """26 of the 30 layers: the model still writes English."""
+    """26 of the 30 layers: the model still writes English, and ends what it writes."""
     folder = tmp_path_factory.mktemp("bundled")
     run = finished_run(folder / "student")
     shutil.rmtree(run / "model")
@@ -133,7 +133,7 @@ def one_engine() -> Iterator[None]:
         engine.close()
 
 
-@pytest.mark.parametrize("mode", ["pointwise", "pairwise"])
+@pytest.mark.parametrize("mode", ["pointwise", pytest.param("pairwise", marks=pytest.mark.slow)])
 def test_a_judge_in_process_and_over_http_agree(exported, serving, one_engine, mode):
     options = {"mode": mode, "dtype": "float32", "concurrency": 8}
     served = scorer(
@@ -202,6 +202,7 @@ os._exit(0)  # vLLM's own teardown can hang
 """
 
 
+@pytest.mark.slow
 def test_inferless_app_answers(exported):
     environment = {
         **os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",

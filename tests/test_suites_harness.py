@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import BUNDLED, model_in
 from suite_rows import HELLASWAG, IFEVAL, gsm8k, suite, write
 from tiny_run import TINY, run_here
 
 from rankdistill.models import locate
-from rankdistill.suites import harness, resuming
+from rankdistill.suites import harness, vllm_backend
 from rankdistill.suites.local import hellaswag_text, task_rows
 
-lm_eval = pytest.importorskip("lm_eval")
+# Not imported here: every process of the tests would do it, for seconds.
+pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed")
 
 
 def by_hand(path: str, task: str, files: dict[str, Path], folder: Path, **options: Any) -> dict:
     """lm-eval's Python API on the same data: its task, our files."""
+    import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -87,17 +94,45 @@ def test_a_tiny_model_has_the_figures_of_lm_eval_by_hand(monkeypatch, tmp_path, 
     compare(monkeypatch, tmp_path, str(tiny_dir), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
-def test_the_bundled_model_has_the_figures_of_lm_eval_by_hand(monkeypatch, tmp_path):
-    compare(monkeypatch, tmp_path, "bundled/smollm2-135m-instruct", 24)
+def test_the_bundled_model_has_the_figures_of_lm_eval_by_hand(monkeypatch, tmp_path, bundled_home):
+    monkeypatch.setenv("RANKDISTILL_HOME", bundled_home)
+    compare(monkeypatch, tmp_path, BUNDLED, 24)
 
 
 @pytest.mark.bundled
 @pytest.mark.vllm
-def test_through_vllm_the_figures_are_those_through_transformers(monkeypatch, tmp_path):
-    compare(monkeypatch, tmp_path, "bundled/smollm2-135m-instruct", 24, backend="vllm")
-    # The engine is gone, and its gigabytes with it.
-    assert not [child.name for child in multiprocessing.active_children()]
+def test_through_vllm_the_figures_are_those_through_transformers(monkeypatch, tmp_path, shallow):
+    """Both suites ask one engine."""
+    # In this process instead of one more, which takes 20 s to start.
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    start, engines = vllm_backend.vllm_model, []
+
+    @contextmanager
+    def one_engine(*arguments: Any) -> Iterator[Any]:
+        engines[:] = engines or [opened.enter_context(start(*arguments))]
+        yield engines[0]
+
+    monkeypatch.setattr(vllm_backend, "vllm_model", one_engine)
+    with ExitStack() as opened:
+        compare(monkeypatch, tmp_path, str(shallow), 12, backend="vllm")
+    assert engines and not multiprocessing.active_children()
+
+
+def test_an_engine_ends_with_its_suite_however_that_ends(monkeypatch, tiny_dir):
+    pytest.importorskip("vllm")
+    ended: list[str] = []
+    core = SimpleNamespace(shutdown=lambda: ended.append("engine"))
+    lm = SimpleNamespace(model=SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core)))
+    back_end = SimpleNamespace(VLLM=lambda **_: lm)
+    monkeypatch.setattr(vllm_backend, "_back_end", lambda: back_end)
+    options = SimpleNamespace(dtype="float32", gpu_memory_utilization=0.5)
+    run: Any = SimpleNamespace(settings=SimpleNamespace(sample=SimpleNamespace(vllm=options)))
+    with pytest.raises(KeyError), vllm_backend.vllm_model(run, model_in(tiny_dir), 4) as asked:
+        assert asked is lm and not ended
+        raise KeyError
+    assert ended == ["engine"]
 
 
 def test_base_student_and_teacher_stand_in_one_table_and_are_measured_once(
@@ -137,6 +172,8 @@ def test_a_training_run_has_its_models_on_a_suite_beside_the_built_in_figures(
 def test_an_interrupted_suite_goes_on_with_the_requests_that_are_left(
     monkeypatch, tmp_path, tiny_dir
 ):
+    from rankdistill.suites.resuming import Resuming
+
     text = tmp_path / "val.txt"
     text.write_text(HELLASWAG)
     arguments = [
@@ -144,7 +181,7 @@ def test_an_interrupted_suite_goes_on_with_the_requests_that_are_left(
         "eval.hellaswag.batch_size=1",
     ]  # fmt: skip
     asked: list[int] = []
-    answers = resuming.Resuming._answers
+    answers = Resuming._answers
 
     def stopping(self, kind, requests):
         model, original = self._lm, self._lm.loglikelihood
@@ -158,7 +195,7 @@ def test_an_interrupted_suite_goes_on_with_the_requests_that_are_left(
         model.loglikelihood = ask
         return answers(self, kind, requests)
 
-    monkeypatch.setattr(resuming.Resuming, "_answers", stopping)
+    monkeypatch.setattr(Resuming, "_answers", stopping)
     with pytest.raises(SystemExit) as ended:
         evaluated(monkeypatch, tmp_path, *arguments)
     assert ended.value.code == 130

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
+import forked
 import pytest
 from tiny_run import TINY
 
@@ -71,11 +69,15 @@ def stages(folder: Path) -> list[dict]:
         ("train.epochz=2", "did you mean 'epochs'?"),
     ],
 )
-@pytest.mark.parametrize("more", [[], ["hydra/sweeper=optuna"]])
 def test_a_mistake_in_any_point_is_told_before_the_first(
-    monkeypatch, capsys, tmp_path, argument, said, more
+    monkeypatch, capsys, tmp_path, argument, said
 ):
-    assert said in refused(monkeypatch, capsys, tmp_path, argument, *more)
+    assert said in refused(monkeypatch, capsys, tmp_path, argument)
+
+
+def test_so_is_one_with_another_sweeper(monkeypatch, capsys, tmp_path):
+    said = refused(monkeypatch, capsys, tmp_path, "recipe=rrhf,nope", "hydra/sweeper=optuna")
+    assert "recipe=nope: there is no recipe named 'nope'" in said
 
 
 def test_a_key_that_only_the_options_of_the_sweep_have(monkeypatch, tmp_path):
@@ -153,31 +155,23 @@ def test_a_worker_registers_what_the_command_line_did():
     assert OmegaConf.has_resolver("sweep_name")
 
 
-def command(*arguments: str, **environment: str) -> dict:
-    """Arguments of Popen."""
-    return {
-        "args": [sys.executable, "-m", "rankdistill", "-m", *arguments],
-        "env": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    }
-
-
-def test_parallel_points_share_and_a_killed_sweep_continues(monkeypatch, tmp_path, teacher, capsys):
-    """Two processes by joblib, killed while a student is trained; then what is missing."""
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+def test_parallel_points_share_and_a_killed_sweep_continues(
+    monkeypatch, tmp_path, teacher, capsys, launcher
+):
+    """Killed while a student is trained; then what is missing, in two processes by joblib."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     arguments = ["recipe=rrhf,dpo", *FAST, f"teacher.path={teacher}"]
     store = Path(os.environ["RANKDISTILL_HOME"])
-    parallel = command(*arguments, "hydra/launcher=joblib")
-    with open(tmp_path / "log", "w") as log:
-        process = subprocess.Popen(
-            **parallel, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
-        )
-        while process.poll() is None and not list(store.glob("outputs/rank-*/manifest.json")):
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
+
+    def started(launcher: str) -> forked.Forked:
+        more = [*arguments, f"hydra/launcher={launcher}"]
+        return forked.Forked("rankdistill", "-m", *more, cwd=tmp_path)
+
+    started(launcher).kill_at(store, "outputs/rank-*/manifest.json")
     before = {path.name for path in store.glob("outputs/*")}
 
-    done = subprocess.run(**parallel, cwd=tmp_path, capture_output=True, text=True)
+    done = started("joblib").wait()
     assert done.returncode == 0, done.stderr
     assert "ok      recipe=rrhf" in done.stdout and "ok      recipe=dpo" in done.stdout
     # Hydra has told that #0 is RRHF; whose line is whose is seen though both write at once.

@@ -6,10 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import forked
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from accelerate.utils import DistributedType
 from conftest import build_model, build_tokenizer
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -74,7 +74,7 @@ def share(process: int, folder: Path, student: str) -> None:
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder, student = tmp_path_factory.mktemp("shards"), tmp_path_factory.mktemp("student")
     build_model().save_pretrained(student)
-    mp.spawn(share, args=(folder, str(student)), nprocs=PROCESSES)  # type: ignore[attr-defined]
+    forked.shares(share, folder, str(student), processes=PROCESSES)
     return folder, str(student)
 
 
