@@ -35,8 +35,8 @@ def test_a_tool_that_is_killed_leaves_nothing_half(tool, kills, tmp_path):
     place, untouched = tmp_path / "place", tmp_path / "untouched"
     finished_run(untouched / "run")
     if tool == "compare":
-        for name in ("a", "b"):
-            write_run(untouched / name, name.upper(), prompts=4)
+        for folder, name in (("a", "RRHF"), ("b", "PRO")):
+            write_run(untouched / folder, name, prompts=4)
     for _ in range(2):  # the first one may have to start the server of forks too
         took = whole_run(tool, untouched, place)
     before, after = visible(untouched), visible(place)
