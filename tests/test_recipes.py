@@ -35,16 +35,9 @@ DRAWN = ("rrhf", "likelihood", "ppo", "reward_model", "iterative_dpo", "warmup_c
 """Recipes whose pages differ in their figures; the others' are left out."""
 
 
-def marks(recipe: str) -> list[pytest.MarkDecorator]:
-    text = catalogue.recipe_files()[recipe].read_text()
-    changed = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    # Those that change the objective alone, whose own tests train with it, but for two.
-    objective_only = changed[:2] == ["defaults:", "  - rrhf"] and len(changed) == 3
-    slow = objective_only and "/objective" in changed[2] and recipe not in ("kto", "pro")
-    return [pytest.mark.drawn] * (recipe in DRAWN) + [pytest.mark.slow] * slow
-
-
-@pytest.mark.parametrize("recipe", [pytest.param(r, marks=marks(r)) for r in RECIPES])
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(r, marks=[pytest.mark.drawn] * (r in DRAWN)) for r in RECIPES]
+)
 def test_two_steps_of_every_recipe(recipe, monkeypatch, tmp_path, teacher, shared_home):
     monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
     folder = run_here(
