@@ -60,13 +60,10 @@ class Answer:
 class Connection:
     """Where a model is served, and how hard it may be asked."""
 
-    urls: tuple[str, ...]
-    model: str
-    key_variable: str
-    concurrency: int
-    requests_per_minute: float | None
-    timeout_s: float
-    retries: int
+    settings: Any
+    """`model`, `key_variable`, `concurrency`, `requests_per_minute`, `timeout_s` and `retries`: the
+    keys of `group`, which every endpoint has."""
+    urls: Sequence[str]
     who: str
     """For the person: ``The judge's endpoint``."""
     url_key: str
@@ -76,39 +73,20 @@ class Connection:
     done: str
     """What was done with the answers that are kept: ``judged``."""
 
-    @classmethod
-    def of(cls, settings: Any, urls: Sequence[str], group: str, **told: str) -> Connection:
-        """From the keys of `group`, which every endpoint has; `told` are `who`, `url_key`, `done`.
-
-        Args:
-            settings: With `model`, `key_variable`, `concurrency`, `requests_per_minute`,
-                `timeout_s` and `retries`.
-        """
-        return cls(
-            urls=tuple(urls),
-            model=settings.model or "",
-            key_variable=settings.key_variable,
-            concurrency=settings.concurrency,
-            requests_per_minute=settings.requests_per_minute,
-            timeout_s=settings.timeout_s,
-            retries=settings.retries,
-            group=group,
-            **told,
-        )
-
 
 class Client:
     """Asks an endpoint from a pool of threads."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._key = os.environ.get(connection.key_variable, "")
+        settings = connection.settings
+        self._key = os.environ.get(settings.key_variable, "")
         self._over = threading.Event()
-        self._pace = _Pace(connection.requests_per_minute)
+        self._pace = _Pace(settings.requests_per_minute)
         self._lock = threading.Lock()
         self._answered = 0
         self._turn = count()
-        most, timeout = connection.concurrency, connection.timeout_s
+        most, timeout = settings.concurrency, settings.timeout_s
         hosts = {httpx.URL(url).host for url in connection.urls}
         self._client = httpx.Client(
             # A key must not follow a redirect to another host.
@@ -123,7 +101,7 @@ class Client:
     @property
     def capacity(self) -> int:
         """Questions that it should have in hand."""
-        return 2 * self.connection.concurrency
+        return 2 * self.connection.settings.concurrency
 
     def submit(
         self, body: Callable[[int], dict[str, Any]], read: Callable[[dict[str, Any]], Any]
@@ -175,13 +153,13 @@ class Client:
             key = "is not set" if not self._key else "holds a key that it refuses"
             raise UserError(
                 f"{told.who} {url} answers {status}: the environment variable "
-                f"{told.key_variable} ({told.group}.key_variable) {key}."
+                f"{told.settings.key_variable} ({told.group}.key_variable) {key}."
             )
         if status == 404 or 300 <= status < 400:
             served = [str(model.get("id")) for model in self.models(url)]
-            hint = f" {suggest(told.model, served)}" if served else ""
+            hint = f" {suggest(told.settings.model, served)}" if served else ""
             raise UserError(
-                f"{told.who} {url} has no model '{told.model}' ({told.group}.model) or no "
+                f"{told.who} {url} has no model '{told.settings.model}' ({told.group}.model) or no "
                 f"/chat/completions (it answers {status}): correct one or the other.{hint}"
             )
 
@@ -196,7 +174,8 @@ class Client:
         self, body: Callable[[int], dict[str, Any]], read: Callable[[dict[str, Any]], Any]
     ) -> Answer:
         counts: Counter[str] = Counter()
-        retries, urls, turn = self.connection.retries, self.connection.urls, next(self._turn)
+        retries, turn = self.connection.settings.retries, next(self._turn)
+        urls = self.connection.urls
         before, pauses, unread = self._answered, 0, 0
         while True:
             self._pace.wait(self._over)
@@ -262,8 +241,9 @@ class Client:
         told = self.connection
         why = self.message(response) if response is not None else type(failure).__name__
         raise UserError(
-            f"{told.who} {' and '.join(told.urls)} stopped answering ({why}; {told.retries} "
-            f"retries): run the same command again when it is back, what was {told.done} is kept."
+            f"{told.who} {' and '.join(told.urls)} stopped answering ({why}; "
+            f"{told.settings.retries} retries): run the same command again when it is back, what "
+            f"was {told.done} is kept."
         )
 
 

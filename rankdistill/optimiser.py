@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rankdistill.errors import UserError
 from rankdistill.fields import above_zero, at_least, irrelevant, require_choice, within
@@ -54,13 +54,9 @@ class Optimiser:
         within(self.group, self, "(0, 10000]", "epochs")
         within(self.group, self, "[0, 1]", "weight_decay")
         within(self.group, self, "[0, 1)", "warmup_ratio")
-        check_gradient_checkpointing(
-            f"{self.group}.gradient_checkpointing", self.gradient_checkpointing
-        )
+        if self.gradient_checkpointing not in CHECKPOINTING:
+            raise UserError(
+                f"{self.group}.gradient_checkpointing is {self.gradient_checkpointing!r}; it must "
+                "be true, false or selective."
+            )
         require_choice(f"{self.group}.lr_scheduler_type", self.lr_scheduler_type, SCHEDULES)
-
-
-def check_gradient_checkpointing(key: str, choice: Any) -> None:
-    """UserError: there is no such choice; `key` is what the person gave it to."""
-    if choice not in CHECKPOINTING:
-        raise UserError(f"{key} is {choice!r}; it must be true, false or selective.")

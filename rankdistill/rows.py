@@ -6,7 +6,9 @@ prompts -> `Prompt`; sample, score and rank -> `Group`: a prompt with its respon
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, NotRequired, TypedDict
 
 Split = Literal["train", "validation", "heldout"]
 FinishReason = Literal["stop", "length"]
@@ -98,3 +100,8 @@ class Group(TypedDict):
     responses: list[Response]
     ballots: NotRequired[list[Ballot]]
     """The verdicts that judges of orders gave; the scores of such judges are made of them."""
+
+
+def row_columns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that a prompt or a group keeps of its source; empty where it keeps none."""
+    return json.loads(row.get("columns") or "{}")

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
-from typing import NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 from rankdistill.errors import UserError
 
@@ -104,8 +105,22 @@ def says_mistakes(run: Callable[P, int | None]) -> Callable[P, int]:
     return main
 
 
+def parser(tool: str, description: str, **more: Any) -> argparse.ArgumentParser:
+    """Of the command line `python -m rankdistill.TOOL`; `more` is argparse's."""
+    prog = f"python -m rankdistill.{tool}"
+    return argparse.ArgumentParser(prog, description=description, **more)
+
+
 class Parser(argparse.ArgumentParser):
     """Says a wrong argument as any other mistake."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message[0].upper()}{message[1:]}: see `{self.prog} --help`.")
+
+
+def installed(name: str) -> str | None:
+    """The version of a distribution; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

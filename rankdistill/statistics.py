@@ -108,12 +108,15 @@ def win_rate(
     """
     shares = [share_won(x, y, tie_margin) for x, y in zip(a, b, strict=True)]
     interval = mean_interval(shares, seed=seed, resamples=resamples)
-    bound = ((1.0 - LEVEL) / 2.0) ** (1.0 / len(shares))
-    if interval.low == interval.high == 1.0:
+    return interval if interval.low is None else exact_at_ends(interval, len(shares))
+
+
+def exact_at_ends(interval: Interval, count: int) -> Interval:
+    """The interval of a share; where all `count` are 0, or all 1, the exact one of `win_rate`."""
+    bound = ((1.0 - LEVEL) / 2.0) ** (1.0 / count)
+    if interval.mean == 1.0:
         return Interval(1.0, bound, 1.0)
-    if interval.low == interval.high == 0.0:
-        return Interval(0.0, 0.0, 1.0 - bound)
-    return interval
+    return Interval(0.0, 0.0, 1.0 - bound) if interval.mean == 0.0 else interval
 
 
 def mean_agreement(

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report_rows import Done, held_out_groups, history, model_figures, run_report
+from report_rows import done, held_out_groups, history, model_figures, run_report
 
 from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
 from rankdistill.evaluate.verified import DemandRow
 from rankdistill.report import metrics_of
 from rankdistill.report.answers import answer_rows, answers_file, demands_file
 from rankdistill.report.metrics import metrics_bytes
+from rankdistill.report.run_report import StageRecord
 from rankdistill.rows import Group
 from rankdistill.store.written import put_files
 
@@ -128,15 +129,15 @@ def _scores(groups: list[Group]) -> dict[str, PromptScores]:
     }
 
 
-def _stages(name: str, seed: int) -> list[Done]:
+def _stages(name: str, seed: int) -> list[StageRecord]:
     first = name == "RRHF"
     return [
-        Done("warmup", "logits", f"warmup-{seed}", 160.0, not first, {}),
-        Done("sample", "student", f"sample-{seed}", 98.0, not first,
+        done("warmup", "logits", f"warmup-{seed}", 160.0, not first, {}),
+        done("sample", "student", f"sample-{seed}", 98.0, not first,
              {"tokens": 14126}),
-        Done("train", name, f"train-{name}-{seed}", 140.0 + len(name), False,
+        done("train", name, f"train-{name}-{seed}", 140.0 + len(name), False,
              {"steps": 36, "peak_mib": 4100 + 300 * len(name)}),
-        Done("evaluate", "trained", f"evaluate-{name}-{seed}", 28.0, False, {"prompts": 40}),
+        done("evaluate", "trained", f"evaluate-{name}-{seed}", 28.0, False, {"prompts": 40}),
     ]  # fmt: skip
 
 

@@ -22,8 +22,7 @@ from rankdistill.bench.gpu.sharded import prepared
 from rankdistill.forward import TokenGroup, bind, collate, response_logps
 from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
 from rankdistill.train.reward.model import logits
-from rankdistill.trainer.modes import enable_gradient_checkpointing
-from rankdistill.trainer.sharded import weights_in
+from rankdistill.trainer.modes import enable_gradient_checkpointing, weights_in
 from rankdistill.warmup.head import DistillationHead
 from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teachers import Divergence, LiveTeacher

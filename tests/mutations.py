@@ -49,7 +49,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         "forward forward_batch forward_binding forward_head forward_flex evaluate_tokens",
     ),
     "losses": (
-        "train/ppo/losses.py train/ppo/experience.py train/reward/loss.py train/ranking.py"
+        "train/ppo/losses.py train/ppo/experience.py train/reward/trainer.py train/ranking.py"
         " train/groups.py warmup/head.py warmup/logits.py trainer/steps.py"
         " trainer/batches.py",
         "ppo_losses ppo_experience reward_loss ranking_trainer ranking_trainer_rows warmup_head"

@@ -9,17 +9,22 @@ import copy
 import random
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rankdistill.evaluate.figures import cut_share, group_distinct_2, mean_length, repetition
-from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
+from rankdistill.evaluate.model_figures import (
+    ModelFigures,
+    PromptScores,
+    cut_share,
+    group_distinct_2,
+    mean_length,
+    repetition,
+)
 from rankdistill.evaluate.verified import DemandRow, Verified
-from rankdistill.report import RunReport, metrics_of, write_report
+from rankdistill.report import RunReport, StageRecord, metrics_of, write_report
 from rankdistill.rows import Group
 
 PROMPTS = (
@@ -45,21 +50,12 @@ MODELS: dict[str, tuple[str, float, float, float, float, float | None, float | N
 }
 
 
-@dataclass(frozen=True)
-class Done:
+def done(
+    stage: str, what: str, key: str, making_seconds: float, reused: bool, counts: dict[str, Any]
+) -> StageRecord:
     """A stage's record."""
-
-    stage: str
-    what: str
-    key: str
-    making_seconds: float
-    reused: bool
-    counts: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def seconds(self) -> float:
-        return 0.01 if self.reused else self.making_seconds
+    seconds = 0.01 if reused else making_seconds
+    return StageRecord(stage, what, key, seconds, making_seconds, reused, counts, {})
 
 
 def held_out_groups(name: str, prompts: int, seed: int = 0) -> list[Group]:
@@ -264,17 +260,17 @@ def interval(mean: float, low: float | None, high: float | None) -> dict[str, fl
 
 
 STAGES = [
-    Done("prompts", "the starter set", "3f0a77c1d2", 0.4, False,
+    done("prompts", "the starter set", "3f0a77c1d2", 0.4, False,
          {"read": 260, "duplicates": 0, "too_long": 1, "train": 96, "heldout": 40}),
-    Done("student", "20 of 30 layers, chosen by influence", "9b1e0c55aa", 9.1, True,
+    done("student", "20 of 30 layers, chosen by influence", "9b1e0c55aa", 9.1, True,
          {"parameters": 99105984}),
-    Done("sample", "4 responses of the student to 120 prompts", "c0ffee0123", 96.0, False,
+    done("sample", "4 responses of the student to 120 prompts", "c0ffee0123", 96.0, False,
          {"responses": 480, "tokens": 18240, "cut": 31}),
-    Done("score", "likelihood under bundled/smollm2-135m-instruct", "77aa77aa77", 41.0, False,
+    done("score", "likelihood under bundled/smollm2-135m-instruct", "77aa77aa77", 41.0, False,
          {"scored": 480, "not_scored": 0}),
-    Done("rank", "all ranks", "5d5d5d5d5d", 0.3, False,
+    done("rank", "all ranks", "5d5d5d5d5d", 0.3, False,
          {"groups": 117, "duplicates": 6, "ties": 4, "set_aside_single": 1, "set_aside_equal": 2}),
-    Done("train", "RRHF on 93 ranked groups, learning rate 1e-05", "abcdef0123", 201.0, False,
+    done("train", "RRHF on 93 ranked groups, learning rate 1e-05", "abcdef0123", 201.0, False,
          {"steps": 36, "tokens": 52000}),
 ]  # fmt: skip
 

@@ -13,11 +13,16 @@ from conftest import build_model
 from rankdistill.bench import NAMES, forward, sample
 from rankdistill.bench.__main__ import main
 from rankdistill.bench.flops import Cost, Work, sequences, shared
-from rankdistill.bench.measure import Turn, measured, order, take_turns
-from rankdistill.bench.results import ResultRow, Unequal
+from rankdistill.bench.results import ResultRow, Turn, Unequal, measured, order, take_turns
 from rankdistill.bench.settings import BenchSettings, Point, random_group
-from rankdistill.bench.training import compare, full_logits_step, grouped_step, rrhf_step
-from rankdistill.bench.trl import TRLSteps, all_pairs
+from rankdistill.bench.training import (
+    TRLSteps,
+    all_pairs,
+    compare,
+    full_logits_step,
+    grouped_step,
+    rrhf_step,
+)
 from rankdistill.forward import bind
 from rankdistill.objectives import DPO, RRHF
 

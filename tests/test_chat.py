@@ -16,7 +16,7 @@ from rich.console import Console
 from rankdistill.chat import __main__ as chat
 from rankdistill.chat.conversation import Speaker, converse
 from rankdistill.http_client import client
-from rankdistill.serve.process import free_port
+from rankdistill.serve.serving import free_port
 
 HERE = Path(__file__).parent
 

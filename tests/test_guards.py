@@ -13,20 +13,23 @@ import torch
 from conftest import build_model, model_in
 from demand_prompts import KINDS, pairs
 
-from rankdistill.evaluate import readings
+from rankdistill.evaluate import guards
 from rankdistill.evaluate.guards import (
+    NO_ANSWER,
     OTHERS,
+    QUESTION,
     base_of,
+    belongs,
     is_right,
     known_answers,
     only_marks_share,
     other_bases,
     plain_figures,
     right_share,
+    teacher_logp,
     top_1,
     unasked,
 )
-from rankdistill.evaluate.readings import NO_ANSWER, QUESTION, belongs, teacher_logp
 from rankdistill.models import Rows, encode_prompt, encode_response
 from rankdistill.prompts.demands import kinds
 from rankdistill.score.verifier.degenerate import without_marks
@@ -216,7 +219,7 @@ def test_a_request_that_is_likely_anyway_has_no_advantage(monkeypatch, tiny_dir)
             return [[prior["a"], prior["b"]]]  # in the order of the names
         return [sums["a"], sums["b"]]
 
-    monkeypatch.setattr(readings, "_sums", known)
+    monkeypatch.setattr(guards, "_sums", known)
     groups = [group({"base": "a"}, "of a"), group({"base": "b"}, "of b")]
     model = build_model()
     found = belongs(groups, ["a", "b"], model_in(tiny_dir), model, "shared", 512, seed=0)

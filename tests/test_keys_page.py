@@ -10,8 +10,7 @@ from omegaconf import DictConfig
 from tiny_run import composed
 
 from rankdistill.app import catalogue
-from rankdistill.app.keys import explain, keys
-from rankdistill.app.start_page import asked_for
+from rankdistill.app.start_page import asked_for, explain, keys
 from rankdistill.errors import UserError
 
 DOCS = Path(__file__).parents[1] / "docs"

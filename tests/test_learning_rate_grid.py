@@ -13,7 +13,7 @@ from tiny_run import TINY, run_here
 
 from rankdistill.errors import UserError
 from rankdistill.report.stages import rate_labels, rate_rows, rate_title
-from rankdistill.stages.grid import GridSearch, train_at_best_rate
+from rankdistill.stages.validation import GridSearch, train_at_best_rate
 from rankdistill.store import Store
 
 

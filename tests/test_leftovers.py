@@ -15,7 +15,7 @@ from ppo_task import trainer
 from rankdistill.errors import UserError
 from rankdistill.models import convert
 from rankdistill.models.files import new_folder
-from rankdistill.sample.engine_folder import EngineFolder
+from rankdistill.sample.model_folder import EngineFolder
 from rankdistill.store import home
 from rankdistill.store.locks import held_at_once
 from rankdistill.train.ppo.checkpoint import STATE, Progress, last_complete, save

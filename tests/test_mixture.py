@@ -15,7 +15,7 @@ from tiny_run import composed
 
 from rankdistill.errors import UserError
 from rankdistill.prompts import load_prompts, source_identity
-from rankdistill.prompts.contamination import Evaluated
+from rankdistill.prompts.similarity import Evaluated
 from rankdistill.rank.existing import read_ranked
 from rankdistill.rank.ranking import within_length_gap
 from rankdistill.report import metrics_of

@@ -21,7 +21,7 @@ from transformers import BertConfig, BertLMHeadModel
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt, identity, load_model, load_tokenizer, locate
 from rankdistill.models.check import check_loading
-from rankdistill.retrieval.retrievers import BiEncoder
+from rankdistill.retrieval.search import BiEncoder
 from rankdistill.schema import Precision
 from rankdistill.score.reward_model import RewardModel
 from rankdistill.train.reward.model import load_reward_model

@@ -14,7 +14,7 @@ from rankdistill import sample
 from rankdistill.errors import UserError
 from rankdistill.export import ExportOptions, export, open_source
 from rankdistill.models import Loading, Model
-from rankdistill.sample import vllm_models
+from rankdistill.sample import model_folder
 
 TRUSTED = ["teacher.trust_remote_code=true", "student.trust_remote_code=true"]
 
@@ -68,14 +68,14 @@ def test_a_run_says_which_key(role, precision, own, tiny_dir, monkeypatch, tmp_p
 
 def test_vllm_without_a_back_end_gives_way_or_is_refused(own, tiny_dir, monkeypatch, capsys):
     models = [Model(str(tiny_dir), {}), trusting(own)]
-    monkeypatch.setattr(vllm_models, "_registry", lambda: '"LlamaForCausalLM": ("llama",')
+    monkeypatch.setattr(model_folder, "_registry", lambda: '"LlamaForCausalLM": ("llama",')
     assert sample.served_sampler("auto", "vllm", models) == "transformers"
     told = " ".join(capsys.readouterr().out.split())
     assert "sampling with transformers, since vLLM has no back end for OwnForCausalLM" in told
     with pytest.raises(UserError, match=r"no back end for OwnForCausalLM.*=transformers"):
         sample.served_sampler("vllm", "vllm", models)
     assert sample.served_sampler("auto", "vllm", models[:1]) == "vllm"
-    monkeypatch.setattr(vllm_models, "_registry", lambda: '"OwnForCausalLM": ("own",')
+    monkeypatch.setattr(model_folder, "_registry", lambda: '"OwnForCausalLM": ("own",')
     assert sample.served_sampler("vllm", "vllm", models) == "vllm"
 
 

@@ -18,8 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rankdistill.forward import TokenGroup, bind, collate, response_logps
 from rankdistill.models import LoRA
 from rankdistill.plan.__main__ import main
-from rankdistill.plan.memory import Spread, TrainingStep, product_bytes, token_bytes
-from rankdistill.plan.remedies import remedy
+from rankdistill.plan.memory import Spread, TrainingStep, product_bytes, remedy, token_bytes
 from rankdistill.plan.shapes import shape_of
 from rankdistill.trainer.modes import KEPT
 

@@ -8,11 +8,10 @@ import random
 import pytest
 from tiny_run import TINY, run_here
 
-from rankdistill.prompts.augment import REASONS, Filter, requests, text_of, written
-from rankdistill.prompts.language import Language
+from rankdistill.prompts.augment import REASONS, Filter, Language, requests, text_of, written
 from rankdistill.prompts.similarity import NearDuplicates, rouge_l, words
 from rankdistill.schema import AugmentConfig
-from rankdistill.stages.augment import new_prompts
+from rankdistill.stages.prompts import new_prompts
 
 SEEDS = [
     "Name three rivers in South America and one fact about each of them.",

@@ -9,8 +9,8 @@ import pytest
 
 from rankdistill.errors import UserError
 from rankdistill.rank import __main__ as command
+from rankdistill.rank.existing import load_groups
 from rankdistill.rank.formats import ranked_row
-from rankdistill.rank.load import load_groups
 from rankdistill.rank.write import export, write_table
 
 

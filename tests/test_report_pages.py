@@ -15,11 +15,11 @@ from report_page import ATTACK, Page
 from report_rows import MODELS, held_out_groups, model_figures, run_report, verified_metrics
 
 from rankdistill.report import metrics_of, write_report
-from rankdistill.report.glossary import WORDS
+from rankdistill.report.answers import links_of, prompt_lists, shown_prompts
+from rankdistill.report.headline import next_steps
 from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
-from rankdistill.report.next_steps import next_steps
-from rankdistill.report.responses import links_of, prompt_lists, shown_prompts
+from rankdistill.report.rendering import WORDS
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -16,10 +17,9 @@ from rankdistill.report.__main__ import main
 from rankdistill.report.headline import headline
 from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
+from rankdistill.report.verified import by_kind, demands_followed, more_than, verified_plots
+from rankdistill.report.verified import verified_grids as grids_of
 from rankdistill.report.verified_guards import guard_heads, guard_rows
-from rankdistill.report.verified_plots import verified_plots
-from rankdistill.report.verified_tables import by_kind, demands_followed, more_than
-from rankdistill.report.verified_tables import verified_grids as grids_of
 
 TITLES = ("Demands followed", "What the gain is more than", "By kind")
 
@@ -211,8 +211,8 @@ def test_every_verdict_is_in_a_file_beside_the_answers(tmp_path):
     write_report(report, tmp_path)
     table = Dataset.from_parquet(str(tmp_path / "demands.parquet"))
     assert report.verified is not None
-    assert table.column_names == list(report.verified.rows[0].as_dict())
-    assert table.to_list() == [row.as_dict() for row in report.verified.rows]
+    assert table.column_names == list(asdict(report.verified.rows[0]))
+    assert table.to_list() == [asdict(row) for row in report.verified.rows]
     assert set(table["arm"]) == set(ARMS)
     (tmp_path / "report.html").unlink()
     (tmp_path / "demands.parquet").unlink()

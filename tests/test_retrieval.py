@@ -16,10 +16,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt, encode_response, load_model, load_tokenizer
-from rankdistill.retrieval.data import read_collection
-from rankdistill.retrieval.docstrings import known_items
-from rankdistill.retrieval.measures import graded, ndcg, reciprocal_rank, reordered
-from rankdistill.retrieval.retrievers import BM25, BiEncoder
+from rankdistill.retrieval.search import BM25, BiEncoder, known_items, read_collection
+from rankdistill.stages.reranker import graded, ndcg, reciprocal_rank, reordered
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import browser
 import pytest
 
 from rankdistill.errors import UserError
-from rankdistill.rank.load import load_groups
+from rankdistill.rank.existing import load_groups
 from rankdistill.rank.write import recorded_tokenizer, write_table
 from rankdistill.review.__main__ import main
 from rankdistill.review.server import ReviewServer

@@ -26,13 +26,15 @@ from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import encode_prompt
 from rankdistill.train.reward.gate import check_gate, gate_figures
 from rankdistill.train.reward.model import (
+    PADDING_TOKEN,
     SHIFT,
+    Scale,
     load_reward_model,
     logits,
     rewards,
+    save_reward_model,
     score_layer,
 )
-from rankdistill.train.reward.saving import PADDING_TOKEN, Scale, save_reward_model
 from rankdistill.train.reward.trainer import RewardLoss, RewardTrainer
 
 

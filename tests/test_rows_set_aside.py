@@ -19,7 +19,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import tokenizer_digest
 from rankdistill.prompts.formats import conversation
 from rankdistill.prompts.odd_rows import OddRow
-from rankdistill.rank.load import load_groups
+from rankdistill.rank.existing import load_groups
 from rankdistill.rank.write import write_table
 from rankdistill.train.groups import ranked_group
 from rankdistill.warmup.conversations import Conversations

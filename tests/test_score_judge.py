@@ -17,7 +17,7 @@ from rankdistill.endpoint import Answer
 from rankdistill.errors import UserError
 from rankdistill.score.judge.modes import MODES, Brief
 from rankdistill.score.judge.prompts import load_criterion, load_frame
-from rankdistill.score.judge.runner import run
+from rankdistill.score.judge.scorer import run
 from rankdistill.score.judge.verdicts import ENUMERATED, Reply, duel_form, order_form, rating_form
 
 

@@ -16,10 +16,9 @@ import pytest
 from export_runs import finished_run
 
 from rankdistill.errors import UserError
-from rankdistill.serve import command as commands
-from rankdistill.serve import process
+from rankdistill.serve import serving as commands
 from rankdistill.serve.__main__ import main
-from rankdistill.serve.command import Serving, check_serving, command
+from rankdistill.serve.serving import Serving, check_serving, command
 
 HERE = Path(__file__).parent
 
@@ -105,11 +104,13 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys, monkeypatch):
 
 def test_a_server_that_ends_while_loading_is_told_of(monkeypatch):
     monkeypatch.setattr(
-        process, "command", lambda _: [sys.executable, "-c", "raise ValueError('no such quant')"]
+        commands,
+        "command",
+        lambda _: [sys.executable, "-c", "raise ValueError('no such quant')"],
     )
-    serving = Serving(Path("/m"), "127.0.0.1", process.free_port(), "s")
+    serving = Serving(Path("/m"), "127.0.0.1", commands.free_port(), "s")
     with pytest.raises(UserError, match="ValueError: no such quant") as caught:
-        process.Server(serving).__enter__()
+        commands.Server(serving).__enter__()
     assert "\n" not in str(caught.value)
 
 
@@ -117,8 +118,8 @@ STAND_IN = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
 import chat_server
-from rankdistill.serve import process
-process.command = lambda serving: chat_server.command(serving.port, serving.name)
+from rankdistill.serve import serving as commands
+commands.command = lambda serving: chat_server.command(serving.port, serving.name)
 """
 SERVE = (
     STAND_IN
@@ -132,8 +133,8 @@ HOLD = (
     STAND_IN
     + """
 from pathlib import Path
-from rankdistill.serve.command import Serving
-with process.Server(Serving(Path("m"), "127.0.0.1", int(sys.argv[1]), "s")) as server:
+from rankdistill.serve.serving import Serving
+with commands.Server(Serving(Path("m"), "127.0.0.1", int(sys.argv[1]), "s")) as server:
     print("ready", flush=True)
     server.wait()
 """
@@ -151,7 +152,7 @@ def nobody_listens(port: int) -> bool:
 
 
 def test_a_server_does_not_outlive_a_command_that_is_killed():
-    port = process.free_port()
+    port = commands.free_port()
     program = [sys.executable, "-c", HOLD, str(HERE), str(port)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stdout.readline() == "ready\n"
@@ -160,7 +161,7 @@ def test_a_server_does_not_outlive_a_command_that_is_killed():
 
 
 def test_the_command_serves_shows_how_to_ask_and_ends_the_server(run):
-    port = process.free_port()
+    port = commands.free_port()
     url = f"http://127.0.0.1:{port}/v1"
     environment = {**os.environ, "VLLM_API_KEY": "secret"}
     program = [sys.executable, "-c", SERVE, str(HERE), str(run), "--port", str(port)]

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import model_in
@@ -23,9 +24,8 @@ from rankdistill.models import keep_layers, load_model, load_tokenizer, save_mod
 from rankdistill.score import TeacherAccess, score_groups
 from rankdistill.score.judge import engine as judge_engine
 from rankdistill.score.likelihood import Likelihood
-from rankdistill.serve import command as commands
-from rankdistill.serve.command import Serving
-from rankdistill.serve.process import Server, free_port
+from rankdistill.serve import serving as commands
+from rankdistill.serve.serving import Server, Serving, free_port
 from rankdistill.serve.talk import answer, served_model
 
 pytestmark = [pytest.mark.bundled, pytest.mark.vllm]
@@ -121,8 +121,8 @@ def one_engine() -> Iterator[None]:
     """The engine of this machine, which the second mode finds as the first one has left it."""
     start, started = judge_engine.Engine, []
 
-    def opened(options: judge_engine.EngineOptions) -> judge_engine.Engine:
-        started[:] = started or [start(options)]
+    def opened(*options: Any) -> judge_engine.Engine:
+        started[:] = started or [start(*options)]
         return started[0]
 
     with pytest.MonkeyPatch.context() as patch:

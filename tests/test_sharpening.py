@@ -12,8 +12,8 @@ from conftest import build_model
 from rankdistill.evaluate.tokens import batches_of, matching_temperature, mean_entropy
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import Rows
-from rankdistill.stages import sharpening
-from rankdistill.stages.sharpening import BOUNDS, control_temperature
+from rankdistill.stages import comparison
+from rankdistill.stages.comparison import BOUNDS, control_temperature
 
 
 def control(
@@ -37,8 +37,8 @@ def control(
         assert entropy == wanted
         return first
 
-    monkeypatch.setattr(sharpening, "_for_own_responses", for_own)
-    monkeypatch.setattr(sharpening, "_entropy_at", entropy_of_own)
+    monkeypatch.setattr(comparison, "_for_own_responses", for_own)
+    monkeypatch.setattr(comparison, "_entropy_at", entropy_of_own)
     run: Any = None
     reference: Any = SimpleNamespace(baseline=SimpleNamespace(temperature=own))
     temperature = control_temperature(run, reference, Rows([]), own=entropy_at(own), wanted=wanted)

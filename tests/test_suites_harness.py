@@ -18,8 +18,8 @@ from suite_rows import HELLASWAG, IFEVAL, gsm8k, suite, write
 from tiny_run import TINY, run_here
 
 from rankdistill.models import locate
-from rankdistill.suites import harness, vllm_backend
-from rankdistill.suites.local import hellaswag_text, task_rows
+from rankdistill.suites import harness
+from rankdistill.suites.harness import hellaswag_text, task_rows
 
 # Not imported here: every process of the tests would do it, for seconds.
 pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed")
@@ -105,16 +105,18 @@ def test_the_bundled_model_has_the_figures_of_lm_eval_by_hand(monkeypatch, tmp_p
 @pytest.mark.vllm
 def test_through_vllm_the_figures_are_those_through_transformers(monkeypatch, tmp_path, shallow):
     """Both suites ask one engine."""
+    from rankdistill.suites import resuming
+
     # In this process instead of one more, which takes 20 s to start.
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    start, engines = vllm_backend.vllm_model, []
+    start, engines = resuming.vllm_model, []
 
     @contextmanager
     def one_engine(*arguments: Any) -> Iterator[Any]:
         engines[:] = engines or [opened.enter_context(start(*arguments))]
         yield engines[0]
 
-    monkeypatch.setattr(vllm_backend, "vllm_model", one_engine)
+    monkeypatch.setattr(resuming, "vllm_model", one_engine)
     with ExitStack() as opened:
         compare(monkeypatch, tmp_path, str(shallow), 12, backend="vllm")
     assert engines and not multiprocessing.active_children()
@@ -122,14 +124,16 @@ def test_through_vllm_the_figures_are_those_through_transformers(monkeypatch, tm
 
 def test_an_engine_ends_with_its_suite_however_that_ends(monkeypatch, tiny_dir):
     pytest.importorskip("vllm")
+    from rankdistill.suites import resuming
+
     ended: list[str] = []
     core = SimpleNamespace(shutdown=lambda: ended.append("engine"))
     lm = SimpleNamespace(model=SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core)))
     back_end = SimpleNamespace(VLLM=lambda **_: lm)
-    monkeypatch.setattr(vllm_backend, "_back_end", lambda: back_end)
+    monkeypatch.setattr(resuming, "_back_end", lambda: back_end)
     options = SimpleNamespace(dtype="float32", gpu_memory_utilization=0.5)
     run: Any = SimpleNamespace(settings=SimpleNamespace(sample=SimpleNamespace(vllm=options)))
-    with pytest.raises(KeyError), vllm_backend.vllm_model(run, model_in(tiny_dir), 4) as asked:
+    with pytest.raises(KeyError), resuming.vllm_model(run, model_in(tiny_dir), 4) as asked:
         assert asked is lm and not ended
         raise KeyError
     assert ended == ["engine"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from rankdistill.suites.length_control import length_controlled
+from rankdistill.suites.alpaca_eval import length_controlled
 
 
 def test_equal_lengths_leave_the_win_rate_as_it_is():

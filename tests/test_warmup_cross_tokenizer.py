@@ -13,14 +13,15 @@ from warmup_runs import warm_up
 
 from rankdistill.models import encode_response, load_model, load_tokenizer
 from rankdistill.objectives.divergences import DIVERGENCES, total_variation
-from rankdistill.warmup.alignment import (
+from rankdistill.warmup.cross_rows import (
     NOWHERE,
     SharedTokens,
+    across,
     ends_in_text,
     following_the_same_text,
     shared_tokens,
+    sorted_distance,
 )
-from rankdistill.warmup.cross_rows import across, sorted_distance
 from rankdistill.warmup.cross_tokenizer import CrossTokenizerWarmup
 from rankdistill.warmup.logits import LogitsWarmup
 

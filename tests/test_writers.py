@@ -12,7 +12,7 @@ from judge_data import NOBODY
 from tiny_run import composed, refusal, run_here, shrunk
 
 from rankdistill.errors import UserError
-from rankdistill.rank.writers import writer_figures
+from rankdistill.rank.diagnostics import writer_figures
 from rankdistill.score.writer import ByWriter
 from rankdistill.stages import settings
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from rankdistill.compare.demands import by_run, read
-from rankdistill.compare.markdown import verified_parts
+from rankdistill.compare.pages import verified_parts
 from rankdistill.compare.verified import verified_tables
 from rankdistill.errors import UserError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from rankdistill.app.keys import Key, keys
+from rankdistill.app.start_page import Key, keys
 
 MARK = "<!-- keys -->"
 GROUPS = (

@@ -21,7 +21,7 @@ from rankdistill.bench import NAMES
 from rankdistill.bench.settings import BUNDLED, TINY, BenchSettings
 from rankdistill.console import console, quiet, say
 from rankdistill.errors import UserError, suggest
-from rankdistill.shell import Parser, says_mistakes
+from rankdistill.shell import Parser
 
 TABLE_WIDTH = 130
 GPU = "gpu"
@@ -30,7 +30,7 @@ ROWS = "rows"
 """The benchmark of memory."""
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs benchmarks; the exit code: 0, 1 where compared results differ, 2 for a mistake."""
     # Threads that wait sleep, so that CPU seconds are work. Read when torch is imported.

@@ -9,11 +9,17 @@ from typing import Any
 import torch
 
 from rankdistill.bench.flops import Cost, Work, sequences, shared
-from rankdistill.bench.measure import free_mb
-from rankdistill.bench.results import ResultRow
+from rankdistill.bench.results import ResultRow, free_mb
 from rankdistill.bench.settings import BenchSettings, Point, random_group
-from rankdistill.bench.training import Step, compare, full_logits_step, grouped_step, rrhf_step
-from rankdistill.bench.trl import TRLSteps, all_pairs
+from rankdistill.bench.training import (
+    Step,
+    TRLSteps,
+    all_pairs,
+    compare,
+    full_logits_step,
+    grouped_step,
+    rrhf_step,
+)
 from rankdistill.console import heading, result
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind, bound_layout, collate, response_logps

@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from rankdistill.bench.flops import Cost, Work
-from rankdistill.bench.measure import take_turns
-from rankdistill.bench.results import ResultRow, Unequal
+from rankdistill.bench.results import ResultRow, Unequal, take_turns
 from rankdistill.bench.settings import BenchSettings, Point, random_group
 from rankdistill.console import heading, result
 from rankdistill.sample.sampler import SamplingOptions, response_seed

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill import shell
-from rankdistill.shell import says_mistakes
 
 PROMPT = "\n> "
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Talks until the input ends; exit code 2 on a person's mistake."""
     given = _parser().parse_args(arguments)
@@ -45,8 +44,7 @@ def _served(named: Sequence[str], stack: ExitStack) -> Iterator[tuple[str, str, 
     """Name, API and model of what the person named; a run is served as long as the stack lasts."""
     from rankdistill.console import say
     from rankdistill.export import current_export, open_source
-    from rankdistill.serve.command import Serving, server
-    from rankdistill.serve.process import Server, free_port
+    from rankdistill.serve.serving import Server, Serving, free_port, server
 
     runs = {name: open_source(Path(name)) for name in named if not _is_url(name)}
     share = _share(len(runs)) if runs and server() == "vllm" else []
@@ -90,9 +88,9 @@ def _lines() -> Iterator[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.chat",
-        description="Talk to a run's student in the terminal; it is served as long as that lasts.",
+    parser = shell.parser(
+        "chat",
+        "Talk to a run's student in the terminal; it is served as long as that lasts.",
     )
     parser.add_argument("run", help="a finished run's folder, or the URL of a served model's API")
     parser.add_argument("--against", metavar="RUN", help="a second one, which answers beside it")

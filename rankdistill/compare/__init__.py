@@ -32,11 +32,10 @@ def compare_and_tell(folders: Sequence[Path], to: Path) -> tuple[Path, str]:
     """
     from rankdistill.compare import demands
     from rankdistill.compare.comparison import compare_runs
-    from rankdistill.compare.html import html_report
-    from rankdistill.compare.markdown import markdown_report
-    from rankdistill.compare.results import results_csv
+    from rankdistill.compare.pages import html_report, markdown_report
     from rankdistill.compare.runs import read_runs
     from rankdistill.compare.sentences import headline
+    from rankdistill.compare.tables import results_csv
     from rankdistill.errors import UserError
     from rankdistill.report import tell_moved
     from rankdistill.store.faults import writing

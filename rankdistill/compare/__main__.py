@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +10,14 @@ from textwrap import fill
 
 from rankdistill import shell
 from rankdistill.compare import FILES, compare_and_tell
-from rankdistill.shell import says_mistakes
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the comparison, prints who won and where it is; exit code 2 on a person's mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.compare",
-        description=f"Compare finished runs: {', '.join(FILES)}.",
+    parser = shell.parser(
+        "compare",
+        f"Compare finished runs: {', '.join(FILES)}.",
     )
     parser.add_argument(
         "folders", metavar="DIR", type=Path, nargs="+", help="folder of a finished run or a sweep"

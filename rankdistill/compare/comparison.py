@@ -1,4 +1,7 @@
-"""What a comparison knows: leads, differences, wins, and which of them are beyond noise."""
+"""What a comparison knows: leads, differences, wins, and which of them are beyond noise.
+
+And the same prompts answered by each student, side by side.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,20 @@ import numpy as np
 
 from rankdistill.compare import demands
 from rankdistill.compare.groups import ObjectiveRuns, objectives_of
-from rankdistill.compare.pairs import (
+from rankdistill.compare.runs import FailedRun, FinishedRun, Runs, own_prompts
+from rankdistill.compare.statistics import (
     Difference,
+    Estimate,
     Tables,
     Tested,
+    of_differences,
+    of_objectives,
     pair_differences,
     shared_seeds,
     tested,
 )
-from rankdistill.compare.runs import FailedRun, FinishedRun, Runs, own_prompts
-from rankdistill.compare.statistics import Estimate, of_differences, of_objectives
 from rankdistill.compare.verified import VerifiedTables, unmeasured, verified_tables
+from rankdistill.report.answers import ANSWERS, begins, first_answers
 from rankdistill.statistics import Interval, share_won
 
 SEED = 0
@@ -91,7 +97,7 @@ class Comparison:
             return self.verified.figures[label]["trained"].interval.mean
         return self.scores[label].mean
 
-    def lead(self, label: str) -> Estimate | Interval:
+    def lead(self, label: str) -> Interval:
         """Over the student before training; verified: the smaller of two gains."""
         if self.verified:
             return self.verified.gain(label)[1].interval
@@ -238,3 +244,71 @@ def mean_of(
     """The mean of a figure over the runs that have it."""
     found = [value for run in objective.runs if (value := figure(run)) is not None]
     return fmean(found) if found else None
+
+
+SHOWN = 200
+"""Most prompts of a page; those that the students disagree on most."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One prompt with one response of every student."""
+
+    prompt_id: str
+    messages: Sequence[Mapping[str, str]]
+    responses: dict[str, Mapping[str, Any]]
+    """text, score, tokens and cut of the first one of the first seed, by the student's label."""
+    means: dict[str, float]
+    """Mean score over responses and the seeds that were asked it, by label."""
+
+    @property
+    def begins(self) -> str:
+        """The first words of the prompt's last message."""
+        return begins(self.messages)
+
+    @property
+    def disagreement(self) -> float:
+        """Between the best and the worst student's mean score."""
+        return max(self.means.values()) - min(self.means.values())
+
+
+def answered(comparison: Comparison) -> list[Answered]:
+    """The prompts that at least two students' answers are at hand for; largest disagreement first.
+
+    A run folder keeps all answers; of one that was written before it did, the report's choice is
+    taken.
+    """
+    if not comparison.sampled:
+        return []
+    given = {o.label: _answers(o.runs[0]) for o in comparison.objectives}
+    found = []
+    for prompt in dict.fromkeys(prompt for rows in given.values() for prompt in rows):
+        rows = {label: rows[prompt] for label, rows in given.items() if prompt in rows}
+        means = {o.label: m for o in comparison.ordered if (m := _mean(o, prompt)) is not None}
+        if len(rows) < 2 or len(means) < len(comparison.objectives):
+            continue
+        found.append(
+            Answered(
+                prompt,
+                next(iter(rows.values()))[0],
+                {o.label: rows[o.label][1] for o in comparison.ordered if o.label in rows},
+                means,
+            )
+        )
+    return sorted(found, key=lambda one: (-one.disagreement, one.prompt_id))[:SHOWN]
+
+
+def _mean(objective: ObjectiveRuns, prompt: str) -> float | None:
+    """Over the runs that were asked this prompt; None if one of them has no score of it."""
+    asked = [run for run in objective.runs if prompt in run.prompts]
+    scores = [run.metrics["models"][run.metrics["trained"]]["prompt_scores"] for run in asked]
+    whole = bool(scores) and all(prompt in of for of in scores)
+    return fmean(of[prompt] for of in scores) if whole else None
+
+
+def _answers(run: FinishedRun) -> dict[str, tuple[Any, Any]]:
+    """By prompt id: its messages, and the trained student's first answer."""
+    name = run.metrics["trained"]
+    if (run.folder / ANSWERS).is_file():
+        return first_answers(run.folder, name)
+    return {s["prompt_id"]: (s["messages"], s["responses"][name]) for s in run.metrics["samples"]}

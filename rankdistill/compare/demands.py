@@ -17,25 +17,10 @@ import pyarrow.parquet as pq
 from rankdistill.compare.groups import ObjectiveRuns
 from rankdistill.compare.runs import FinishedRun
 from rankdistill.errors import UserError
-from rankdistill.evaluate.verified import DemandRow
+from rankdistill.evaluate.verified import DEMAND_COLUMNS, DemandRow
 from rankdistill.report.answers import DEMANDS
 
-OWN = pa.schema(
-    [
-        ("arm", pa.string()),
-        ("prompt_id", pa.string()),
-        ("cluster", pa.string()),
-        ("kind", pa.string()),
-        ("side", pa.string()),
-        ("group", pa.string()),
-        ("trained", pa.bool_()),
-        ("answer", pa.int64()),
-        ("followed", pa.float64()),
-        ("opposite", pa.float64()),
-        ("tokens", pa.int64()),
-        ("weight", pa.float64()),
-    ]
-)
+OWN = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in DEMAND_COLUMNS.items()])
 """Of a run's file, as the fields of `DemandRow`."""
 WHOSE = pa.schema([("run", pa.string()), ("objective", pa.string()), ("seed", pa.int64())])
 """Which run a row is of: its folder's name, the comparison's label, its seed."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from rankdistill.compare.groups import ObjectiveRuns
 from rankdistill.compare.runs import FinishedRun
 from rankdistill.report.ranked import LONGER
-from rankdistill.report.table import NOTHING, count, number, percent, size, tokens
+from rankdistill.report.table import count, number, percent, share_percent, size, tokens
 
 Figure = Callable[[FinishedRun], float | None]
 TRAINING = ("train", "reward")
@@ -24,18 +25,6 @@ class FigureRow(NamedTuple):
     explanation: str
     text: Callable[[float | None], str]
     figure: Figure
-
-
-def share(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.1f} %"
-
-
-def points(value: float | None) -> str:
-    """A difference of shares, in points of 100."""
-    if value is None:
-        return NOTHING
-    text = f"{100 * value:+.1f}"
-    return "0.0" if float(text) == 0.0 else text
 
 
 def role(run: FinishedRun, name: str) -> Mapping[str, Any]:
@@ -126,21 +115,21 @@ FIGURES = [
     FigureRow(
         "pairs_before", "Held-out pairs, before",
         "Share of the pairs of held-out rankings in order, before training.",
-        share, _ranked("baseline", "pair_accuracy"),
+        share_percent, _ranked("baseline", "pair_accuracy"),
     ),
     FigureRow(
         "pairs_after", "Held-out pairs, after",
-        "The same after training.", share, _ranked("trained", "pair_accuracy"),
+        "The same after training.", share_percent, _ranked("trained", "pair_accuracy"),
     ),
     FigureRow(
         "pairs_longer", "Held-out pairs, longer first",
         "What putting the longer response first gets, which needs no model.",
-        share, _ranked(LONGER, "pair_accuracy"),
+        share_percent, _ranked(LONGER, "pair_accuracy"),
     ),
     FigureRow(
         "pairs_matched", "Pairs of equal length, after",
         "After training, of the pairs that are about equally long.",
-        share, _ranked("trained", "matched_accuracy"),
+        share_percent, _ranked("trained", "matched_accuracy"),
     ),
     FigureRow(
         "rank_accuracy_before", "Rank accuracy, before",
@@ -204,3 +193,46 @@ FIGURES = [
         "children, weights included.", size, peak_bytes,
     ),
 ]  # fmt: skip
+
+
+def suite_rows(objectives: list[ObjectiveRuns]) -> list[FigureRow]:
+    """A row per figure of the suites that all runs measured alike; parts of figures are left out.
+
+    The means are over runs. Their intervals, over a suite's items, are in the runs' own reports.
+    """
+    runs = [run for objective in objectives for run in objective.runs]
+    return [
+        FigureRow(
+            f"{suite}.{key}",
+            figure["title"],
+            f"{figure['meaning']} {about}.",
+            share_percent if figure["share"] else number,
+            lambda run, suite=suite, key=key: _figures(run, suite).get(key, {}).get("mean"),
+        )
+        for suite, about in _measured_alike(runs)
+        for key, figure in _known(runs, suite).items()
+        if not figure["detail"]
+    ]
+
+
+def _measured_alike(runs: list[FinishedRun]) -> Iterator[tuple[str, str]]:
+    """Suite and how it was measured: the same version, number of shots, limit, ... in all runs."""
+    first, *others = [run.metrics.get("suites") or {} for run in runs]
+    for name, suite in first.items():
+        how = (suite["version"], suite["about"])
+        if all(
+            name in other and (other[name]["version"], other[name]["about"]) == how
+            for other in others
+        ):
+            yield name, suite["about"]
+
+
+def _known(runs: list[FinishedRun], suite: str) -> dict[str, Any]:
+    return {key: figure for run in runs for key, figure in _figures(run, suite).items()}
+
+
+def _figures(run: FinishedRun, suite: str) -> Mapping[str, Any]:
+    """Of the trained student, by key."""
+    return (run.metrics["suites"][suite]["models"].get(run.metrics["trained"]) or {"figures": {}})[
+        "figures"
+    ]

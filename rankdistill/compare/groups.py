@@ -71,18 +71,16 @@ def _read(run: FinishedRun, key: str) -> str:
 
 
 def _settings(run: FinishedRun) -> dict[str, Any]:
-    """Runs from before there were placebos have the setting too."""
+    """Runs from before there were placebos have the setting too.
+
+    A seed of a part of the run, such as that of its demands, is the run's unless it is given.
+    """
     values = {
         key: value
         for key, value in run.config.items()
-        if key not in _NO_DIFFERENCE and not _follows_seed(run, key)
+        if key not in _NO_DIFFERENCE and not (key.endswith(".seed") and value == run.seed)
     }
     return values | {PLACEBO: _is_placebo(run)}
-
-
-def _follows_seed(run: FinishedRun, key: str) -> bool:
-    """A seed of a part of the run, such as that of its demands, is the run's unless it is given."""
-    return key.endswith(".seed") and run.config[key] == run.seed
 
 
 def _is_placebo(run: FinishedRun) -> bool:

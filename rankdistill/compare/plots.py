@@ -15,7 +15,7 @@ from rankdistill.compare.groups import differing_keys
 from rankdistill.compare.runs import FinishedRun
 from rankdistill.report.curves import Points, points, running_mean
 from rankdistill.report.plots import Plot
-from rankdistill.report.svg import INK, MUTED, SERIES, draw
+from rankdistill.report.svg import INK, MUTED, SERIES, plot
 
 _ORDER = (1, 2, 4, 3, 5, 6, 7, 0)
 """Of the page's colours: those that differ most first."""
@@ -123,20 +123,12 @@ def plots_of(comparison: Comparison) -> list[Plot]:
         ),
     ]  # fmt: skip
     plots: list[Plot] = []
-    for index, (title, caption, fill) in enumerate(sampled if comparison.sampled else sampled[:1]):
-        _add(plots, f"compared{index}", title, caption, fill)
+    for index, told in enumerate(sampled if comparison.sampled else sampled[:1]):
+        plots += plot(f"compared{index}", *told)
     curves = [c for c in CURVES if c.history == "training_history" or not _same_warmup(comparison)]
     for index, curve in enumerate(curves):
-        fill = _curve(curve, comparison)
-        _add(plots, f"curve{index}", curve.title, curve.caption, fill)
+        plots += plot(f"curve{index}", curve.title, curve.caption, _curve(curve, comparison))
     return plots
-
-
-def _add(
-    plots: list[Plot], name: str, title: str, caption: str, fill: Callable[[Axes], bool]
-) -> None:
-    if (svg := draw(name, title, fill)) is not None:
-        plots.append(Plot(title, caption, svg))
 
 
 def _leads(axes: Axes, comparison: Comparison) -> bool:
@@ -256,12 +248,8 @@ def _line(history: Iterable[Mapping[str, Any]], keys: tuple[str, ...]) -> Points
 
 def _same_warmup(comparison: Comparison) -> bool:
     """One warm-up has one curve, and it says nothing about objectives."""
-    keys = differing_keys(_runs(comparison))
+    keys = differing_keys(run for o in comparison.objectives for run in o.runs)
     return not any(key.startswith(("warmup.", "student.", "teacher.")) for key in keys)
-
-
-def _runs(comparison: Comparison) -> Iterable[FinishedRun]:
-    return (run for objective in comparison.objectives for run in objective.runs)
 
 
 def _short(label: str) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from rankdistill.compare import verified_sentences
 from rankdistill.compare.comparison import Comparison
-from rankdistill.compare.pairs import Difference
 from rankdistill.compare.runs import FinishedRun
-from rankdistill.compare.wording import NAMED, differences, excludes_0, listed, sentence, told
+from rankdistill.compare.wording import NAMED, differences, listed, sentence, told
 from rankdistill.report.headline import FEW_PROMPTS, Finding, judge_warning
 
 
@@ -28,7 +27,7 @@ def headline(comparison: Comparison) -> str:
         )
     best = comparison.ordered[0].label
     others = [objective.label for objective in comparison.ordered[1:]]
-    below = [o for o in others if _beyond(comparison.difference(best, o))]
+    below = [o for o in others if (d := comparison.difference(best, o)) and d.tested.beyond_noise]
     level = [o for o in others if o not in below]
     if not any(d.tested.beyond_noise for d in comparison.differences):
         return (
@@ -129,7 +128,7 @@ def _placebos(comparison: Comparison) -> list[Finding]:
         lead = comparison.lead(label)
         who = "The placebo" if len(labels) == 1 else label
         said = f"{who}, trained on permuted ranks, gains {told(lead, comparison)}"
-        if not excludes_0(lead):
+        if not lead.excludes():
             found.append(Finding("good", f"{said}: noise."))
         elif lead.mean < 0:
             found.append(Finding("plain", f"{said}: such ranks do harm."))
@@ -171,10 +170,6 @@ def _cautions(comparison: Comparison) -> list[Finding | None]:
         text = f"No seed in common, so their warm-ups and samples differ too: {named}."
         found.append(Finding("warning", text))
     return found
-
-
-def _beyond(difference: Difference | None) -> bool:
-    return difference is not None and difference.tested.beyond_noise
 
 
 def of_several_versions(comparison: Comparison) -> Finding | None:

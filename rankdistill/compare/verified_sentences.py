@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rankdistill.compare.comparison import Comparison
-from rankdistill.compare.figures import share
 from rankdistill.compare.verified import VerifiedTables
-from rankdistill.compare.wording import NAMED, differences, excludes_0, listed, sentence, told
+from rankdistill.compare.wording import NAMED, differences, listed, sentence, told
 from rankdistill.report.headline import Finding
+from rankdistill.report.table import share_percent
 from rankdistill.statistics import Interval
 
 _CONTROLS = {
@@ -25,7 +25,7 @@ def headline(comparison: Comparison, verified: VerifiedTables) -> str:
     than a control that trains nothing reaches."""
     best, *others = (objective.label for objective in comparison.ordered)
     where = f"on {verified.base_prompts} base prompts"
-    follows = f"{best} follows {share(comparison.mean(best))} of the demands {where}"
+    follows = f"{best} follows {share_percent(comparison.mean(best))} of the demands {where}"
     rest = _beside_controls(comparison, verified, best)
     if not others:
         gain = told(comparison.lead(best), comparison)
@@ -49,7 +49,7 @@ def _beside_controls(comparison: Comparison, verified: VerifiedTables, best: str
     if found is None:
         return "; no control that trains nothing was measured"
     over, left = _CONTROLS[found[0]], found[1].interval
-    if excludes_0(left) and left.mean > 0:
+    if left.excludes() and left.mean > 0:
         return f"; over {over}, it gains {told(left, comparison)}"
     return f"; it is not shown to follow more than {over}"
 
@@ -105,7 +105,7 @@ def _over_controls(controls: Mapping[str, Named], comparison: Comparison) -> Fin
 
 def _sorted(found: Mapping[str, Named]) -> tuple[list[str], list[str], list[str]]:
     """Labels above 0, below 0, and those whose interval has it."""
-    clear = [label for label, (_, interval) in found.items() if excludes_0(interval)]
+    clear = [label for label, (_, interval) in found.items() if interval.excludes()]
     ahead = [label for label in clear if found[label][1].mean > 0]
     behind = [label for label in clear if label not in ahead]
     return ahead, behind, [label for label in found if label not in clear]

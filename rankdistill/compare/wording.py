@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rankdistill.compare.comparison import Comparison
-from rankdistill.compare.figures import points
-from rankdistill.compare.pairs import Difference, Tested
-from rankdistill.compare.statistics import Estimate
+from rankdistill.compare.statistics import Difference, Tested
 from rankdistill.report.headline import Finding
-from rankdistill.report.table import signed
+from rankdistill.report.table import points, signed
 from rankdistill.statistics import Interval
 
 NAMED = 4
 """Most pairs that one sentence names."""
 
 
-def told(difference: Estimate | Interval, comparison: Comparison, p: float | None = None) -> str:
+def told(difference: Interval, comparison: Comparison, p: float | None = None) -> str:
     """`+5.0 points (95 % interval +1.0 to +9.0, p 0.003)`: of the comparison's measure."""
     text = points if comparison.in_points else signed
     unit = " points" if comparison.in_points else ""
@@ -25,12 +23,6 @@ def told(difference: Estimate | Interval, comparison: Comparison, p: float | Non
     interval = f"95 % interval {text(difference.low)} to {text(difference.high)}"
     more = "" if p is None else f", p {p_text(p)}"
     return f"{text(difference.mean)}{unit} ({interval}{more})"
-
-
-def excludes_0(difference: Estimate | Interval) -> bool:
-    """Whether there is an interval, without 0."""
-    low, high = difference.low, difference.high
-    return low is not None and high is not None and not low <= 0.0 <= high
 
 
 def differences(comparison: Comparison) -> Finding | None:
@@ -42,7 +34,8 @@ def differences(comparison: Comparison) -> Finding | None:
     rest = [d for d in found if not d.tested.beyond_noise]
     said = []
     if clear:
-        shown = "; ".join(difference_text(d, comparison) for d in _largest(clear)[:NAMED])
+        largest = sorted(clear, key=lambda d: -d.tested.estimate.mean)
+        shown = "; ".join(difference_text(d, comparison) for d in largest[:NAMED])
         more = f"; and {len(clear) - NAMED} more below" if len(clear) > NAMED else ""
         said.append(f"Beyond noise: {shown}{more}.")
     if rest:
@@ -84,7 +77,3 @@ def listed(names: Iterable[str]) -> str:
 def sentence(text: str) -> str:
     """With a capital and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _largest(found: list[Difference]) -> list[Difference]:
-    return sorted(found, key=lambda d: -d.tested.estimate.mean)

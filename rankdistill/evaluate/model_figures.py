@@ -1,11 +1,18 @@
-"""The figures of one model, as they travel from the measurement to the report. No heavy import."""
+"""The figures of one model: diversity, repetition and length of what it wrote, its scores.
+
+They are there to tell an improvement from a collapse: a model that only became surer of itself
+writes responses that score higher, but are shorter, more repetitive and more alike. They travel
+from the measurement to the report. No heavy import.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean
 from typing import Any
+
+from rankdistill.rows import Group, Response
 
 
 @dataclass(frozen=True)
@@ -70,3 +77,58 @@ class ModelFigures:
 def common_prompts(a: ModelFigures, b: ModelFigures) -> Sequence[str]:
     """Prompt ids that both models answered and the judge scored, in a fixed order."""
     return sorted(a.per_prompt.keys() & b.per_prompt.keys())
+
+
+def distinct_n(responses: Iterable[Sequence[int]], n: int = 2) -> float | None:
+    """Distinct n-grams of the responses over all their n-grams, in (0, 1]; None: no n-gram at all.
+
+    responses: token ids. N-grams do not cross responses. Li et al. 2016 (arXiv:1510.03055) divide
+    by the number of tokens; we divide by the number of n-grams, so that 1 means that nothing
+    recurs. It falls as the amount of text grows, so compare equal numbers of responses only: the
+    tables average it over prompts, each with the same number of responses.
+    """
+    seen: set[tuple[int, ...]] = set()
+    total = 0
+    for token_ids in responses:
+        for gram in _ngrams(token_ids, n):
+            seen.add(gram)
+            total += 1
+    return len(seen) / total if total else None
+
+
+def repetition(token_ids: Sequence[int], n: int = 3) -> float:
+    """Share of the n-grams that occurred before in the same response, in [0, 1).
+
+    0: nothing recurs; near 1: a loop. The same as ``1 - distinct_n([token_ids], n)`` ("rep-n" of
+    Welleck et al. 2020, arXiv:1908.04319); 0 for a response of fewer than n tokens.
+    """
+    distinct = distinct_n([token_ids], n)
+    return 0.0 if distinct is None else 1.0 - distinct
+
+
+def mean_length(responses: Iterable[Response]) -> float:
+    """Tokens per response, EOS included. StatisticsError: no response."""
+    return fmean(len(response["token_ids"]) for response in responses)
+
+
+def cut_share(responses: Iterable[Response]) -> float:
+    """Share of the responses that the length limit cut, in [0, 1]. StatisticsError: none given."""
+    return fmean(response["finish_reason"] == "length" for response in responses)
+
+
+def group_distinct_2(groups: Iterable[Group]) -> float | None:
+    """`distinct_n` of pairs of tokens in the responses to one prompt, averaged over prompts.
+
+    None: there is no pair at all.
+
+    How different a model's answers to the same prompt are, from each other and within themselves.
+    """
+    shares = [distinct_n((r["token_ids"] for r in group["responses"]), 2) for group in groups]
+    defined = [share for share in shares if share is not None]
+    return fmean(defined) if defined else None
+
+
+def _ngrams(token_ids: Sequence[int], n: int) -> Iterator[tuple[int, ...]]:
+    if n < 1:
+        raise ValueError(f"an n-gram has at least one token, not {n}")
+    return (tuple(token_ids[i : i + n]) for i in range(len(token_ids) - n + 1))

@@ -6,11 +6,10 @@ validation prompts is given to the student before training, the trained one and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 
 from rankdistill.prompts.instructions import demands_of
-from rankdistill.rows import Message, Prompt
+from rankdistill.rows import Message, Prompt, row_columns
 
 SYSTEM = (
     "Follow every requirement of the request to the letter: its length, its form, and what must or "
@@ -40,7 +39,7 @@ def with_system(prompt: Prompt) -> list[Message]:
 def repeated(prompt: Prompt) -> list[Message]:
     """What is demanded, once more at the end; the whole request where demands are not known."""
     *before, last = prompt["messages"]
-    demands = demands_of(json.loads(prompt.get("columns") or "{}"))
+    demands = demands_of(row_columns(prompt))
     again = " ".join(demand.text for demand in demands) or last["content"]
     text = f"{last['content']}\n\nRemember: {again}"
     return [*before, Message(role=last["role"], content=text)]
@@ -48,7 +47,7 @@ def repeated(prompt: Prompt) -> list[Message]:
 
 def with_examples(prompt: Prompt) -> list[Message]:
     """Two requests with right answers, of other kinds than the prompt's, before it."""
-    asked = {demand.kind for demand in demands_of(json.loads(prompt.get("columns") or "{}"))}
+    asked = {demand.kind for demand in demands_of(row_columns(prompt))}
     shown = [example for example in _EXAMPLES if example[0] not in asked][:2]
     turns = []
     for _, request, answer in shown:

@@ -14,8 +14,14 @@ from statistics import fmean
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rankdistill.evaluate.figures import cut_share, group_distinct_2, mean_length, repetition
-from rankdistill.evaluate.model_figures import ModelFigures, PromptScores
+from rankdistill.evaluate.model_figures import (
+    ModelFigures,
+    PromptScores,
+    cut_share,
+    group_distinct_2,
+    mean_length,
+    repetition,
+)
 from rankdistill.evaluate.tokens import (
     KnownRows,
     batches_of,

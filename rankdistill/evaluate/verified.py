@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from rankdistill.prompts.demands import kinds
 from rankdistill.prompts.instructions import demands_of
-from rankdistill.rows import Group
+from rankdistill.rows import Group, row_columns
 from rankdistill.score.verifier.instructions import follows
 from rankdistill.statistics import RESAMPLES, Interval, bootstrap
 
@@ -52,9 +52,10 @@ class DemandRow:
     weight: float = 1.0
     """Of the answer among those of its arm and prompt."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for storing it."""
-        return asdict(self)
+
+_ARROW = {"str": "string", "bool": "bool", "int": "int64", "float": "float64"}
+DEMAND_COLUMNS = {of.name: _ARROW[str(of.type).partition(" ")[0]] for of in fields(DemandRow)}
+"""The Arrow type of every field of a `DemandRow`, for files of them."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def kinds_of(prompts: Sequence[Mapping[str, Any]], rule: str) -> list[str]:
     """The kinds of demands that prompts have."""
     found: set[str] = set()
     for prompt in prompts:
-        columns = json.loads(prompt.get("columns") or "{}")
+        columns = row_columns(prompt)
         if "demands" in columns:
             found |= {demand.kind for demand in demands_of(columns)}
         else:
@@ -187,7 +188,7 @@ def _demands(
     row: Mapping[str, Any], text: str, score: float, rule: str
 ) -> list[tuple[str, str, float, float | None]]:
     """(kind, side, followed, opposite followed) of every demand of a prompt."""
-    columns = json.loads(row.get("columns") or "{}")
+    columns = row_columns(row)
     if "demands" in columns:
         return [
             (

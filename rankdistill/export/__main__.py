@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rankdistill import shell
-from rankdistill.shell import says_mistakes
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the folder, and pushes it where that is asked for; exit code 2 on a mistake."""
     given = _parser().parse_args(arguments)
 
     from rankdistill.console import quiet, say
     from rankdistill.export import ExportOptions, export, open_source
-    from rankdistill.export.push import check_push, push
+    from rankdistill.export.hub import check_push, push
     from rankdistill.export.source import EXPORT
 
     quiet()
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _ranked(given: argparse.Namespace) -> int:
     """The run's ranked set in place of its student."""
     from rankdistill.console import say
-    from rankdistill.export.push import check_push, push
+    from rankdistill.export.hub import check_push, push
     from rankdistill.export.ranked_set import EXPORT, export_ranked
 
     if given.push is not None:
@@ -55,9 +54,9 @@ def _ranked(given: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.export",
-        description="Write a run's student as a folder that the hub, vLLM and a deployment "
+    parser = shell.parser(
+        "export",
+        "Write a run's student as a folder that the hub, vLLM and a deployment "
         "platform take as it is: weights, tokenizer, model card, license, serving files.",
     )
     parser.add_argument(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment
 from omegaconf import OmegaConf
 
-from rankdistill.export.license import License, hub_name
-from rankdistill.export.published import published
+from rankdistill.export.hub import License, hub_name
 from rankdistill.export.source import Source
 from rankdistill.fields import amounts
 from rankdistill.report.headline import findings, headline, judge_warning
@@ -62,7 +62,8 @@ def model_card(source: Source, license: License, name: str, quantize: str) -> Mo
         model_name=name.rpartition("/")[2],
         eval_results=list(eval_results(replace(source, metrics=published(source).metrics))) or None,
     )
-    text = _environment().get_template("README.md.j2").render(
+    templates = environment("rankdistill.export", escape=False, last_newline=True, md=_escaped)
+    text = templates.get_template("README.md.j2").render(
         card_data=data.to_yaml(), name=name, quantize=quantize, license=license,
         **_story(published(source)),
     )  # fmt: skip
@@ -149,7 +150,7 @@ def _story(source: Source) -> dict[str, Any]:
         "warning": judge_warning(metrics),
         "findings": findings(metrics),
         "tables": list(_tables(metrics)),
-        "hyperparameters": list(_hyperparameters(config)),
+        "hyperparameters": [leaf for g in HYPERPARAMETERS for leaf in _leaves(g, config.get(g))],
         "stages": stage_rows(metrics),
         "took": duration(sum(stage["seconds"] for stage in made)),
         "reused": len(metrics["stages"]) - len(made),
@@ -165,13 +166,8 @@ def _tables(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[str], Se
         yield "Held-out rankings", ranked_labels(metrics), ranked_rows(metrics)
 
 
-def _hyperparameters(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Dotted names and values of the groups that decide what is learned."""
-    for group in HYPERPARAMETERS:
-        yield from _leaves(group, config.get(group))
-
-
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Dotted names and values of a group that decides what is learned."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _leaves(f"{name}.{key}", inner)
@@ -207,9 +203,70 @@ LEFT_OUT = ("sample.vllm", "sample.transformers", "sample.endpoint")
 """Keys that change nothing of what is learned, or say where somebody's server is."""
 
 
-@cache
-def _environment() -> Environment:
-    def md(text: Any) -> str:
-        return inline(str(text))
+def _escaped(text: Any) -> str:
+    return inline(str(text))
 
-    return environment("rankdistill.export", escape=False, last_newline=True, md=md)
+
+_DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".gguf", ".md", ".yaml")
+_PATH = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/[^\s,'\"\[\]{}]*[^\s,'\"\[\]{}/]/?")
+
+
+def published(source: Source) -> Source:
+    """What may be passed on: the same with the last part of every local path in its place.
+
+    A hub's name stays. The command keeps its keys.
+    """
+    config, metrics = source.config or {}, source.metrics
+    names = {path: _last(path) for path in _texts(config) if _is_local(path)}
+    names[str(source.folder.absolute())] = source.folder.absolute().name
+    found = _mapped(metrics, names)
+    if found and found.get("command"):
+        found["command"] = _command(found["command"])
+    return replace(source, config=_mapped(source.config, names), metrics=found)
+
+
+def _mapped(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _mapped(inner, names) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mapped(inner, names) for inner in value]
+    if isinstance(value, str):
+        for path in sorted(names, key=len, reverse=True):
+            value = value.replace(path, names[path])
+    return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def _is_local(text: str) -> bool:
+    if text.startswith(("/", "~", "./", "../", "file:")):
+        return bool(_last(text))
+    if "/" not in text or "://" in text or "\n" in text:
+        return False
+    return text.lower().endswith(_DATA) or Path(text).exists()
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _command(line: str) -> str:
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        return _PATH.sub(lambda found: _last(found[0]), line)
+    shown = []
+    for word in words:
+        key, equals, value = word.rpartition("=")
+        bare = value.strip("'\"")
+        value = _last(bare) if _is_local(bare) else _PATH.sub(lambda f: _last(f[0]), value)
+        shown.append(f"{key}{equals}{value}")
+    return shlex.join(shown)

@@ -1,29 +1,125 @@
-"""The export of a run: a folder that the hub, vLLM and a deployment platform take as it is."""
+"""The export of a run: a folder that the hub, vLLM and a deployment platform take as it is.
+
+Its files serve it elsewhere: Inferless, Docker, Compose, Kubernetes; all with vLLM.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from rankdistill.errors import UserError, suggest
-from rankdistill.export.calibration import check_calibration, write_calibration
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM
+
+from rankdistill.errors import UserError, first_line, suggest
 from rankdistill.export.card import model_card
-from rankdistill.export.deployment import write_deployment
-from rankdistill.export.license import License, license_of
-from rankdistill.export.place import check_place, clear_place, remove_leftovers
-from rankdistill.export.record import (
+from rankdistill.export.hub import License, license_of
+from rankdistill.export.place import (
+    check_place,
+    clear_place,
     is_current,
     read_record,
     record_of,
+    remove_leftovers,
     write_maker,
     write_record,
 )
 from rankdistill.export.source import EXPORT, Source
-from rankdistill.export.weights import check_int8, write_int8, write_model
+from rankdistill.models import Model, merged, save_model
 from rankdistill.models.files import new_folder
-from rankdistill.models.load import PRECISIONS
+from rankdistill.models.load import PRECISIONS, OwnCodeError
+from rankdistill.rank.existing import load_groups
+from rankdistill.report.rendering import environment
 from rankdistill.store.faults import writing
+from rankdistill.store.files import link
+from rankdistill.store.manifest import versions
+
+
+def check_int8() -> None:
+    """UserError where torchao, which makes the 8 bits, is not installed."""
+    if find_spec("torchao") is None:
+        raise UserError(
+            "--quantize int8 needs torchao: `pip install 'rankdistill[torchao]'` brings it."
+        )
+
+
+def write_model(source: Source, to: Path, precision: str = "auto") -> None:
+    """Writes the model to the folder `to`, adapters merged.
+
+    The model of a run is taken as it is: `save_model` wrote it. Its weights become links, its other
+    files copies, since a model card that is written into a link would be written into the run too.
+    Any other model goes through `save_model` now, which sets the tokens that end and pad. A tied
+    head is left out of the file, as the model's configuration says.
+
+    Args:
+        precision: float32, bfloat16, float16, or auto for the one that it is in.
+
+    Raises:
+        UserError: the model cannot be loaded, or its adapters' base is gone.
+    """
+    if source.metrics is not None and not source.is_adapter and precision == "auto":
+        for file in source.model.iterdir():
+            take = link if file.suffix == ".safetensors" else shutil.copyfile
+            take(file, to / file.name)
+        return
+    if not source.is_adapter:
+        own = Model(str(source.model), {}, source.loading(precision))
+        model, tokenizer = own.load(), own.tokenizer()
+    else:
+        model, tokenizer = _merged(source, precision)
+    save_model(model, tokenizer, to)
+
+
+def write_int8(source: Source, folder: Path, to: Path) -> None:
+    """Writes the model in `folder` with its linear layers' weights in 8 bits, by torchao.
+
+    One scale per row of the weight, activations as they were; neither embedding nor head.
+    transformers and vLLM read it where torchao is installed.
+
+    Args:
+        source: What the model in `folder` was made of.
+
+    Raises:
+        UserError: the model cannot be quantised.
+    """
+    from torchao.quantization import Int8WeightOnlyConfig  # type: ignore[import-not-found]
+    from transformers import TorchAoConfig
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype="auto",
+            use_safetensors=True,
+            device_map={"": "cpu"},
+            trust_remote_code=source.loading("auto").trust_remote_code,
+            quantization_config=TorchAoConfig(Int8WeightOnlyConfig()),
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise UserError(f"torchao cannot quantise this model: {first_line(error)}") from error
+    save_model(model, Model(str(folder), {}, source.loading("auto")).tokenizer(), to)
+
+
+def _merged(source: Source, precision: str) -> tuple[Any, Any]:
+    """The model of adapters and their base, and the base's tokenizer."""
+    base = str(PeftConfig.from_pretrained(str(source.model)).base_model_name_or_path)
+    whole = Model(base, {}, source.loading(precision))
+    try:
+        model = whole.load()
+    except OwnCodeError:
+        raise
+    except UserError as error:
+        raise UserError(
+            f"The adapters in '{source.folder}' were trained on '{base}', which is gone: put the "
+            "model back there, or write its place into adapter_config.json."
+        ) from error
+    return merged(PeftModel.from_pretrained(model, str(source.model))), whole.tokenizer()
+
 
 QUANTIZE = ("none", "int8", "awq-ready")
 
@@ -134,3 +230,83 @@ def _license(source: Source) -> License:
         return License(None)
     student, teacher = source.config["student"], source.config["teacher"]
     return license_of(student.get("path") or teacher["path"])
+
+
+FILES = (
+    "app.py",
+    "inferless-runtime-config.yaml",
+    "Dockerfile",
+    "docker-compose.yaml",
+    "kubernetes.yaml",
+)
+VLLM = "0.31.0"
+"""Deployed where none is installed here."""
+INFERLESS = "0.2.15"
+"""Of the package with the decorators of `app.py`."""
+
+
+def write_deployment(source: Source, to: Path, repository: str | None, int8: bool) -> None:
+    """Writes the files beside the weights.
+
+    Args:
+        to: The export's folder.
+        repository: Of the hub, where the weights are pushed; Inferless then loads them from there.
+        int8: Whether the weights need torchao.
+    """
+    sampling: Mapping[str, Any] = (source.config or {}).get("sample") or {}
+    vllm = versions().get("vllm", VLLM).partition("+")[0]
+    torchao = [f"torchao=={_installed('torchao')}"] if int8 else []
+    for file in FILES:
+        write_template(
+            file,
+            to,
+            name=source.name,
+            repository=repository,
+            temperature=float(sampling.get("temperature", 1.0)),
+            top_p=float(sampling.get("top_p", 1.0)),
+            top_k=int(sampling.get("top_k", 0)),
+            vllm=vllm,
+            inferless=INFERLESS,
+            packages=[f"vllm=={vllm}", *torchao],
+            torchao="".join(torchao),
+        )
+
+
+def write_template(file: str, to: Path, **values: Any) -> None:
+    """Fills in the template of one file."""
+    templates = environment("rankdistill.export", escape=False, last_newline=True)
+    text = templates.get_template(f"{file}.j2").render(**values)
+    (to / file).write_text(text, encoding="utf-8")
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # on the path, without metadata
+        return __import__(package).__version__
+
+
+ROWS = 256
+
+
+def check_calibration(source: Source) -> None:
+    """UserError where there are no texts to calibrate on."""
+    if not (source.folder / "ranked").is_dir():
+        raise UserError(
+            f"--quantize awq-ready takes its texts from ranked/, which '{source.folder}' has not: "
+            "give a run that ranks responses."
+        )
+
+
+def write_calibration(source: Source, to: Path) -> None:
+    """Writes `calibration.jsonl`, conversations with their best response, and `quantize_awq.py`."""
+    rows = []
+    for group in load_groups(source.folder):
+        best = min(group["responses"], key=lambda response: response.get("rank") or 0)
+        answer = {"role": "assistant", "content": best["text"]}
+        rows.append({"messages": [*map(dict, group["messages"]), answer]})
+        if len(rows) == ROWS:
+            break
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (to / "calibration.jsonl").write_text(lines, encoding="utf-8", errors="replace")
+    write_template("quantize_awq.py", to)

@@ -11,18 +11,20 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from omegaconf import OmegaConf
 
 from rankdistill.errors import UserError
-from rankdistill.export.license import hub_name, license_of
+from rankdistill.export.hub import hub_name, license_of
 from rankdistill.fields import amounts
 from rankdistill.models.files import new_folder
 from rankdistill.report import read_metrics
 from rankdistill.report.markdown_parts import figures, inline, table
 from rankdistill.report.ranking import (
+    TITLE,
     agreement_rows,
     ranking_cautions,
     ranking_labels,
     ranking_rows,
+    writer_labels,
+    writer_rows,
 )
-from rankdistill.report.writers import TITLE, writer_labels, writer_rows
 from rankdistill.store.written import check_run
 
 EXPORT = "ranked_export"

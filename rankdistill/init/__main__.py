@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ FOLDER = "FOLDER"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the files and says how they are run; exit code 2 on a person's mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.init",
-        description="Write a project to begin with: a recipe, prompts, a scorer and an objective "
+    parser = shell.parser(
+        "init",
+        "Write a project to begin with: a recipe, prompts, a scorer and an objective "
         "of your own, which run as they are.",
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder to make; never replaced")

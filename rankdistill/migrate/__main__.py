@@ -14,13 +14,11 @@ from rankdistill import shell
 from rankdistill.errors import UserError
 from rankdistill.migrate.carried import Carried, command, recipe
 from rankdistill.migrate.carry import carry
-from rankdistill.migrate.others import refuse_others
-from rankdistill.migrate.source import KINDS, kind_of, read, text_of
-from rankdistill.shell import says_mistakes
+from rankdistill.migrate.source import KINDS, kind_of, read, refuse_others, text_of
 from rankdistill.stages.moved import names_ours, renamed
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the command; exit code 2 on a person's mistake."""
     given = _parser().parse_args(arguments)
@@ -78,9 +76,9 @@ def _show(carried: Carried, kind: str, to: Path | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.migrate",
-        description="A configuration of TRL or the alignment-handbook as overrides of rankdistill.",
+    parser = shell.parser(
+        "migrate",
+        "A configuration of TRL or the alignment-handbook as overrides of rankdistill.",
     )
     parser.add_argument("file", type=Path, help="YAML of `trl sft|dpo`, of the handbook, or ours")
     parser.add_argument("--kind", choices=KINDS, help="the trainer, where the file does not tell")

@@ -10,8 +10,7 @@ from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.migrate.carried import Carried
-from rankdistill.migrate.data import carry_data
-from rankdistill.migrate.model import carry_model
+from rankdistill.migrate.keys import carry_data, carry_model
 from rankdistill.trackers import TRACKERS, lacks_package
 
 LEARNING_RATES = {"sft": 2e-5, "dpo": 1e-6, "orpo": 1e-6, "simpo": 1e-6, "cpo": 1e-6}

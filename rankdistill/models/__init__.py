@@ -9,6 +9,7 @@ from rankdistill.models.adapters import (
     merged_copy,
 )
 from rankdistill.models.device import claim_device, device, release
+from rankdistill.models.files import save_model
 from rankdistill.models.layers import (
     evenly_spaced_layers,
     first_layers,
@@ -20,7 +21,6 @@ from rankdistill.models.load import load_model, place, stored_precision
 from rankdistill.models.locate import identity, locate
 from rankdistill.models.model import Loading, Model, ServedModel, written_with
 from rankdistill.models.rows import Rows, recoded, recoding, token_groups, written
-from rankdistill.models.saving import save_model
 from rankdistill.models.template import chat_template, template_arguments, with_chat_template
 from rankdistill.models.tokenizer import (
     decode_response,

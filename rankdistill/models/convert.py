@@ -25,8 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rankdistill.errors import UserError, first_line
-from rankdistill.models.files import new_folder, stem_in_making
-from rankdistill.models.saving import save_model
+from rankdistill.models.files import new_folder, save_model, stem_in_making
 from rankdistill.store import home, manifest
 from rankdistill.store.faults import explained
 from rankdistill.store.locks import held

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative, check_positive
-from rankdistill.objectives.lists import RankedLists, differences, watch
+from rankdistill.objectives.lists import RankedLists, differences
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class CPO:
         rewards = self.beta * lists.logps
         rank_loss = lists.pair_mean(-logsigmoid(differences(rewards)))
         sft_loss = lists.nll_of_best("mean")
-        return ObjectiveOutput(
-            loss=rank_loss + self.nll_weight * sft_loss,
-            metrics=watch(lists, rewards, rank_loss=rank_loss, sft_loss=sft_loss),
+        return lists.output(
+            rank_loss + self.nll_weight * sft_loss, rewards, rank_loss=rank_loss, sft_loss=sft_loss
         )

@@ -14,7 +14,7 @@ from rankdistill.objectives.checks import (
     check_not_negative,
     check_positive,
 )
-from rankdistill.objectives.lists import RankedLists, differences, watch
+from rankdistill.objectives.lists import RankedLists, differences
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,10 @@ class DPO:
             -(1 - flipped) * logsigmoid(margins) - flipped * logsigmoid(-margins)
         )
         sft_loss = lists.nll_of_best("mean")
-        return ObjectiveOutput(
-            loss=rank_loss + self.nll_weight * sft_loss,
-            metrics=watch(
-                lists, rewards, log_ratios=log_ratios, rank_loss=rank_loss, sft_loss=sft_loss
-            ),
+        return lists.output(
+            rank_loss + self.nll_weight * sft_loss,
+            rewards,
+            log_ratios=log_ratios,
+            rank_loss=rank_loss,
+            sft_loss=sft_loss,
         )

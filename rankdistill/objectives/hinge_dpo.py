@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_positive
-from rankdistill.objectives.lists import RankedLists, differences, watch
+from rankdistill.objectives.lists import RankedLists, differences
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,4 @@ class HingeDPO:
         log_ratios = lists.log_ratios(self)
         rewards = self.beta * log_ratios
         rank_loss = lists.pair_mean((1 - differences(rewards)).relu())
-        return ObjectiveOutput(
-            loss=rank_loss,
-            metrics=watch(lists, rewards, log_ratios=log_ratios, rank_loss=rank_loss),
-        )
+        return lists.output(rank_loss, rewards, log_ratios=log_ratios, rank_loss=rank_loss)

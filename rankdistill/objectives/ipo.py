@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_flag, check_positive
-from rankdistill.objectives.lists import RankedLists, differences, watch
+from rankdistill.objectives.lists import RankedLists, differences
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,6 @@ class IPO:
         log_ratios = lists.log_ratios(self)
         ratios = log_ratios / lists.lengths if self.length_normalised else log_ratios
         rank_loss = lists.pair_mean((differences(ratios) - 1 / (2 * self.beta)) ** 2)
-        return ObjectiveOutput(
-            loss=rank_loss,
-            metrics=watch(lists, self.beta * ratios, log_ratios=log_ratios, rank_loss=rank_loss),
+        return lists.output(
+            rank_loss, self.beta * ratios, log_ratios=log_ratios, rank_loss=rank_loss
         )

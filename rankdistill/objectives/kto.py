@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative, check_number, check_positive
-from rankdistill.objectives.lists import RankedLists, average, watch
+from rankdistill.objectives.lists import RankedLists, average
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,12 @@ class KTO:
             self.undesirable_weight * torch.sigmoid(gain),
         )
         rank_loss = average(losses, desirable | undesirable)
-        return ObjectiveOutput(
-            loss=rank_loss,
-            metrics=watch(
-                lists,
-                self.beta * log_ratios,
-                log_ratios=log_ratios,
-                rank_loss=rank_loss,
-                reference_point=reference_point,
-            ),
+        return lists.output(
+            rank_loss,
+            self.beta * log_ratios,
+            log_ratios=log_ratios,
+            rank_loss=rank_loss,
+            reference_point=reference_point,
         )
 
     def _labels(self, lists: RankedLists) -> tuple[Tensor, Tensor]:

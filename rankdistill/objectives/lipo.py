@@ -11,7 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_choice, check_positive
-from rankdistill.objectives.lists import RankedLists, average, differences, watch
+from rankdistill.objectives.lists import RankedLists, average, differences
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,7 @@ class LiPO:
         gains = differences(torch.exp2(self._win_chances(lists))).abs()
         weights = gains * self._discount_gaps(rewards.detach(), lists.mask)
         rank_loss = lists.pair_sum(-weights * logsigmoid(differences(rewards)))
-        return ObjectiveOutput(
-            loss=rank_loss,
-            metrics=watch(lists, rewards, log_ratios=log_ratios, rank_loss=rank_loss),
-        )
+        return lists.output(rank_loss, rewards, log_ratios=log_ratios, rank_loss=rank_loss)
 
     def _win_chances(self, lists: RankedLists) -> Tensor:
         """[B, C] the labels."""

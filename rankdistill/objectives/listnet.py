@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_positive
-from rankdistill.objectives.lists import RankedLists, average, logsumexp, watch
+from rankdistill.objectives.lists import RankedLists, average, logsumexp
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ class ListNet:
         entropies = -targets * _log_softmax(rewards, lists.mask)
         ranked = lists.mask & lists.better.any(dim=(1, 2))[:, None]
         rank_loss = torch.where(ranked, entropies, 0.0).sum(dim=1)
-        return ObjectiveOutput(
-            loss=rank_loss,
-            metrics=watch(lists, rewards, log_ratios=log_ratios, rank_loss=rank_loss),
-        )
+        return lists.output(rank_loss, rewards, log_ratios=log_ratios, rank_loss=rank_loss)
 
 
 def _log_softmax(values: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rankdistill.errors import UserError
-from rankdistill.objectives.candidates import Candidates
+from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 
 Reduction = Literal["mean", "sum"]
 
@@ -130,6 +130,10 @@ class RankedLists:
         compared = torch.cat([has_worse[:, :, None], self.better], dim=2)
         logits = torch.cat([own[:, :, None], others.expand_as(self.better)], dim=2)
         return logsumexp(logits, compared) - torch.where(has_worse, own, 0.0)
+
+    def output(self, loss: Tensor, values: Tensor, **watched: Tensor) -> ObjectiveOutput:
+        """What an objective returns: its loss [B], and what `watch` sees of `values`."""
+        return ObjectiveOutput(loss, watch(self, values, **watched))
 
 
 def differences(values: Tensor) -> Tensor:

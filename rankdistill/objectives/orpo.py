@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative
-from rankdistill.objectives.lists import RankedLists, differences, watch
+from rankdistill.objectives.lists import RankedLists, differences
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,8 @@ class ORPO:
         odds = log_odds(lists.mean_logps)
         rank_loss = lists.pair_mean(-logsigmoid(differences(odds)))
         sft_loss = lists.nll_of_best("mean")
-        return ObjectiveOutput(
-            loss=sft_loss + self.odds_weight * rank_loss,
-            metrics=watch(lists, odds, rank_loss=rank_loss, sft_loss=sft_loss),
+        return lists.output(
+            sft_loss + self.odds_weight * rank_loss, odds, rank_loss=rank_loss, sft_loss=sft_loss
         )
 
 

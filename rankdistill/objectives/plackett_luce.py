@@ -9,7 +9,7 @@ import torch
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_count, check_positive
-from rankdistill.objectives.lists import RankedLists, watch
+from rankdistill.objectives.lists import RankedLists
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,4 @@ class PlackettLuceDPO:
         if self.top_m is not None:
             losses = torch.where(lists.better.sum(dim=1) < self.top_m, losses, 0.0)
         rank_loss = losses.sum(dim=1)
-        return ObjectiveOutput(
-            loss=rank_loss,
-            metrics=watch(lists, rewards, log_ratios=log_ratios, rank_loss=rank_loss),
-        )
+        return lists.output(rank_loss, rewards, log_ratios=log_ratios, rank_loss=rank_loss)

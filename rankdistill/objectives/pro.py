@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_flag, check_not_negative
-from rankdistill.objectives.lists import RankedLists, watch
+from rankdistill.objectives.lists import RankedLists
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,11 @@ class PRO:
         rank_loss = self._rank_loss(lists)
         sft_loss = lists.nll_of_best("sum")
         others = (lists.mask.sum(dim=1) - 1).clamp(min=0).to(sft_loss.dtype)
-        return ObjectiveOutput(
-            loss=rank_loss + self.sft_weight * others**2 * sft_loss,
-            metrics=watch(lists, lists.mean_logps, rank_loss=rank_loss, sft_loss=sft_loss),
+        return lists.output(
+            rank_loss + self.sft_weight * others**2 * sft_loss,
+            lists.mean_logps,
+            rank_loss=rank_loss,
+            sft_loss=sft_loss,
         )
 
     def _rank_loss(self, lists: RankedLists) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_label_smoothing, check_positive
-from rankdistill.objectives.lists import RankedLists, differences, watch
+from rankdistill.objectives.lists import RankedLists, differences
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,4 @@ class RobustDPO:
             (flipped * logsigmoid(-margins) - (1 - flipped) * logsigmoid(margins))
             / (1 - 2 * flipped)
         )
-        return ObjectiveOutput(
-            loss=rank_loss,
-            metrics=watch(lists, rewards, log_ratios=log_ratios, rank_loss=rank_loss),
-        )
+        return lists.output(rank_loss, rewards, log_ratios=log_ratios, rank_loss=rank_loss)

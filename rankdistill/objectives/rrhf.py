@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_choice, check_not_negative
-from rankdistill.objectives.lists import RankedLists, Reduction, differences, watch
+from rankdistill.objectives.lists import RankedLists, Reduction, differences
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ class RRHF:
         values = lists.logps / lists.lengths**self.length_exponent
         rank_loss = lists.pair_sum((-differences(values)).relu())
         sft_loss = lists.nll_of_best(self.sft_reduction)
-        return ObjectiveOutput(
-            loss=rank_loss + self.sft_weight * sft_loss,
-            metrics=watch(lists, values, rank_loss=rank_loss, sft_loss=sft_loss),
+        return lists.output(
+            rank_loss + self.sft_weight * sft_loss, values, rank_loss=rank_loss, sft_loss=sft_loss
         )

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_choice
-from rankdistill.objectives.lists import RankedLists, Reduction, watch
+from rankdistill.objectives.lists import RankedLists, Reduction
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,4 @@ class SFT:
         """Loss [B] in nats and the metrics of `watch`, `sft_loss` among them."""
         lists = RankedLists.of(candidates)
         sft_loss = lists.nll_of_best(self.reduction)
-        return ObjectiveOutput(
-            loss=sft_loss, metrics=watch(lists, lists.mean_logps, sft_loss=sft_loss)
-        )
+        return lists.output(sft_loss, lists.mean_logps, sft_loss=sft_loss)

@@ -9,7 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative, check_positive
-from rankdistill.objectives.lists import RankedLists, differences, watch
+from rankdistill.objectives.lists import RankedLists, differences
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,4 @@ class SimPO:
         rewards = self.beta * lists.mean_logps
         gamma = self.beta * self.gamma_beta_ratio
         rank_loss = lists.pair_mean(-logsigmoid(differences(rewards) - gamma))
-        return ObjectiveOutput(loss=rank_loss, metrics=watch(lists, rewards, rank_loss=rank_loss))
+        return lists.output(rank_loss, rewards, rank_loss=rank_loss)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rankdistill.objectives.candidates import Candidates, ObjectiveOutput
 from rankdistill.objectives.checks import check_not_negative
-from rankdistill.objectives.lists import RankedLists, differences, watch
+from rankdistill.objectives.lists import RankedLists, differences
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class SLiC:
         lists = RankedLists.of(candidates)
         rank_loss = lists.pair_mean((self.delta - differences(lists.logps)).relu())
         sft_loss = lists.nll_of_best("sum")
-        return ObjectiveOutput(
-            loss=rank_loss + self.regulariser * sft_loss,
-            metrics=watch(lists, lists.logps, rank_loss=rank_loss, sft_loss=sft_loss),
+        return lists.output(
+            rank_loss + self.regulariser * sft_loss,
+            lists.logps,
+            rank_loss=rank_loss,
+            sft_loss=sft_loss,
         )

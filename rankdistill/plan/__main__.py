@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill import shell
-from rankdistill.shell import says_mistakes
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the plan; exit code 2 on a person's mistake."""
     given = _parser().parse_args(arguments)
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
     from rich.console import Console
 
-    from rankdistill.plan import machines, table
+    from rankdistill.plan import table
 
     console = Console(highlight=False)
     wide = Console(highlight=False, width=max(table.WIDTH, console.width))
@@ -53,15 +52,15 @@ def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
     wide.print()
     wide.print(table.peak(found))
     if planner.plan.machines > 1 or planner.plan.price is not None:
-        wide.print(machines.told(machines.of_machines(planner, found)), soft_wrap=True)
+        wide.print(table.told(table.of_machines(planner, found)), soft_wrap=True)
     for line in table.misfits(planner, found) or ["Everything fits."]:
         wide.print(line, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m rankdistill.plan",
-        description="Work out what a run would need of a machine, without loading any weights.",
+    made = shell.parser(
+        "plan",
+        "Work out what a run would need of a machine, without loading any weights.",
         epilog="Example: python -m rankdistill.plan recipe=zephyr_7b hardware=8xa100",
     )
     made.add_argument(

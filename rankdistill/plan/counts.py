@@ -13,9 +13,8 @@ from rankdistill.plan.shapes import known_data
 from rankdistill.prompts.formats import conversation
 from rankdistill.prompts.odd_rows import OddRow
 from rankdistill.prompts.sources import SHIPPED, read_rows
-from rankdistill.rank.formats import ranked_row
+from rankdistill.rank.formats import ranked_row, with_answers
 from rankdistill.rank.preferences import columns_of
-from rankdistill.rank.trees import with_answers
 from rankdistill.stages.settings import Settings
 
 CHARACTERS = 4

@@ -23,8 +23,8 @@ from rankdistill.plan.memory import (
     engine_memory,
     forward_memory,
     model_bytes,
+    remedy,
 )
-from rankdistill.plan.remedies import remedy
 from rankdistill.plan.shapes import Shape, shape_of
 from rankdistill.plan.stage import (
     PlannedStage,
@@ -105,8 +105,19 @@ class Planner:
             trust_remote_code=settings.trust_remote_code,
         )
 
-    def done(self, memory: Memory) -> Memory:
+    def group(self, responses: int, layout: str | None = None) -> Work:
+        """A prompt of the run with so many responses, in its layout or another."""
+        own = layout or self.settings.train.layout.name
+        return grouped(own, self.counts.prompt, responses, self.counts.response)
+
+    def held(self, shape: Shape, settings: Any) -> float:
+        """Bytes of the weights of a model that is not trained; `settings` are its group."""
+        quantization = getattr(getattr(settings, "quantization", None), "name", None)
+        return model_bytes(shape, precise(settings.precision), quantization)
+
+    def done(self, memory: Memory | None = None) -> Memory:
         """With what every process takes."""
+        memory = memory or Memory()
         return replace(memory, process=self.hardware.process_gib * GIB)
 
     def sampling(

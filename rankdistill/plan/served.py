@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rankdistill.plan.memory import GIB, Memory
 from rankdistill.plan.planner import Planner
 from rankdistill.plan.stage import PlannedStage
 from rankdistill.score.schema import JudgeEndpoint
@@ -72,6 +71,6 @@ def _asked(
     where = f"{model} at {' and '.join(urls)}"
     return PlannedStage(
         name, f"{what}, {calls:,} calls to {where}{cost}", 0,
-        Memory(process=planner.hardware.process_gib * GIB), calls * (read + wrote), 0, seconds,
+        planner.done(), calls * (read + wrote), 0, seconds,
         disk=disk,
     )  # fmt: skip

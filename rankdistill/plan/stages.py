@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from rankdistill.bench.flops import Work, sequences
-from rankdistill.plan.memory import GIB, Memory, forward_memory, model_bytes
+from rankdistill.plan.memory import forward_memory, model_bytes
 from rankdistill.plan.planner import PASSES, Planner, precise
 from rankdistill.plan.served import QUESTION, judged, written
-from rankdistill.plan.stage import PlannedStage, cost, grouped, times
+from rankdistill.plan.stage import PlannedStage, cost, times
 from rankdistill.score.schema import JudgeEndpoint
 from rankdistill.score.scorer import Questions, Scorer
 from rankdistill.stages.rounds import method, needs_ranking, needs_reward
@@ -81,8 +81,7 @@ def _warmup(planner: Planner) -> Iterator[PlannedStage]:
 
 
 def _teacher_outputs(planner: Planner, stored: Any, rows: int) -> PlannedStage:
-    settings, counts = planner.settings, planner.counts
-    teacher = planner.teacher
+    settings, teacher = planner.settings, planner.teacher
     spec = CacheSpec(
         stored["kind"],
         vocabulary=min(teacher.vocabulary, planner.student.vocabulary),
@@ -91,7 +90,7 @@ def _teacher_outputs(planner: Planner, stored: Any, rows: int) -> PlannedStage:
         hidden_size=teacher.hidden,
         hidden_bytes=2 if precise(settings.teacher.precision) != "float32" else 4,
     )
-    work = times(grouped("packed", counts.prompt, 1, counts.response), rows)
+    work = times(planner.group(1, "packed"), rows)
     warmup: Any = settings.warmup
     return planner.reading(
         "teacher", f"outputs ({stored['kind']}) on {rows:,} responses", teacher, settings.teacher,
@@ -102,14 +101,12 @@ def _teacher_outputs(planner: Planner, stored: Any, rows: int) -> PlannedStage:
 def _lessons(planner: Planner, rows: int, rounds: int, *, head: str, live: bool) -> PlannedStage:
     """The warm-up on responses: distillation with the teacher beside it, or SFT."""
     warmup: Any = planner.settings.warmup
-    counts, teacher = planner.counts, planner.settings.teacher
-    work = times(grouped("packed", counts.prompt, 1, counts.response), rows)
+    counts = planner.counts
+    work = times(planner.group(1, "packed"), rows)
     step = -(-warmup.responses_per_step // planner.hardware.devices)
     others = extra = 0.0
     if head == "distilled" and live:
-        precision = precise(teacher.precision)
-        quantization = teacher.quantization and teacher.quantization.name
-        others = model_bytes(planner.teacher, precision, quantization)
+        others = planner.held(planner.teacher, planner.settings.teacher)
         extra = work.inference(cost(planner.teacher)) * warmup.epochs * rounds
     return planner.training(
         "warmup", f"{type(warmup).__name__} on {rows:,} responses", warmup, work,
@@ -172,7 +169,7 @@ def _round(planner: Planner, prompts: int) -> Iterator[PlannedStage]:
         yield _ppo(planner)
         return
     objective: Any = settings.objective
-    group = grouped(settings.train.layout.name, counts.prompt, planner.epoch_group, counts.response)
+    group = planner.group(planner.epoch_group)
     if objective.needs_reference:
         yield planner.reading(
             "reference", f"{prompts:,} groups", planner.student, settings.student,
@@ -184,8 +181,8 @@ def _round(planner: Planner, prompts: int) -> Iterator[PlannedStage]:
 
 def _scored(planner: Planner, scorer: Scorer, prompts: int, each: int) -> Iterator[PlannedStage]:
     """Scores of groups by a model of this machine or of an endpoint; rules take nothing here."""
-    counts, settings = planner.counts, planner.settings
-    work = times(grouped(settings.train.layout.name, counts.prompt, each, counts.response), prompts)
+    settings = planner.settings
+    work = times(planner.group(each), prompts)
     questions = scorer.questions(each)
     if not scorer.runs_here:
         if questions is not None and isinstance(scorer, JudgeEndpoint):
@@ -220,7 +217,7 @@ def _ranked(planner: Planner, prompts: int) -> PlannedStage:
     counts = planner.counts
     each = counts.prompt * 4 + counts.responses * (counts.response * 10 + 300)
     return PlannedStage(
-        "rank", f"{prompts:,} groups", 0, Memory(process=planner.hardware.process_gib * GIB),
+        "rank", f"{prompts:,} groups", 0, planner.done(),
         0, 0, 1, disk=2 * prompts * each,
     )  # fmt: skip
 
@@ -238,11 +235,9 @@ def _trained(
 
 
 def _reward(planner: Planner) -> PlannedStage:
-    counts, settings = planner.counts, planner.settings
-    layout = settings.train.layout.name
-    group = grouped(layout, counts.prompt, planner.epoch_group, counts.response)
-    group = replace(group, rows=0)  # one number per response in place of logits
-    return _trained(planner, "reward", settings.reward, group, "pairs")
+    # One number per response in place of logits.
+    group = replace(planner.group(planner.epoch_group), rows=0)
+    return _trained(planner, "reward", planner.settings.reward, group, "pairs")
 
 
 def _ppo(planner: Planner) -> PlannedStage:
@@ -251,13 +246,11 @@ def _ppo(planner: Planner) -> PlannedStage:
     settings, counts = planner.settings, planner.counts
     train: Any = settings.train
     rollout, shape = train.rollout, planner.student
-    group = grouped(train.layout.name, counts.prompt, rollout.responses_per_prompt, counts.response)
+    group = planner.group(rollout.responses_per_prompt)
     own = model_bytes(shape, "float32", None)
     models = own * train.learns_reward
     if train.distils:
-        quantization = settings.teacher.quantization
-        precision = precise(settings.teacher.precision)
-        models += model_bytes(planner.teacher, precision, quantization and quantization.name)
+        models += planner.held(planner.teacher, settings.teacher)
     elif not settings.student.lora.r:  # with adapters the policy is its own reference
         models += own
     if train.critic == "separate" and train.advantage == "gae":
@@ -290,10 +283,7 @@ def _evaluation(planner: Planner) -> Iterator[PlannedStage]:
             yield from _verified(planner)
     if settings.ranked is not None and settings.rank.path is not None:
         models = 2
-        work = times(
-            grouped(settings.train.layout.name, counts.prompt, counts.responses, counts.response),
-            models * counts.heldout,
-        )
+        work = times(planner.group(counts.responses), models * counts.heldout)
         yield planner.reading(
             "evaluate", f"the order of {counts.heldout:,} groups, {models} models",
             planner.student, settings.student, work,
@@ -333,13 +323,8 @@ def _quick(planner: Planner) -> Iterator[PlannedStage]:
     yield answers
     for scorer in (settings.judge or settings.scorer).members.values():
         yield from _scored(planner, scorer, held * (students + 1), each)
-    work = times(
-        grouped(settings.train.layout.name, counts.prompt, each, counts.response),
-        held * PASSES * (students + 1),
-    )
-    teacher = settings.teacher
-    quantization = teacher.quantization and teacher.quantization.name
-    beside = model_bytes(planner.teacher, precise(teacher.precision), quantization)
+    work = times(planner.group(each), held * PASSES * (students + 1))
+    beside = planner.held(planner.teacher, settings.teacher)
     beside += model_bytes(planner.student, precise(settings.student.precision), None)
     stage = planner.reading(
         "evaluate", f"figures of {students + 1} models", planner.student, settings.student, work,

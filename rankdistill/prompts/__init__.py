@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from rankdistill.errors import UserError, suggest
 from rankdistill.fields import Amount
 from rankdistill.models.tokenizer import encode_prompt
-from rankdistill.prompts.contamination import Evaluated
 from rankdistill.prompts.formats import conversation, response_in, unread_columns
 from rankdistill.prompts.odd_rows import OddRow, OddRows
+from rankdistill.prompts.similarity import Evaluated
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.prompts.splits import Splitter
 from rankdistill.rows import Message, Prompt

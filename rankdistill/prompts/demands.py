@@ -89,7 +89,7 @@ def kinds() -> Mapping[str, Kind]:
 
 def demand(kind: Kind, side: Side, held_out: bool, wording: int, argument: int) -> Demand:
     """A side's demand in one of its wordings, with one of its arguments, both counted round."""
-    own, other = (_wordings(s, held_out) for s in (side, kind.opposite(side)))
+    own, other = (s.held_out if held_out else s.known for s in (side, kind.opposite(side)))
     arguments = own.arguments[argument % len(own.arguments)]
     return Demand(
         kind=kind.name,
@@ -100,10 +100,6 @@ def demand(kind: Kind, side: Side, held_out: bool, wording: int, argument: int) 
         opposite_rule=kind.opposite(side).rule,
         opposite_arguments=other.arguments[argument % len(other.arguments)],
     )
-
-
-def _wordings(side: Side, held_out: bool) -> Wordings:
-    return side.held_out if held_out else side.known
 
 
 def _shown(arguments: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 from rankdistill.errors import UserError, suggest
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.demands import Demand, Kind, Side, demand, kinds
-from rankdistill.rows import Message, Prompt
+from rankdistill.rows import Message, Prompt, row_columns
 
 COLUMNS = ("instruction_id_list", "kwargs")
 """IFEval's own columns, which every prompt here has."""
@@ -121,7 +121,7 @@ def _prompt(base: Prompt, drawn: Sequence[Demand]) -> Prompt:
     text = " ".join([last["content"], *(d.text for d in drawn)])
     messages = [*before, Message(role=last["role"], content=text)]
     columns = {
-        **json.loads(base.get("columns") or "{}"),
+        **row_columns(base),
         "base": last["content"],
         "instruction_id_list": [d.rule for d in drawn],
         "kwargs": [dict(d.arguments) for d in drawn],

@@ -1,5 +1,5 @@
 """What a teacher is shown beside the prompt, and a student is not: an answer, a rubric, a system
-prompt (context distillation, Snell et al. 2022, arXiv:2209.15189)."""
+prompt (context distillation, Snell et al. 2022, arXiv:2209.15189); and prompts as it sees them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.rows import Message
+from rankdistill.models import Model, Rows, encode_prompt
+from rankdistill.rows import Message, row_columns
 
 PROMPT, ANSWER, BEST = "prompt", "response", "best"
 KEY = "teacher.prompt_template"
@@ -90,7 +91,7 @@ class TeachersView:
         return [*before, last]
 
     def _shown(self, row: Mapping[str, Any], name: str) -> str:
-        columns = json.loads(row.get("columns") or "{}")
+        columns = row_columns(row)
         found = row.get("response") if name == ANSWER else columns.get(name)
         if name == BEST:
             scored = [r for r in row.get("responses", []) if _score(r) > -math.inf]
@@ -115,3 +116,30 @@ def _text(given: str, key: str) -> str:
         return Path(given).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The file '{given}' ({key}) can't be read: give a UTF-8 text.") from error
+
+
+def seen_by_teacher(prompts: Rows, view: TeachersView | None) -> Rows:
+    """The prompts with `teacher_messages`, as it is asked for responses and distributions."""
+    if view is None:
+        return prompts
+    rows = [{**row, "teacher_messages": view.messages(row)} for row in prompts]
+    return replace(prompts, source=rows, key=[prompts.key, {"teacher_sees": view.identity}])
+
+
+def read_by_teacher(groups: Sequence[Any], view: TeachersView, writer: Model) -> list[Any]:
+    """The groups as the teacher reads them: its own messages before the same responses.
+
+    Args:
+        writer: Whose tokens the responses have.
+    """
+    return [_read(group, view, writer) for group in groups]
+
+
+def _read(group: Any, view: TeachersView, writer: Model) -> Any:
+    messages = view.messages(group)
+    shown = {**group, "messages": messages}
+    if "prompt_tokens" in group:  # an open thought at the prompt's end is left out in both
+        tokenizer = writer.tokenizer()
+        whole, own = (len(encode_prompt(tokenizer, m)) for m in (group["messages"], messages))
+        shown["prompt_tokens"] = own - (whole - group["prompt_tokens"])
+    return shown

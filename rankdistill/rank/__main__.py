@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rankdistill import shell
-from rankdistill.shell import says_mistakes
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the file and says what is in it; exit code 2 on a person's mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.rank",
-        description="Write a ranked set as TRL's preference pairs, UltraFeedback or JSONL.",
+    parser = shell.parser(
+        "rank",
+        "Write a ranked set as TRL's preference pairs, UltraFeedback or JSONL.",
     )
     parser.add_argument("ranked", type=Path, help="a run's folder, its ranked/, or a file")
     parser.add_argument("to", type=Path, help="the .jsonl or .parquet file to write")
@@ -34,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
 
-    from rankdistill.rank.load import load_groups
+    from rankdistill.rank.existing import load_groups
     from rankdistill.rank.write import export
 
     groups = (

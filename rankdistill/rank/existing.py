@@ -1,4 +1,4 @@
-"""A ranked set that exists already, read as the groups that a run can start from."""
+"""A ranked set that exists already, read as the groups that a run can start from, or row by row."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from rankdistill.models import (
     tokenizer_digest,
 )
 from rankdistill.prompts import encoded_length, kept_columns, per_set, prompt_id, read_rows
-from rankdistill.prompts.contamination import Evaluated
 from rankdistill.prompts.formats import unread_columns
 from rankdistill.prompts.odd_rows import REASONS, OddRow, OddRows
+from rankdistill.prompts.similarity import Evaluated
 from rankdistill.prompts.splits import SPLITS, Splitter
-from rankdistill.rank.formats import prompt_column, ranked_row
+from rankdistill.rank.formats import prompt_column, ranked_row, with_answers
 from rankdistill.rank.preferences import columns_of
 from rankdistill.rank.ranking import distinct, rank_group
-from rankdistill.rank.trees import with_answers
 from rankdistill.rank.write import recorded_tokenizer
 from rankdistill.rows import Group, Message, Response, Split
 from rankdistill.schema import PromptsConfig, RankConfig
 from rankdistill.store import Shards
 from rankdistill.store.sequences import selected
+from rankdistill.store.written import check_run, is_run_folder
 
 
 def read_ranked(
@@ -342,3 +342,46 @@ def _nothing_left(rank: RankConfig, prompts: PromptsConfig, counts: Counter[str]
         f"The ranked set '{rank.named}' has no prompt left to train on; of {counts['read']} rows "
         f"there are {found or 'none within prompts.limit'}."
     )
+
+
+def load_groups(path: Path) -> Iterator[dict[str, Any]]:
+    """The groups of a run's folder, of its `ranked/`, or of a file; each response has a `score`.
+
+    What a row of another format lacks (token ids, for example) is not made up; rows that cannot be
+    read stay out, and a line says how many and why.
+
+    Raises:
+        UserError: there is no such set, or its run is not finished.
+    """
+    folder = path.expanduser()
+    if not folder.exists():
+        raise UserError(f"There is no ranked set '{path}': give a run's folder, or a file.")
+    if folder.name == "ranked" and is_run_folder(folder.parent):
+        folder = folder.parent
+    if folder.is_dir() and (folder / "ranked").is_dir():
+        if is_run_folder(folder):
+            check_run(folder, "ranked")
+        folder = folder / "ranked"
+    odd = OddRows(str(path))
+    unpaired: dict[str, dict[str, Any]] = {}
+    for where, row, _ in set_rows(str(folder)):
+        odd.add_unread(unread_columns(row, prompt_column(row, None, None)), where)
+        try:
+            messages, responses = ranked_row(row, where)
+        except OddRow as error:
+            odd.add(error)
+            continue
+        group = {
+            **(row if row.get("messages") and row.get("responses") else {}),
+            "prompt_id": str(row.get("prompt_id") or prompt_id(messages)),
+            "split": row.get("split") or "train",
+            "messages": messages,
+            "responses": responses,
+        }
+        if responses[0].pop("unpaired", False):  # the rows of a prompt are one ranking
+            of_one = unpaired.setdefault(prompt_id(messages), {**group, "responses": []})
+            of_one["responses"] += responses
+            continue
+        yield group
+    yield from unpaired.values()
+    odd.tell()

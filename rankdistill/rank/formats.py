@@ -13,14 +13,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NoReturn
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.prompts.formats import conversation, refuse_tools, response_text
 from rankdistill.prompts.odd_rows import OddRow
+from rankdistill.prompts.sources import Row
 from rankdistill.prompts.turns import encodable, filled, parsed, rows_of_columns
-from rankdistill.rank.preferences import KNOWN, PairColumns, is_open, pair_of, unpaired
+from rankdistill.rank.preferences import (
+    KNOWN,
+    PairColumns,
+    is_open,
+    number,
+    pair_of,
+    unpaired,
+)
 from rankdistill.rows import Message
 
 LISTS = ("responses", "completions", "answers", "generations", "candidates")
@@ -240,13 +249,13 @@ def _score(given: Mapping[str, Any], where: str, name: str | None) -> float:
             f"{suggest(name, map(str, given))}"
         )
     if name is not None:
-        return _number(given[name])
+        return number(given[name])
     keys = [key for key in SCORES if key in given]
     found = next((key for key in keys if given[key] is not None), None)
     if found is not None:
-        return _number(given[found])
+        return number(given[found])
     if given.get("rank") is not None:
-        return -_number(given["rank"])
+        return -number(given["rank"])
     if keys or "rank" in given:  # there, and null: as a score that is no number
         return math.nan
     raise OddRow(
@@ -256,8 +265,44 @@ def _score(given: Mapping[str, Any], where: str, name: str | None) -> float:
     )
 
 
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
+_COLUMNS = ("message_id", "parent_id", "role", "text")
+
+
+def with_answers(rows: Iterable[Row]) -> Iterator[Row]:
+    """Of trees as OpenAssistant's, whose rows are messages that name the one they answer, each
+    message with the ranked answers to it; other rows as they are.
+
+    A message that was deleted, and an answer without a `rank`, are no answers.
+    """
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
+        return iter(())
+    every = chain([first], rows)
+    return _of_trees(every) if all(name in first[1] for name in _COLUMNS) else every
+
+
+def _of_trees(rows: Iterable[Row]) -> Iterator[Row]:
+    messages: dict[Any, Mapping[str, Any]] = {}
+    answers: dict[Any, list[dict[str, Any]]] = {}
+    places: dict[Any, str] = {}
+    for where, row in rows:
+        name = row["message_id"]
+        messages[name], places[name] = row, where
+        if row.get("rank") is not None and not row.get("deleted"):
+            answer = {"text": row["text"], "rank": row["rank"]}
+            answers.setdefault(row["parent_id"], []).append(answer)
+    for name, responses in answers.items():
+        # Prompters' replies to an answer are ranked too, and are no responses of an assistant.
+        if name in messages and messages[name]["role"] != "assistant":
+            yield places[name], {"messages": _path(name, messages), "responses": responses}
+
+
+def _path(name: Any, messages: Mapping[Any, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The conversation up to a message."""
+    found: list[dict[str, Any]] = []
+    while name in messages:
+        row = messages[name]
+        found.append({"role": row["role"], "content": row["text"]})
+        name = row["parent_id"]
+    return found[::-1]

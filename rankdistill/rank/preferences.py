@@ -272,17 +272,22 @@ def _labelled(value: Any, columns: PairColumns) -> tuple[float, float]:
 
 def _says(value: Any, wanted: Any) -> bool:
     """Whether a label has a value, whatever a CSV made of it: 1, 1.0, true and "1" are equal."""
-    number = _number(value)
+    given = _number(value)
     if wanted in ("negative", "positive"):
-        return number < 0 if wanted == "negative" else number > 0
-    if not math.isnan(number) and not math.isnan(_number(wanted)):
-        return number == _number(wanted)
+        return given < 0 if wanted == "negative" else given > 0
+    if not math.isnan(given) and not math.isnan(_number(wanted)):
+        return given == _number(wanted)
     return str(value).strip().lower() == str(wanted).strip().lower()
 
 
 def _number(value: Any) -> float:
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return float(value.strip().lower() == "true")
+    return number(value)
+
+
+def number(value: Any) -> float:
+    """NaN where it is none."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):

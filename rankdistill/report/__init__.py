@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.console import say
-from rankdistill.report.answers import answer_rows, answers_file, demands_file
+from rankdistill.report.answers import answer_rows, answers_file, answers_of, demands_file
 from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
 from rankdistill.report.metrics import FILE, metrics_bytes, metrics_of, read_metrics
-from rankdistill.report.responses import answers_of
-from rankdistill.report.run_report import RunReport, Stage
+from rankdistill.report.run_report import RunReport, StageRecord
 from rankdistill.report.summary import print_summary
 from rankdistill.report.terminal import print_tables, terminal_tables
 from rankdistill.store import home
@@ -29,7 +28,7 @@ from rankdistill.store.written import DIGESTS, begin, digests_of, put_files, rep
 
 __all__ = [
     "RunReport",
-    "Stage",
+    "StageRecord",
     "metrics_of",
     "print_summary",
     "print_tables",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +10,15 @@ from rich.console import Console
 
 from rankdistill import shell
 from rankdistill.report import print_tables, read_metrics, render
-from rankdistill.shell import says_mistakes
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes `report.md` and `report.html` into the folder and prints the table; exit code 2 on a
     person's mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.report",
-        description="Write report.md and report.html of a run again, from its metrics.json.",
+    parser = shell.parser(
+        "report",
+        "Write report.md and report.html of a run again, from its metrics.json.",
     )
     parser.add_argument("folder", type=Path, help="folder of a finished run")
     folder: Path = parser.parse_args(arguments).folder

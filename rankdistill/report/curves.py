@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from rankdistill.report.svg import SERIES, draw, legend_above
+from rankdistill.report.svg import SERIES, Plot, legend_above, plot
 
 Points = list[tuple[float, float]]
 
@@ -81,28 +82,27 @@ _WARMUP = [
 ]  # fmt: skip
 
 
-def curve_plots(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Title, caption, SVG of every panel with at least two points that are not all 0."""
-    plots = []
-    for source, panels in (("warmup_history", _WARMUP), ("training_history", _TRAINING)):
-        for panel in panels:
-            svg = _svg(panel, metrics[source], source)
-            if svg is not None:
-                plots.append((panel.title, panel.caption, svg))
-    return plots
+def curve_plots(metrics: Mapping[str, Any]) -> list[Plot]:
+    """Every panel with at least two points that are not all 0."""
+    return [
+        drawn
+        for source, panels in (("warmup_history", _WARMUP), ("training_history", _TRAINING))
+        for panel in panels
+        for drawn in _drawn(panel, metrics[source], source)
+    ]
 
 
 def points(history: Sequence[Mapping[str, Any]], key: str) -> Points:
     """(step, value) of the rows that have the key; a tracker's prefix (`train/loss`) is ignored."""
-    found: Points = []
-    for row in history:
-        for name, value in row.items():
-            if name.rpartition("/")[2] == key and isinstance(value, int | float) and "step" in row:
-                found.append((float(row["step"]), float(value)))
-    return found
+    return [
+        (float(row["step"]), float(value))
+        for row in history
+        for name, value in row.items()
+        if name.rpartition("/")[2] == key and isinstance(value, int | float) and "step" in row
+    ]
 
 
-def _svg(panel: Panel, history: Sequence[Mapping[str, Any]], source: str) -> str | None:
+def _drawn(panel: Panel, history: Sequence[Mapping[str, Any]], source: str) -> list[Plot]:
     lines: dict[str, Points] = {}
     for label, key in panel.keys.items():
         line = points(history, key)
@@ -113,10 +113,11 @@ def _svg(panel: Panel, history: Sequence[Mapping[str, Any]], source: str) -> str
         if checked:
             lines["validation" if label == "train" else f"{label}, validation"] = checked
     if not lines:
-        return None
+        return []
     name = f"{source}-{next(iter(panel.keys.values()))}"
     noisy = "learning_rate" not in panel.keys.values()
-    return draw(name, panel.title, lambda axes: _curves(axes, lines, panel.unit, noisy))
+    fill = partial(_curves, lines=lines, unit=panel.unit, noisy=noisy)
+    return plot(name, panel.title, panel.caption, fill)
 
 
 SMOOTHED = 12

@@ -1,8 +1,10 @@
-"""What the figures say, in sentences that do not claim more than the intervals allow."""
+"""What the figures say, in sentences that do not claim more than the intervals allow, and what they
+suggest to do next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ from rankdistill.report.ranked import ranked_cautions, ranked_headline
 from rankdistill.report.ranking import ranking_cautions
 from rankdistill.report.reward import has_reward, reward_cautions, reward_headline
 from rankdistill.report.suites import suite_cautions, suite_headline
-from rankdistill.report.table import number, percent, signed, tokens
+from rankdistill.report.table import direction, number, percent, signed, tokens
 from rankdistill.report.verified_sentences import (
     has_verified_headline,
     verified_findings,
@@ -249,10 +251,8 @@ def _entropy_gap(trained: Mapping[str, Any], control: Mapping[str, Any]) -> floa
 
 
 def _verdict(interval: Mapping[str, Any]) -> Verdict:
-    low, high = interval["low"], interval["high"]
-    if low is None or high is None or low <= 0.0 <= high:
-        return "unknown"
-    return "above" if low > 0.0 else "below"
+    verdicts: tuple[Verdict, ...] = ("unknown", "above", "below")
+    return verdicts[direction(interval)]
 
 
 def _range(interval: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -271,3 +271,48 @@ def _score(model: Mapping[str, Any]) -> str:
 
 def _model(metrics: Mapping[str, Any], role: str) -> Mapping[str, Any]:
     return metrics["models"][metrics[role]]
+
+
+Metrics = Mapping[str, Any]
+MANY_CUT = 0.3
+"""Share of responses cut by the length limit from which that is said."""
+ENOUGH_PROMPTS = 100
+"""Held-out prompts below which an interval is wide."""
+MORE_REPETITION = 2.0
+"""Times that repetition has risen from which a lower rate is suggested."""
+
+
+def next_steps(metrics: Metrics, folder: str = "") -> list[str]:
+    """Sentences, with what to type between backticks.
+
+    Args:
+        folder: Of the run, as it can be typed; "" leaves out commands that need it.
+    """
+    return [*_doubts(metrics), *_commands(metrics, folder)]
+
+
+def _doubts(metrics: Metrics) -> Iterator[str]:
+    trained = metrics["models"].get(metrics["trained"])
+    if trained is None:
+        return
+    if metrics["judge"]["is_training_teacher"] and not metrics.get("verified"):
+        yield "a judge that did not rank the training responses: `score@eval.judge=judge`"
+    if (trained["cut_share"] or 0.0) > MANY_CUT:
+        told = f"{percent(trained['cut_share'])} of its responses were cut"
+        yield f"longer responses: `sample.max_response_tokens=`, since {told}"
+    if trained["prompts"] < ENOUGH_PROMPTS:
+        yield "more held-out prompts, for narrower intervals: `prompts.limit.heldout=`"
+    before = metrics["models"].get(metrics["baseline"])
+    rose = trained["repetition"], before and before["repetition"]
+    if rose[0] and rose[1] and rose[0] > 0.02 and rose[0] > MORE_REPETITION * rose[1]:
+        yield "a lower `train.learning_rate=`, since repetition has doubled"
+
+
+def _commands(metrics: Metrics, folder: str) -> Iterator[str]:
+    if not folder:
+        return
+    place = shlex.quote(folder)
+    yield f"beside another run: `python -m rankdistill.compare {place} OTHER`"
+    if metrics["optimiser_steps"] is not None:
+        yield f"talk to it: `python -m rankdistill.chat {place}`"
+        yield f"publish or serve it: `python -m rankdistill.export {place}`"

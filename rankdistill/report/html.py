@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jinja2 import Environment
 from markupsafe import Markup, escape
 
-from rankdistill.report.answers import HOW_CHOSEN
-from rankdistill.report.glossary import WORDS
-from rankdistill.report.headline import findings, headline, judge_warning
-from rankdistill.report.next_steps import next_steps
+from rankdistill.report.answers import HOW_CHOSEN, links_of, prompt_lists, shown_prompts
+from rankdistill.report.headline import findings, headline, judge_warning, next_steps
 from rankdistill.report.plots import colour, gain_plot, plots_of
 from rankdistill.report.ranked import LONGER, ranked_labels, ranked_rows
-from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
-from rankdistill.report.rendering import environment
-from rankdistill.report.responses import links_of, prompt_lists, shown_prompts
+from rankdistill.report.ranking import TITLE as WRITERS
+from rankdistill.report.ranking import (
+    agreement_rows,
+    ranking_labels,
+    ranking_rows,
+    writer_labels,
+    writer_rows,
+)
+from rankdistill.report.rendering import WORDS, environment
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
-from rankdistill.report.sets import TITLE as SETS
-from rankdistill.report.sets import set_labels, set_rows
 from rankdistill.report.stages import rate_labels, rate_rows, rate_title, stage_rows
-from rankdistill.report.suites import suite_heads, suite_rows
+from rankdistill.report.suites import TITLE as SETS
+from rankdistill.report.suites import set_labels, set_rows, suite_heads, suite_rows
 from rankdistill.report.svg import MUTED, VARIABLES
 from rankdistill.report.table import NOTHING, Row, labels, number, signed, table_rows
+from rankdistill.report.verified import verified_grids, verified_plots
 from rankdistill.report.verified_guards import guard_heads, guard_rows
-from rankdistill.report.verified_plots import verified_plots
 from rankdistill.report.verified_sentences import judge_line
-from rankdistill.report.verified_tables import verified_grids
-from rankdistill.report.writers import TITLE as WRITERS
-from rankdistill.report.writers import writer_labels, writer_rows
 
 MINUS, EN_DASH, NO_BREAK_SPACE = "\u2212", "\u2013", "\u00a0"
 
@@ -51,8 +49,7 @@ def html_report(
     shown = shown_prompts(metrics, answers)
     lists = prompt_lists(metrics, shown)
     verified = [(plot, Markup(plot.svg)) for plot in verified_plots(metrics)]
-    first = gain_plot(metrics)
-    hero = verified[:1] or ([(first, Markup(first.svg))] if first else [])
+    hero = verified[:1] or [(plot, Markup(plot.svg)) for plot in gain_plot(metrics)]
     plots = [(plot, Markup(plot.svg)) for plot in plots_of(metrics)]
     agreement = agreement_rows(metrics) if metrics.get("ranking") else []
     disputed = (metrics.get("ranking") or {"disputed": []})["disputed"]
@@ -66,41 +63,36 @@ def html_report(
         ("words", "Words", True),
         ("again", "Run it again", True),
     ]
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            metrics=metrics,
-            headline=headline(metrics),
-            findings=findings(metrics),
-            warning=judge_warning(metrics),
-            judged=judge_line(metrics),
-            colours=_colours(metrics),
-            tables=_tables(metrics),
-            grids=verified_grids(metrics),
-            hero=hero,
-            verified_plots=verified[1:],
-            example=_example(metrics["samples"]),
-            shown=shown,
-            lists=lists,
-            links=links_of(lists),
-            next_steps=next_steps(metrics, folder),
-            contents=[(id, title) for id, title, there in parts if there],
-            words=WORDS,
-            labels={name: model["label"] for name, model in metrics["models"].items()},
-            plots=plots,
-            how_chosen=HOW_CHOSEN,
-            agreement=agreement,
-            disputed=disputed,
-            stages=stage_rows(metrics),
-            config_yaml=config_yaml,
-        )
+    samples = metrics["samples"]
+    filters = {"number": number, "signed": signed, "typeset": typeset, "coded": coded}
+    templates = environment("rankdistill.report", escape=True, **filters)
+    return templates.get_template("report.html.j2").render(
+        metrics=metrics,
+        headline=headline(metrics),
+        findings=findings(metrics),
+        warning=judge_warning(metrics),
+        judged=judge_line(metrics),
+        colours=_colours(metrics),
+        tables=_tables(metrics),
+        grids=verified_grids(metrics),
+        hero=hero,
+        verified_plots=verified[1:],
+        # In the middle between loss and gain: the least that could be picked to please.
+        example=samples[len(samples) // 2] if samples else None,
+        shown=shown,
+        lists=lists,
+        links=links_of(lists),
+        next_steps=next_steps(metrics, folder),
+        contents=[(id, title) for id, title, there in parts if there],
+        words=WORDS,
+        labels={name: model["label"] for name, model in metrics["models"].items()},
+        plots=plots,
+        how_chosen=HOW_CHOSEN,
+        agreement=agreement,
+        disputed=disputed,
+        stages=stage_rows(metrics),
+        config_yaml=config_yaml,
     )
-
-
-def _example(samples: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The sample in the middle between loss and gain: the least that could be picked to please."""
-    return samples[len(samples) // 2] if samples else None
 
 
 def _tables(metrics: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]], list[Row]]]:
@@ -143,12 +135,6 @@ def _colours(metrics: Mapping[str, Any]) -> dict[str, str]:
     plain |= {*writer_labels(metrics), *set_labels(metrics)}
     plain -= set(metrics["models"])
     return {name: VARIABLES[MUTED if name in plain else colour(metrics, name)] for name in names}
-
-
-@cache
-def _environment() -> Environment:
-    filters = {"number": number, "signed": signed, "typeset": typeset, "coded": coded}
-    return environment("rankdistill.report", escape=True, **filters)
 
 
 def coded(text: str) -> Markup:

@@ -6,22 +6,33 @@ from collections.abc import Mapping
 from typing import Any
 
 from rankdistill.report.answers import HOW_CHOSEN
-from rankdistill.report.headline import findings, headline, judge_warning
-from rankdistill.report.markdown_parts import coded, fenced, figures, grid_parts, inline, table
-from rankdistill.report.next_steps import next_steps
+from rankdistill.report.headline import findings, headline, judge_warning, next_steps
+from rankdistill.report.markdown_parts import (
+    coded,
+    fenced,
+    figures,
+    grid_parts,
+    inline,
+    prompt_part,
+    table,
+)
 from rankdistill.report.ranked import ranked_labels, ranked_rows
-from rankdistill.report.ranking import agreement_rows, ranking_labels, ranking_rows
+from rankdistill.report.ranking import TITLE as WRITERS
+from rankdistill.report.ranking import (
+    agreement_rows,
+    ranking_labels,
+    ranking_rows,
+    writer_labels,
+    writer_rows,
+)
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
-from rankdistill.report.sets import TITLE as SETS
-from rankdistill.report.sets import set_labels, set_rows
 from rankdistill.report.stages import rate_labels, rate_rows, rate_title, stage_rows
-from rankdistill.report.suites import suite_heads, suite_rows
+from rankdistill.report.suites import TITLE as SETS
+from rankdistill.report.suites import set_labels, set_rows, suite_heads, suite_rows
 from rankdistill.report.table import labels, number, signed, table_rows
+from rankdistill.report.verified import verified_grids
 from rankdistill.report.verified_guards import guard_heads, guard_rows
 from rankdistill.report.verified_sentences import judge_line
-from rankdistill.report.verified_tables import verified_grids
-from rankdistill.report.writers import TITLE as WRITERS
-from rankdistill.report.writers import writer_labels, writer_rows
 
 
 def markdown_report(metrics: Mapping[str, Any], config_yaml: str, folder: str = "") -> str:
@@ -121,16 +132,10 @@ def _samples(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _sample(sample: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    parts = [f"### Prompt {sample['position']}, difference {signed(sample['difference'])}"]
-    for message in sample["messages"]:
-        parts += [f"*{inline(message['role'])}*", fenced(message["content"])]
-    for name, response in sample["responses"].items():
-        label = metrics["models"][name]["label"]
-        cut = ", cut by length" if response["cut"] else ""
-        score, tokens = number(response["score"]), response["tokens"]
-        parts.append(f"**{inline(label)}** (score {score}, {tokens} tokens{cut})")
-        parts.append(fenced(response["text"]))
-    return "\n\n".join(parts)
+    labels = {name: model["label"] for name, model in metrics["models"].items()}
+    title = f"Prompt {sample['position']}, difference {signed(sample['difference'])}"
+    responses = {labels[name]: response for name, response in sample["responses"].items()}
+    return prompt_part(title, sample["messages"], responses)
 
 
 def _stages(metrics: Mapping[str, Any]) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from rankdistill.report.grid import Grid, Line
-from rankdistill.report.table import Cell, Row
+from rankdistill.report.table import Cell, Grid, Line, Row, number
 
 
 def figures(title: str, heads: Sequence[str], rows: Sequence[Row]) -> list[str]:
@@ -29,6 +29,20 @@ def grid_parts(grid: Grid) -> list[str]:
     explained = [column for column in grid.columns if column.explanation]
     meaning = [f"- **{inline(c.title)}**: {inline(c.explanation)}" for c in explained]
     return [f"## {grid.title}", inline(grid.about), shown, "\n".join(meaning)]
+
+
+def prompt_part(
+    title: str, messages: Sequence[Mapping[str, str]], responses: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """A prompt and what was answered, by the label of who did."""
+    parts = [f"### {title}"]
+    for message in messages:
+        parts += [f"*{inline(message['role'])}*", fenced(message["content"])]
+    for label, response in responses.items():
+        cut = ", cut by length" if response["cut"] else ""
+        told = f"(score {number(response['score'])}, {response['tokens']} tokens{cut})"
+        parts += [f"**{inline(label)}** {told}", fenced(response["text"])]
+    return "\n\n".join(parts)
 
 
 def _line(line: Line, columns: int) -> list[str]:

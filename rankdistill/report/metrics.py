@@ -12,18 +12,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rankdistill.errors import UserError
 from rankdistill.evaluate.model_figures import ModelFigures, common_prompts
 from rankdistill.evaluate.verified_figures import verified_metrics
 from rankdistill.report.answers import choose_samples, plain
-from rankdistill.report.quality import way_to_teacher
 from rankdistill.report.ranked import ranked_metrics
-from rankdistill.report.run_report import RunReport
-from rankdistill.report.sets import figures_by_set
+from rankdistill.report.run_report import RunReport, StageRecord
+from rankdistill.report.suites import figures_by_set
 from rankdistill.statistics import (
     LEVEL,
     RESAMPLES,
     Agreement,
+    bootstrap,
     mean_agreement,
     mean_interval,
     paired_difference,
@@ -168,14 +170,53 @@ def _steps(history: Sequence[Mapping[str, Any]]) -> int | None:
     return max(steps, default=None)
 
 
-def _stage(stage: Any, report: RunReport) -> dict[str, Any]:
+def _stage(stage: StageRecord, report: RunReport) -> dict[str, Any]:
     """`versions` has those that the run itself would not have made it with."""
-    names = ("stage", "what", "key", "seconds", "making_seconds", "reused", "counts")
     others = {n: v for n, v in stage.versions.items() if report.versions.get(n) != v}
-    return {**{name: getattr(stage, name) for name in names}, "versions": others}
+    return asdict(stage) | {"versions": others}
 
 
 def _agreement(model: ModelFigures, seed: int) -> Agreement:
     if model.ordered_pairs < FEW_PAIRS:
         return Agreement(None, None, None, 0, len(model.kendall_tau))
     return mean_agreement(model.kendall_tau, seed=seed)
+
+
+def way_to_teacher(
+    model: ModelFigures, start: ModelFigures | None, teacher: ModelFigures | None, seed: int
+) -> dict[str, Any] | None:
+    """Where a model's mean score lies between the untrained student's (0) and the teacher's (1).
+
+    Scores have no zero of their own, but differences between them do. The two ends have no
+    interval, since they are what is measured with. None where there is no such student, or the
+    teacher is not better than it beyond noise: then the way has no length that is known.
+
+    Args:
+        model: Whose way it is.
+        start: The student before any training.
+        teacher: What the way leads to.
+        seed: Of the bootstrap over the prompts that all three answered.
+    """
+    if start is None or teacher is None:
+        return None
+    prompts = sorted(model.per_prompt.keys() & start.per_prompt.keys() & teacher.per_prompt.keys())
+    if not prompts:
+        return None
+    own, low, high = (
+        [of.per_prompt[prompt].mean for prompt in prompts] for of in (model, start, teacher)
+    )
+    length = paired_difference(high, low, seed=seed)
+    if length.low is None or length.low <= 0.0:
+        return None
+    mean = float(_ratio(np.array(own), np.array(low), np.array(high)))
+    if model.name in (start.name, teacher.name):
+        return {"mean": mean, "low": None, "high": None}
+    bounds = bootstrap([own, low, high], _ratio, seed)
+    return {"mean": mean, "low": bounds[0], "high": bounds[1]}
+
+
+def _ratio(own: np.ndarray, low: np.ndarray, high: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The ratio of the means' differences: a mean of ratios would blow up where a prompt's two
+    ends are equally good."""
+    before, after = low.mean(axis), high.mean(axis)
+    return (own.mean(axis) - before) / (after - before)

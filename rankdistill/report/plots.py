@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,19 +17,10 @@ from rankdistill.report.curves import curve_plots
 from rankdistill.report.ranked import LONGER
 from rankdistill.report.ranking import ranking_plots
 from rankdistill.report.suites import suite_heads
-from rankdistill.report.svg import INK, MUTED, SERIES, draw, legend_above
+from rankdistill.report.svg import INK, MUTED, SERIES, Plot, legend_above, plot
 from rankdistill.report.table import percent, signed
 
 Metrics = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A picture with what it shows."""
-
-    title: str
-    caption: str
-    svg: str
 
 
 def plots_of(metrics: Metrics) -> list[Plot]:
@@ -74,16 +64,14 @@ def plots_of(metrics: Metrics) -> list[Plot]:
             lambda axes: _lengths(axes, metrics),
         ),
     ]
-    for index, (title, caption, fill) in enumerate(candidates):
-        svg = draw(f"plot{index}", title, fill)
-        if svg is not None:
-            plots.append(Plot(title, caption, svg))
+    for index, candidate in enumerate(candidates):
+        plots += plot(f"plot{index}", *candidate)
     return plots + _ranked(metrics) + _others(metrics)
 
 
-def gain_plot(metrics: Metrics) -> Plot | None:
-    """Every model's gain over the student before training, with its interval; None where there is
-    none. It is what the headline says."""
+def gain_plot(metrics: Metrics) -> list[Plot]:
+    """Every model's gain over the student before training, with its interval, where there is one.
+    It is what the headline says."""
     gains = {
         name: model
         for name, model in metrics["models"].items()
@@ -94,8 +82,9 @@ def gain_plot(metrics: Metrics) -> Plot | None:
     level = f"{100 * metrics['statistics']['interval_level']:.0f} %"
     caption = f"Mean with its {level} interval, on the same prompts."
     height = 0.8 + 0.42 * len(gains)
-    svg = draw("gain", title, lambda axes: _gains(axes, metrics, gains), height) if gains else None
-    return Plot(title, caption, svg) if svg else None
+    if not gains:
+        return []
+    return plot("gain", title, caption, lambda axes: _gains(axes, metrics, gains), height)
 
 
 def _gains(axes: Axes, metrics: Metrics, gains: Metrics) -> bool:
@@ -117,7 +106,7 @@ def _gains(axes: Axes, metrics: Metrics, gains: Metrics) -> bool:
 
 
 def _others(metrics: Metrics) -> list[Plot]:
-    return [Plot(*plot) for plot in [*ranking_plots(metrics), *curve_plots(metrics)]]
+    return [*ranking_plots(metrics), *curve_plots(metrics)]
 
 
 def colour(metrics: Metrics, name: str) -> str:
@@ -140,8 +129,7 @@ def _ranked(metrics: Metrics) -> list[Plot]:
         "Mean over prompts with its interval: all pairs (filled), and pairs of about the same "
         "length (open). Half is chance."
     )
-    svg = draw("ranked", title, lambda axes: _pair_accuracies(axes, metrics))
-    return [Plot(title, caption, svg)] if svg is not None else []
+    return plot("ranked", title, caption, lambda axes: _pair_accuracies(axes, metrics))
 
 
 def _pair_accuracies(axes: Axes, metrics: Metrics) -> bool:

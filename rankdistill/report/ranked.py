@@ -18,7 +18,16 @@ from rankdistill.evaluate.ranked import (
     matched_pairs,
     pairs,
 )
-from rankdistill.report.table import NOTHING, Cell, Row, interval_cell, percent, points
+from rankdistill.report.table import (
+    NOTHING,
+    Cell,
+    Row,
+    direction,
+    interval_cell,
+    percent,
+    points,
+    share_percent,
+)
 from rankdistill.statistics import mean_interval, paired_difference
 
 LONGER = "longer"
@@ -113,7 +122,7 @@ def ranked_cautions(metrics: Metrics) -> list[tuple[str, str]]:
     trained = block["models"][metrics["trained"]]
     said: list[tuple[str, str]] = []
     change, longer = trained["pair_accuracy_difference"], trained["against_longer"]
-    if change is not None and not _excludes_zero(change):
+    if change is not None and direction(change) == 0:
         said.append(("warning", "The change in the order of held-out pairs may be noise."))
     if longer is not None and longer["mean"] <= 0:
         text = "Its order is no better than putting the longer response first"
@@ -124,7 +133,7 @@ def ranked_cautions(metrics: Metrics) -> list[tuple[str, str]]:
             f"Of the {block['matched_pairs']} pairs of about the same length it orders "
             f"{share(trained['matched_accuracy'])} ({_with_range(matched, metrics)} to before)."
         )
-        said.append(("good" if _above_zero(matched) else "plain", text))
+        said.append(("good" if direction(matched) > 0 else "plain", text))
     if block["cut_share"]:
         cut = percent(block["cut_share"])
         said.append(("plain", f"{cut} of the held-out responses were cut before they ended."))
@@ -132,12 +141,8 @@ def ranked_cautions(metrics: Metrics) -> list[tuple[str, str]]:
 
 
 def share(interval: Mapping[str, Any] | None) -> str:
-    """A mean share as per cent with a digit: differences are about that large."""
-    return NOTHING if interval is None else _share(interval["mean"])
-
-
-def _share(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.1f} %"
+    """A mean share as per cent with a digit."""
+    return share_percent(interval["mean"] if interval else None)
 
 
 def _cell(key: str, name: str, model: Metrics, cell: Any, metrics: Metrics) -> Cell:
@@ -182,14 +187,6 @@ def _with_range(interval: Metrics | None, metrics: Metrics) -> str:
     return f"{text}, {level} interval {low} to {high}"
 
 
-def _excludes_zero(interval: Metrics) -> bool:
-    return interval["low"] is not None and not interval["low"] <= 0.0 <= interval["high"]
-
-
-def _above_zero(interval: Metrics | None) -> bool:
-    return interval is not None and _excludes_zero(interval) and interval["mean"] > 0
-
-
 _FIGURES: list[tuple[str, str, str, Any]] = [
     (
         "pair_accuracy",
@@ -198,7 +195,7 @@ _FIGURES: list[tuple[str, str, str, Any]] = [
         "log-probability per token (equal: half), mean over prompts; with its {level} interval; "
         "bold where it excludes 50 %. In the first column the longer response, before any cut, "
         "counts as better.",
-        interval_cell(_share, 0.5),
+        interval_cell(share_percent, 0.5),
     ),
     (
         "pair_accuracy_difference",
@@ -217,7 +214,7 @@ _FIGURES: list[tuple[str, str, str, Any]] = [
         "matched_accuracy",
         "At equal length",
         "The same on pairs whose shorter response is at most {match} shorter ({matched}).",
-        interval_cell(_share, 0.5),
+        interval_cell(share_percent, 0.5),
     ),
     (
         "matched_difference",
@@ -229,13 +226,13 @@ _FIGURES: list[tuple[str, str, str, Any]] = [
         "sum_accuracy",
         "By sum",
         "Pairs in order by the log-probability of the whole response, which favours short ones.",
-        interval_cell(_share, 0.5),
+        interval_cell(share_percent, 0.5),
     ),
     (
         "log_ratio_accuracy",
         "By log-ratio",
         "Pairs in order by how much training raised the log-probability of the whole response: the "
         "implicit reward of DPO and its family.",
-        interval_cell(_share, 0.5),
+        interval_cell(share_percent, 0.5),
     ),
 ]

@@ -7,9 +7,61 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from rankdistill.report.svg import SERIES, draw
-from rankdistill.report.table import Cell, Row, interval_cell, number, percent
-from rankdistill.report.writers import writer_cautions
+from rankdistill.report.svg import SERIES, Plot, plot
+from rankdistill.report.table import Cell, Row, interval_cell, number, percent, plain_cell
+
+TITLE = "Who wrote the responses"
+
+
+def writer_labels(metrics: Mapping[str, Any]) -> list[str]:
+    """The columns: the writers; none where there is one."""
+    return list(_of(metrics).get("writers", {}))
+
+
+def writer_rows(metrics: Mapping[str, Any]) -> list[Row]:
+    """How many each wrote, and what they win."""
+    writers = _of(metrics).get("writers", {}).values()
+    wins, best = interval_cell(percent, 0.5), interval_cell(percent)
+    return [
+        Row(
+            "responses", "Responses", "That were ranked.",
+            [Cell(str(writer["responses"])) for writer in writers],
+        ),
+        Row(
+            "wins", "Wins",
+            "Share of the pairs with another writer's response to the same prompt that it wins by "
+            "the score, ties half; bold where the interval excludes 50 %.",
+            [wins(writer["wins"]) for writer in writers],
+        ),
+        Row(
+            "best", "Best of its prompt", "Share of the prompts where no other is better.",
+            [best(writer["best"]) for writer in writers],
+        ),
+    ]  # fmt: skip
+
+
+def writer_cautions(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(kind, sentence): how often the stronger writer's response is the better one."""
+    said = []
+    for name, found in _of(metrics).get("held_against", {}).items():
+        if found["better"] is None:
+            continue
+        better, worse = found["better"], found["worse"]
+        noise = better["low"] is None or better["low"] <= worse["mean"]
+        told = (
+            f"Ranking: by {name}, the stronger writer's response is the better one in "
+            f"{percent(better['mean'])} of the pairs of two writers and the worse in "
+            f"{percent(worse['mean'])}"
+        )
+        more = ": the order of the writers says little." if noise else "."
+        said.append(("warning" if noise else "plain", told + more))
+    return said
+
+
+def _of(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Runs from before there were writers have none."""
+    return (metrics.get("ranking") or {}).get("writers") or {}
+
 
 Metrics = Mapping[str, Any]
 _LENGTH_BIAS, _FLIPS, _AGREEMENT = 0.3, 0.2, 0.2
@@ -90,18 +142,16 @@ def _biases(name: str, scorer: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("warning", f"Ranking: {sentence}") for sentence in said]
 
 
-def ranking_plots(metrics: Metrics) -> list[tuple[str, str, str]]:
-    """Title, caption and SVG of each scorer's histogram."""
-    plots = []
-    for index, (name, scorer) in enumerate(
-        (metrics.get("ranking") or {"scorers": {}})["scorers"].items()
-    ):
-        if scorer["histogram"]:
-            title = f"Values of {name}"
-            svg = draw(f"ranking{index}", title, _histogram(scorer["histogram"], name))
-            if svg is not None:
-                plots.append((title, "Of the responses that were ranked, in its own scale.", svg))
-    return plots
+def ranking_plots(metrics: Metrics) -> list[Plot]:
+    """Each scorer's histogram."""
+    scorers = (metrics.get("ranking") or {"scorers": {}})["scorers"]
+    told = "Of the responses that were ranked, in its own scale."
+    return [
+        drawn
+        for index, (name, scorer) in enumerate(scorers.items())
+        if (bars := scorer["histogram"])
+        for drawn in plot(f"ranking{index}", f"Values of {name}", told, _histogram(bars, name))
+    ]
 
 
 def _histogram(bars: Mapping[str, Any], name: str) -> Callable[[Axes], bool]:
@@ -114,14 +164,15 @@ def _histogram(bars: Mapping[str, Any], name: str) -> Callable[[Axes], bool]:
     return fill
 
 
-def _plain(text: Callable[[Any], str]) -> Callable[[Any], Cell]:
-    return lambda value: Cell(text(value))
-
-
 _OF_ANY: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
-    ("values", "Values", "Responses with a value.", _plain(lambda value: str(value))),
-    ("missing", "Missing", "Responses without one: set aside, not guessed.", _plain(str)),
-    ("ties", "Tied pairs", "Share of the pairs of one prompt with equal values.", _plain(percent)),
+    ("values", "Values", "Responses with a value.", plain_cell(lambda value: str(value))),
+    ("missing", "Missing", "Responses without one: set aside, not guessed.", plain_cell(str)),
+    (
+        "ties",
+        "Tied pairs",
+        "Share of the pairs of one prompt with equal values.",
+        plain_cell(percent),
+    ),
     (
         "length",
         "Follows length",
@@ -131,7 +182,7 @@ _OF_ANY: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
     ),
 ]
 _OF_JUDGES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
-    ("ballots", "Ballots", "Verdicts on an order.", _plain(lambda value: str(value or "-"))),
+    ("ballots", "Ballots", "Verdicts on an order.", plain_cell(lambda value: str(value or "-"))),
     (
         "flips",
         "Position flips",
@@ -150,6 +201,6 @@ _OF_JUDGES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
         "cyclic",
         "Cyclic triples",
         "Share of decided triples in which a beats b, b beats c and c beats a.",
-        _plain(percent),
+        plain_cell(percent),
     ),
 ]

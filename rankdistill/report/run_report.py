@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.ranked import RankedSet
@@ -12,32 +12,21 @@ from rankdistill.evaluate.verified import Verified
 from rankdistill.rows import Group
 
 
-class Stage(Protocol):
-    """What was done in one stage."""
+@dataclass(frozen=True)
+class StageRecord:
+    """What the report tells of a stage."""
 
-    @property
-    def stage(self) -> str: ...
-
-    @property
-    def what(self) -> str: ...
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def seconds(self) -> float: ...
-
-    @property
-    def making_seconds(self) -> float: ...
-
-    @property
-    def reused(self) -> bool: ...
-
-    @property
-    def counts(self) -> Mapping[str, Any]: ...
-
-    @property
-    def versions(self) -> Mapping[str, str]: ...
+    stage: str
+    what: str
+    key: str
+    seconds: float
+    """In this run: next to none where the output was reused."""
+    making_seconds: float
+    """What making the output took, all attempts together, in whichever run that was."""
+    reused: bool
+    counts: Mapping[str, Any]
+    versions: Mapping[str, str]
+    """Of the libraries that made the output."""
 
 
 @dataclass
@@ -71,7 +60,7 @@ class RunReport:
     """`gate`, `min_accuracy`, and `models`: what a reward model says of every model's answers."""
     learning_rates: Mapping[str, Any] | None = None
     """`what` the values of `train.learning_rate_grid` were `tried` by, and which was `chosen`."""
-    stages: Sequence[Stage] = ()
+    stages: Sequence[StageRecord] = ()
     training_history: Sequence[Mapping[str, Any]] = ()
     """The Trainer's log history."""
     warmup_history: Sequence[Mapping[str, Any]] = ()

@@ -37,7 +37,7 @@ def _time(stage: Mapping[str, Any]) -> str:
 def counts(values: Mapping[str, Any]) -> str:
     """`1200 read, 3 too long`: zeros too, since they answer questions."""
     parts = [
-        f"{_short(value)} {name.replace('_', ' ')}"
+        f"{value if isinstance(value, int) else format(value, '.4g')} {name.replace('_', ' ')}"
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
@@ -55,10 +55,6 @@ def duration(seconds: float | None, *, roughly: bool = False) -> str:
     if minutes < 120:
         return f"{round(seconds / 60)} min" if roughly else f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _short(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 Metrics = Mapping[str, Any]

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rankdistill.report.headline import headline, judge_warning
-from rankdistill.report.next_steps import MANY_CUT
+from rankdistill.report.headline import MANY_CUT, headline, judge_warning
 from rankdistill.report.table import NOTHING, number, percent, share, signed, tokens
 from rankdistill.report.terminal import terminal_tables
 from rankdistill.report.verified_sentences import judge_line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -44,21 +45,35 @@ _STYLE = {
 }
 
 
-def draw(name: str, title: str, fill: Callable[[Axes], bool], height: float = 3.6) -> str | None:
-    """The SVG element of one panel; None where `fill` finds nothing to draw and returns False.
+@dataclass(frozen=True)
+class Plot:
+    """A picture with what it shows."""
 
-    name: unique in the page, prefix of all ids. title: read out in place of the picture. height: in
-    inches, of a width of 5.3. The same data give the same text.
+    title: str
+    caption: str
+    svg: str
+
+
+def plot(
+    name: str, title: str, caption: str, fill: Callable[[Axes], bool], height: float = 3.6
+) -> list[Plot]:
+    """One panel as an SVG element; none where `fill` finds nothing to draw and returns False. The
+    same data give the same text.
+
+    Args:
+        name: Unique in the page, prefix of all ids.
+        title: Read out in place of the picture.
+        height: In inches, of a width of 5.3.
     """
     style: Any = {**_STYLE, "svg.hashsalt": name}
     with rc_context(style):
         figure = Figure(figsize=(5.3, height), layout="constrained")
         if not fill(figure.add_subplot()):
-            return None
+            return []
         buffer = io.StringIO()
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
-    return _inline(buffer.getvalue(), name, title)
+    return [Plot(title, caption, _inline(buffer.getvalue(), name, title))]
 
 
 def legend_above(axes: Axes, markerscale: float = 1.0) -> None:

@@ -1,9 +1,9 @@
-"""The rows of the table, shared by terminal, Markdown and HTML."""
+"""The tables that terminal, Markdown and HTML share: of figures, and grids."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rankdistill.store.words import size_text
@@ -12,6 +12,7 @@ NOTHING = "-"
 """Not measured, or says nothing about this model."""
 
 Metrics = Mapping[str, Any]
+Text = Callable[[float | None], str]
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,21 @@ def share(value: float | None) -> str:
     return NOTHING if value is None else _unsigned_zero(f"{100 * value:.1f}")
 
 
+def share_percent(value: float | None) -> str:
+    """The same with the sign: differences are about as large as the digit."""
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
 def points(value: float | None) -> str:
     """A difference of shares, in points of 100, with its sign: +4.5."""
     return NOTHING if value is None else _unsigned_zero(f"{100 * value:+.1f}")
+
+
+def direction(interval: Mapping[str, Any] | None) -> int:
+    """1 or -1 where the interval excludes 0, else 0."""
+    if interval is None or interval["low"] is None or interval["high"] is None:
+        return 0
+    return int(interval["low"] > 0.0) - int(interval["high"] < 0.0)
 
 
 def _unsigned_zero(text: str) -> str:
@@ -129,14 +142,22 @@ def size(value: float | None) -> str:
     return NOTHING if value is None else size_text(value)
 
 
-def _simple(text: Callable[[Any], str]) -> Callable[[Any], Cell]:
+def plain_cell(text: Callable[[Any], str]) -> Callable[[Any], Cell]:
+    """Makes cells of a figure without an interval."""
     return lambda value: Cell(text(value))
 
 
 def interval_cell(
-    text: Callable[[float | None], str], null: float | None = None
+    text: Text, null: float | None = None, bounds: Text | None = None
 ) -> Callable[[Any], Cell]:
-    """Makes cells of a mean with its interval; `null`: the value for "no difference"."""
+    """Makes cells of a mean with its interval.
+
+    Args:
+        text: Of the mean.
+        null: The value for "no difference".
+        bounds: Of the interval, where it is another than the mean's.
+    """
+    end = bounds or text
 
     def cell(interval: Mapping[str, Any] | None) -> Cell:
         if interval is None or interval["mean"] is None:
@@ -145,7 +166,7 @@ def interval_cell(
         if low is None or high is None:
             return Cell(text(interval["mean"]))
         beyond = null is not None and not low <= null <= high
-        return Cell(text(interval["mean"]), text(low), text(high), beyond)
+        return Cell(text(interval["mean"]), end(low), end(high), beyond)
 
     return cell
 
@@ -195,56 +216,121 @@ _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
         "kl_to_baseline",
         "KL to {baseline}",
         "KL(model || {baseline}), nats per token, on the model's own responses: how far it moved.",
-        _simple(number),
+        plain_cell(number),
     ),
     (
         "kl_to_teacher",
         "KL to teacher",
         "KL(teacher || model), nats per token, on the teacher's responses: what it misses of them.",
-        _simple(number),
+        plain_cell(number),
     ),
     (
         "entropy",
         "Entropy",
         "Of the next-token distribution, nats per token, on its own responses: lower is surer.",
-        _simple(number),
+        plain_cell(number),
     ),
     (
         "distinct_2",
         "Distinct-2",
         "Share of distinct bigrams among the responses to one prompt: lower is more alike.",
-        _simple(number),
+        plain_cell(number),
     ),
     (
         "repetition",
         "Repetition",
         "Share of trigrams that occurred before in the same response: higher is more repetitive.",
-        _simple(percent),
+        plain_cell(percent),
     ),
     (
         "response_tokens",
         "Response length",
         "Mean tokens of a response, EOS included.",
-        _simple(tokens),
+        plain_cell(tokens),
     ),
     (
         "cut_share",
         "Cut by length",
         "Share of responses that reached the length limit before they ended.",
-        _simple(percent),
+        plain_cell(percent),
     ),
     (
         "temperature",
         "Temperature",
         "At which the responses were sampled.",
-        _simple(lambda value: number(value, 2)),
+        plain_cell(lambda value: number(value, 2)),
     ),
-    ("parameters", "Parameters", "Tied ones counted once.", _simple(count)),
-    ("disk_bytes", "On disk", "The weights as they are stored.", _simple(size)),
+    ("parameters", "Parameters", "Tied ones counted once.", plain_cell(count)),
+    ("disk_bytes", "On disk", "The weights as they are stored.", plain_cell(size)),
     (
         "tokens_per_second",
         "Tokens per second",
         "Sampled, all prompts together; comparable on the same machine only.",
-        _simple(tokens),
+        plain_cell(tokens),
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and what stands below it."""
+
+    title: str
+    explanation: str = ""
+    """Empty where the title says it, or another table did."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row; without cells it is a heading of those below it."""
+
+    title: str
+    cells: Sequence[Cell] = ()
+    under: str = ""
+    """Title of the row that this one belongs to; shown where indenting it cannot say so."""
+    model: str = ""
+    """Name of the model whose colour it has."""
+    marked: bool = False
+    """What a reader should see first."""
+
+    @property
+    def full_title(self) -> str:
+        """A title that can be understood without the rows above it."""
+        return f"{self.under}, {self.title}" if self.under else self.title
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table with what it says in a sentence or two.
+
+    The table of figures has a column per model and explains its rows; here a row is a way to
+    answer, a comparison, or a kind of demand, and columns are explained.
+    """
+
+    title: str
+    about: str
+    columns: Sequence[Column]
+    lines: Sequence[Line]
+
+
+def without_empty_columns(grid: Grid) -> Grid:
+    """The grid with those columns alone in which a row has a figure."""
+    kept = [
+        place
+        for place in range(len(grid.columns))
+        if any(line.cells and line.cells[place].value != NOTHING for line in grid.lines)
+    ]
+    lines = [
+        replace(line, cells=[line.cells[place] for place in kept]) if line.cells else line
+        for line in grid.lines
+    ]
+    return replace(grid, columns=[grid.columns[place] for place in kept], lines=lines)
+
+
+def share_cell(interval: Mapping[str, Any] | None) -> Cell:
+    """A mean share in per cent, the sign left to the heading."""
+    return Cell(share(interval["mean"] if interval else None))
+
+
+points_cell = interval_cell(points, 0.0, share)
+"""A difference in points with its interval; bold where that excludes 0."""

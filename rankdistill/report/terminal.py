@@ -3,6 +3,7 @@ that no number is broken."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,12 +17,12 @@ from rankdistill.report.headline import headline, judge_warning
 from rankdistill.report.ranked import ranked_labels, ranked_rows
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward
 from rankdistill.report.suites import suite_heads, suite_rows
-from rankdistill.report.table import Cell, Row, labels, table_rows
-from rankdistill.report.terminal_grid import WIDTH, fitting, grid_tables, longest_word
+from rankdistill.report.table import Cell, Grid, Line, Row, labels, table_rows
+from rankdistill.report.verified import verified_grids
 from rankdistill.report.verified_guards import guard_heads, guard_rows
 from rankdistill.report.verified_sentences import judge_line
-from rankdistill.report.verified_tables import verified_grids
 
+WIDTH = 100
 _BESIDE_VERIFIED = (
     "score_difference",
     "kl_to_baseline",
@@ -46,7 +47,8 @@ def terminal_tables(metrics: Mapping[str, Any], width: int = WIDTH) -> list[Tabl
     if rows := guard_rows(metrics):
         fit("Guards", [label for _, label in guard_heads(metrics)], rows)
     if metrics["models"]:
-        fit(_title(metrics), labels(metrics), _model_rows(metrics), _caption(metrics))
+        caption = "Judged by its own teacher." if judge_warning(metrics) else ""
+        fit(_title(metrics), labels(metrics), _model_rows(metrics), caption)
     if rows := suite_rows(metrics, details=False):
         fit("Evaluation suites", list(suite_heads(metrics).values()), rows)
     if metrics.get("ranked_set") is not None:
@@ -136,15 +138,7 @@ def _table(
     rows: Sequence[Row],
     metrics: Mapping[str, Any],
 ) -> Table:
-    table = Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        caption=Text(caption, style="dim"),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
+    table = _framed(title, caption)
     table.add_column("", no_wrap=True)
     for head, least in zip(heads, _widths(heads, rows), strict=True):
         table.add_column(Text(head), justify="right", min_width=least)
@@ -152,15 +146,23 @@ def _table(
     for row in rows:
         values = (Text(c.value, style="bold" if c.beyond_noise else "") for c in row.cells)
         table.add_row(Text(row.title), *values)
-        if _shows_interval(row):
+        # Not the scores' own: prompts differ more than models do, and the difference has its own.
+        if row.key != "score" and any(cell.low for cell in row.cells):
             table.add_row(f"  {level} from", *(c.low for c in row.cells), style="dim")
             table.add_row(f"  {'to':>{len(level) + 5}}", *(c.high for c in row.cells), style="dim")
     return table
 
 
-def _shows_interval(row: Row) -> bool:
-    """Not the scores' own: prompts differ more than models do, and the difference has its own."""
-    return row.key != "score" and any(cell.low for cell in row.cells)
+def _framed(title: str, caption: str, gap: int = 1) -> Table:
+    return Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        caption=Text(caption, style="dim"),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, gap, 0, 0),
+        pad_edge=False,
+    )
 
 
 def _title(metrics: Mapping[str, Any]) -> str:
@@ -168,5 +170,89 @@ def _title(metrics: Mapping[str, Any]) -> str:
     return f"{trained['prompts']} held-out prompts, {trained['responses']} responses per model"
 
 
-def _caption(metrics: Mapping[str, Any]) -> str:
-    return "Judged by its own teacher." if judge_warning(metrics) else ""
+def grid_tables(grid: Grid, caption: str = "", width: int = WIDTH) -> list[Table]:
+    """The grid; where there is no room, columns stand closer, then intervals below their figures,
+    and then columns below the others."""
+    for between, gap in ((" ", 1), (" ", 0), ("\n", 1), ("\n", 0)):
+        texts = [[_cell(cell, between) for cell in line.cells] for line in grid.lines]
+        widths = _grid_widths(grid, texts)
+        if len(spans := fitting(widths, width, gap)) == 1:
+            break
+    return [
+        _grid_table(
+            replace(
+                grid,
+                title=grid.title if span.start == 0 else "",
+                about=grid.about if span.stop == len(grid.columns) else "",
+                columns=grid.columns[span],
+            ),
+            [row[span] for row in texts],
+            [widths[0], *widths[1:][span]],
+            gap,
+            caption if span.stop == len(grid.columns) else "",
+        )
+        for span in spans
+    ]
+
+
+def fitting(widths: Sequence[int], width: int, gap: int = 1) -> list[slice]:
+    """The columns after the first in as few runs as fit beside it, each of one or more.
+
+    Args:
+        widths: Of all columns, the first among them.
+        gap: Blanks between columns beside the one that the box has.
+    """
+    spans, start, used = [], 0, widths[0] + 2
+    for place, own in enumerate(widths[1:]):
+        used += own + 1 + gap
+        if used > width and place > start:
+            spans.append(slice(start, place))
+            start, used = place, widths[0] + 2 + own + 1 + gap
+    return [*spans, slice(start, len(widths) - 1)]
+
+
+def _grid_table(
+    grid: Grid, texts: Sequence[Sequence[Text]], widths: Sequence[int], gap: int, caption: str
+) -> Table:
+    table = _framed(grid.title, "\n".join(filter(None, (grid.about, caption))), gap)
+    table.add_column("", no_wrap=True, min_width=widths[0])
+    for column, width in zip(grid.columns, widths[1:], strict=True):
+        heading = _filled(column.title, width)
+        table.add_column(Text(heading), justify="right", no_wrap=True, min_width=width)
+    for line, row in zip(grid.lines, texts, strict=True):
+        table.add_row(_line_title(line, widths[0]), *row)
+    return table
+
+
+def _line_title(line: Line, width: int) -> Text:
+    if line.cells:
+        return Text(f"  {line.title}" if line.under else line.title)
+    return Text(_filled(line.title, width), style="italic")
+
+
+def _cell(cell: Cell, between: str) -> Text:
+    text = Text(cell.value, style="bold" if cell.beyond_noise else "")
+    return text.append(f"{between}[{cell.low}, {cell.high}]", "not bold dim") if cell.low else text
+
+
+def _grid_widths(grid: Grid, texts: Sequence[Sequence[Text]]) -> list[int]:
+    """Of every column: of its longest figure, or of the longest word of its heading.
+
+    The first has the titles; those that stand above others may take several lines.
+    """
+    titles = [len(_line_title(line, WIDTH)) for line in grid.lines if line.cells]
+    titles += [longest_word(line.title) for line in grid.lines if not line.cells]
+    widths = [max(titles)]
+    for place, column in enumerate(grid.columns):
+        parts = [part for row in texts if row for part in row[place].plain.split("\n")]
+        widths.append(max(longest_word(column.title), *map(len, parts)))
+    return widths
+
+
+def longest_word(title: str) -> int:
+    """Columns that a heading needs when it is broken between words."""
+    return max(map(len, title.split()))
+
+
+def _filled(title: str, width: int) -> str:
+    return textwrap.fill(title, width, break_long_words=False, break_on_hyphens=False)

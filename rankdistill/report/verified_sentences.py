@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rankdistill.evaluate.verified_figures import CONTROLS, GAINS
-from rankdistill.report.table import points, share
-from rankdistill.report.verified_arms import unit
+from rankdistill.report.table import direction, points, share
+from rankdistill.report.verified import unit
 from rankdistill.report.verified_guards import guard_cautions
 
 Metrics = Mapping[str, Any]
@@ -30,9 +30,9 @@ def verified_headline(metrics: Metrics) -> str:
     name = block["headline"]
     contrast = block["contrasts"][name]
     gain = contrast["trained"]
-    who, whom = _student(block["arms"]["trained"]["label"]), _one(block["arms"]["warmed_up"])
+    who, whom = f"{block['arms']['trained']['label']} student", _one(block["arms"]["warmed_up"])
     where = f"({name}; {unit(block)})"
-    sign = _sign(gain)
+    sign = direction(gain)
     if sign == 0:
         told = f"{points(gain['mean'])} points {_bounds(gain)}"
         rest = "".join(f"; {text}" for text in _better_controls(block))
@@ -64,10 +64,11 @@ def judge_line(metrics: Metrics) -> str | None:
 def verified_findings(metrics: Metrics) -> list[tuple[str, str]]:
     """(kind, sentence) of what a reader must know beside the headline."""
     block = metrics["verified"]
+    no_control = "No control that trains nothing was measured beside the gain."
     return [
         *_only_sampled(block),
         *_kept_out(block["contrasts"][block["headline"]]),
-        *_no_control(block),
+        *([] if _controls(block) else [("warning", no_control)]),
         *guard_cautions(metrics),
         *_prompting(block),
     ]
@@ -78,7 +79,7 @@ def _against_controls(block: Metrics) -> str:
     controls = _controls(block)
     if not controls:
         return ""
-    level = [name for name in controls if _sign(controls[name]) == 0]
+    level = [name for name in controls if direction(controls[name]) == 0]
     better = list(_better_controls(block))
     if not level and not better:
         strongest, left = min(controls.items(), key=lambda item: item[1]["mean"])
@@ -98,7 +99,7 @@ def _against_controls(block: Metrics) -> str:
 def _better_controls(block: Metrics) -> Iterator[str]:
     """Of the controls that reach more than the trained student."""
     for name, left in _controls(block).items():
-        if _sign(left) < 0:
+        if direction(left) < 0:
             told = f"{share(-left['mean'])} {_bounds(left, -1)}"
             yield f"it is {told} less than {_CONTROL_NAMES[name]}"
 
@@ -112,7 +113,7 @@ def _controls(block: Metrics) -> dict[str, Metrics]:
 def _where(contrast: Metrics) -> str:
     """In marks or in restrictions, where the gain is not shown in both."""
     words = {"marks": "marks", "restrictions": "restrictions of the whole text"}
-    signs = {name: _sign(contrast[name]) for name in words if contrast[name]}
+    signs = {name: direction(contrast[name]) for name in words if contrast[name]}
     if len(signs) < len(words) or all(sign > 0 for sign in signs.values()):
         return ""
     gained = [words[name] for name, sign in signs.items() if sign > 0]
@@ -132,7 +133,7 @@ def _only_sampled(block: Metrics) -> Iterator[tuple[str, str]]:
     smaller = block["headline"]
     larger = next(name for name in GAINS if name != smaller)
     of = gains[larger]["trained"]
-    if _sign(of) > 0 and _sign(gains[smaller]["trained"]) <= 0:
+    if direction(of) > 0 and direction(gains[smaller]["trained"]) <= 0:
         told = f"{points(of['mean'])} points {_bounds(of)}"
         why = ": it may only be surer" if smaller == "greedy" else ""
         yield "warning", f"A gain is shown of {larger} answers alone, {told}{why}."
@@ -144,15 +145,10 @@ def _kept_out(contrast: Metrics) -> Iterator[tuple[str, str]]:
     if change is None:
         return
     told = f"{points(change['mean'])} points {_bounds(change)}"
-    sign = _sign(change)
+    sign = direction(change)
     verdict = {1: "more are followed", 0: "no change is shown", -1: "fewer are followed"}[sign]
     kind = {1: "good", 0: "plain", -1: "warning"}[sign]
     yield kind, f"Of kinds of demands that no training prompt has {verdict}: {told}."
-
-
-def _no_control(block: Metrics) -> Iterator[tuple[str, str]]:
-    if not _controls(block):
-        yield "warning", "No control that trains nothing was measured beside the gain."
 
 
 def _prompting(block: Metrics) -> Iterator[tuple[str, str]]:
@@ -177,14 +173,6 @@ def _ranked_by_rule(metrics: Metrics) -> bool:
     return bool(rankings) and not any(s["counts"].get("placebo_groups") for s in rankings)
 
 
-def _sign(interval: Metrics) -> int:
-    """1 or -1 where the interval excludes 0, else 0."""
-    low, high = interval["low"], interval["high"]
-    if low is None or high is None or low <= 0.0 <= high:
-        return 0
-    return 1 if low > 0.0 else -1
-
-
 def _bounds(interval: Metrics, sign: int = 1) -> str:
     """`[5.0, 22.5]`; with sign -1 those of the difference the other way round."""
     bounds: Sequence[float | None] = interval["low"], interval["high"]
@@ -192,10 +180,6 @@ def _bounds(interval: Metrics, sign: int = 1) -> str:
         return "[no interval]"
     low, high = sorted(sign * bound for bound in bounds if bound is not None)
     return f"[{share(low)}, {share(high)}]"
-
-
-def _student(label: str) -> str:
-    return f"{label} student"
 
 
 def _one(arm: Metrics) -> str:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rankdistill import shell
 from rankdistill.errors import UserError
-from rankdistill.shell import says_mistakes
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until it is interrupted, then writes the set; exit code 2 on a person's mistake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.review",
-        description="Read a prompt's responses side by side and rank them, in a browser on this "
+    parser = shell.parser(
+        "review",
+        "Read a prompt's responses side by side and rank them, in a browser on this "
         "machine; the ranks become one more scorer, `human`. What other scorers say is shown after "
         "saving.",
     )

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.rank.existing import parts
-from rankdistill.rank.load import load_groups
+from rankdistill.rank.existing import load_groups, parts
 from rankdistill.rank.write import recorded_tokenizer, write_table
 from rankdistill.store.faults import writing
 from rankdistill.store.files import append_line

@@ -57,9 +57,9 @@ def _show(runs: Sequence[ListedRun]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.runs",
-        description="List runs: state, objective, what the trained student gains over the one "
+    parser = shell.parser(
+        "runs",
+        "List runs: state, objective, what the trained student gains over the one "
         "before training, age.",
         epilog="name=NAME of a command names its folder; `python -m rankdistill.compare` takes the "
         "folders.",

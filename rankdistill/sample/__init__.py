@@ -12,8 +12,8 @@ from rich.markup import escape
 from rankdistill.console import say
 from rankdistill.errors import UserError, suggest
 from rankdistill.models.model import Model
+from rankdistill.sample.model_folder import no_backend, require_backend
 from rankdistill.sample.sampler import Request, Sampler, SamplingOptions, response_seed
-from rankdistill.sample.vllm_models import no_backend, require_backend
 from rankdistill.sample.vllm_process import check_torchvision
 from rankdistill.schema import SampleConfig
 

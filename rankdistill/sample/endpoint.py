@@ -48,11 +48,10 @@ class EndpointWriter:
     def __init__(self, settings: EndpointConfig, options: SamplingOptions) -> None:
         self._settings, self._options = settings, options
         self._client = Client(
-            Connection.of(
-                settings, settings.urls, GROUP,
-                who="The served teacher", url_key=f"{GROUP}.urls", done="written",
+            Connection(
+                settings, settings.urls, "The served teacher", f"{GROUP}.urls", GROUP, "written"
             )
-        )  # fmt: skip
+        )
         key = f"{GROUP}.chat_template_kwargs"
         self._template = template_arguments(settings.chat_template_kwargs, key)
         self._names: dict[str, str | None] = {name: name for name in UNTOLD}

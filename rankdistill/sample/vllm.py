@@ -17,8 +17,8 @@ import torch
 from rankdistill.errors import UserError
 from rankdistill.models import Model, export_untied
 from rankdistill.rows import Response
-from rankdistill.sample.engine_folder import EngineFolder
 from rankdistill.sample.model_folder import (
+    EngineFolder,
     check_positions,
     contents,
     max_positions,
@@ -143,16 +143,7 @@ class VLLMSampler(Sampler):
         self, model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
     ) -> Generator[list[float]]:
         """See `Sampler`; one after the other, as they are finished."""
-        if not pairs:
-            return
-        texts = [[*prompt, *response] for prompt, response in pairs]
-        # The engine writes one more token.
-        self._serve(model, check_positions(model.folder, texts, 1), 1)
-        jobs = [
-            {"do": "logps", "prompt": list(prompt), "response": list(response)}
-            for prompt, response in pairs
-        ]
-        for answer in self._answered(jobs, 1):
+        for answer in self._scored(model, pairs):
             yield answer["logps"]
 
     def top_logps(
@@ -168,17 +159,22 @@ class VLLMSampler(Sampler):
             pairs: (prompt ids, response ids).
             k: At most the vocabulary.
         """
+        for answer in self._scored(model, pairs, k=k):
+            yield answer["ids"], answer["values"]
+
+    def _scored(
+        self, model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], **options: Any
+    ) -> Iterator[dict[str, Any]]:
         if not pairs:
             return
         texts = [[*prompt, *response] for prompt, response in pairs]
         # The engine writes one more token.
         self._serve(model, check_positions(model.folder, texts, 1), 1)
         jobs = [
-            {"do": "logps", "prompt": list(prompt), "response": list(response), "k": k}
+            {"do": "logps", "prompt": list(prompt), "response": list(response), **options}
             for prompt, response in pairs
         ]
-        for answer in self._answered(jobs, 1):
-            yield answer["ids"], answer["values"]
+        yield from self._answered(jobs, 1)
 
     def close(self) -> None:
         """End the engines and remove their files."""

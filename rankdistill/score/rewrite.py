@@ -7,14 +7,13 @@ rewritten, and the ranking puts the rewrite before the rest, which say the same 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from rankdistill.models import Model, encode_response
-from rankdistill.rows import Group, Response
+from rankdistill.rows import Group, Response, row_columns
 from rankdistill.score.verifier.forms import SENTENCE_END
 from rankdistill.score.verifier.instructions import follows
 
@@ -118,7 +117,7 @@ def rewrites(groups: Sequence[Group], writer: Model, max_response_tokens: int) -
 def _rewritten(text: str, group: Group) -> str | None:
     """The text so that it follows what no response follows; None where there is nothing to do."""
     before = text
-    columns = json.loads(group.get("columns") or "{}")
+    columns = row_columns(group)
     names, arguments = columns.get("instruction_id_list", []), columns.get("kwargs", [])
     for rule, given in zip(names, arguments, strict=True):
         known = {name: value for name, value in (given or {}).items() if value is not None}

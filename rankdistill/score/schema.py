@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from rankdistill.errors import UserError, suggest
@@ -167,15 +167,8 @@ class VerifierOptions:
     def __post_init__(self) -> None:
         above_zero("score", self, "timeout_s")
 
-    @property
-    def by_rule(self) -> bool:
-        """See `Scorer`."""
-        return True
-
-    @property
-    def verifies(self) -> bool:
-        """See `Scorer`."""
-        return True
+    by_rule: ClassVar[bool] = True
+    verifies: ClassVar[bool] = True
 
     @property
     def checks_demands(self) -> bool:

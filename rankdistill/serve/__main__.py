@@ -11,21 +11,20 @@ from pathlib import Path
 
 from rankdistill import shell
 from rankdistill.http_client import KEY_VARIABLE
-from rankdistill.serve.command import Serving, check_serving, server
-from rankdistill.shell import says_mistakes
+from rankdistill.serve.serving import Serving, check_serving, server
 
 QUESTION = "Why is the sky blue?"
 FIRST_TOKENS = 24
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until it is interrupted; exit code 2 on a person's mistake."""
     given, more = _split(sys.argv[1:] if arguments is None else list(arguments))
 
     from rankdistill.console import quiet, say
     from rankdistill.export import current_export, open_source
-    from rankdistill.serve.process import Server, check_port
+    from rankdistill.serve.serving import Server, check_port
 
     quiet()
     # `kill` and a container's stop end the server as Ctrl-C does, also where a script started us.
@@ -89,12 +88,12 @@ def _split(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     if "--" in arguments:
         at = arguments.index("--")
         own, more = arguments[:at], arguments[at + 1 :]
-    parser = argparse.ArgumentParser(
-        prog="python -m rankdistill.serve",
-        usage="%(prog)s RUN [--host HOST] [--port PORT] [-- ARGUMENTS OF THE SERVER]",
-        description="Serve a run's student: vLLM's OpenAI-compatible server, or transformers' own "
+    parser = shell.parser(
+        "serve",
+        "Serve a run's student: vLLM's OpenAI-compatible server, or transformers' own "
         "where vLLM is not installed. On other addresses than this machine's, VLLM_API_KEY is the "
         "key that clients send.",
+        usage="%(prog)s RUN [--host HOST] [--port PORT] [-- ARGUMENTS OF THE SERVER]",
     )
     parser.add_argument(
         "run", type=Path, help="a finished run's folder; or a model's, or adapters'"

@@ -1,29 +1,90 @@
 """The evaluate stage: every model answers the held-out prompts, the teacher scores, figures follow.
 
 A model's figures depend on the models they are taken against, and on no other; so the points of a
-sweep share those of the pruned student, the warmed-up student and the teacher.
+sweep share those of the pruned student, the warmed-up student and the teacher. `recipe=evaluate`
+has models as they are in one table; nothing is trained. Suites are the block `suites` of
+`metrics.json`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from rankdistill import console
 from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.schema import QuickOptions
 from rankdistill.evaluate.students import evaluate_model
 from rankdistill.models import Rows
 from rankdistill.models.files import weights_bytes
 from rankdistill.rank.combine import Scale, scale_of
+from rankdistill.report import RunReport
 from rankdistill.rows import Group
 from rankdistill.stages.agreement import check_sampler
-from rankdistill.stages.comparison import LABELS, Answers, Reference, evaluation_judge, label_of
+from rankdistill.stages.comparison import (
+    LABELS,
+    Answers,
+    Reference,
+    control_temperature,
+    evaluation_judge,
+    label_of,
+)
+from rankdistill.stages.prompts import load
 from rankdistill.stages.run import Model, Run
+from rankdistill.stages.run_folder import write_run_folder
 from rankdistill.stages.sample import sample
-from rankdistill.stages.score import score, weights_of
-from rankdistill.stages.sharpening import control_temperature
+from rankdistill.stages.score import check_conversations, score, weights_of
+from rankdistill.stages.student import student
+from rankdistill.stages.verified import by_split_of, verification_of
 from rankdistill.store import Partial
+from rankdistill.suites.suite import Measured, Suite
+
+
+def check_suites(run: Run) -> None:
+    """Refuse at start-up what can be known there: a missing package, file or endpoint."""
+    for suite in run.settings.suites.values():
+        suite.check(run)
+
+
+def measure_suites(
+    run: Run, models: Mapping[str, Model], labels: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Every suite's figures of every model; None where no suite is asked for.
+
+    Args:
+        models: By their name in the report, in its order.
+        labels: Their headings.
+    """
+    if not run.settings.suites:
+        return None
+    return {
+        name: {
+            "version": suite.version,
+            "about": suite.about(),
+            "models": {
+                role: block(labels[role], suite.measure(run, model, labels[role]))
+                for role, model in models.items()
+            }
+            | _others(suite, run),
+        }
+        for name, suite in run.settings.suites.items()
+    }
+
+
+def _others(suite: Suite, run: Run) -> dict[str, Any]:
+    """What a suite measures that is no model of the run."""
+    found = suite.others(run).items()
+    return {name: block(name.replace("_", " "), measured) for name, measured in found}
+
+
+def block(label: str, measured: Measured) -> dict[str, Any]:
+    """One model's part of a suite's block in `metrics.json`."""
+    figures = {}
+    for figure in measured.figures:
+        row = asdict(figure)
+        figures[row.pop("key")] = row
+    return {"label": label, "counts": dict(measured.counts), "figures": figures}
 
 
 @dataclass
@@ -153,3 +214,37 @@ class Evaluation:
         row = {**output.rows()[0], "tokens_per_second": answers.tokens_per_second or None}
         row["disk_bytes"] = weights_bytes(answers.model.path)
         return ModelFigures.from_row(row)
+
+
+def evaluate(run: Run, report: RunReport) -> None:
+    """The suites of `eval` on `base`, the student and the teacher, as far as they differ.
+
+    Fills the report and writes the run folder, which holds nothing else.
+    """
+    settings = run.settings
+    models, prompts = {"trained": run.start}, None
+    if settings.quick is not None or settings.student.keep_layers is not None:
+        prompts = load(run)
+        check_conversations(run, prompts)
+        models["trained"] = student(run, prompts)
+    if run.base is not None:
+        models = {"warmed_up": run.base, **models}
+    if run.teacher not in models.values() or settings.quick is not None:
+        models["teacher"] = run.teacher
+    name = "student" if len(models) > 1 else "model"
+    labels = {**LABELS, "warmed_up": "base", "trained": name}
+    console.part("evaluate")
+    if settings.quick is not None and prompts is not None and run.base is not None:
+        # Between models as they are there is no training that sharpening could pass for.
+        quick = replace(settings.quick, sharpening_control=False)
+        by_split = by_split_of(prompts)
+        verification = verification_of(run, by_split)
+        if verification is not None:
+            verification.sample(models)
+        evaluation = Evaluation(run, quick, by_split["heldout"], run.base)
+        figures, report.groups = evaluation.compare(models)
+        report.models = [replace(model, label=labels[model.name]) for model in figures]
+        if verification is not None:
+            report.verified = verification.measure(models, labels, None)
+    report.suites = measure_suites(run, models, labels)
+    write_run_folder(run, report, {})

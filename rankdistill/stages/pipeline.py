@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 from rankdistill import console
 from rankdistill.distributed import remarks
 from rankdistill.models import Rows, claim_device
+from rankdistill.prompts.privileged import seen_by_teacher
 from rankdistill.report import RunReport
 from rankdistill.sample.cluster import with_cluster
 from rankdistill.sample.sampler import response_seed
@@ -35,8 +36,7 @@ from rankdistill.score.ensemble import is_relative
 from rankdistill.score.rewrite import rewrites
 from rankdistill.stages import settings
 from rankdistill.stages.comparison import label_of
-from rankdistill.stages.evaluate import Evaluation
-from rankdistill.stages.grid import train_at_best_rate
+from rankdistill.stages.evaluate import Evaluation, check_suites, evaluate, measure_suites
 from rankdistill.stages.lessons import teach
 from rankdistill.stages.ppo import check_ppo, ppo
 from rankdistill.stages.prompts import check_prompts, load
@@ -57,15 +57,12 @@ from rankdistill.stages.run import Model, Run
 from rankdistill.stages.run_folder import begin_report, begin_run, write_run_folder
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import check_conversations, check_scorers, score
-from rankdistill.stages.seen import seen_by_teacher
 from rankdistill.stages.served import check_served
 from rankdistill.stages.student import check_models, student
-from rankdistill.stages.suites import check_suites, measure_suites
 from rankdistill.stages.train import train
-from rankdistill.stages.validation import Validation
+from rankdistill.stages.validation import Validation, train_at_best_rate
 from rankdistill.stages.verified import Verification, by_split_of, verification_of
 from rankdistill.stages.warmup import check_warmup, warm_up
-from rankdistill.stages.without_training import evaluate
 from rankdistill.stages.writers import verified_too, written_by_all
 from rankdistill.store import Output, Store
 from rankdistill.store.faults import explained

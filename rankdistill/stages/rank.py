@@ -14,10 +14,9 @@ from rankdistill.models import Rows, tokenizer_digest
 from rankdistill.prompts import source_identity
 from rankdistill.rank import ranked_groups
 from rankdistill.rank.combine import combine, debiased
-from rankdistill.rank.diagnostics import diagnose
+from rankdistill.rank.diagnostics import diagnose, writer_figures
 from rankdistill.rank.existing import parts, read_ranked
 from rankdistill.rank.write import write_table
-from rankdistill.rank.writers import writer_figures
 from rankdistill.stages.prompts import contamination_identity, evaluated_by, mixture_identity
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial

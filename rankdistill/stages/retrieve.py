@@ -17,8 +17,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import Rows, decode_response, encode_prompt, encode_response
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.splits import SPLITS, Splitter
-from rankdistill.retrieval.data import Collection
-from rankdistill.retrieval.retrievers import open_retriever, retriever_identity
+from rankdistill.retrieval.search import Collection, open_retriever, retriever_identity
 from rankdistill.rows import Group, Message, Response
 from rankdistill.stages.run import Run
 from rankdistill.stages.score import score

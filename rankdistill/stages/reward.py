@@ -23,10 +23,9 @@ from rankdistill.statistics import mean_interval, paired_difference
 from rankdistill.store import Output, Partial
 from rankdistill.train.groups import load_groups, own_groups
 from rankdistill.train.reward.gate import check_gate, gate_figures
-from rankdistill.train.reward.model import load_reward_model, rewards
-from rankdistill.train.reward.saving import Scale, save_reward_model
+from rankdistill.train.reward.model import Scale, load_reward_model, rewards, save_reward_model
 from rankdistill.train.reward.trainer import RewardTrainer
-from rankdistill.trainer.arguments import RankingConfig
+from rankdistill.trainer.arguments import RankingConfig, optimised
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.progress import peak_memory, show_progress
 from rankdistill.trainer.stopping import saves_when_stopped
@@ -261,24 +260,14 @@ def _gate(run: Run, model: Any, rows: Sequence[Any], tokenizer: Any) -> dict[str
 
 
 def _arguments(run: Run, checkpoints: str) -> RankingConfig:
-    settings, precision = run.settings.reward, run.settings.student.precision.name
+    settings = run.settings.reward
     return RankingConfig(
         checkpoints,
         layout=run.settings.train.layout.name,
         max_batch_tokens=settings.max_batch_tokens,
         prompts_per_step=settings.prompts_per_step,
         learning_rate=settings.learning_rate,
-        num_train_epochs=settings.epochs,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        warmup_steps=settings.warmup_ratio,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=precision == "bfloat16",
-        fp16=precision == "float16",
-        logging_steps=settings.logging_steps,
-        save_steps=settings.save_steps,
-        save_total_limit=2,
         seed=run.settings.seed,
         report_to=run.settings.report_to,
-        disable_tqdm=True,
+        **optimised(settings, run.settings.student.precision.name),
     )

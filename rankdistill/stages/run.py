@@ -13,6 +13,7 @@ from rankdistill.models.device import device, own_precision, release
 from rankdistill.models.locate import check_path
 from rankdistill.models.model import Loading, Model, ServedModel
 from rankdistill.prompts.privileged import TeachersView
+from rankdistill.report.run_report import StageRecord
 from rankdistill.sample import (
     Sampler,
     check_parallel,
@@ -31,23 +32,6 @@ WRITERS = ("student", "teacher", "endpoint")
 """Names in `sample.writers` that are no paths."""
 UNSAID = ("seconds", "peak_mib", "peak_gpu_mib", "models")
 """Counts that the log and the report have, and the terminal has not."""
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """What the report tells of a stage."""
-
-    stage: str
-    what: str
-    key: str
-    seconds: float
-    """In this run: next to none where the output was reused."""
-    making_seconds: float
-    """What making the output took, all attempts together, in whichever run that was."""
-    reused: bool
-    counts: Mapping[str, Any]
-    versions: Mapping[str, str]
-    """Of the libraries that made the output."""
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,12 @@ from typing import Any
 
 from rankdistill.console import progress
 from rankdistill.models import Rows, recoding
+from rankdistill.prompts.privileged import read_by_teacher
 from rankdistill.rank.combine import Scale, scale_of, standardised
+from rankdistill.rows import row_columns
 from rankdistill.score import Scorer, score_groups
 from rankdistill.score.ensemble import Ensemble, merged
 from rankdistill.stages.run import Run
-from rankdistill.stages.seen import read_by_teacher
 from rankdistill.store import Output, Partial
 
 
@@ -76,15 +76,11 @@ def check_conversations(run: Run, prompts: Rows) -> None:
         found: dict[tuple[str, ...], Any] = {}
         columns = []
         for prompt in prompts.of_splits(split):
-            found[_roles(prompt["messages"])] = prompt["messages"]
-            columns.append(json.loads(prompt.get("columns") or "{}"))
+            found[tuple(m["role"] for m in prompt["messages"])] = prompt["messages"]
+            columns.append(row_columns(prompt))
         for member in scorer.members.values():
             member.check_conversations(list(found.values()), access)
             member.check_columns(columns)
-
-
-def _roles(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    return tuple(message["role"] for message in messages)
 
 
 def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Output:

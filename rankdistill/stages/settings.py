@@ -14,7 +14,7 @@ from rankdistill.errors import UserError, suggest
 from rankdistill.evaluate.schema import QuickOptions, RankedOptions, VerifiedOptions
 from rankdistill.fields import at_least, require_choice, within
 from rankdistill.objectives.candidates import Objective
-from rankdistill.objectives.trial import try_objective
+from rankdistill.objectives.checks import try_objective
 from rankdistill.sample import NAMES, Sampler
 from rankdistill.schema import (
     Precision,

@@ -17,6 +17,7 @@ from rankdistill.store import Output, Partial
 from rankdistill.store.sequences import mapped
 from rankdistill.train.groups import own_groups
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
+from rankdistill.trainer.arguments import optimised
 from rankdistill.trainer.checkpoints import owes_evaluation
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
@@ -131,25 +132,15 @@ def _arguments(run: Run, learning_rate: float, partial: Partial, validate: bool)
         max_batch_tokens=settings.max_batch_tokens,
         prompts_per_step=settings.prompts_per_step,
         learning_rate=learning_rate,
-        num_train_epochs=settings.epochs,
-        lr_scheduler_type=settings.lr_scheduler_type,
         train_sampling_strategy=settings.sampling_strategy,
-        warmup_steps=settings.warmup_ratio,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
         use_liger_kernel=run.settings.student.use_liger_kernel,
-        bf16=run.settings.student.precision.name == "bfloat16",
-        fp16=run.settings.student.precision.name == "float16",
-        logging_steps=settings.logging_steps,
-        save_steps=settings.save_steps,
-        save_total_limit=2,
         eval_strategy="epoch" if validate else "no",
         # What validation says before the first step, or what a kill kept it from saying.
         eval_on_start=validate and owes_evaluation(checkpoints),
         per_device_eval_batch_size=settings.prompts_per_step,
         seed=run.settings.seed,
         report_to=run.settings.report_to,
-        disable_tqdm=True,
+        **optimised(settings, run.settings.student.precision.name),
     )
 
 

@@ -6,7 +6,6 @@ n samples. None of them trains; what a trained student gains must be more than e
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,12 +18,13 @@ from rankdistill.console import result
 from rankdistill.errors import UserError
 from rankdistill.evaluate.guards import (
     base_of,
+    belongs,
     only_marks_share,
     plain_figures,
     right_share,
+    teacher_logp,
 )
 from rankdistill.evaluate.prompting import PROMPTINGS, prompted
-from rankdistill.evaluate.readings import belongs, teacher_logp
 from rankdistill.evaluate.schema import VerifiedOptions
 from rankdistill.evaluate.verified import (
     Verified,
@@ -35,6 +35,7 @@ from rankdistill.evaluate.verified import (
     tally,
 )
 from rankdistill.models import Rows, encode_prompt
+from rankdistill.rows import row_columns
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.scorer import Scorer
 from rankdistill.stages.comparison import LABELS, evaluation_judge
@@ -57,23 +58,13 @@ def verifier_of(settings: Settings) -> Scorer | None:
     return None
 
 
-def is_plain(prompt: Mapping[str, Any]) -> bool:
-    """Whether a prompt was made without any demand, so that there is nothing to verify."""
-    columns = json.loads(prompt.get("columns") or "{}")
-    return columns.get("demands") == []
-
-
 def by_split_of(prompts: Rows) -> dict[str, Rows]:
     """The prompts of each split; `plain` are the held-out ones that demand nothing."""
     places: dict[str, list[int]] = {n: [] for n in ("train", "validation", "heldout", "plain")}
-    rows = mapped(prompts.rows, _without_responses)
+    rows = mapped(prompts.rows, lambda row: {k: v for k, v in row.items() if k != "responses"})
     for place, row in enumerate(rows):
-        places["plain" if is_plain(row) else row["split"]].append(place)
+        places["plain" if row_columns(row).get("demands") == [] else row["split"]].append(place)
     return {name: Rows(selected(rows, of), prompts.key) for name, of in places.items()}
-
-
-def _without_responses(row: Any) -> Any:
-    return {key: value for key, value in row.items() if key != "responses"}
 
 
 def verification_of(run: Run, by_split: Mapping[str, Rows]) -> Verification | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from rankdistill import shell
 from rankdistill.errors import UserError, suggest
-from rankdistill.shell import Parser, says_mistakes
+from rankdistill.shell import Parser
 from rankdistill.store import inventory
 from rankdistill.store import manifest as manifests
 from rankdistill.store.attempt import read_record
@@ -20,7 +20,7 @@ from rankdistill.store.outputs import Store
 from rankdistill.store.words import age_text, counted, parse_age, size_text
 
 
-@says_mistakes
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code: 0, 1 for damage found or "no" answered, 2 for a mistake."""
     try:

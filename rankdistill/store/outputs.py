@@ -14,7 +14,7 @@ from typing import Any
 from rankdistill.distributed import rank
 from rankdistill.errors import UserError
 from rankdistill.store import manifest as manifests
-from rankdistill.store.attempt import RECORD, Attempt, maker_text, read_record, utc_now
+from rankdistill.store.attempt import RECORD, Attempt, Follower, maker_text, read_record, utc_now
 from rankdistill.store.faults import explained
 from rankdistill.store.files import (
     files_of,
@@ -25,7 +25,6 @@ from rankdistill.store.files import (
     sync_folder,
     write_atomically,
 )
-from rankdistill.store.followers import Follower
 from rankdistill.store.identity import canonical, is_key, key_of
 from rankdistill.store.inputs import check_unchanged
 from rankdistill.store.locks import held, held_at_once

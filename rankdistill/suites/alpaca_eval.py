@@ -8,10 +8,15 @@ So compare figures of this suite with each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from rankdistill.errors import UserError
 from rankdistill.evaluate.schema import AlpacaEvalOptions
@@ -20,15 +25,22 @@ from rankdistill.score.judge.endpoint import EndpointOptions
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.prompts import Frame, delimited, load_criterion, load_frame
 from rankdistill.score.judge.verdicts import duel_form
-from rankdistill.statistics import mean_interval
+from rankdistill.statistics import Interval, mean_interval
 from rankdistill.store import Output, Partial
-from rankdistill.suites.answers import Request, sampled_by, write_answers
-from rankdistill.suites.judging import check_judge, endpoint_options, judge, judge_identity
-from rankdistill.suites.length_control import length_controlled
+from rankdistill.suites.judging import (
+    Request,
+    check_judge,
+    endpoint_options,
+    judge,
+    judge_identity,
+    sampled_by,
+    write_answers,
+)
 from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
+
 
 FORM = duel_form(explain=False)
 
@@ -72,10 +84,8 @@ class AlpacaEval(AlpacaEvalOptions, Suite):
             "judge": judge_identity(options),
         }
 
-        def make(partial: Partial) -> Mapping[str, Any]:
-            return judge(options, asked, partial)
-
-        what = f"{role}: alpaca_eval, {len(asked)} pairs judged by {options.connection.model}"
+        make = partial(judge, options, asked)
+        what = f"{role}: alpaca_eval, {len(asked)} pairs judged by {self.judge.model}"
         return self._measured(run.stage("evaluate", what, identity, make), texts)
 
     def _answers(self, run: Run, model: Model, role: str) -> Output:
@@ -200,3 +210,69 @@ def _won(ranks: list[int], position: int) -> float:
     """1, 0, or one half for a tie, of the response that was shown at `position`."""
     mine, other = ranks[position], ranks[1 - position]
     return (float(mine < other) + float(mine <= other)) / 2
+
+
+_Z = 1.959963984540054
+_THETA_PRECISION = 1e-3
+"""Of a weak prior that keeps theta finite where everything is won; it moves no rate visibly."""
+
+
+def length_controlled(
+    shares: Sequence[float], lengths: Sequence[float], baseline_lengths: Sequence[float]
+) -> Interval:
+    """The length-controlled win rate (Dubois et al. 2024, arXiv:2404.04475), and its 95 % interval.
+
+    A logistic regression of the judge's preferences on the difference in length tells what would be
+    preferred if both responses were equally long. Their model of a preference for m over the
+    baseline b on the instruction x, equation 2, is
+
+        logit P(m over b | x) = theta_m + phi_m * tanh(d / std(d)) + psi_m * gamma_x
+
+    with d = len_m - len_b and gamma_x, the difficulty of x, estimated once from all models of their
+    leaderboard; the controlled win rate sets the length term to 0 and averages over x. We have no
+    leaderboard, so the term of difficulty is left out, and the average is P at theta alone. As
+    theirs, phi is regularised: by a standard normal prior, which matters where preferences and
+    lengths separate.
+
+    The interval is Wald's on the logit with a robust (sandwich) variance, since shares may be
+    fractions.
+
+    Args:
+        shares: Preference for the model, in [0, 1], one per instruction.
+        lengths: Of its responses, characters.
+        baseline_lengths: Of the baseline's.
+
+    Raises:
+        ValueError: no instruction, or different numbers of them.
+    """
+    y = np.asarray(shares, dtype=np.float64)
+    if not len(shares) == len(lengths) == len(baseline_lengths) or not len(shares):
+        raise ValueError("a length-controlled win rate needs one share and two lengths each")
+    x = _length_term(np.asarray(lengths, float) - np.asarray(baseline_lengths, float))
+    design = np.stack([np.ones_like(x), x], axis=1)
+    prior = np.array([_THETA_PRECISION, 1.0])
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = design @ weights
+        value = np.logaddexp(0.0, logits) - y * logits
+        slope = design.T @ (expit(logits) - y) + prior * weights
+        return float(value.sum() + 0.5 * (prior * weights**2).sum()), slope
+
+    theta, phi = minimize(loss, np.zeros(2), jac=True, method="BFGS").x
+    mean = float(expit(theta))
+    if len(y) == 1:
+        return Interval(mean, None, None)
+    rates = expit(design @ np.array([theta, phi]))
+    bread = np.linalg.inv((design.T * (rates * (1 - rates))) @ design + np.diag(prior))
+    meat = (design.T * (y - rates) ** 2) @ design
+    error = math.sqrt(float((bread @ meat @ bread)[0, 0]))
+    return Interval(mean, float(expit(theta - _Z * error)), float(expit(theta + _Z * error)))
+
+
+def _length_term(differences: np.ndarray) -> np.ndarray:
+    """tanh of the differences over their standard deviation; 0 where all are the same.
+
+    Lengths that always differ by the same amount cannot be told apart from the model.
+    """
+    spread = float(differences.std())
+    return np.tanh(differences / spread) if spread > 0 else np.zeros_like(differences)

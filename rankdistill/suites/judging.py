@@ -1,22 +1,30 @@
-"""A suite's judge: any OpenAI-compatible endpoint, asked as `score=judge` asks one."""
+"""What a model writes to a suite's questions, and the suite's judge: an OpenAI-compatible endpoint,
+asked as `score=judge` asks one."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rankdistill.console import progress
 from rankdistill.errors import UserError
 from rankdistill.http_client import check_url
+from rankdistill.models import encode_prompt
+from rankdistill.sample import SamplingOptions
+from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
 from rankdistill.score.judge.modes import Plan, Question
-from rankdistill.score.judge.runner import run as run_plans
+from rankdistill.score.judge.scorer import run as run_plans
 from rankdistill.score.judge.verdicts import Form
 from rankdistill.score.schema import JudgeEndpoint, check_endpoint
 from rankdistill.score.scorer import Verdict
-from rankdistill.store import Partial
+from rankdistill.store import Partial, Shards
+
+if TYPE_CHECKING:
+    from rankdistill.stages.run import Model, Run
 
 Asked = tuple[str, Sequence[Question]]
 """An id, and the questions whose answers belong together."""
@@ -56,7 +64,7 @@ def judge_identity(options: EndpointOptions) -> dict[str, Any]:
     """What its verdicts depend on."""
     template = options.chat_template_kwargs
     return {
-        "served": options.connection.model,
+        "served": options.connection.settings.model,
         "temperature": options.temperature,
         "max_answer_tokens": options.max_answer_tokens,
         **({"chat_template_kwargs": template} if template else {}),
@@ -84,7 +92,12 @@ def judge(options: EndpointOptions, asked: Sequence[Asked], partial: Partial) ->
                 names = iter(name for name, _ in left)
                 for verdicts in run_plans((_plan(questions) for _, questions in left), endpoint):
                     rows = [
-                        {"id": next(names), "values": [_plain(value) for value in verdict.values]}
+                        {
+                            "id": next(names),
+                            "values": [
+                                None if value != value else value for value in verdict.values
+                            ],
+                        }
                         for verdict in verdicts
                     ]
                     shards.append(rows)
@@ -103,5 +116,50 @@ def _plan(questions: Sequence[Question]) -> Plan:
     return Verdict([math.nan if answer is None else answer for answer in answers])
 
 
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+STEP = 128
+"""Where a full response does not fit behind its prompt, it may have a multiple of these tokens."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation that is to be answered."""
+
+    id: str
+    messages: Sequence[Mapping[str, Any]]
+    temperature: float
+
+
+def write_answers(
+    run: Run, model: Model, requests: Sequence[Request], max_response_tokens: int, shards: Shards
+) -> dict[str, str]:
+    """The text of every response by id; without those whose prompt leaves the model no room.
+
+    Sampled without top-p and top-k. Rows of `id` and `text` that are in the shards are not written
+    again.
+    """
+    tokenizer = model.tokenizer()
+    positions = max_positions(model.folder) or 2**31
+    grouped: dict[tuple[float, int], list[tuple[str, list[int]]]] = {}
+    for request in requests:
+        ids = encode_prompt(tokenizer, request.messages)
+        room = positions - len(ids)
+        most = max_response_tokens if room >= max_response_tokens else room // STEP * STEP
+        if most > 0:
+            grouped.setdefault((request.temperature, most), []).append((request.id, ids))
+    done = {row["id"] for row in shards.rows()}
+    with progress(sum(map(len, grouped.values())), "responses", done=len(done)) as bar:
+        for (temperature, most), asked in sorted(grouped.items()):
+            if all(name in done for name, _ in asked):
+                continue
+            options = SamplingOptions(1, temperature, 1.0, 0, most, run.settings.seed)
+            sampler = run.sampler()
+            sampler.prepare(model, asked, options)
+            for name, responses in sampler.sample(model, asked, options, "student", done=done):
+                shards.append([{"id": name, "text": responses[0]["text"]}])
+                bar.advance()
+    return {row["id"]: row["text"] for row in shards.rows()}
+
+
+def sampled_by(run: Run) -> dict[str, Any]:
+    """What the identity of such answers says of how they were sampled."""
+    return {**run.sampled_by, "seed": run.settings.seed}

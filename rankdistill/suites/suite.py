@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rankdistill.statistics import LEVEL, Interval, mean_interval
+from rankdistill.statistics import exact_at_ends, mean_interval
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
@@ -93,10 +93,7 @@ def mean_figure(
     if not values:
         return Figure(key, title, meaning, None, None, None, 0, share, detail)
     interval = mean_interval(values, seed=0)
-    if share and interval.mean in (0.0, 1.0):
-        bound = ((1.0 - LEVEL) / 2.0) ** (1.0 / len(values))
-        low, high = (0.0, 1.0 - bound) if interval.mean == 0.0 else (bound, 1.0)
-        interval = Interval(interval.mean, low, high)
-    return Figure(
-        key, title, meaning, interval.mean, interval.low, interval.high, len(values), share, detail
-    )
+    if share:
+        interval = exact_at_ends(interval, len(values))
+    mean, low, high = interval.mean, interval.low, interval.high
+    return Figure(key, title, meaning, mean, low, high, len(values), share, detail)

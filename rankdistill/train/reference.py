@@ -19,7 +19,7 @@ from rankdistill.forward import bind, bound_layout, collate, micro_batches, resp
 from rankdistill.models import load_model, place
 from rankdistill.train.groups import RankedGroup, ranked_group
 from rankdistill.trainer.arguments import RankingConfig
-from rankdistill.trainer.sharded import weights_in
+from rankdistill.trainer.modes import weights_in
 
 COLUMN = "reference_logps"
 

@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.forward import LAYOUTS
+from rankdistill.optimiser import Optimiser
 
 STRATEGIES = ("random", "sequential", "group_by_cluster")
+
+
+def optimised(options: Optimiser, precision: str) -> dict[str, Any]:
+    """Arguments of any Trainer of transformers', but for the learning rate.
+
+    Args:
+        options: Keys of a training.
+        precision: Of the forward and backward pass.
+    """
+    return {
+        "num_train_epochs": options.epochs,
+        "lr_scheduler_type": options.lr_scheduler_type,
+        "warmup_steps": options.warmup_ratio,
+        "weight_decay": options.weight_decay,
+        "max_grad_norm": options.max_grad_norm,
+        "logging_steps": options.logging_steps,
+        "save_steps": options.save_steps,
+        "save_total_limit": 2,
+        "bf16": precision == "bfloat16",
+        "fp16": precision == "float16",
+        "disable_tqdm": True,
+    }
 
 
 @dataclass

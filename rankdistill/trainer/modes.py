@@ -1,12 +1,16 @@
-"""What a model is told before it trains: no dropout, activations computed again."""
+"""What a model is told before it trains: no dropout, activations computed again; and the precision
+of one that FSDP or ZeRO shards."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 _ATEN = torch.ops.aten
@@ -62,3 +66,34 @@ def disable_dropout(model: nn.Module) -> None:
         for name, value in vars(module).items():
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
+
+
+def keep_float32(accelerator: Any) -> None:
+    """Has FSDP2 leave what a model returns as it is, and add gradients up in float32.
+
+    accelerate's own policy rounds both to the precision of the weights: log-probabilities, which
+    are computed in float32, then have 3 digits. To be called before `accelerator.prepare`.
+    """
+    plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
+    policy = getattr(plugin, "mixed_precision_policy", None)
+    if isinstance(policy, MixedPrecisionPolicy) and policy.param_dtype is not None:
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=policy.param_dtype, reduce_dtype=torch.float32
+        )
+
+
+@contextmanager
+def weights_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Computes as a sharded model does: in `dtype` throughout, where autocast leaves norms be.
+
+    A reference that is taken so has the log-probabilities of the policy that begins as it.
+    """
+    kept = [(parameter, parameter.data) for parameter in model.parameters()]
+    for parameter, data in kept:
+        if data.is_floating_point():
+            parameter.data = data.to(dtype)
+    try:
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data

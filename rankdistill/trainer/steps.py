@@ -26,9 +26,8 @@ from rankdistill.forward import TokenGroup, bound_layout, micro_batches, token_c
 from rankdistill.models.device import release
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.batches import RankedBatch, step_loader
-from rankdistill.trainer.checkpoints import last_checkpoint
-from rankdistill.trainer.finite import not_finite, stop
-from rankdistill.trainer.sharded import keep_float32
+from rankdistill.trainer.checkpoints import last_checkpoint, not_finite, stop
+from rankdistill.trainer.modes import keep_float32
 
 IN_STEP = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 """Launches whose processes wait for each other in every forward pass: none can stop alone."""

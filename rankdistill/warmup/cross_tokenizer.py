@@ -9,8 +9,12 @@ from typing import Any, ClassVar
 
 from rankdistill.forward import TokenGroup
 from rankdistill.models import encode_prompt
-from rankdistill.warmup.alignment import ends_in_text, following_the_same_text, shared_tokens
-from rankdistill.warmup.cross_rows import CrossTeacher
+from rankdistill.warmup.cross_rows import (
+    CrossTeacher,
+    ends_in_text,
+    following_the_same_text,
+    shared_tokens,
+)
 from rankdistill.warmup.distillation import Distillation, Supervision
 from rankdistill.warmup.schema import CrossTokenizerOptions
 from rankdistill.warmup.teachers import Divergence, Teacher

@@ -21,12 +21,11 @@ from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.progress import show_progress
 from rankdistill.trainer.stopping import saves_when_stopped
 from rankdistill.warmup.matching import MODULE
-from rankdistill.warmup.optimisation import training_arguments
 from rankdistill.warmup.rows import TokenRow, figures, token_rows
 from rankdistill.warmup.schema import DistillationOptions
 from rankdistill.warmup.teachers import Teacher, TeacherModel
 from rankdistill.warmup.trainer import DistillationTrainer
-from rankdistill.warmup.warmup import Training, Warmup
+from rankdistill.warmup.warmup import Training, Warmup, training_arguments
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,9 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx, head, lm_head, wanted, targets, hidden, *parameters):
         gradients = [torch.zeros_like(t) for t in (hidden, *parameters)] if wanted else []
-        total = torch.zeros(3, device=hidden.device, dtype=_at_least_float32(hidden))
+        total = torch.zeros(
+            3, device=hidden.device, dtype=torch.promote_types(hidden.dtype, torch.float32)
+        )
         for rows in head.chunks(hidden, lm_head):
             with torch.set_grad_enabled(wanted):
                 leaf = hidden[rows].detach().requires_grad_(wanted)
@@ -259,10 +261,6 @@ def _add_gradients(
     of_hidden[rows] = found[0]
     for gradient, part in zip(of_parameters, found[1:], strict=True):
         gradient += part
-
-
-def _at_least_float32(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 class Recorder:

@@ -21,10 +21,9 @@ from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.progress import show_progress
 from rankdistill.trainer.stopping import saves_when_stopped
 from rankdistill.warmup.conversations import Conversations
-from rankdistill.warmup.optimisation import training_arguments
 from rankdistill.warmup.rows import TokenRow, figures, token_rows
 from rankdistill.warmup.schema import SFTOptions
-from rankdistill.warmup.warmup import Training, Warmup
+from rankdistill.warmup.warmup import Training, Warmup, training_arguments
 
 IGNORED = -100
 

@@ -1,18 +1,25 @@
-"""What a warm-up is."""
+"""What a warm-up is, and how it is optimised: its options, and what they are for a Trainer."""
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from transformers import TrainingArguments
 
 from rankdistill.models import LoRA, Model
 from rankdistill.rows import Group
 from rankdistill.sample.sampler import Sampler
+from rankdistill.trainer.arguments import optimised
+from rankdistill.trainer.checkpoints import last_checkpoint
 from rankdistill.warmup.conversations import Conversations
 from rankdistill.warmup.lessons import Lessons
+from rankdistill.warmup.schema import Optimisation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,3 +130,44 @@ class Warmup(ABC):
             Counts for the manifest.
         """
         raise NotImplementedError(f"{type(self).__name__} says `stored` and cannot `store`.")
+
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def training_arguments(
+    kind: type[Arguments],
+    options: Optimisation,
+    how: Training,
+    precision: str,
+    *,
+    measured: bool = False,
+    **more: Any,
+) -> Arguments:
+    """The Trainer's arguments for `options`; `more` are further ones of `kind`.
+
+    Args:
+        precision: Of the student's forward and backward pass.
+        measured: Whether there are rows to measure on.
+    """
+    on_cpu = not torch.accelerator.is_available()
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return kind(
+        output_dir=str(how.checkpoints),
+        learning_rate=options.learning_rate,
+        gradient_checkpointing=False,  # the model is told, see `enable_gradient_checkpointing`
+        save_strategy="steps",
+        eval_strategy="steps" if measured else "no",
+        eval_steps=options.eval_steps,
+        # What is measured before the first step; a run that continues has measured it.
+        eval_on_start=measured and last_checkpoint(how.checkpoints) is None,
+        optim="adamw_torch_fused",
+        seed=how.seed,
+        report_to=list(how.report_to) or "none",
+        use_liger_kernel=how.use_liger_kernel,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and several else None,
+        dataloader_pin_memory=not on_cpu,
+        **optimised(options, precision),
+        **more,
+    )

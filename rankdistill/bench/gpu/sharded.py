@@ -14,7 +14,7 @@ import torch.distributed as dist
 from rankdistill.bench.gpu import Claim
 from rankdistill.bench.gpu.parts import Bench, relative
 from rankdistill.forward import collate, response_logps
-from rankdistill.trainer.sharded import keep_float32
+from rankdistill.trainer.modes import keep_float32
 from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teachers import Divergence, LiveTeacher
 from rankdistill.warmup.trainer import distil

@@ -106,7 +106,7 @@ def trl(bench: Bench) -> list[Claim]:
     name = "DPO against TRL"
     if find_spec("trl") is None:
         return [Claim.untried(name, "trl is not installed", ">= 85 % of the limit")]
-    from rankdistill.bench.trl import TRLSteps, all_pairs
+    from rankdistill.bench.training import TRLSteps, all_pairs
 
     model = bench.build("1.5B")
     tokenizer = _words()

@@ -32,10 +32,12 @@ class EndpointOptions:
     @classmethod
     def of(cls, judge: JudgeEndpoint, group: str, seed: int = 0) -> EndpointOptions:
         """From the keys of `group`. UserError: an argument of the template is odd."""
-        told = {"who": "The judge's endpoint", "url_key": f"{group}.endpoint", "done": "judged"}
         key = f"{group}.chat_template_kwargs"
+        where = f"{group}.endpoint"
         return cls(
-            connection=Connection.of(judge, [judge.endpoint or ""], group, **told),
+            connection=Connection(
+                judge, [judge.endpoint or ""], "The judge's endpoint", where, group, "judged"
+            ),
             temperature=judge.temperature,
             max_answer_tokens=judge.max_answer_tokens,
             seed=seed,
@@ -93,7 +95,7 @@ class Endpoint:
     def _body(self, question: Question, attempt: int) -> dict[str, Any]:
         options = self._options
         body: dict[str, Any] = {
-            "model": options.connection.model,
+            "model": options.connection.settings.model,
             "messages": question.messages,
             "temperature": options.temperature,
             "max_tokens": options.max_answer_tokens,

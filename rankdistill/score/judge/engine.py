@@ -7,7 +7,6 @@ import tempfile
 import threading
 from collections import Counter
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,32 +20,25 @@ from rankdistill.sample.vllm_process import Answers, VLLMProcess
 from rankdistill.score.judge.endpoint import TOP_LOGPROBS
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.verdicts import Reply, Step
+from rankdistill.score.schema import JudgeOptions
 
 LONGEST = 8192
 """Tokens of a question and its answer, at most, where the model has more positions."""
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """The model, and how it is run."""
-
-    model: Model
-    dtype: str
-    gpu_memory_utilization: float
-    tensor_parallel_size: int
-    concurrency: int
-    temperature: float
-    max_answer_tokens: int
-    seed: int
-
-
 class Engine:
-    """Starts a vLLM process with its first question; ends with `close`, or with this process."""
+    """Starts a vLLM process with its first question; ends with `close`, or with this process.
 
-    def __init__(self, options: EngineOptions) -> None:
-        self._options = options
-        folder = options.model.folder
-        self._tokenizer: Any = options.model.tokenizer()
+    Args:
+        model: The judge.
+        options: How it is run, and how it answers.
+        seed: Of its answers.
+    """
+
+    def __init__(self, model: Model, options: JudgeOptions, seed: int) -> None:
+        self._options, self._seed = options, seed
+        folder = model.folder
+        self._tokenizer: Any = model.tokenizer()
         self._length = min(max_positions(folder) or LONGEST, LONGEST)
         self._pending: dict[int, tuple[Question, int, Future[Answer]]] = {}
         self._number, self._closed = 0, False
@@ -62,7 +54,7 @@ class Engine:
             "max_model_len": self._length,
             "generation_config": "vllm",
             "seed": 0,
-            "trust_remote_code": options.model.loading.trust_remote_code,
+            "trust_remote_code": model.loading.trust_remote_code,
             **device_arguments(options.gpu_memory_utilization, self._length),
         }
         self._process.send({"do": "start", "engine": arguments})
@@ -89,7 +81,7 @@ class Engine:
             "stop_token_ids": [self._tokenizer.eos_token_id],
         }
         if options.temperature > 0:
-            params["seed"] = options.seed + self._number
+            params["seed"] = self._seed + self._number
         if question.form.logprobs:
             params["logprobs"] = TOP_LOGPROBS
         self._process.send(

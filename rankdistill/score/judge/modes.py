@@ -46,21 +46,17 @@ class Brief:
     shuffles: int
     seed: int
 
+    def question(self, group: Group, form: Form, **parts: str) -> Question:
+        """One about a group; `parts` take the places of the frame's placeholders."""
+        return Question(self.frame.ask(group["messages"], answer=form.told, **parts), form)
+
 
 def pointwise(group: Group, brief: Brief) -> Plan:
     """A rating in [1, 10] of each response and aspect; a value is the mean over the aspects."""
     form = rating_form(expected=brief.expected_score, explain=brief.explain)
     texts = [response["text"] for response in group["responses"]]
     verdicts = yield [
-        Question(
-            brief.frame.ask(
-                group["messages"],
-                response=delimited("RESPONSE", text),
-                criterion=criterion,
-                answer=form.told,
-            ),
-            form,
-        )
+        brief.question(group, form, response=delimited("RESPONSE", text), criterion=criterion)
         for _, criterion in brief.criteria
         for text in texts
     ]
@@ -114,17 +110,14 @@ def listwise(group: Group, brief: Brief) -> Plan:
     form = order_form(count, explain=brief.explain)
     asked = [(criterion, shown) for _, criterion in brief.criteria for shown in orders]
     verdicts = yield [
-        Question(
-            brief.frame.ask(
-                group["messages"],
-                responses="\n\n".join(
-                    delimited(f"RESPONSE {letter}", group["responses"][i]["text"])
-                    for letter, i in zip(LETTERS, shown, strict=False)
-                ),
-                criterion=criterion,
-                answer=form.told,
-            ),
+        brief.question(
+            group,
             form,
+            responses="\n\n".join(
+                delimited(f"RESPONSE {letter}", group["responses"][i]["text"])
+                for letter, i in zip(LETTERS, shown, strict=False)
+            ),
+            criterion=criterion,
         )
         for criterion, shown in asked
     ]
@@ -176,15 +169,12 @@ def _duels(
         for i, j in ((a, b), (b, a))
     ]
     verdicts = yield [
-        Question(
-            brief.frame.ask(
-                group["messages"],
-                first=delimited("FIRST RESPONSE", texts[i]),
-                second=delimited("SECOND RESPONSE", texts[j]),
-                criterion=criterion,
-                answer=form.told,
-            ),
+        brief.question(
+            group,
             form,
+            first=delimited("FIRST RESPONSE", texts[i]),
+            second=delimited("SECOND RESPONSE", texts[j]),
+            criterion=criterion,
         )
         for criterion, (i, j) in asked
     ]

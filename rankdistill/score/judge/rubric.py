@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rankdistill.errors import UserError
-from rankdistill.rows import Group
-from rankdistill.score.judge.modes import Brief, Plan, Question
+from rankdistill.rows import Group, row_columns
+from rankdistill.score.judge.modes import Brief, Plan
 from rankdistill.score.judge.prompts import delimited, load_frame
 from rankdistill.score.judge.scorer import VERDICT_TOKENS, LLMJudge
 from rankdistill.score.judge.verdicts import choice_form
@@ -72,17 +72,14 @@ def _item(given: Any, column: str) -> Item:
     if isinstance(mapping, Mapping) and set(mapping) <= set(KEYS):
         text, weight, rule = mapping.get("item"), mapping.get("weight", 1.0), mapping.get("rule")
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if isinstance(text, str) and number and _counts(weight) and rule in (None, *RULES):
+        counts = number and math.isfinite(weight) and weight != 0
+        if isinstance(text, str) and counts and rule in (None, *RULES):
             return Item(text, float(weight), rule, mapping.get("expects"))
     raise UserError(
         f"The column '{column}' has the item {json.dumps(given)[:80]}: give a text, or a mapping "
         f"of {', '.join(KEYS)}, whose weight is a number other than 0, and whose rule one of "
         f"{', '.join(RULES)}."
     )
-
-
-def _counts(weight: float) -> bool:
-    return math.isfinite(weight) and weight != 0
 
 
 @dataclass(frozen=True)
@@ -126,19 +123,16 @@ class Rubric(RubricOptions, LLMJudge):
 
 def checklist(group: Group, brief: Brief, column: str, decided: Decided) -> Plan:
     """Each item that no rule decides, of each response; see `Rubric`."""
-    items = items_of(_columns(group), column)
+    items = items_of(row_columns(group), column)
     form = choice_form("met", list(MET), explain=brief.explain)
     texts = [response["text"] for response in group["responses"]]
     asked = [number for number, item in enumerate(items) if item.rule is None]
     answers = yield [
-        Question(
-            brief.frame.ask(
-                group["messages"],
-                response=delimited("RESPONSE", text),
-                criterion=delimited("ITEM", items[number].text),
-                answer=form.told,
-            ),
+        brief.question(
+            group,
             form,
+            response=delimited("RESPONSE", text),
+            criterion=delimited("ITEM", items[number].text),
         )
         for number in asked
         for text in texts
@@ -165,7 +159,7 @@ def decided_by_rules(groups: Sequence[Group], column: str, access: TeacherAccess
     """What the rules of hard items say, each rule asked once about all of its items."""
     by_rule: dict[str, dict[tuple[str, int], Any]] = {}
     for group in groups:
-        for number, item in enumerate(items_of(_columns(group), column)):
+        for number, item in enumerate(items_of(row_columns(group), column)):
             if item.rule is not None:
                 own = item.expects if item.rule == "ifeval" else {"expects": item.expects}
                 shown = {**group, "columns": json.dumps(own)}
@@ -176,7 +170,3 @@ def decided_by_rules(groups: Sequence[Group], column: str, access: TeacherAccess
         verdicts = [verdict.values for part in parts for verdict in part]
         found |= zip(rows, verdicts, strict=True)
     return found
-
-
-def _columns(group: Group) -> dict[str, Any]:
-    return json.loads(group.get("columns") or "{}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +13,13 @@ from rich.markup import escape
 from rankdistill.console import result
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
-from rankdistill.rows import Group
+from rankdistill.rows import Group, row_columns
 from rankdistill.score.schema import CHECK_S, VerifierOptions
 from rankdistill.score.scorer import Scorer, TeacherAccess, Verdict
 from rankdistill.score.verifier.degenerate import is_degenerate
-from rankdistill.score.verifier.function import source_digest
 from rankdistill.score.verifier.instructions import check_names
 from rankdistill.score.verifier.processes import Checkers
-from rankdistill.score.verifier.rules import Checked, Rule, check_of
+from rankdistill.score.verifier.rules import Checked, Rule, check_of, source_digest
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Verifier(VerifierOptions, Scorer):
     ) -> Iterator[list[Verdict]]:
         """The values of one group after the other; see `Scorer`."""
         asked = [
-            ([response["text"] for response in group["responses"]], _columns(group))
+            ([response["text"] for response in group["responses"]], row_columns(group))
             for group in groups[done:]
         ]
         failures = _Failures()
@@ -84,7 +82,7 @@ class Verifier(VerifierOptions, Scorer):
     def _without_degenerate(self, group: Group, values: list[float]) -> list[float]:
         if self.degenerate is None:
             return values
-        columns = _columns(group)
+        columns = row_columns(group)
         found = [is_degenerate(response["text"], columns) for response in group["responses"]]
         return [
             self.degenerate if bad and not math.isnan(value) else value
@@ -99,8 +97,8 @@ class Verifier(VerifierOptions, Scorer):
         """UserError: what is missing is missing for all responses."""
         if answer.mistake:
             raise UserError(answer.mistake)
-        if answer.column and not any(answer.column in _columns(group) for group in groups):
-            kept = ", ".join(_columns(groups[0])) or "none"
+        if answer.column and not any(answer.column in row_columns(group) for group in groups):
+            kept = ", ".join(row_columns(groups[0])) or "none"
             raise UserError(
                 f"score.rule={self.rule} needs the column '{answer.column}' of the prompts (kept: "
                 f"{kept}): name it in prompts.keep, and in score.column if it is another."
@@ -118,7 +116,8 @@ class _Failures:
     def add(self, prompt_id: str, answers: Sequence[Checked]) -> Mapping[str, int]:
         """What a group's verdict counts."""
         self.responses += len(answers)
-        failed = [a.failed or f"there is no column '{a.column}'" for a in answers if _failed(a)]
+        missing = (a.failed or (a.column and f"there is no column '{a.column}'") for a in answers)
+        failed = [reason for reason in missing if reason]
         if failed and not self.first:
             self.first = prompt_id
         self.reasons.update(failed)
@@ -135,14 +134,6 @@ class _Failures:
             f"have no score, the first of prompt {self.first}; {times} of them: "
             f"{escape(reason)}{more}"
         )
-
-
-def _failed(answer: Checked) -> bool:
-    return bool(answer.failed or answer.column)
-
-
-def _columns(group: Group) -> dict[str, Any]:
-    return json.loads(group.get("columns") or "{}")
 
 
 _CODE = {"ifeval": 3}

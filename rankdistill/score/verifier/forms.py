@@ -36,31 +36,9 @@ def _with_words(parts: Iterable[str]) -> int:
     return sum(re.search(r"[^\W_]", part) is not None for part in parts)
 
 
-def _one_sentence(text: str) -> bool:
-    return _with_words(SENTENCE_END.split(text)) == 1
-
-
-def _sentences(text: str, least: int) -> bool:
-    return _with_words(SENTENCE_END.split(text)) >= least
-
-
-def _commas(text: str, least: int) -> bool:
-    # Between words: a row of commas is no sentence that has them.
-    return len(_COMMA.findall(text)) >= least
-
-
-def _paragraphs(text: str, least: int) -> bool:
-    return _with_words(re.split(r"\n\s*\n", text)) >= least
-
-
 def _bullets(text: str, least: int) -> bool:
     lines = [line for line in text.splitlines() if re.match(r"\s*[*-]\s+\S", line)]
     return _with_words(lines) >= least
-
-
-def _bold(text: str, least: int) -> bool:
-    # One asterisk on each side or two, as markdown has it.
-    return _with_words(inner for _, inner in _BOLD.findall(text)) >= least
 
 
 def _postscript(text: str) -> bool:
@@ -77,11 +55,6 @@ def _opening(text: str, phrase: str) -> bool:
     return text.lstrip("\"' \n").lower().startswith(phrase.lower())
 
 
-def _digits(text: str, least: int) -> bool:
-    # A number with separators is one: 1,000 or 12:30.
-    return len(re.findall(r"\d+(?:[.,:]\d+)*", text)) >= least
-
-
 def _placeholders(text: str, least: int) -> bool:
     # With letters, so that a footnote [1] is none, and neither is the text of a link.
     found = _PLACEHOLDER.findall(text)
@@ -89,14 +62,16 @@ def _placeholders(text: str, least: int) -> bool:
 
 
 RULES: dict[str, Callable[..., bool]] = {
-    "one_sentence": _one_sentence,
-    "sentences": _sentences,
-    "commas": _commas,
+    "one_sentence": lambda text: _with_words(SENTENCE_END.split(text)) == 1,
+    "sentences": lambda text, least: _with_words(SENTENCE_END.split(text)) >= least,
+    # Between words: a row of commas is no sentence that has them.
+    "commas": lambda text, least: len(_COMMA.findall(text)) >= least,
     "one_paragraph": lambda text: len(text.strip().splitlines()) == 1,
-    "paragraphs": _paragraphs,
+    "paragraphs": lambda text, least: _with_words(re.split(r"\n\s*\n", text)) >= least,
     "bullets": _bullets,
     "no_bullets": lambda text: not any(map(_BULLET.match, text.splitlines())),
-    "bold": _bold,
+    # One asterisk on each side or two, as markdown has it.
+    "bold": lambda text, least: _with_words(inner for _, inner in _BOLD.findall(text)) >= least,
     "no_bold": lambda text: "**" not in text and _BOLD.search(text) is None,
     "no_title": lambda text: _TITLE.search(text) is None,
     "postscript": _postscript,
@@ -106,7 +81,8 @@ RULES: dict[str, Callable[..., bool]] = {
     "without": lambda text, words: not any(word in text.lower() for word in words),
     "opening": _opening,
     "no_opening": lambda text, phrase: not _opening(text, phrase),
-    "digits": _digits,
+    # A number with separators is one: 1,000 or 12:30.
+    "digits": lambda text, least: len(re.findall(r"\d+(?:[.,:]\d+)*", text)) >= least,
     "no_digits": lambda text: re.search(r"\d", text) is None,
     "placeholders": _placeholders,
     "no_placeholders": lambda text: "[" not in text,

@@ -72,20 +72,8 @@ def _compared(count: int, relation: str, number: float) -> bool:
     return count < number if relation == "less than" else count >= number
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text)
-
-
 def _has(text: str, word: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
-
-
-def _number_words(text: str, relation: str, num_words: int) -> bool:
-    return _compared(len(_words(text)), relation, num_words)
-
-
-def _number_sentences(text: str, relation: str, num_sentences: int) -> bool:
-    return _compared(count_sentences(text), relation, num_sentences)
 
 
 def _number_paragraphs(text: str, num_paragraphs: int) -> bool:
@@ -144,27 +132,15 @@ def _frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
     return _compared(len(found), relation, frequency)
 
 
-def _letters(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
-    return _compared(text.lower().count(letter.lower()), let_relation, let_frequency)
-
-
 def _capitals(text: str, capital_frequency: int, capital_relation: str) -> bool:
     words = [w for w in re.findall(r"[\w'\u2019-]+", text) if w.isupper()]
     return _compared(len(words), capital_relation, capital_frequency)
-
-
-def _repeated(text: str, prompt_to_repeat: str) -> bool:
-    return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
 
 
 def _two(text: str) -> bool:
     parts = [part.strip() for part in text.split("******")]
     parts = parts[not parts[0] : len(parts) - (not parts[-1])]
     return len(parts) == 2 and all(parts) and parts[0] != parts[1]
-
-
-def _ends(text: str, end_phrase: str) -> bool:
-    return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
 
 
 def _quoted(text: str) -> bool:
@@ -192,8 +168,12 @@ def _in_case(text: str, language: str, upper: bool) -> bool:
 
 
 _KINDS: dict[str, Callable[..., bool]] = {
-    "number_words": _number_words,
-    "number_sentences": _number_sentences,
+    "number_words": lambda text, relation, num_words: _compared(
+        len(re.findall(r"\w+", text)), relation, num_words
+    ),
+    "number_sentences": lambda text, relation, num_sentences: _compared(
+        count_sentences(text), relation, num_sentences
+    ),
     "number_paragraphs": _number_paragraphs,
     "nth_paragraph_first_word": _nth_paragraph,
     "no_comma": lambda text: "," not in text,
@@ -202,7 +182,9 @@ _KINDS: dict[str, Callable[..., bool]] = {
     ),
     "existence": lambda text, keywords: all(k.lower() in text.lower() for k in keywords),
     "frequency": _frequency,
-    "letter_frequency": _letters,
+    "letter_frequency": lambda text, letter, let_frequency, let_relation: _compared(
+        text.lower().count(letter.lower()), let_relation, let_frequency
+    ),
     "number_highlighted_sections": _highlights,
     "multiple_sections": _sections,
     "number_bullet_lists": _bullets,
@@ -216,9 +198,13 @@ _KINDS: dict[str, Callable[..., bool]] = {
     "english_lowercase": lambda text: _in_case(text, "en", upper=False),
     "english_capital": lambda text: _in_case(text, "en", upper=True),
     "capital_word_frequency": _capitals,
-    "repeat_prompt": _repeated,
+    "repeat_prompt": lambda text, prompt_to_repeat: (
+        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+    ),
     "two_responses": _two,
-    "end_checker": _ends,
+    "end_checker": lambda text, end_phrase: (
+        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    ),
     "quotation": _quoted,
     "response_language": _language,
 }

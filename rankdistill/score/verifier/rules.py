@@ -1,14 +1,126 @@
-"""The rules by name, and what is said of one response."""
+"""The rules by name, those of the user's own among them, and what is said of one response.
+
+A configuration names a rule as `module:function`, and configurations are copied from elsewhere, so
+not everything that can be imported may be called: the name must be public, the module neither
+Python's own nor that of an installed package, and the function written in that very module.
+`os:system`, `builtins:eval`, `torch.hub:load`, `my_checks:_hidden` and a `system` that `my_checks`
+merely imported are refused, all but the last before anything is imported.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.score.verifier import answers, instructions
 from rankdistill.score.verifier.answers import Check
-from rankdistill.score.verifier.function import load_function
+from rankdistill.store.inputs import sha256
+
+_NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*")
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """The function. UserError: unsafe, not there, or it does not take a response and columns."""
+    module_name, name = _parts(path)
+    _file(path)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UserError(
+            f"The module of score.rule={path} can't be imported: {error} ({type(error).__name__})."
+        ) from error
+    function = getattr(module, name, None)
+    if not inspect.isfunction(function) or function.__module__ != module_name:
+        raise UserError(
+            f"score.rule={path} is refused: '{name}' must be a function that is written in "
+            f"{module_name} itself."
+        )
+    try:
+        inspect.signature(function).bind("response", {})
+    except TypeError as error:
+        raise UserError(
+            f"score.rule={path} must take two arguments, the response's text and a dict of the "
+            f"prompt's kept columns, and return a number ({error})."
+        ) from error
+    return function
+
+
+def source_digest(path: str) -> str:
+    """SHA-256 of the module's source: another source may give other values."""
+    return sha256(_file(path))
+
+
+def _parts(path: str) -> tuple[str, str]:
+    if not _NAME.fullmatch(path):
+        raise UserError(
+            f"score.rule={path} is refused: give module:function, both without a leading "
+            "underscore."
+        )
+    module, _, name = path.partition(":")
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        raise UserError(
+            f"score.rule={path} is refused: '{module}' belongs to Python itself; write a "
+            "function of your own that calls what you need."
+        )
+    return module, name
+
+
+def _file(path: str) -> Path:
+    """The module's source; each package is found to be safe before the one in it is looked for."""
+    module, _ = _parts(path)
+    spec = None
+    for end in (*(found.start() for found in re.finditer(r"\.", module)), len(module)):
+        spec = _spec(module[:end])
+        for place in [] if spec is None else _places(spec):
+            if owner := _owner(place):
+                raise UserError(
+                    f"score.rule={path} is refused: '{module}' belongs to {owner}; write a "
+                    "function of your own, in a file beside your configuration, that calls what "
+                    "you need."
+                )
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise UserError(
+            f"The module of score.rule={path} is not there as Python source: put "
+            f"{module.replace('.', '/')}.py into the working directory."
+        )
+    return Path(spec.origin)
+
+
+def _places(spec: ModuleSpec) -> list[Path]:
+    """Where a module's code is; of a namespace package, which has none, its one portion."""
+    if spec.origin is not None:
+        return [Path(spec.origin)]
+    portions = [*(spec.submodule_search_locations or ())]
+    return [Path(portions[0])] if len(portions) == 1 else []
+
+
+def _owner(place: Path) -> str | None:
+    """Whose a module is, other than the user's."""
+    inside = {place, *place.parents}
+    paths = sysconfig.get_paths()
+    installed = {Path(paths[name]) for name in ("purelib", "platlib")}
+    if installed & inside or {"site-packages", "dist-packages"} & set(place.parts):
+        return "an installed package"
+    if {Path(paths[name]) for name in ("stdlib", "platstdlib")} & inside:
+        return "Python itself"
+    return None
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
 
 
 @dataclass(frozen=True)

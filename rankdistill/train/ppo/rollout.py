@@ -32,8 +32,7 @@ from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Episode
 from rankdistill.train.reward.model import last_rows, with_next_token
 from rankdistill.trainer.batches import StepBatches
-from rankdistill.trainer.checkpoints import NUMBER
-from rankdistill.trainer.finite import listed
+from rankdistill.trainer.checkpoints import NUMBER, listed
 from rankdistill.trainer.steps import NOTHING, equally_many
 
 Reward = Callable[[Sequence[Group]], list[list[float]]]

@@ -18,7 +18,7 @@ from rankdistill.train.ppo.checkpoint import last_complete
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Experience
 from rankdistill.train.ppo.losses import policy_loss, value_loss
-from rankdistill.trainer.finite import refuse_not_finite
+from rankdistill.trainer.checkpoints import refuse_not_finite
 from rankdistill.trainer.steps import NOTHING, equally_many
 
 FIGURES = ("loss", "policy_loss", "value_loss", "ratio", "clip_fraction", "update_kl")

@@ -1,0 +1,180 @@
+"""`report.html`, one file that needs nothing else, for a screen, a phone, paper; and `report.md`,
+the same content without plots, for a terminal, a pull request, a diff."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from rankdistill.compare import sentences, tables
+from rankdistill.compare.comparison import Answered, Comparison, answered
+from rankdistill.compare.plots import looks, plots_of
+from rankdistill.compare.tables import VERIFIED_DIFFERENCES, rows_of, table_rows
+from rankdistill.compare.verified import (
+    VERIFIED_TITLE,
+    SeedsCell,
+    VerifiedTables,
+    about_verified,
+    verified_rows,
+)
+from rankdistill.report.html import coded, typeset
+from rankdistill.report.markdown_parts import cell, fenced, figures, inline, prompt_part, table
+from rankdistill.report.rendering import WORDS, environment
+from rankdistill.report.svg import VARIABLES
+from rankdistill.report.table import Cell, number, points
+
+
+def html_report(comparison: Comparison, title: str, command: str) -> str:
+    """The page. Everything but our own SVG is escaped: prompts, answers, names, configurations."""
+    colours = {label: VARIABLES[look.colour] for label, look in looks(comparison).items()}
+    labels = [objective.label for objective in comparison.ordered]
+    shown = answered(comparison)
+    page: dict[str, Any] = {
+        "title": title,
+        "headline": sentences.headline(comparison),
+        "findings": sentences.findings(comparison),
+        "warning": sentences.banner(comparison),
+        "labels": labels,
+        "heads": [(label, label) for label in labels],
+        "names": {label: label for label in labels},
+        "words": WORDS,
+        "colours": colours,
+        "verified": comparison.verified,
+        "verified_rows": [],
+        "rows": table_rows(comparison),
+        "differences": tables.difference_rows(comparison),
+        "about_differences": tables.about_differences(comparison),
+        "wins": tables.win_rows(comparison),
+        "about_wins": tables.WINS,
+        "plots": [(plot, Markup(plot.svg)) for plot in plots_of(comparison)],
+        "marks": {label: look.mark for label, look in looks(comparison).items()},
+        "answered": shown,
+        "links": dict.fromkeys(("score", "lead", "over_control"), "responses") if shown else {},
+        "contents": _contents(comparison, len(shown)),
+        "config": tables.config_table(comparison),
+        "failed": comparison.failed,
+        "objectives": comparison.ordered,
+        "judge": comparison.objectives[0].runs[0].metrics["judge"]["name"],
+        "prompts": len(comparison.prompts),
+        "command": command,
+    }
+    if comparison.verified:
+        page |= {
+            "verified_title": VERIFIED_TITLE,
+            "about_verified": about_verified(comparison.verified),
+            "verified_rows": verified_rows(comparison.verified),
+        }
+    packages = ("rankdistill.compare", "rankdistill.report")
+    filters = {"number": number, "typeset": typeset, "coded": coded}
+    templates = environment(*packages, escape=True, **filters)
+    return templates.get_template("compare.html.j2").render(page)
+
+
+def _contents(comparison: Comparison, prompts: int) -> list[tuple[str, str]]:
+    """Id and title of the page's parts that there are."""
+    parts = [
+        ("figures", "Figures", True),
+        ("differences", "Differences", comparison.told_differences),
+        ("plots", "Plots", True),
+        ("settings", "What differs", tables.config_table(comparison)),
+        ("responses", f"Responses ({prompts})", prompts),
+        ("words", "Words", True),
+        ("again", "How it was made", True),
+    ]
+    return [(id, title) for id, title, there in parts if there]
+
+
+SHOWN = 6
+"""Prompts with their answers, those that the students disagree on most; the page has all."""
+
+
+def markdown_report(comparison: Comparison, title: str, command: str) -> str:
+    """The report as GitHub-flavoured Markdown; what models wrote stands in code blocks only."""
+    labels = [objective.label for objective in comparison.ordered]
+    warning = sentences.banner(comparison)
+    parts = [
+        f"# {inline(title)}",
+        f"**{inline(sentences.headline(comparison))}**",
+        f"> **Note.** {inline(warning)}" if warning else "",
+        "\n".join(f"- {inline(finding.text)}" for finding in sentences.findings(comparison)),
+        *(verified_parts(comparison.verified) if comparison.verified else []),
+        *figures("Objectives", labels, table_rows(comparison)),
+        *_differences(comparison),
+        *_wins(comparison, labels),
+        *_answers(answered(comparison)[:SHOWN]),
+        *_config(comparison, labels),
+        *_failed(comparison),
+        "## How it was made",
+        fenced(command, "sh"),
+        "\n".join(
+            f"- {inline(objective.label)}, seed {run.seed}: {inline(str(run.folder))}"
+            for objective in comparison.ordered
+            for run in objective.runs
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _differences(comparison: Comparison) -> list[str]:
+    """Those of verified demands stand with their table."""
+    if comparison.verified:
+        return []
+    return difference_parts(tables.difference_rows(comparison), tables.DIFFERENCES)
+
+
+def _wins(comparison: Comparison, labels: list[str]) -> list[str]:
+    rows = [
+        [inline(row.title), *(cell(one) for one in row.cells)]
+        for row in tables.win_rows(comparison)
+    ]
+    if not rows:
+        return []
+    heads = ["wins over", *map(inline, labels)]
+    title = "## Who wins against whom"
+    return [title, inline(tables.WINS), table(heads, rows, numbers=True)]
+
+
+def _answers(shown: list[Answered]) -> list[str]:
+    parts = [
+        prompt_part(f"Disagreement {number(one.disagreement)}", one.messages, one.responses)
+        for one in shown
+    ]
+    return ["## Answers that the students disagree on most", *parts] if shown else []
+
+
+def _config(comparison: Comparison, labels: list[str]) -> list[str]:
+    rows = [list(map(inline, row)) for row in tables.config_table(comparison)]
+    return ["## What differs", table(["setting", *map(inline, labels)], rows)] if rows else []
+
+
+def _failed(comparison: Comparison) -> list[str]:
+    told = [f"- {inline(run.folder.name)}: {inline(run.sentence)}" for run in comparison.failed]
+    return ["## Failed", "\n".join(told)] if told else []
+
+
+def verified_parts(verified: VerifiedTables) -> list[str]:
+    """The table of demands followed with what its rows mean, and that of differences."""
+    rows = verified_rows(verified)
+    cells = [[inline(row.title), *map(_cell, row.cells)] for row in rows]
+    return [
+        f"## {VERIFIED_TITLE}",
+        inline(about_verified(verified)),
+        table(["", *map(inline, verified.figures)], cells, numbers=True),
+        "\n".join(f"- **{inline(row.title)}**: {inline(row.explanation)}" for row in rows),
+        *difference_parts(rows_of(verified.differences, points), VERIFIED_DIFFERENCES),
+    ]
+
+
+def difference_parts(rows: list[tuple[str, Cell, str, str]], about: str) -> list[str]:
+    """A comparison's table of pairs; nothing without rows."""
+    if not rows:
+        return []
+    told = [[inline(pair), cell(of), inline(p), verdict] for pair, of, p, verdict in rows]
+    heads = ["", "difference", "corrected p", ""]
+    return ["## Differences", inline(about), table(heads, told, numbers=True)]
+
+
+def _cell(of: Cell) -> str:
+    each = of.per_seed if isinstance(of, SeedsCell) else ()
+    return f"{cell(of)}; seeds {', '.join(each)}" if each else cell(of)
