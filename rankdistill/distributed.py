@@ -20,6 +20,24 @@ def rank() -> int:
     return int(os.environ.get("RANK") or 0)
 
 
+def workers(environment: Mapping[str, str], gpus: int, gpus_each: int) -> tuple[int, bool]:
+    """How many processes of a launch make rows together, and whether this one does.
+
+    The first of every node does, and every process that has a GPU of its own. On a CPU the
+    processes of one node share its cores, so one of them makes as many rows as all would.
+
+    Args:
+        environment: The process's.
+        gpus: Of this machine.
+        gpus_each: That one sampler takes.
+    """
+    world = int(environment.get("WORLD_SIZE") or 1)
+    local = int(environment.get("LOCAL_WORLD_SIZE") or world)
+    each = gpus_each == 1 and gpus >= local
+    first = int(environment.get("LOCAL_RANK") or 0) == 0
+    return (world if each else world // local), each or first
+
+
 def remarks(environment: Mapping[str, str], accelerator: bool) -> list[str]:
     """A line for everything that the launcher was asked for and did not get.
 

@@ -77,8 +77,9 @@ def told(plan: Machines) -> str:
 
 
 def _is_shared(stage: PlannedStage) -> bool:
-    """Whether all machines work on it: steps of a training are shared, rows are the first's."""
-    return stage.training is not None
+    """Whether all machines work on it; a server's rows are asked for by the first alone."""
+    by_model = stage.name in ("sample", "score") and stage.parameters > 0
+    return by_model or stage.training is not None
 
 
 def _seconds(stage: PlannedStage, planner: Planner) -> float:

@@ -54,6 +54,10 @@ class Sampler(AbstractContextManager, ABC):
             UserError: as `sample`.
         """
 
+    def prompts_at_once(self, options: SamplingOptions) -> int:
+        """How many prompts a process takes at a time where several share the work."""
+        return 64
+
     @abstractmethod
     def sample(
         self,

@@ -46,6 +46,10 @@ class TransformersSampler(Sampler):
         self.batch_size = batch_size
         self._loaded: tuple[Any, PreTrainedModel] | None = None
 
+    def prompts_at_once(self, options: SamplingOptions) -> int:
+        """Those of one batch, so that batches are the same whoever samples them."""
+        return max(1, self.batch_size // options.responses_per_prompt)
+
     def prepare(self, model: Model, requests: Sequence[Request], options: SamplingOptions) -> None:
         """Load the model; see `Sampler.prepare`."""
         check_positions(model.folder, (ids for _, ids in requests), options.max_response_tokens)
@@ -65,7 +69,7 @@ class TransformersSampler(Sampler):
             return
         check_positions(model.folder, (ids for _, ids in requests), options.max_response_tokens)
         done = set(done)
-        size = max(1, self.batch_size // options.responses_per_prompt)
+        size = self.prompts_at_once(options)
         batches = [requests[start : start + size] for start in range(0, len(requests), size)]
         left = [batch for batch in batches if any(name not in done for name, _ in batch)]
         if not left:

@@ -336,5 +336,7 @@ def environments(engines: int, gpus_each: int) -> list[dict[str, str]]:
             f"sample.data_parallel={engines} and sample.tensor_parallel={gpus_each} ask for "
             f"{engines * gpus_each} GPUs, and there are {len(visible)}: lower one of them."
         )
+    if engines * gpus_each == 1:  # of several processes of a machine, each has its own
+        visible = [visible[int(os.environ.get("LOCAL_RANK") or 0) % len(visible)]]
     shares = [visible[i * gpus_each : (i + 1) * gpus_each] for i in range(engines)]
     return [{"CUDA_VISIBLE_DEVICES": ",".join(share)} for share in shares]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rankdistill import console, models
+from rankdistill.distributed import workers
 from rankdistill.models.device import device, own_precision, release
 from rankdistill.models.locate import check_path
 from rankdistill.models.model import Loading, Model, ServedModel
@@ -106,6 +110,13 @@ class Run:
         """Whose tokens the teacher's responses have: the student's, of a served teacher."""
         served = isinstance(self.writing_teacher, ServedModel)
         return self.start if served else self.teacher
+
+    @property
+    def workers(self) -> tuple[int, bool]:
+        """How many processes sample and score together, and whether this one does."""
+        sample = self.settings.sample
+        each = (sample.data_parallel or 1) * sample.tensor_parallel
+        return workers(os.environ, torch.accelerator.device_count(), each)
 
     @property
     def sampled_by(self) -> dict[str, Any]:

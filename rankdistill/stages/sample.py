@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rankdistill.console import progress
 from rankdistill.models import Rows, ServedModel, encode_prompt
-from rankdistill.sample import SamplingOptions
+from rankdistill.sample import Request, SamplingOptions
 from rankdistill.stages.agreement import keep_logps
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.served import write
 from rankdistill.store import Partial
 from rankdistill.store.sequences import values_of
+from rankdistill.store.sharing import share, was_shared
 
 
 def sample(
@@ -64,7 +65,9 @@ def sample(
     named = ["held out" if split == "heldout" else split for split in splits]
     where = f"{run.sampler_name}, {' and '.join(named)}"
     what = f"{who or source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
-    output = run.stage("sample", what, identity, make)
+    number, takes_part = run.workers
+    every = number > 1 and takes_part
+    output = run.stage("sample", what, identity, make, every_rank=every)
     run.unchecked.setdefault(model.path, []).append(output)
     return Rows.of(output, model)
 
@@ -77,35 +80,57 @@ def _sample_rows(
     source: str,
     partial: Partial,
 ) -> Mapping[str, Any]:
-    shards = partial.shards()
-    done = set(values_of(shards.rows(), "prompt_id"))
-    tokenizer = model.tokenizer()
     rows = prompts.rows
     by_id = {name: place for place, name in enumerate(values_of(rows, "prompt_id"))}
-    asked = "teacher_messages" if source == "teacher" else "messages"
+    requests = _requests(model, rows, by_id, source)
+    names = list(by_id)
+    new_tokens = 0
 
-    def request(name: str) -> tuple[str, list[int]]:
-        prompt = rows[by_id[name]]
-        return name, encode_prompt(tokenizer, prompt.get(asked) or prompt["messages"])
+    def written(places: Sequence[int], left: Sequence[int]) -> Iterator[Any]:
+        nonlocal new_tokens
+        asked = [requests[place] for place in places]
+        done = {names[place] for place in set(places).difference(left)}
+        for name, responses in run.sampler().sample(model, asked, options, source, done=done):
+            new_tokens += sum(len(response["token_ids"]) for response in responses)
+            yield {**rows[by_id[name]], "responses": responses}
 
-    requests = [request(name) for name in by_id]
-    seconds, new_tokens = 0.0, 0
-    if len(done) < len(requests):
-        sampler = run.sampler()
-        sampler.prepare(model, requests, options)
-        started = time.monotonic()
-        with progress(len(requests), "prompts", done=len(done)) as bar:
-            answered = sampler.sample(model, requests, options, source, done=done)
-            for prompt_id, responses in answered:
-                shards.append([{**rows[by_id[prompt_id]], "responses": responses}])
-                new_tokens += sum(len(response["token_ids"]) for response in responses)
+    shared = run.workers[0] > 1 or was_shared(partial)
+    done = set() if shared else set(values_of(partial.shards().rows(), "prompt_id"))
+    left = [place for place, name in enumerate(names) if name not in done]
+    if left:
+        run.sampler().prepare(model, requests, options)
+    started = time.monotonic()
+    with progress(len(names), "prompts", done=len(done)) as bar:
+        if shared:
+            at_once = run.sampler().prompts_at_once(options)
+            share(partial, names, at_once, written, advance=bar.advance)
+        elif left:
+            shards = partial.shards()
+            for row in written(range(len(names)), left):
+                shards.append([row])
                 bar.advance()
-        seconds = time.monotonic() - started
-    groups = shards.rows()
+    seconds = time.monotonic() - started
+    if not partial.writable:
+        return {}
+    groups = partial.shards().rows()
     if groups:
         keep_logps(run.sampler(), model, dict(requests), groups, partial.path)
     rate = new_tokens / seconds if new_tokens else 0.0
     return {**_counts(groups), "tokens_per_second": rate}
+
+
+def _requests(
+    model: Model, rows: Sequence[Any], by_id: Mapping[str, int], source: str
+) -> list[Request]:
+    """What the sampler is asked, by the prompt's place in `rows`."""
+    tokenizer = model.tokenizer()
+    told = "teacher_messages" if source == "teacher" else "messages"
+
+    def request(name: str, place: int) -> Request:
+        prompt = rows[place]
+        return name, encode_prompt(tokenizer, prompt.get(told) or prompt["messages"])
+
+    return [request(name, place) for name, place in by_id.items()]
 
 
 def _counts(rows: Sequence[Any]) -> dict[str, int]:

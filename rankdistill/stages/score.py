@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rankdistill.console import progress
@@ -16,6 +16,13 @@ from rankdistill.score import Scorer, score_groups
 from rankdistill.score.ensemble import Ensemble, merged
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
+from rankdistill.store.sequences import selected, values_of
+from rankdistill.store.sharing import share, was_shared
+
+CHUNKS_EACH = 4
+"""Chunks per process that shares the work; a scorer loads its model once for each."""
+SPENT = "spent"
+"""In a row that several processes made: what it and those behind it took."""
 
 
 def score(
@@ -100,27 +107,70 @@ def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Outp
         **({} if view is None else {"teacher_sees": view.identity}),
     }
 
+    def scored(before: Sequence[Any], counts: Counter[str], done: int = 0) -> Iterator[list[Any]]:
+        read = before if view is None else read_by_teacher(before, view, writer)
+        left = iter(before[done:])
+        for part in score_groups(scorer, read, access, done, name=name, counts=counts):
+            yield [_as_it_was(row, was) for row, was in zip(part, left, strict=False)]
+
     def make(partial: Partial) -> Mapping[str, Any]:
         if scorer.on_this_machine:
             run.close_sampler()
+        if shared or was_shared(partial):
+            return _shared(run, groups, name, scored, partial)
         shards, taken = partial.shards(), partial.shards("counts")
         done, counts = len(shards.rows()), Counter[str]()
-        rows = groups.rows
-        read = rows if view is None else read_by_teacher(rows, view, writer)
-        left = iter(rows[done:])
         with progress(len(groups), "groups", done=done) as bar:
-            for part in score_groups(scorer, read, access, done, name=name, counts=counts):
-                shards.append(
-                    [_as_it_was(row, before) for row, before in zip(part, left, strict=False)]
-                )
+            for part in scored(groups.rows, counts, done):
+                shards.append(part)
                 if counts:
                     taken.append([dict(counts)])
                     counts.clear()
                 bar.advance(len(part))
         return _counts(shards.rows(), taken.rows(), name)
 
+    number, takes_part = run.workers
+    shared = number > 1 and scorer.runs_here and _are_told_apart(groups)
+    every = shared and takes_part
     by = f"{name} under the teacher" if uses_teacher else name
-    return run.stage("score", f"{what}: {by}", identity, make)
+    return run.stage("score", f"{what}: {by}", identity, make, every_rank=every)
+
+
+def _shared(
+    run: Run,
+    groups: Rows,
+    name: str,
+    scored: Callable[[Sequence[Any], Counter[str]], Iterator[list[Any]]],
+    partial: Partial,
+) -> Mapping[str, Any]:
+    """Scores the groups together with other processes, which load the same models."""
+    rows, spent = groups.rows, Counter[str]()
+    names = [str(name) for name in values_of(rows, "prompt_id")]
+    at_once = max(1, math.ceil(len(names) / (CHUNKS_EACH * run.workers[0])))
+
+    def made(places: Sequence[int], left: Sequence[int]) -> Iterator[Any]:
+        counts = Counter[str]()
+        for first, *others in scored(selected(rows, left), counts):
+            yield {**first, SPENT: dict(counts)}
+            yield from others
+            counts.clear()
+
+    def finished(row: Any) -> Any:
+        spent.update(row.get(SPENT, {}))
+        return {key: value for key, value in row.items() if key != SPENT}
+
+    with progress(len(names), "groups") as bar:
+        share(partial, names, at_once, made, finished, bar.advance)
+    if not partial.writable:
+        return {}
+    alone = partial.shards("counts").rows()  # of an earlier attempt by one process
+    return _counts(partial.shards().rows(), [spent, *alone], name)
+
+
+def _are_told_apart(groups: Rows) -> bool:
+    """Whether a `prompt_id` is one group's."""
+    names = values_of(groups.rows, "prompt_id")
+    return len(set(names)) == len(names)
 
 
 def _as_it_was(scored: Any, before: Any) -> Any:
