@@ -17,6 +17,10 @@ class UserError(Exception):
     """
 
 
+class EngineDied(UserError):
+    """An engine's process has ended by itself; another one may do better."""
+
+
 def suggest(name: Any, valid: Iterable[str]) -> str:
     """The valid names nearest to `name`, as the end of a sentence: ``did you mean 'rrhf'?``.
 

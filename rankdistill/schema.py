@@ -312,6 +312,20 @@ def _check_writers(sample: SampleConfig) -> None:
 
 
 @dataclass
+class ClusterConfig:
+    address: str | None
+    min: int
+    max: int
+    cores: int
+    gpus: int | None
+
+    def __post_init__(self) -> None:
+        at_least("cluster", self, 1, "min", "cores")
+        at_least("cluster", self, self.min, "max")
+        at_least("cluster", self, 0, "gpus")
+
+
+@dataclass
 class RankConfig:
     path: Any
     """None, or sets as of the prompts."""

@@ -109,7 +109,7 @@ ELSEWHERE = (
     "recipe=distilbert",
     "pro_ranking_length", "recipe=evaluate", "eval=", "recipe=reranker", "optuna", "hardware=",
     "learning_rate_grid", "hydra/", "report_to", "sample.writers", "{a.jsonl",
-    "teacher.prompt_template", "train=distillation", "train=ppo",
+    "teacher.prompt_template", "train=distillation", "train=ppo", "cluster=",
 )  # fmt: skip
 """What tests of its own run: endpoints, hub models, vLLM, warm-ups, PPO."""
 

@@ -20,7 +20,7 @@ from rankdistill.errors import UserError
 from rankdistill.stages import settings
 from rankdistill.stages.values import leaves
 
-GROUPS = ("warmup", "score", "rank", "prompts", "sample", "student")
+GROUPS = ("warmup", "score", "rank", "prompts", "sample", "student", "cluster")
 CASES = [
     ["recipe=ppo"], ["recipe=reranker"], ["recipe=likelihood", "student.lora.r=8"],
     ["recipe=rrhf", f"eval=[{','.join(catalogue.suite_files())}]"],

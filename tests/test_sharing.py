@@ -164,20 +164,51 @@ def test_who_makes_rows(launch, gpus, each, expected):
     assert workers(launch, gpus, each) == expected
 
 
-def test_two_launchers_end_where_one_process_does(tmp_path, monkeypatch):
-    """As on two machines with a common folder: both sample and score, both train."""
+def tiny_arguments(folder: Path) -> list[str]:
+    """Of a run whose teacher's choices differ from each other's."""
     model = build_model("llama", layers=3, seed=1)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(8)
-    model.save_pretrained(tmp_path / "teacher")
-    build_tokenizer().save_pretrained(tmp_path / "teacher")
-    arguments = [
-        "recipe=rrhf", *TINY, "warmup=none", "prompts.limit.train=20", "eval=[quick]",
-        "eval.quick.sharpening_control=false",
-        "sample.transformers.batch_size=8", f"teacher.path={tmp_path / 'teacher'}",
+    model.save_pretrained(folder / "teacher")
+    build_tokenizer().save_pretrained(folder / "teacher")
+    small = [part for part in TINY if not part.startswith("warmup.")]
+    return [
+        "recipe=rrhf", *small, "warmup=none", "prompts.limit.train=20", "eval=[quick]",
+        "eval.quick.sharpening_control=false", "sample.transformers.batch_size=8",
+        f"teacher.path={folder / 'teacher'}",
     ]  # fmt: skip
+
+
+def assert_same_run(one: Store, two: Store) -> None:
+    """Keys and tokens are equal, scores to 1e-4 nats, weights to 1e-6."""
+    for stage in ("sample", "score", "rank", "train"):
+        keys = [
+            sorted(path.name for path in (store.root / "outputs").glob(f"{stage}-*"))
+            for store in (one, two)
+        ]
+        assert keys[0] == keys[1] and keys[0]
+        for key in keys[0]:
+            ours, theirs = one.find(key), two.find(key)
+            assert ours is not None and theirs is not None
+            if stage == "sample":
+                assert ours.rows() == theirs.rows()
+            elif stage in ("score", "rank"):
+                for a, b in zip(ours.rows(), theirs.rows(), strict=True):
+                    scores = [[r["score"] for r in row["responses"]] for row in (a, b)]
+                    assert scores[0] == pytest.approx(scores[1], abs=1e-4, nan_ok=True)
+                    ranks = [[r.get("rank") for r in row["responses"]] for row in (a, b)]
+                    assert ranks[0] == ranks[1]
+            else:
+                weights = load_file(theirs.path / "model" / "model.safetensors")
+                for name, value in load_file(ours.path / "model" / "model.safetensors").items():
+                    torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def test_two_launchers_end_where_one_process_does(tmp_path, monkeypatch):
+    """As on two machines with a common folder: both sample and score, both train."""
+    arguments = tiny_arguments(tmp_path)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -197,23 +228,4 @@ def test_two_launchers_end_where_one_process_does(tmp_path, monkeypatch):
     assert [done.returncode for done in both] == [0, 0], [done.stderr[-3000:] for done in both]
     monkeypatch.setenv("RANKDISTILL_HOME", str(tmp_path / "one"))
     run_here(monkeypatch, tmp_path, *arguments)
-    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
-    for stage in ("sample", "score", "rank", "train"):
-        keys = [
-            sorted(path.name for path in (store.root / "outputs").glob(f"{stage}-*"))
-            for store in (one, two)
-        ]
-        assert keys[0] == keys[1] and keys[0]
-        for key in keys[0]:
-            ours, theirs = one.find(key), two.find(key)
-            assert ours is not None and theirs is not None
-            if stage == "sample":
-                assert ours.rows() == theirs.rows()
-            elif stage == "score":
-                for a, b in zip(ours.rows(), theirs.rows(), strict=True):
-                    scores = [[r["score"] for r in row["responses"]] for row in (a, b)]
-                    assert scores[0] == pytest.approx(scores[1], abs=1e-4, nan_ok=True)
-            elif stage == "train":
-                weights = load_file(theirs.path / "model" / "model.safetensors")
-                for name, value in load_file(ours.path / "model" / "model.safetensors").items():
-                    torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6, msg=name)
+    assert_same_run(Store(tmp_path / "one"), Store(tmp_path / "two"))

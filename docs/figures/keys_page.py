@@ -10,7 +10,7 @@ from rankdistill.app.start_page import Key, keys
 MARK = "<!-- keys -->"
 GROUPS = (
     "The run itself", "prompts", "teacher", "student", "warmup", "sample", "score", "rank",
-    "retrieval", "reward", "objective", "train", "eval", "hardware", "The planner",
+    "retrieval", "cluster", "reward", "objective", "train", "eval", "hardware", "The planner",
 )  # fmt: skip
 """In the order of a run."""
 

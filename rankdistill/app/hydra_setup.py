@@ -18,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from rankdistill.app import catalogue
 from rankdistill.evaluate import schema as suites
 from rankdistill.schema import (
+    ClusterConfig,
     PromptsConfig,
     RankConfig,
     RetrievalConfig,
@@ -150,6 +151,7 @@ class Config:
     report_to: Any
     """A name or a list of names."""
     retrieval: Any = None
+    cluster: Any = None
 
 
 SCHEMAS: dict[str, type] = {
@@ -172,6 +174,7 @@ SCHEMAS: dict[str, type] = {
     "score/reward_model": score.RewardModelOptions,
     "rank": RankConfig,
     "retrieval": RetrievalConfig,
+    "cluster": ClusterConfig,
     "reward": train.RewardOptions,
     "train": train.TrainOptions,
     "train/ppo": train.PPOTrainOptions,

@@ -97,6 +97,10 @@ class VLLMSampler(Sampler):
         self._shape: dict[str, Any] = {}
         self._length = 0
 
+    def prompts_at_once(self, options: SamplingOptions) -> int:
+        """As many as an engine decodes at once."""
+        return max(1, self.max_num_seqs // options.responses_per_prompt)
+
     def prepare(self, model: Model, requests: Sequence[Request], options: SamplingOptions) -> None:
         """Start the engines, or swap the weights; see `Sampler.prepare`."""
         prompts = [ids for _, ids in requests]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import rankdistill
-from rankdistill.errors import UserError
+from rankdistill.errors import EngineDied, UserError
 from rankdistill.models.device import release
 from rankdistill.store.files import keep_log
 
@@ -97,7 +97,7 @@ class VLLMProcess:
             return broken(name)
         kept = keep_log(self._log, f"rankdistill-vllm-{self.pid}-")
         last = "\n".join(f"  {line[:_LINE_LENGTH]}" for line in lines[-_LOG_LINES:])
-        return UserError(
+        return EngineDied(
             f"The vLLM process {_exit(self._child.returncode)}; all of its log is in {kept}, "
             f"it ends:\n{last or '  (empty)'}"
         )

@@ -25,6 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rankdistill import console
+from rankdistill.cluster.ray import check_cluster
 from rankdistill.distributed import remarks
 from rankdistill.models import Rows, claim_device
 from rankdistill.prompts.privileged import seen_by_teacher
@@ -105,6 +106,8 @@ def _whole_run(
         check_served(run)
         check_suites(run)
         check_retrieval(run)
+        if console.is_main_process():
+            check_cluster(chosen.cluster)
     check_ppo(run)
     report = begin_report(run, config)
     begin_run(run, report, "" if planned is None else planned(chosen))

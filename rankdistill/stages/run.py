@@ -114,9 +114,15 @@ class Run:
     @property
     def workers(self) -> tuple[int, bool]:
         """How many processes sample and score together, and whether this one does."""
+        if self.settings.cluster is not None:
+            return 1, console.is_main_process()
+        return workers(os.environ, torch.accelerator.device_count(), self.gpus_each)
+
+    @property
+    def gpus_each(self) -> int:
+        """GPUs that a sampler takes, where there are any."""
         sample = self.settings.sample
-        each = (sample.data_parallel or 1) * sample.tensor_parallel
-        return workers(os.environ, torch.accelerator.device_count(), each)
+        return (sample.data_parallel or 1) * sample.tensor_parallel
 
     @property
     def sampled_by(self) -> dict[str, Any]:
@@ -189,6 +195,12 @@ class Run:
         """The sampler, started when it is first needed; it serves consecutive stages."""
         return self._open(self.sampler_name)
 
+    @property
+    def sampler_elsewhere(self) -> tuple[str, dict[str, Any], Sampler | None]:
+        """What a replica on another machine opens: the sampler's name and options, or one's own."""
+        name, own = self.sampler_name, self.settings.sampler
+        return name, {} if own else sampler_options(self.settings.sample, name), own
+
     def teacher_access(self, writer: Model) -> TeacherAccess:
         """What a scorer may ask of the teacher about responses in the tokens of `writer`."""
         layout = self.settings.train.layout.name
@@ -197,6 +209,14 @@ class Run:
     def teacher_engine(self) -> Any:
         """A `VLLMSampler` for the teacher, in its precision; the sampler itself if it fits."""
         return self._open("vllm", dtype=self.settings.teacher.precision.name)
+
+    @property
+    def teacher_engine_elsewhere(self) -> dict[str, Any]:
+        """What `open_sampler` takes for a `VLLMSampler` of the teacher."""
+        return {
+            **sampler_options(self.settings.sample, "vllm"),
+            "dtype": self.settings.teacher.precision.name,
+        }
 
     def _open(self, name: str, **changed: Any) -> Any:
         own = self.settings.sampler

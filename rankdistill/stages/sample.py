@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any
 
+from rankdistill.cluster.ray import rows_of
+from rankdistill.cluster.work import Sampling
 from rankdistill.console import progress
 from rankdistill.models import Rows, ServedModel, encode_prompt
 from rankdistill.sample import Request, SamplingOptions
@@ -15,7 +18,7 @@ from rankdistill.stages.run import Model, Run
 from rankdistill.stages.served import write
 from rankdistill.store import Partial
 from rankdistill.store.sequences import values_of
-from rankdistill.store.sharing import share, was_shared
+from rankdistill.store.sharing import Chunk, collect, share, was_shared
 
 
 def sample(
@@ -80,57 +83,99 @@ def _sample_rows(
     source: str,
     partial: Partial,
 ) -> Mapping[str, Any]:
-    rows = prompts.rows
-    by_id = {name: place for place, name in enumerate(values_of(rows, "prompt_id"))}
-    requests = _requests(model, rows, by_id, source)
-    names = list(by_id)
-    new_tokens = 0
-
-    def written(places: Sequence[int], left: Sequence[int]) -> Iterator[Any]:
-        nonlocal new_tokens
-        asked = [requests[place] for place in places]
-        done = {names[place] for place in set(places).difference(left)}
-        for name, responses in run.sampler().sample(model, asked, options, source, done=done):
-            new_tokens += sum(len(response["token_ids"]) for response in responses)
-            yield {**rows[by_id[name]], "responses": responses}
-
-    shared = run.workers[0] > 1 or was_shared(partial)
-    done = set() if shared else set(values_of(partial.shards().rows(), "prompt_id"))
-    left = [place for place, name in enumerate(names) if name not in done]
-    if left:
-        run.sampler().prepare(model, requests, options)
-    started = time.monotonic()
-    with progress(len(names), "prompts", done=len(done)) as bar:
-        if shared:
-            at_once = run.sampler().prompts_at_once(options)
-            share(partial, names, at_once, written, advance=bar.advance)
-        elif left:
-            shards = partial.shards()
-            for row in written(range(len(names)), left):
-                shards.append([row])
-                bar.advance()
-    seconds = time.monotonic() - started
+    asked = _Asked(run, model, prompts.rows, options, source)
+    if run.settings.cluster is not None or run.workers[0] > 1 or was_shared(partial):
+        seconds = _write_together(run, asked, partial)
+    else:
+        seconds = _write_alone(asked, partial)
     if not partial.writable:
         return {}
     groups = partial.shards().rows()
-    if groups:
-        keep_logps(run.sampler(), model, dict(requests), groups, partial.path)
-    rate = new_tokens / seconds if new_tokens else 0.0
+    if groups and run.settings.cluster is None:  # a replica loads the model anew for every stage
+        keep_logps(run.sampler(), model, dict(asked.requests), groups, partial.path)
+    rate = asked.tokens / seconds if asked.tokens else 0.0
     return {**_counts(groups), "tokens_per_second": rate}
 
 
-def _requests(
-    model: Model, rows: Sequence[Any], by_id: Mapping[str, int], source: str
-) -> list[Request]:
-    """What the sampler is asked, by the prompt's place in `rows`."""
-    tokenizer = model.tokenizer()
-    told = "teacher_messages" if source == "teacher" else "messages"
+def _write_alone(asked: _Asked, partial: Partial) -> float:
+    """One row after the other; returns the seconds that it took."""
+    shards = partial.shards()
+    done = set(values_of(shards.rows(), "prompt_id"))
+    left = [place for place, name in enumerate(asked.names) if name not in done]
+    if not left:
+        return 0.0
+    asked.prepare()
+    started = time.monotonic()
+    with progress(len(asked.names), "prompts", done=len(done)) as bar:
+        for row in asked.here(range(len(asked.names)), left):
+            shards.append([row])
+            bar.advance()
+    return time.monotonic() - started
 
-    def request(name: str, place: int) -> Request:
-        prompt = rows[place]
-        return name, encode_prompt(tokenizer, prompt.get(told) or prompt["messages"])
 
-    return [request(name, place) for name, place in by_id.items()]
+def _write_together(run: Run, asked: _Asked, partial: Partial) -> float:
+    """With other processes, or on a cluster; returns the seconds that it took."""
+    at_once, on_cluster = run.sampler().prompts_at_once(asked.options), run.settings.cluster
+    if on_cluster is None:
+        asked.prepare()
+    started = time.monotonic()
+    with progress(len(asked.names), "prompts") as bar:
+        if on_cluster is None:
+            share(partial, asked.names, at_once, asked.here, advance=bar.advance)
+        else:
+            collect(partial, asked.names, at_once, asked.there, advance=bar.advance)
+    return time.monotonic() - started
+
+
+class _Asked:
+    """The prompts of a stage, in tokens, and what makes rows of some of them."""
+
+    def __init__(
+        self, run: Run, model: Model, rows: Sequence[Any], options: SamplingOptions, source: str
+    ) -> None:
+        self._run, self._model, self._rows, self._source = run, model, rows, source
+        self.options = options
+        self._by_id = {name: index for index, name in enumerate(values_of(rows, "prompt_id"))}
+        self.names = list(self._by_id)
+        """Their ids, each once; a place is one in these."""
+        tokenizer = model.tokenizer()
+        told = "teacher_messages" if source == "teacher" else "messages"
+        prompts = map(rows.__getitem__, self._by_id.values())
+        self.requests: list[Request] = [
+            (prompt["prompt_id"], encode_prompt(tokenizer, prompt.get(told) or prompt["messages"]))
+            for prompt in prompts
+        ]
+        self.tokens = 0
+        """That were written by now."""
+
+    def prepare(self) -> None:
+        """Loads the model."""
+        self._run.sampler().prepare(self._model, self.requests, self.options)
+
+    def here(self, places: Sequence[int], left: Sequence[int]) -> Iterator[Any]:
+        """The rows of those that are `left`, by the sampler of this process."""
+        requests, done = self._of(places, left)
+        sampler = self._run.sampler()
+        written = sampler.sample(self._model, requests, self.options, self._source, done=done)
+        return starmap(self._row, written)
+
+    def there(self, chunks: Sequence[Chunk]) -> Iterator[Any]:
+        """The rows of those that are left in the chunks, by replicas, in any order."""
+        run, cluster = self._run, self._run.settings.cluster
+        assert cluster is not None
+        work = Sampling(self._model, self.options, self._source, *run.sampler_elsewhere)
+        asked = [[requests, sorted(done)] for requests, done in starmap(self._of, chunks)]
+        for row in rows_of(cluster, work, asked, run.gpus_each):
+            yield self._row(row["prompt_id"], row["responses"])
+
+    def _of(self, places: Sequence[int], left: Sequence[int]) -> tuple[list[Request], set[str]]:
+        """The requests of a chunk, and the ids of those that are done: batches stay the same."""
+        done = {self.names[place] for place in set(places).difference(left)}
+        return [self.requests[place] for place in places], done
+
+    def _row(self, name: str, responses: Sequence[Any]) -> dict[str, Any]:
+        self.tokens += sum(len(response["token_ids"]) for response in responses)
+        return {**self._rows[self._by_id[name]], "responses": responses}
 
 
 def _counts(rows: Sequence[Any]) -> dict[str, int]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from rankdistill.cluster.ray import rows_of
+from rankdistill.cluster.work import SPENT, Scoring, scored_rows
 from rankdistill.console import progress
 from rankdistill.models import Rows, recoding
 from rankdistill.prompts.privileged import read_by_teacher
@@ -17,12 +20,10 @@ from rankdistill.score.ensemble import Ensemble, merged
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
 from rankdistill.store.sequences import selected, values_of
-from rankdistill.store.sharing import share, was_shared
+from rankdistill.store.sharing import Chunk, collect, share, was_shared
 
 CHUNKS_EACH = 4
 """Chunks per process that shares the work; a scorer loads its model once for each."""
-SPENT = "spent"
-"""In a row that several processes made: what it and those behind it took."""
 
 
 def score(
@@ -107,22 +108,22 @@ def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Outp
         **({} if view is None else {"teacher_sees": view.identity}),
     }
 
-    def scored(before: Sequence[Any], counts: Counter[str], done: int = 0) -> Iterator[list[Any]]:
-        read = before if view is None else read_by_teacher(before, view, writer)
-        left = iter(before[done:])
-        for part in score_groups(scorer, read, access, done, name=name, counts=counts):
-            yield [_as_it_was(row, was) for row, was in zip(part, left, strict=False)]
-
     def make(partial: Partial) -> Mapping[str, Any]:
-        if scorer.on_this_machine:
+        if scorer.on_this_machine and not on_cluster:
             run.close_sampler()
-        if shared or was_shared(partial):
-            return _shared(run, groups, name, scored, partial)
+        rows = groups.rows
+        read = rows if view is None else read_by_teacher(rows, view, writer)
+        if on_cluster or shared or was_shared(partial):
+            work = Scoring(scorer, name, access, run.teacher_engine_elsewhere)
+            return _together(run, work, rows, read, partial, on_cluster=on_cluster)
         shards, taken = partial.shards(), partial.shards("counts")
         done, counts = len(shards.rows()), Counter[str]()
+        left = iter(rows[done:])
         with progress(len(groups), "groups", done=done) as bar:
-            for part in scored(groups.rows, counts, done):
-                shards.append(part)
+            for part in score_groups(scorer, read, access, done, name=name, counts=counts):
+                shards.append(
+                    [_as_it_was(row, before) for row, before in zip(part, left, strict=False)]
+                )
                 if counts:
                     taken.append([dict(counts)])
                     counts.clear()
@@ -130,41 +131,62 @@ def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Outp
         return _counts(shards.rows(), taken.rows(), name)
 
     number, takes_part = run.workers
-    shared = number > 1 and scorer.runs_here and _are_told_apart(groups)
-    every = shared and takes_part
+    has_cluster = run.settings.cluster is not None
+    # A server does not answer faster where several processes ask, and other rules see all groups.
+    together = (
+        (has_cluster or number > 1)
+        and (scorer.runs_here or scorer.verifies)
+        and _are_told_apart(groups)
+    )
+    on_cluster, shared = together and has_cluster, together and not has_cluster
     by = f"{name} under the teacher" if uses_teacher else name
+    every = shared and takes_part
     return run.stage("score", f"{what}: {by}", identity, make, every_rank=every)
 
 
-def _shared(
+def _together(
     run: Run,
-    groups: Rows,
-    name: str,
-    scored: Callable[[Sequence[Any], Counter[str]], Iterator[list[Any]]],
+    work: Scoring,
+    rows: Sequence[Any],
+    read: Sequence[Any],
     partial: Partial,
+    *,
+    on_cluster: bool,
 ) -> Mapping[str, Any]:
-    """Scores the groups together with other processes, which load the same models."""
-    rows, spent = groups.rows, Counter[str]()
-    names = [str(name) for name in values_of(rows, "prompt_id")]
-    at_once = max(1, math.ceil(len(names) / (CHUNKS_EACH * run.workers[0])))
+    """Scores groups on a cluster, or with other processes; each of them loads the models.
 
-    def made(places: Sequence[int], left: Sequence[int]) -> Iterator[Any]:
-        counts = Counter[str]()
-        for first, *others in scored(selected(rows, left), counts):
-            yield {**first, SPENT: dict(counts)}
-            yield from others
-            counts.clear()
+    Args:
+        read: The groups as the scorer reads them.
+    """
+    names = [str(name) for name in values_of(rows, "prompt_id")]
+    place_of, spent = {name: place for place, name in enumerate(names)}, Counter[str]()
+    cluster = run.settings.cluster if on_cluster else None
+    number = run.workers[0] if cluster is None else cluster.max
+    at_once = max(1, math.ceil(len(names) / (CHUNKS_EACH * number)))
+
+    def here(_: Sequence[int], left: Sequence[int]) -> Iterator[Any]:
+        return scored_rows(work.scorer, work.name, work.access, selected(read, left))
+
+    def by_replicas(chunks: Sequence[Chunk]) -> Iterator[Any]:
+        assert cluster is not None
+        asked = [[read[place] for place in left] for _, left in chunks]
+        elsewhere = replace(work, access=replace(work.access, engine=None))  # which is this run's
+        return rows_of(cluster, elsewhere, asked, run.gpus_each)
 
     def finished(row: Any) -> Any:
         spent.update(row.get(SPENT, {}))
-        return {key: value for key, value in row.items() if key != SPENT}
+        kept = {key: value for key, value in row.items() if key != SPENT}
+        return _as_it_was(kept, rows[place_of[row["prompt_id"]]])
 
     with progress(len(names), "groups") as bar:
-        share(partial, names, at_once, made, finished, bar.advance)
+        if cluster is None:
+            share(partial, names, at_once, here, finished, bar.advance)
+        else:
+            collect(partial, names, at_once, by_replicas, finished, bar.advance)
     if not partial.writable:
         return {}
     alone = partial.shards("counts").rows()  # of an earlier attempt by one process
-    return _counts(partial.shards().rows(), [spent, *alone], name)
+    return _counts(partial.shards().rows(), [spent, *alone], work.name)
 
 
 def _are_told_apart(groups: Rows) -> bool:

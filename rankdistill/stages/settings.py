@@ -17,6 +17,7 @@ from rankdistill.objectives.candidates import Objective
 from rankdistill.objectives.checks import try_objective
 from rankdistill.sample import NAMES, Sampler
 from rankdistill.schema import (
+    ClusterConfig,
     Precision,
     PromptsConfig,
     RankConfig,
@@ -57,6 +58,8 @@ class Settings:
     rank: RankConfig
     retrieval: RetrievalConfig | None
     """What is searched, where a re-ranker is trained."""
+    cluster: ClusterConfig | None
+    """Where rows are sampled and scored; None: by the processes of the run."""
     reward: RewardOptions
     train: TrainOptions
     quick: QuickOptions | None
@@ -128,6 +131,7 @@ def build(config: DictConfig) -> Settings:
         **typed,
         sampler=_sampler(typed["sample"].sampler),
         retrieval=_typed(config, "retrieval"),
+        cluster=_typed(config, "cluster"),
         quick=_typed(config, "eval.quick"),
         ranked=_typed(config, "eval.ranked"),
         verified=_typed(config, "eval.verified"),

@@ -26,7 +26,8 @@ def check_values(config: DictConfig) -> None:
     Raises:
         UserError: a group that has no keys, a number that is not finite or huge, an empty text.
     """
-    for group in (*GROUPS, *(["retrieval"] if config.get("retrieval") is not None else [])):
+    asked = [group for group in ("retrieval", "cluster") if config.get(group) is not None]
+    for group in (*GROUPS, *asked):
         if OmegaConf.is_missing(config, group) or not isinstance(config[group], DictConfig):
             given = None if OmegaConf.is_missing(config, group) else config[group]
             raise UserError(

@@ -17,7 +17,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ POLL_SECONDS = 0.2
 _TRIES = 10
 Make = Callable[[Sequence[int], Sequence[int]], Iterable[Mapping[str, Any]]]
 Row = Mapping[str, Any]
+Chunk = tuple[Sequence[int], Sequence[int]]
+"""Its places, and those of them without a row."""
 
 
 def was_shared(partial: Partial) -> bool:
@@ -61,19 +62,52 @@ def share(
         finished: What the first process makes of each row before it is put in order.
         advance: Told how many rows this process has made.
     """
-    chunks = [range(i, min(i + at_once, len(names))) for i in range(0, len(names), at_once)]
-    folder = partial.scratch / FOLDER
+    chunks, folder = _chunks(names, at_once), partial.scratch / FOLDER
     if not partial.writable:
-        # Gone as soon as the first process has published: nothing is left to do.
-        with suppress(FileNotFoundError):
+        try:
             _work(partial, names, chunks, make, advance)
-        return
+        except FileNotFoundError:
+            if partial.path.is_dir():
+                raise
+        return  # where the first process has published meanwhile, nothing is left to do
     _set_aside(partial.path / "rows", folder)
     rows = None
     while rows is None:
         _work(partial, names, chunks, make, advance)
         rows = _gathered(folder, names, chunks)
     partial.shards().put(map(finished, rows))
+
+
+def collect(
+    partial: Partial,
+    names: Sequence[str],
+    at_once: int,
+    make: Callable[[list[Chunk]], Iterable[Row]],
+    finished: Callable[[Any], Row] = lambda row: row,
+    advance: Callable[[int], object] = lambda made: None,
+) -> None:
+    """As `share`, where this process alone writes what others make for it in any order.
+
+    Args:
+        make: (every chunk that lacks rows) -> those rows.
+    """
+    folder = partial.scratch / FOLDER
+    _set_aside(partial.path / "rows", folder)
+    mine, made = Shards(_own_folder(folder)), _made(folder)
+    advance(len(made.intersection(names)))
+    chunks = _chunks(names, at_once)
+    left: list[Chunk] = [(one, [i for i in one if names[i] not in made]) for one in chunks]
+    for row in make([(chunk, places) for chunk, places in left if places]):
+        mine.append([row])
+        advance(1)
+    rows = _gathered(folder, names, chunks)
+    if rows is None:
+        raise RuntimeError("not every row was made")
+    partial.shards().put(map(finished, rows))
+
+
+def _chunks(names: Sequence[str], at_once: int) -> list[range]:
+    return [range(i, min(i + at_once, len(names))) for i in range(0, len(names), at_once)]
 
 
 def _own_folder(folder: Path) -> Path:

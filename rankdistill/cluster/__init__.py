@@ -1,0 +1,1 @@
+"""Sampling and scoring on other machines: replicas of the sampler or the scorer, placed by Ray."""
