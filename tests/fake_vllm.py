@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -28,6 +29,8 @@ class LLM:
         environment = {
             k: v for k, v in os.environ.items() if "RANK" in k or "VLLM" in k or "OMP" in k
         }
+        if lingers := os.environ.get("FAKE_VLLM_WORKER"):  # as with tensor_parallel: outlives it
+            record("worker", worker=subprocess.Popen(["sleep", lingers]).pid)
         record("start", arguments=arguments, environment=environment)
         print("a library prints to standard output")
         self.llm_engine = Engine(arguments["model"])

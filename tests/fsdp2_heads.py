@@ -34,8 +34,11 @@ Case = tuple[str, bool, str, bool | str]
 CASES: list[Any] = [
     *product(HEADS, (False, True), ("no", "bf16"), (False,)),
     *product(HEADS, (True,), ("no",), (True, "selective")),
+    ("micro-batches", False, "bf16", True),
+    ("micro-batches", True, "no", "selective"),
 ]
 OF_TWO: list[Any] = [
+    ("micro-batches", True, "no", True),
     ("distil in chunks", False, "no", False),
     ("distil in chunks", True, "bf16", True),
 ]
@@ -76,15 +79,31 @@ def loss_of(head: str, model: Any, groups: list[TokenGroup]) -> torch.Tensor:
     return model(group_batch=batch, head=chunked.__call__).loss
 
 
+def backward(head: str, model: Any, groups: list[TokenGroup]) -> torch.Tensor:
+    """The loss, whose gradients are there; micro-batches are exchanged with the last of them."""
+    if head != "micro-batches":
+        loss = loss_of(head, model, groups)
+        loss.backward()
+        return loss
+    with torch.no_grad():
+        loss_of("logps", model, groups[:1])
+    sync = getattr(model, "set_requires_gradient_sync", lambda last: None)
+    total = torch.zeros(())
+    for number, group in enumerate(groups, start=1):
+        sync(number == len(groups))
+        loss = loss_of("logps", model, [group])
+        loss.backward()
+        total = total + loss.detach()
+    return total
+
+
 def measured(head: str, tied: bool, precision: str, checkpointing: bool | str) -> dict[str, Any]:
     """Loss of the process's groups, and the largest relative error of the gradients' mean."""
     rank, processes = dist.get_rank(), dist.get_world_size()
     groups = ragged_groups()[rank::processes]
     plain, wrapped = (student(head, tied, checkpointing) for _ in range(2))
     wrapped = prepared(wrapped, precision, "cpu")
-    expected, found = loss_of(head, plain, groups), loss_of(head, wrapped, groups)
-    expected.backward()
-    found.backward()
+    expected, found = (backward(head, model, groups) for model in (plain, wrapped))
     worst = 0.0
     pairs = zip(wrapped.parameters(), plain.parameters(), strict=True)
     for parameter, other in pairs:

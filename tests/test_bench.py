@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import build_model
 
-from rankdistill.bench import NAMES, forward, sample
+from rankdistill.bench import NAMES, forward, results, sample
 from rankdistill.bench.__main__ import main
 from rankdistill.bench.flops import Cost, Work, sequences, shared
-from rankdistill.bench.results import ResultRow, Turn, Unequal, measured, order, take_turns
+from rankdistill.bench.results import MIB, ResultRow, Turn, Unequal, measured, order, take_turns
 from rankdistill.bench.settings import BenchSettings, Point, random_group
 from rankdistill.bench.training import (
     TRLSteps,
@@ -63,6 +65,26 @@ def test_the_peak_is_what_a_call_took_beyond_what_was_there():
     assert turn.wall > 0 and turn.cpu > 0
     again, _ = measured(lambda: None)
     assert again.peak_mb is None or again.peak_mb < 20  # the peak before is forgotten
+
+
+def test_an_accelerator_is_waited_for_and_its_memory_measured(monkeypatch):
+    """A stand-in for torch's module of one."""
+    held, done = [3 * MIB], []
+    chip = SimpleNamespace(
+        synchronize=lambda: done.append("waited"),
+        reset_peak_memory_stats=lambda: done.append("forgot"),
+        memory_allocated=lambda: held[0],
+        max_memory_allocated=lambda: held[0] + 2 * MIB,
+    )
+    monkeypatch.setattr(results, "accelerator", lambda: chip)
+    turn, value = measured(lambda: done.append("computed"))
+    assert done == ["waited", "forgot", "computed", "waited"] and value is None
+    assert turn.peak_mb == 2
+    row = ResultRow("b", "w", "p", "t", "o", [Turn(9, 6, 1)], [Turn(1, 2, 1)], limit=4)
+    assert row.ratio == 3 and row.as_json()["share_of_limit"] == 0.75
+    assert "TRL" not in results.remarks([replace(row, theirs="TRL")])[-1]
+    monkeypatch.undo()
+    assert row.ratio == 9
 
 
 def test_the_cost_of_a_model_is_its_matrices():

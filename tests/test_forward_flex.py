@@ -6,6 +6,7 @@ On a CPU FlexAttention has no backward pass, so what trains on a GPU is tested u
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from rankdistill.forward import LAYOUTS, attention, bind, collate, flex, response_logps
 from rankdistill.forward.batch import AttentionPlan, Segment
+from rankdistill.trainer.modes import enable_gradient_checkpointing
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 PLANS = {
@@ -81,20 +83,124 @@ def test_blocks_from_bounds_are_those_of_all_pairs() -> None:
                 assert torch.equal(*pair)
 
 
-def test_a_kernel_that_does_not_run_is_left_with_one_line(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuses(*tensors: Any) -> None:
-        raise RuntimeError("out of resources: shared memory\nand a page of it")
-
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tries a kernel on the CPU as it is tried on CUDA."""
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
-    monkeypatch.setattr(flex, "tree_attention", refuses)
     flex._tried.cache_clear()
+    yield
+    flex._tried.cache_clear()
+
+
+def refuses(*tensors: Any, plan: AttentionPlan) -> Any:
+    raise RuntimeError("out of resources: shared memory\nand a page of it")
+
+
+def leaves_out(*tensors: Any, plan: AttentionPlan) -> torch.Tensor:
+    """NaN in a row of sequences longer than 300 tokens, as some releases of torch wrote."""
+    out = right(*tensors, plan=plan)
+    return torch.where(torch.arange(out.shape[2])[:, None] == 300, torch.nan, out)
+
+
+def sees_too_much(query: Any, key: Any, value: Any, plan: AttentionPlan) -> torch.Tensor:
+    """A response those before it."""
+    joined = (Segment(s.prompt, (sum(s.responses),) * bool(s.responses)) for s in plan.segments)
+    return right(query, key, value, AttentionPlan(tuple(joined)))
+
+
+def right(query: Any, key: Any, value: Any, plan: AttentionPlan) -> torch.Tensor:
+    options = attention.AttentionOptions()
+    return attention.grouped_attention(query, key, value, plan, options).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "why"),
+    [(refuses, "out of resources: shared memory"), (leaves_out, "its output is off by nan"),
+     (sees_too_much, "its output is off by ")],
+)  # fmt: skip
+@pytest.mark.usefixtures("tried")
+def test_a_kernel_that_fails_or_is_wrong_is_left_with_one_line(
+    kernel: Any, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(flex, "tree_attention", kernel)
     for _ in range(2):
-        assert not flex._tried(torch.device("cpu"), torch.float32, 4, 2, 128)
-    flex._tried.cache_clear()
+        assert not flex._tried(torch.device("cpu"), torch.float32, 4, 2, 16)
     said = [r.getMessage() for r in caplog.records if "FlexAttention" in r.getMessage()]
-    assert len(said) == 1 and "(out of resources: shared memory)" in said[0]
+    assert len(said) == 1 and f"({why}" in said[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.usefixtures("tried")
+def test_a_kernel_that_is_right_is_taken(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flex, "tree_attention", right)
+    assert flex._tried(torch.device("cpu"), dtype, 4, 2, 16)
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Those that are compiled, as on CUDA; what is compiled runs as it is."""
+    found: list[Any] = []
+
+    def count(graph: Any, example: Any) -> Any:
+        found.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    kernel = torch.compile(flex.flex_attention, dynamic=True, backend=count)
+    monkeypatch.setattr(flex, "_kernel", lambda device: kernel)
+    yield found
+    torch._dynamo.reset()
+
+
+def attend(plan: AttentionPlan, heads: int, groups: int, length: int) -> None:
+    query, key, value = (torch.randn(1, n, length, 16) for n in (heads, groups, groups))
+    flex.tree_attention(query, key, value, plan)
+
+
+@torch.no_grad()
+def test_one_kernel_takes_all_lengths_segments_and_masks(graphs: list[Any]) -> None:
+    for k in range(6):
+        plan = AttentionPlan((Segment(140 + 9 * k, tuple(range(20, 22 + k))), Segment(3)))
+        attend(plan, 4, 2, sum(plan.sizes))
+    assert len(graphs) == 1
+
+
+@torch.no_grad()
+def test_more_models_than_torch_compiles_kernels_for(graphs: list[Any]) -> None:
+    """Beyond its limit of 8 torch would compute all scores [H, L, L] without a word."""
+    plan = AttentionPlan((Segment(150, (20, 30)),))
+    models = [(n * groups, n) for n in (1, 2, 3) for groups in (1, 2, 3, 5)]
+    for heads, groups in models:
+        attend(plan, heads, groups, 200)
+    assert len(graphs) == len(models) > torch._dynamo.config.recompile_limit == 8
+
+
+@pytest.mark.parametrize("checkpointing", [True, "selective"])
+def test_it_stays_compiled_where_layers_are_computed_again(
+    checkpointing: bool | str, graphs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Attends(torch.autograd.Function):
+        """A backward pass, which FlexAttention has on CUDA only."""
+
+        @staticmethod
+        def forward(ctx: Any, query: Any, *others: Any) -> Any:
+            return own(query, *others)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:  # type: ignore[override]
+            return grad, None, None, None
+
+    own = flex.tree_attention
+    monkeypatch.setattr(attention, "flex_fits", lambda *tensors: True)
+    monkeypatch.setattr(flex, "tree_attention", lambda *x, **kwargs: Attends.apply(*x))
+    model = bind(build_model(layers=2)).train()
+    enable_gradient_checkpointing(model, checkpointing)
+    logps = response_logps(model, collate(ragged_groups())).logps
+    forward = len(graphs)
+    logps.sum().backward()
+    assert len(graphs) == forward == 1
 
 
 @pytest.mark.parametrize(

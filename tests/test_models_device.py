@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +13,16 @@ import pytest
 import torch
 from conftest import build_model
 from ranking_trainer_data import TOKENIZER, config, ragged_groups
+from tiny_run import PPO, TINY, run_here
+from transformers import PreTrainedModel
 
 from rankdistill import RankingTrainer
 from rankdistill.forward import bind
 from rankdistill.models import load_model, release
+from rankdistill.models import model as model_module
+from rankdistill.models.model import Loading, Model
+from rankdistill.stages import run as run_module
+from rankdistill.stages.run import Run
 from rankdistill.vllm_worker import free_share
 
 
@@ -47,6 +54,25 @@ def test_a_trained_model_is_gone_with_its_last_user(tmp_path: Any) -> None:
     assert [seen() for seen in train()] == [None] * 3
 
 
+@pytest.mark.parametrize(
+    ("kind", "asked", "precision", "attention"),
+    [("cpu", "bfloat16", "float32", "sdpa"), ("cuda", "float32", "float32", "sdpa"),
+     ("cuda", "bfloat16", "bfloat16", "flash_attention_2")],
+)  # fmt: skip
+def test_a_sampler_of_this_process_takes_the_models_precision_on_an_accelerator(
+    kind: str, asked: str, precision: str, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the key of what it writes says so, where it is not what a CPU's is."""
+    monkeypatch.setattr(model_module, "device", lambda: torch.device(kind))
+    written = Model("x", {}, Loading(asked, "nf4", "flash_attention_2"))
+    found = written.for_sampling.loading
+    assert found == Loading(precision, None, attention)
+    run: Any = object.__new__(Run)
+    run.settings, run.sampler_name = SimpleNamespace(sampler=None), "transformers"
+    expected = None if precision == "float32" else precision
+    assert run.sampled_by(written) == {"sampler": "transformers", "dtype": expected}
+
+
 def test_a_bound_model_is_saved_as_what_it_is(tmp_path: Any) -> None:
     bind(build_model(layers=1)).save_pretrained(tmp_path)
     assert type(load_model(str(tmp_path))).__name__ == "LlamaForCausalLM"
@@ -75,3 +101,38 @@ def test_an_engine_asks_for_what_is_free(free: Any, share: float, monkeypatch: A
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (free[gpu], 80))
     assert free_share(0.85) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more"),
+    [("recipe=dpo", ["warmup.teacher_outputs=hidden"]), ("recipe=ppo", [*PPO, "warmup=none"])],
+)
+@pytest.mark.usefixtures("no_collector")
+def test_no_stage_leaves_a_model_behind(
+    recipe: str, more: list[str], monkeypatch: Any, tmp_path: Path, teacher: Path
+) -> None:
+    """Without a search for circles; what a sampler has open and an evaluation reads, stays so long.
+
+    As on an accelerator, where the two take turns.
+    """
+    made: list[weakref.ref] = []
+    left: dict[str, list[str]] = {}
+    own_init, own_stage = PreTrainedModel.__init__, Run.stage
+
+    def init(self: Any, *arguments: Any, **options: Any) -> None:
+        made.append(weakref.ref(self))
+        own_init(self, *arguments, **options)
+
+    def stage(self: Run, name: str, *arguments: Any, **options: Any) -> Any:
+        output = own_stage(self, name, *arguments, **options)
+        left[name] = [type(each()).__name__ for each in made if each() is not None]
+        return output
+
+    monkeypatch.setattr(PreTrainedModel, "__init__", init)
+    monkeypatch.setattr(Run, "stage", stage)
+    monkeypatch.setattr(run_module, "device", lambda: torch.device("cuda"))
+    small = [x for x in TINY if "warmup=none" not in more or "warmup" not in x]
+    run_here(monkeypatch, tmp_path, recipe, *small, *more, f"teacher.path={teacher}")
+    assert {"score", "train"} < left.keys() and len(made) > 5
+    assert all(not left[name] for name in left if name not in ("sample", "evaluate")), left
+    assert [each() for each in made] == [None] * len(made)

@@ -17,7 +17,7 @@ import pytest
 from conftest import build_model, build_tokenizer, model_in
 
 from rankdistill.errors import UserError
-from rankdistill.sample import SamplingOptions, check_parallel, open_sampler
+from rankdistill.sample import SamplingOptions, check_parallel, open_sampler, vllm_process
 from rankdistill.sample.vllm import VLLMSampler, device_arguments, environments
 from rankdistill.store import home
 
@@ -278,6 +278,18 @@ def test_close_ends_the_child_and_removes_its_files(model: Path, log: Path) -> N
     sampler.close()
 
 
+@pytest.mark.parametrize(("lives", "patience"), [("1.5", 20.0), ("60", 0.3)])
+def test_close_waits_for_the_engines_workers(
+    lives: str, patience: float, model: Path, log: Path, monkeypatch
+) -> None:
+    """With tensor_parallel each holds a GPU, which the training wants next."""
+    monkeypatch.setenv("FAKE_VLLM_WORKER", lives)
+    monkeypatch.setattr(vllm_process, "PATIENCE", patience)
+    with VLLMSampler() as sampler:
+        sampled(sampler, model, PROMPTS[:1])
+    assert gone(events(log, "worker")[0]["worker"], 0.1)
+
+
 def test_a_killed_child_is_told(model: Path, log: Path, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FAKE_VLLM_STEP", "0.05")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -323,7 +335,7 @@ def test_torchvision_for_another_torch_is_refused(tmp_path: Path, monkeypatch) -
 PARENT = """
 import sys, time
 from rankdistill.models import Model
-from rankdistill.sample import SamplingOptions, open_sampler
+from rankdistill.sample import vllm_process, SamplingOptions, open_sampler
 sampler = open_sampler("vllm")
 options = SamplingOptions(1, 1.0, 1.0, 0, 5, 0)
 rows = sampler.sample(Model(sys.argv[1], {}), [("a", [5])], options, "x")

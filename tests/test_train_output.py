@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import forked
@@ -86,3 +87,37 @@ def test_the_shards_of_two_processes_are_one_plain_model(name: str, outputs) -> 
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("tied", [False, True])
+def test_deepspeed_leaves_the_numbers_that_it_trained(
+    stage: int, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds a model in bfloat16 and trains float32; a stand-in for the package."""
+    build_model(tied=tied).save_pretrained(tmp_path / "student")
+    student = str(tmp_path / "student")
+    trained = after_training(student, None)
+    exact = {name: weight.clone() for name, weight in trained.state_dict().items()}
+    masters = {id(p): p.detach().clone() for p in trained.parameters()}
+    for parameter in trained.parameters():
+        parameter.data = parameter.data.bfloat16()
+    rounded = trained.state_dict()
+    if stage == 3:  # each process has a part, or nothing
+        for parameter in trained.parameters():
+            parameter.data = parameter.data.new_empty(0)
+    package, utils = ModuleType("deepspeed"), ModuleType("deepspeed.utils")
+    utils.safe_get_full_fp32_param = lambda p: masters[id(p)]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "deepspeed", package)
+    monkeypatch.setitem(sys.modules, "deepspeed.utils", utils)
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType.DEEPSPEED, unwrap_model=lambda wrapped: wrapped,
+        get_state_dict=lambda wrapped: rounded, wait_for_everyone=lambda: None,
+    )  # fmt: skip
+    trainer: Any = SimpleNamespace(
+        accelerator=accelerator, model=trained, model_wrapped=trained,
+        is_world_process_zero=lambda: True,
+    )  # fmt: skip
+    save_trained(trainer, build_tokenizer(), tmp_path / "out", lambda: load_trainable(student))
+    found = load_model(str(tmp_path / "out")).state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in exact.items())

@@ -8,21 +8,33 @@ mistake. What a result is of follows from what it was computed from.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import build_model
 from forward_oracle import ragged_groups
+from ppo_task import policy, prompts, trainer
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForSequenceClassification
 
 from rankdistill import objectives
-from rankdistill.forward import LAYOUTS, TokenGroup, attention, bind, collate, response_logps
+from rankdistill.evaluate.tokens import (
+    KnownRows,
+    entropy_and_divergence,
+    matching_temperature,
+    policy_values,
+)
+from rankdistill.forward import LAYOUTS, TokenGroup, attention, bind, collate, flex, response_logps
 from rankdistill.objectives.divergences import DIVERGENCES
+from rankdistill.sample import SamplingOptions
+from rankdistill.sample.transformers import decode
 from rankdistill.train.groups import RankedGroup
-from rankdistill.train.ppo.actor_critic import ActorCritic, value_head
 from rankdistill.train.ranking import candidates
+from rankdistill.train.reward.loss import LOSSES, ranking_loss
+from rankdistill.train.reward.model import logits, rewards
 from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teachers import Divergence, LiveTeacher
 from rankdistill.warmup.trainer import distil
@@ -107,6 +119,25 @@ def test_the_forward(architecture: str, layout: str, watch: Watch) -> None:
         logps.sum().backward()
 
 
+@pytest.mark.parametrize("architecture", ["gemma2", "mistral"])
+def test_the_forward_by_the_mask_of_flex_attention(
+    architecture: str, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA; the kernel itself has a backward pass there only."""
+
+    def attend(
+        q: Any, k: Any, v: Any, plan: Any, *, scaling: Any, window: Any, softcap: Any
+    ) -> Any:
+        flex.block_mask(plan, window, q.device)
+        return flex.dense_attention(q, k, v, plan, window, softcap)
+
+    monkeypatch.setattr(attention, "flex_fits", lambda *tensors: True)
+    monkeypatch.setattr(flex, "tree_attention", attend)
+    model = bind(on_accelerator(build_model(architecture, layers=2)))
+    with watch:
+        response_logps(model, batch_of(ragged_groups())).logps.sum().backward()
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective(name: str, watch: Watch) -> None:
     model = bind(on_accelerator(build_model(layers=1)))
@@ -134,9 +165,48 @@ def test_a_divergence(name: str, watch: Watch) -> None:
         distil(student, live, rows, (1.0, 0.5)).loss.backward()
 
 
-def test_policy_and_critic(watch: Watch) -> None:
-    policy = build_model(layers=1)
-    model = on_accelerator(ActorCritic(policy, value_head(policy), "shared", 1.0))
+@pytest.mark.parametrize("advantage", ["gae", "group"])
+def test_an_iteration_of_ppo(advantage: str, tmp_path: Path, watch: Watch) -> None:
+    """Rollout with its sampler, experience, losses, update."""
+    task = trainer(
+        tmp_path, policy=on_accelerator(policy()), prompts=prompts(2), epochs=1, ppo_epochs=1,
+        advantage=advantage, prompts_per_rollout=2, prompts_per_step=1,
+        sampling={"responses_per_prompt": 2, "max_response_tokens": 4, "top_p": 0.9},
+    )  # fmt: skip
+    on_accelerator(task.model)
     with watch:
-        logps, values = model(batch_of(ragged_groups()))
-        (logps.sum() + values.sum()).backward()
+        task.train()
+
+
+def test_a_reward_model_and_its_losses(watch: Watch) -> None:
+    model: Any = build_model(layers=1)
+    model.config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(model.config)
+    model = bind(on_accelerator(model))
+    groups = [group for group in ragged_groups() if len(group.responses) > 1]
+    with watch:
+        values, mask = logits(model, groups)
+        scores = torch.arange(values.numel(), device=values.device).view_as(values)
+        for loss in LOSSES:
+            ranking_loss(values, scores, mask, loss=loss, centering=0.1).sum().backward(
+                retain_graph=True
+            )
+        rewards(model, groups)
+
+
+def test_what_an_evaluation_measures(watch: Watch) -> None:
+    first, second = (bind(on_accelerator(build_model(layers=1, seed=s))) for s in (0, 1))
+    batches = [collate(ragged_groups())]
+    with watch:
+        entropy_and_divergence(first, second, batches, (1.0, 0.7))
+        KnownRows(first, batches).divergence_to(second)
+        policy_values(first, batches)
+        matching_temperature(first, batches, 3.0)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_the_sampler(top_p: float, watch: Watch) -> None:
+    model = on_accelerator(build_model(layers=1)).eval()
+    requests = [("a", [5, 9, 30]), ("b", [7, 8])]
+    with watch:
+        decode(model, requests, SamplingOptions(2, 1.0, top_p, 0, 4, 0), [2])

@@ -124,7 +124,8 @@ def _accept(options: argparse.Namespace) -> int:
             "The models of `bench gpu` are made for a GPU, and there is none: add --model tiny."
         )
     log = options.log or Path("rankdistill-bench-gpu.log")
-    return run(GPUOptions(tiny, device, numbers(options.only), log.resolve()), options.json)
+    wanted = GPUOptions(tiny, device, numbers(options.only), log.resolve(), options.with_vllm)
+    return run(wanted, options.json)
 
 
 def _chosen(name: str) -> Sequence[str]:
@@ -152,7 +153,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=4, metavar="N", help="turns of each way (4)")
     parser.add_argument("--device", metavar="D", help="gpu: cuda or cpu; what there is")
-    parser.add_argument("--only", metavar="N", help="gpu: parts, such as 1-11 or 2,7; all 14")
+    parser.add_argument("--only", metavar="N", help="gpu: parts, such as 1-11 or 2,7; all 15")
+    parser.add_argument(
+        "--with-vllm", action="store_true", help="gpu: start engines of vLLM too, some minutes"
+    )
     parser.add_argument("--log", type=Path, metavar="FILE", help="gpu: what its parts say")
     parser.add_argument(
         "--groups", default="1000,4000,16000", metavar="N,N", help="rows: sizes (1000,4000,16000)"

@@ -1,5 +1,8 @@
 """Taking turns in one process, what a turn costs (CPU seconds, wall seconds, peak memory), and the
-rows of the benchmarks: as a table for a person, and as JSON."""
+rows of the benchmarks: as a table for a person, and as JSON.
+
+Where models run on an accelerator, a turn ends when that has finished, and the memory is its own.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from rich.table import Table
 from rankdistill.console import progress
 
 _PROC = Path("/proc/self")
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Turn:
     """Seconds on the clock."""
     peak_mb: float | None
     """Largest resident memory during the call, above what was there before (weights and gradients
-    are), MiB; None where the system does not tell (only Linux does)."""
+    are), MiB; None where the system does not tell (only Linux does). On an accelerator that of
+    tensors there."""
 
 
 def median(turns: Sequence[Turn], name: str) -> float | None:
@@ -84,12 +89,43 @@ def order(names: Sequence[str], rounds: int) -> list[str]:
 
 def measured(way: Callable[[], Any]) -> tuple[Turn, Any]:
     """One call: what it took, and what it returned."""
-    there = _forget_peak()
+    chip = accelerator()
+    there = _forget_peak() if chip is None else _forget_peak_of(chip)
     wall, cpu = time.perf_counter(), time.process_time()
     result = way()
+    if chip is not None:
+        chip.synchronize()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = None if there is None else _status("VmHWM") - there
-    return Turn(cpu, wall, peak), result
+    return Turn(cpu, wall, None if there is None else _peak(chip) - there), result
+
+
+def accelerator() -> Any:
+    """torch's module of the accelerator that models are on; None on a CPU."""
+    import torch
+
+    from rankdistill.models import device
+
+    found = device()
+    return None if found.type == "cpu" else torch.get_device_module(found)
+
+
+def clock() -> str:
+    """The field of a `Turn` that ways are compared by: of an accelerator the CPU knows nothing."""
+    return "cpu" if accelerator() is None else "wall"
+
+
+def _peak(chip: Any) -> float:
+    return _status("VmHWM") if chip is None else chip.max_memory_allocated() / MIB
+
+
+def _forget_peak_of(chip: Any) -> float | None:
+    """As `_forget_peak`, of what is allocated on an accelerator."""
+    gc.collect()
+    chip.synchronize()
+    if not hasattr(chip, "reset_peak_memory_stats"):  # Apple's tells no peak
+        return None
+    chip.reset_peak_memory_stats()
+    return chip.memory_allocated() / MIB
 
 
 def free_mb() -> float | None:
@@ -148,8 +184,8 @@ class ResultRow:
 
     @property
     def ratio(self) -> float:
-        """Their CPU seconds by ours."""
-        return self._ratio("cpu")
+        """Their seconds by ours, see `clock`."""
+        return self._ratio(clock())
 
     def as_json(self) -> dict[str, Any]:
         """The row with its medians and ratios, for `json.dumps`."""
@@ -158,7 +194,7 @@ class ResultRow:
             "rounds": len(self.our_turns),
             "theirs_median": self._medians(self.their_turns),
             "ours_median": self._medians(self.our_turns),
-            "cpu_ratio": self.ratio,
+            "cpu_ratio": self._ratio("cpu"),
             "wall_ratio": self._ratio("wall"),
             "peak_ratio": self._peak_ratio(),
             "share_of_limit": None if self.limit is None else self.ratio / self.limit,
@@ -189,6 +225,7 @@ def table(rows: Sequence[ResultRow]) -> Table:
         grid.add_column(name, justify="right", no_wrap=True)
     for name in ("CPU ratio", "wall ratio", "FLOP limit", "of limit"):
         grid.add_column(name, justify="right")
+    marks = {name: "[bold]" if name == clock() else "" for name in ("cpu", "wall")}
     for row in rows:
         whole = row.as_json()
         theirs, ours = whole["theirs_median"], whole["ours_median"]
@@ -196,8 +233,7 @@ def table(rows: Sequence[ResultRow]) -> Table:
             f"{row.what}, {row.point}\n[dim]{row.theirs} / {row.ours}[/]",
             *(_both(theirs[name], ours[name], 2) for name in ("cpu", "wall")),
             _both(theirs["peak_mb"], ours["peak_mb"], 0),
-            f"[bold]{row.ratio:.2f}x[/]",
-            f"{whole['wall_ratio']:.2f}x",
+            *(f"{mark}{whole[f'{name}_ratio']:.2f}x" for name, mark in marks.items()),
             "" if row.limit is None else f"{row.limit:.2f}x",
             "" if row.limit is None else f"{row.ratio / row.limit:.0%}",
         )
@@ -216,7 +252,7 @@ def remarks(rows: Sequence[ResultRow]) -> list[str]:
         "Medians of runs that took turns in one process and had equal results, peak memory above "
         "weights and gradients, the limit from the FLOPs that each way has to compute"
     )
-    if any("TRL" in row.theirs for row in rows):
+    if clock() == "cpu" and any("TRL" in row.theirs for row in rows):
         how += (
             "; part of TRL's gap is specific to CPUs, where alone its output layer goes over the "
             "prompt too and costs more than plain logits"

@@ -108,6 +108,6 @@ def _tiny() -> tuple[Any, Any]:
         pad_token_id=0,
         eos_token_id=2,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return LlamaForCausalLM(config).eval(), tokenizer

@@ -93,7 +93,7 @@ def _teacher(vocabulary: int, *, small: bool) -> Any:
         max_position_embeddings=2048,
         tie_word_embeddings=True,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = LlamaForCausalLM(config)
     return bind(model.eval().requires_grad_(False))

@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +55,7 @@ def tree_attention(
 
     mask = plan.once(("flex", window, device), lambda: block_mask(plan, window, device))
     on_cuda = device.type == "cuda"
-    kernel: Any = _compiled() if on_cuda else flex_attention
+    kernel = _kernel(device.type)
     options: Any = torch._dynamo.config  # as a name: its patch is made at run time
     with options.patch(recompile_limit=RECOMPILE_LIMIT, fail_on_recompile_limit_hit=True):
         out: Any = kernel(
@@ -71,11 +72,21 @@ def tree_attention(
 
 
 def works(query: Tensor, key: Tensor) -> bool:
-    """Whether the kernel compiles for such tensors and runs, there and back; tried once on CUDA."""
+    """Whether the kernel compiles for such tensors and is right; tried once on CUDA."""
     if query.device.type != "cuda":
         return True
     shape = (query.shape[1], key.shape[1], query.shape[-1])
     return _tried(query.device, query.dtype, *shape)
+
+
+TRIALS = (
+    (Segment(BLOCK, (BLOCK // 2, BLOCK // 2)),),
+    (Segment(7, (150, 1, 33)), Segment(300), Segment(1, (20,))),
+    (Segment(19), Segment(140, (2, 90))),
+)
+"""One kernel takes all lengths, so it is tried on several: some releases of torch wrote NaN."""
+TRIAL_ERROR = 0.03
+"""Of an output or gradient, relative; bfloat16 rounds by 0.004."""
 
 
 @functools.cache
@@ -83,25 +94,71 @@ def _tried(device: torch.device, dtype: torch.dtype, heads: int, groups: int, si
     """In a thread of its own, where no autocast and no checkpointing is on."""
 
     def trial() -> None:
-        with torch.cuda.device(device):
-            query, key, value = (
-                torch.zeros(1, n, 2 * BLOCK, size, dtype=dtype, device=device, requires_grad=True)
-                for n in (heads, groups, groups)
-            )
-            plan = AttentionPlan((Segment(BLOCK, (BLOCK // 2, BLOCK // 2)),))
-            tree_attention(query, key, value, plan).sum().backward()
+        with torch.cuda.device(device), torch.enable_grad():
+            for segments in TRIALS:
+                _try(AttentionPlan(segments), device, dtype, (heads, groups, groups), size)
 
     try:
         with ThreadPoolExecutor(1) as alone:
             alone.submit(trial).result()
     except Exception as error:  # Triton, Inductor and the driver have errors of their own
         log.warning(
-            "FlexAttention does not run here for %s heads of %s in %s (%s), so attention is "
+            "FlexAttention is not used here for %s heads of %s in %s (%s), so attention is "
             "computed segment by segment, which is slower.",
             heads, size, dtype, str(error).strip().partition("\n")[0][:200],
         )  # fmt: skip
         return False
     return True
+
+
+def _try(
+    plan: AttentionPlan, device: torch.device, dtype: torch.dtype, heads: Any, size: int
+) -> None:
+    """Holds output and gradients against dense attention in float32.
+
+    Raises:
+        ArithmeticError: one of them is another.
+    """
+    draw = torch.Generator(device).manual_seed(0)
+    shapes = [(1, n, sum(plan.sizes), size) for n in heads]
+    drawn = [torch.randn(shape, generator=draw, device=device).to(dtype) for shape in shapes]
+    slope = torch.randn(shapes[0], generator=draw, device=device).to(dtype)
+    found = _there_and_back(partial(tree_attention, plan=plan), drawn, slope)
+    exactly = [x.float() for x in drawn]
+    wanted = _there_and_back(partial(dense_attention, plan=plan), exactly, slope.float())
+    for name, ours, exact in zip(("output", "dq", "dk", "dv"), found, wanted, strict=True):
+        error = float((ours.float() - exact).norm() / exact.norm())
+        if not error <= TRIAL_ERROR:  # NaN is not
+            raise ArithmeticError(f"its {name} is off by {error:.1e}")
+
+
+def _there_and_back(attend: Any, tensors: list[Tensor], slope: Tensor) -> list[Tensor]:
+    """Output, and the gradients of the three tensors."""
+    leaves = [x.clone().requires_grad_() for x in tensors]
+    unwritten = torch.full_like(slope, torch.nan)  # what a kernel leaves out, shows
+    del unwritten
+    out = attend(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, slope)]
+
+
+def dense_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: AttentionPlan,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """[1, H, L, D] as `tree_attention`, by all scores [H, L, L]: what it is held against."""
+    token = torch.arange(query.shape[2], device=query.device)
+    sees: Any = tree_mask(plan, window, query.device)
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    unseen = ~sees(token, token, token[:, None], token[None])
+    return scores.masked_fill(unseen, -torch.inf).softmax(-1) @ value
 
 
 def _kernel_options(query: Tensor) -> dict[str, Any] | None:
@@ -222,6 +279,6 @@ def _bounded(softcap: float) -> Any:
 
 
 @functools.cache
-def _compiled() -> Any:
-    """The kernel; dynamic, or it would be compiled anew for every length of a sequence."""
-    return torch.compile(flex_attention, dynamic=True)
+def _kernel(device: str) -> Any:
+    """Compiled on CUDA; dynamic, or it would be compiled anew for every length of a sequence."""
+    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention

@@ -81,15 +81,17 @@ class Model:
         return Path(self.path)
 
     @property
-    def in_float32(self) -> Model:
-        """The same, loaded whole and exact, as samplers of this process and critics are."""
-        attention = self.loading.attn_implementation
-        if attention.startswith("flash_attention"):  # computes in 16 bits only
-            attention = "sdpa"
-        exact = replace(
-            self.loading, precision="float32", quantization=None, attn_implementation=attention
+    def for_sampling(self) -> Model:
+        """The same, as a sampler of this process loads it: not quantised, on a CPU in float32."""
+        attention, precision = self.loading.attn_implementation, self.loading.precision
+        if device().type == "cpu":  # which is slower in fewer bits
+            precision = "float32"
+        if precision == "float32" and attention.startswith("flash_attention"):
+            attention = "sdpa"  # the other computes in 16 bits only
+        whole = replace(
+            self.loading, precision=precision, quantization=None, attn_implementation=attention
         )
-        return replace(self, loading=exact)
+        return replace(self, loading=whole)
 
     def load(self) -> PreTrainedModel:
         """The model as it is, frozen and in evaluation mode, on the CPU.

@@ -126,9 +126,10 @@ class Planner:
         """`each` responses to `prompts` by an engine; `fresh`: the engine is started for it."""
         sample, counts, hardware = self.settings.sample, self.counts, self.hardware
         engine = sample.sampler in ("auto", "vllm")
-        precision = precise(sample.vllm.dtype) if engine else "float32"
-        own = 256 if on_gpu(hardware) else 64  # what null is, of most cards and of a CPU
-        most = sample.vllm.max_num_seqs or own if engine else sample.transformers.batch_size
+        own = self.settings.student.precision if on_gpu(hardware) else "float32"
+        precision = precise(sample.vllm.dtype if engine else own)
+        usual = 256 if on_gpu(hardware) else 64  # what null is, of most cards and of a CPU
+        most = sample.vllm.max_num_seqs or usual if engine else sample.transformers.batch_size
         engines, devices = sample.data_parallel or 1, sample.tensor_parallel
         tokens = prompts * each * counts.response
         at_once = max(1, min(most, -(-prompts * each // engines)))

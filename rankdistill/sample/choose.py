@@ -54,10 +54,8 @@ def _least_in_nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """[N, 1] the last probability of the smallest set whose sum reaches `top_p`."""
     # Tokens below this sum to less than 1 - top_p, so none of them is needed, and far fewer than
     # the vocabulary remain to be ordered: sorting all of it costs as much as the model's layers.
-    negligible = (1 - top_p) / probabilities.shape[-1]
-    least = []
-    for row in probabilities:
-        ordered = row[row >= negligible].sort(descending=True).values
-        inside = ordered.cumsum(-1) - ordered < top_p
-        least.append(ordered[inside.sum() - 1])
-    return torch.stack(least)[:, None]
+    likely = probabilities >= (1 - top_p) / probabilities.shape[-1]
+    count = likely.sum(-1)
+    ordered = probabilities.topk(int(count.max()), dim=-1).values
+    inside = (ordered.cumsum(-1) - ordered < top_p).sum(-1)
+    return ordered.gather(-1, torch.minimum(inside, count)[:, None] - 1)

@@ -23,7 +23,7 @@ from rankdistill.sample.sampler import Request, Sampler, SamplingOptions, respon
 
 
 class TransformersSampler(Sampler):
-    """Samples in this process, in float32, on the accelerator where there is one.
+    """Samples in this process: on the accelerator in the model's precision, on a CPU in float32.
 
     Batches are cut from the requests in their order and sampled one after the other, so a caller
     that is interrupted loses at most a batch. What else is in a batch, its size and the number of
@@ -105,7 +105,7 @@ class TransformersSampler(Sampler):
         key = (model.folder, contents(model.folder))
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # before the next is loaded, so that only one is in memory
-            self._loaded = (key, model.in_float32.load_on_device())
+            self._loaded = (key, model.for_sampling.load_on_device())
         return self._loaded[1]
 
 

@@ -9,12 +9,15 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 import rankdistill
 from rankdistill.errors import EngineDied, UserError
@@ -27,6 +30,8 @@ _DISTRIBUTED = re.compile(
 )
 """Variables of the trainer's process group, which the engine would join."""
 
+PATIENCE = 10.0
+"""Seconds that a child, and then those that it started, have to end by themselves."""
 _LOG_LINES = 6
 _LINE_LENGTH = 240
 
@@ -78,15 +83,24 @@ class VLLMProcess:
             self._child.stdin.flush()
 
     def close(self) -> None:
-        """End the child."""
+        """End the child, and wait for those that it started: each holds a GPU of its own."""
+        workers: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            workers = psutil.Process(self.pid).children(recursive=True)
         assert self._child.stdin is not None
         with suppress(BrokenPipeError):
             self._child.stdin.close()
         try:
-            self._child.wait(timeout=10)
+            self._child.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+        ends = time.monotonic() + PATIENCE
+        while (left := [worker for worker in workers if _runs(worker)]) and time.monotonic() < ends:
+            time.sleep(0.02)
+        for worker in left:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
 
     def death(self) -> UserError:
         """Why the child has ended: its exit and the last lines of its log, which is kept."""
@@ -107,6 +121,14 @@ class VLLMProcess:
         for line in self._child.stdout:
             answers.put((self, json.loads(line)))
         answers.put((self, None))
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it has not ended, be it that nobody has asked how."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:

@@ -67,7 +67,7 @@ def check_sampler(run: Run, model: Model, loaded: Any = None) -> None:
     network = model.load_on_device() if loaded is None else loaded
     network = bind(network, run.settings.train.layout.name)
     own = run.settings.sampler is not None  # which says nothing of its precision
-    found = {run.sampled_by["dtype"] or "float32", model.loading.precision}
+    found = {run.sampled_by(model)["dtype"] or "float32", model.loading.precision}
     exact = found == {"float32"} and not own
     tolerance = TOLERANCES[exact]
     for output in outputs:

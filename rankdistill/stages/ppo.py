@@ -87,7 +87,7 @@ def ppo(
         "prompts_per_rollout": config.prompts_per_rollout,
         "sampling": vars(config.sampling),
         "learning_rate": config.learning_rate,
-        **run.sampled_by,
+        **run.sampled_by(student),
         "seed": run.settings.seed,
         **run.trained_in,
     }

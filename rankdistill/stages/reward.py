@@ -28,6 +28,7 @@ from rankdistill.train.reward.trainer import RewardTrainer
 from rankdistill.trainer.arguments import RankingConfig, optimised
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.progress import peak_memory, show_progress
+from rankdistill.trainer.shares import by_shares
 from rankdistill.trainer.stopping import saves_when_stopped
 
 
@@ -111,7 +112,7 @@ class ModelReward:
     """
 
     def __init__(self, run: Run, model: Model, writer: Model, *, new_head: bool = False) -> None:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.settings.seed)  # of a new head, as `_train` draws it
             loaded: Any = load_reward_model(model.path, **model.loading.options, new_head=new_head)
         self._loaded = bind(loaded.to(device()), run.settings.train.layout.name)
@@ -224,10 +225,10 @@ def _train(
     with saves_when_stopped(trainer):
         trainer.train(resume_from_checkpoint=True)
     figures: dict[str, Any] = {"groups": len(training), "steps": trainer.state.global_step}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    scale = Scale.of(_logits(model, _of_the_student(training), tokenizer, settings))
+    gate = _gate(run, model, held_out, tokenizer)
     if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        scale = Scale.of(_logits(model, _of_the_student(training), tokenizer, settings))
-        gate = _gate(run, model, held_out, tokenizer)
         save_reward_model(model, tokenizer, scale, partial.path / "model")
         (partial.path / "gate.json").write_text(json.dumps(gate))
         (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))
@@ -247,14 +248,16 @@ def _of_the_student(rows: Sequence[Any]) -> list[Any]:
 
 def _logits(model: Any, rows: Sequence[Any], tokenizer: Any, settings: Any) -> list[float]:
     tokens = token_groups(rows, tokenizer)
-    return [x for row in rewards(model, tokens, settings.max_batch_tokens) for x in row]
+    values = by_shares(tokens, lambda mine: rewards(model, mine, settings.max_batch_tokens))
+    return [x for row in values for x in row]
 
 
 def _gate(run: Run, model: Any, rows: Sequence[Any], tokenizer: Any) -> dict[str, Any]:
     # As in training; the token after a response takes a position, see `with_next_token`.
     limit = getattr(model.config, "max_position_embeddings", None)
     groups = load_groups(own_groups(rows, tokenizer), tokenizer, limit and limit - 1)
-    values = rewards(model, [g.tokens for g in groups], run.settings.reward.max_batch_tokens)
+    most = run.settings.reward.max_batch_tokens
+    values = by_shares([g.tokens for g in groups], lambda mine: rewards(model, mine, most))
     lengths = [[len(response) for response in g.tokens.responses] for g in groups]
     return gate_figures(values, [g.ranks for g in groups], lengths, seed=run.settings.seed).row()
 

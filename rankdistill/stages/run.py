@@ -124,11 +124,14 @@ class Run:
         sample = self.settings.sample
         return (sample.data_parallel or 1) * sample.tensor_parallel
 
-    @property
-    def sampled_by(self) -> dict[str, Any]:
-        """What the identity of sampled responses says of the sampler."""
-        own = self.settings.sampler
-        dtype = self.settings.sample.vllm.dtype if self.sampler_name == "vllm" else None
+    def sampled_by(self, model: Model) -> dict[str, Any]:
+        """What the identity of responses that a model writes says of the sampler."""
+        own, dtype = self.settings.sampler, None
+        if self.sampler_name == "vllm":
+            dtype = self.settings.sample.vllm.dtype
+        elif self.sampler_name == "transformers":
+            precision = model.for_sampling.loading.precision
+            dtype = None if precision == "float32" else precision
         more = {} if own is None else {"own_sampler": own.identity}
         return {"sampler": self.sampler_name, "dtype": dtype, **more}
 

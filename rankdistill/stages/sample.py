@@ -58,7 +58,7 @@ def sample(
         "prompts": prompts.key,
         "splits": splits,
         "source": source,
-        **run.sampled_by,
+        **run.sampled_by(model),
         "options": vars(options),
     }
 

@@ -97,7 +97,7 @@ class AlpacaEval(AlpacaEvalOptions, Suite):
             "instructions": [row["instruction"] for row in self._rows],
             "temperature": self.temperature,
             "max_response_tokens": self.max_response_tokens,
-            **sampled_by(run),
+            **sampled_by(run, model),
         }
 
         def make(partial: Partial) -> Mapping[str, Any]:

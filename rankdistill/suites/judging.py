@@ -160,6 +160,6 @@ def write_answers(
     return {row["id"]: row["text"] for row in shards.rows()}
 
 
-def sampled_by(run: Run) -> dict[str, Any]:
+def sampled_by(run: Run, model: Model) -> dict[str, Any]:
     """What the identity of such answers says of how they were sampled."""
-    return {**run.sampled_by, "seed": run.settings.seed}
+    return {**run.sampled_by(model), "seed": run.settings.seed}

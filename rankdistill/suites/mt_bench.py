@@ -100,7 +100,7 @@ class MTBench(MTBenchOptions, Suite):
             "model": model.identity,
             "questions": self._asked,
             "max_response_tokens": self.max_response_tokens,
-            **sampled_by(run),
+            **sampled_by(run, model),
         }
 
         def make(partial: Partial) -> Mapping[str, Any]:

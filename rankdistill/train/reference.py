@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
@@ -20,6 +19,7 @@ from rankdistill.models import load_model, place
 from rankdistill.train.groups import RankedGroup, ranked_group
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.modes import weights_in
+from rankdistill.trainer.shares import by_shares
 
 COLUMN = "reference_logps"
 
@@ -123,12 +123,10 @@ def with_reference(
     groups: Sequence[RankedGroup], model: Any, config: RankingConfig
 ) -> list[RankedGroup]:
     """The groups with their reference log-probabilities, each process computing its share."""
-    mine = range(config.process_index, len(groups), config.world_size)
-    logps = reference_logps([groups[i] for i in mine], model, config)
-    everyone: list[tuple[int, list[float]]] = gather_object(list(zip(mine, logps, strict=True)))
+    logps = by_shares(groups, lambda mine: reference_logps(mine, model, config))
     return [
         replace(group, reference_logps=tuple(values))
-        for group, (_, values) in zip(groups, sorted(everyone), strict=True)
+        for group, values in zip(groups, logps, strict=True)
     ]
 
 

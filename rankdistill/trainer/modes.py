@@ -26,7 +26,8 @@ KEPT = frozenset(
         _ATEN._scaled_dot_product_cudnn_attention.default,
     }
 )
-"""What `selective` does not compute again. An operation that is missing costs its time only."""
+"""What `selective` does not compute again. An operation that is missing costs its time only, as
+FlexAttention does on CUDA: its compiled kernel is no operation that could be named here."""
 
 
 def enable_gradient_checkpointing(model: Any, choice: bool | str) -> None:

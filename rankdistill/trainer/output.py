@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import DistributedType
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from rankdistill.models import merged, save_model
@@ -20,7 +22,8 @@ def save_trained(
 ) -> None:
     """Writes the trainer's model: adapters merged, gathered where processes hold shards of it.
 
-    Every process calls this, since gathering takes all; the first one writes.
+    Under DeepSpeed as well the weights are those that were trained, in float32. Every process calls
+    this, since gathering takes all; the first one writes.
 
     Args:
         trainer: After its training.
@@ -30,18 +33,28 @@ def save_trained(
     """
     accelerator = trainer.accelerator
     model: Any = accelerator.unwrap_model(trainer.model)
-    if _sharded(accelerator):
+    writes = trainer.is_world_process_zero()
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         weights = accelerator.get_state_dict(trainer.model_wrapped)
-        if trainer.is_world_process_zero():
-            model = load()
-            model.load_state_dict(weights, strict=False)  # tied weights may have one name only
-    if trainer.is_world_process_zero():
+        of_deepspeed = accelerator.distributed_type is DistributedType.DEEPSPEED
+        exact = masters(model, writes) if of_deepspeed else {}
+        if writes:
+            model = load()  # tied weights may have one name only
+            model.load_state_dict({**weights, **exact}, strict=False)
+    if writes:
         save_model(merged(model), tokenizer, folder)
     accelerator.wait_for_everyone()
 
 
-def _sharded(accelerator: Any) -> bool:
-    """Whether no process has all of the model (FSDP, ZeRO-3)."""
-    if accelerator.distributed_type is DistributedType.DEEPSPEED:
-        return accelerator.deepspeed_config["zero_optimization"]["stage"] == 3
-    return accelerator.distributed_type is DistributedType.FSDP
+def masters(model: Any, kept: bool) -> dict[str, Tensor]:
+    """The float32 numbers that DeepSpeed trains, of which the model has them rounded to 16 bits.
+
+    Every process takes part in gathering each; those that do not write keep none.
+    """
+    exact: Any = import_module("deepspeed.utils").safe_get_full_fp32_param
+    found: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        whole = exact(parameter) if parameter.requires_grad else None
+        if kept and whole is not None:
+            found[name] = whole.cpu()
+    return found

@@ -55,11 +55,12 @@ PARTS = (
     Part(5, "shared prompt", f"{_CLAIMS}.steps:shared_prompt", 100),
     Part(6, "TRL", f"{_CLAIMS}.steps:trl", 70),
     Part(7, "output layer", f"{_CLAIMS}.kernels:output_layer", 30),
-    Part(8, "distillation", f"{_CLAIMS}.steps:distillation", 55),
+    Part(8, "distillation", f"{_CLAIMS}.distillation:distillation", 60),
     Part(9, "trainer", f"{_CLAIMS}.trainers:loop", 45),
     Part(10, "memory given back", f"{_CLAIMS}.trainers:given_back", 45),
     Part(11, "planner", "rankdistill.plan.measured:planned", 45),
     Part(12, "sharded", f"{_CLAIMS}.sharded:sharded", 60),
     Part(13, "PPO", f"{_CLAIMS}.trainers:ppo", 45),
     Part(14, "sampler", f"{_CLAIMS}.steps:sampler", 40),
+    Part(15, "engine", f"{_CLAIMS}.engine:engine", 900),
 )

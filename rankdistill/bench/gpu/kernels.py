@@ -5,7 +5,9 @@ from __future__ import annotations
 import platform
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,9 +15,11 @@ import transformers
 from torch import Tensor
 
 from rankdistill.bench.gpu import Claim
-from rankdistill.bench.gpu.parts import VOCABULARY, Bench, relative
+from rankdistill.bench.gpu.parts import NO_TIMES, VOCABULARY, Bench, relative
+from rankdistill.bench.training import grouped_step
 from rankdistill.forward import LMHead, TokenLogps, flex
 from rankdistill.forward.batch import AttentionPlan, Segment
+from rankdistill.objectives import RRHF
 
 GIB = 2**30
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-3}
@@ -91,7 +95,8 @@ def _attention_error(bench: Bench, draw: random.Random, dtype: torch.dtype) -> f
     poison = torch.full_like(tensors[0], torch.nan)  # where the kernel writes nothing, it shows
     del poison
     found: Any = flex.tree_attention(*ours, plan, window=window, softcap=softcap)  # type: ignore[arg-type]
-    wanted = _dense(exact, plan, window, softcap)
+    query, key, value = exact
+    wanted = flex.dense_attention(query, key, value, plan, window, softcap)
     pairs: list[tuple[Any, Any]] = [(found.detach(), wanted.detach())]
     if there_and_back:
         slope = torch.randn_like(found)
@@ -100,21 +105,6 @@ def _attention_error(bench: Bench, draw: random.Random, dtype: torch.dtype) -> f
         pairs += [(x.grad, y.grad) for x, y in zip(ours, exact, strict=True)]
     errors = [relative(a, b) for a, b in pairs]
     return max(error if error == error else float("inf") for error in errors)
-
-
-def _dense(
-    tensors: Sequence[Tensor], plan: AttentionPlan, window: int | None, softcap: float | None
-) -> Tensor:
-    query, key, value = tensors
-    groups, length = query.shape[1] // key.shape[1], query.shape[2]
-    token = torch.arange(length, device=query.device)
-    sees: Any = flex.tree_mask(plan, window, query.device)
-    seen = sees(token, token, token[:, None], token[None])
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value
 
 
 def graphs(bench: Bench) -> list[Claim]:
@@ -154,35 +144,75 @@ def _kernels(bench: Bench) -> Claim:
 
 def output_layer(bench: Bench) -> list[Claim]:
     """`TokenLogps` against its floor: three products and one pass over logits and gradient."""
-    claims = []
-    for shape in ("1.5B", "7B/8"):
-        model = bench.build(shape)
-        hidden_size = model.config.hidden_size
-        rows, vocabulary = (64, 512) if bench.tiny else (4096, VOCABULARY)
-        hidden = torch.randn(rows, hidden_size, device=bench.device, requires_grad=True)
-        targets = torch.randint(vocabulary, (rows,), device=bench.device)
-        weight = model.lm_head.weight
-        low, table = hidden.detach().bfloat16(), weight.detach().bfloat16()
-        slope = torch.empty(rows, vocabulary, dtype=torch.bfloat16, device=bench.device)
+    return [claim for shape in ("1.5B", "7B/8") for claim in _output_layer(bench, shape)]
 
-        def ours(model: Any = model, hidden: Any = hidden, targets: Any = targets) -> None:
+
+def _output_layer(bench: Bench, shape: str) -> list[Claim]:
+    model = bench.build(shape)
+    rows, vocabulary = (64, 512) if bench.tiny else (4096, VOCABULARY)
+    hidden = torch.randn(rows, model.config.hidden_size, device=bench.device, requires_grad=True)
+    targets = torch.randint(vocabulary, (rows,), device=bench.device)
+    low, table = hidden.detach().bfloat16(), model.lm_head.weight.detach().bfloat16()
+    slope = torch.empty(rows, vocabulary, dtype=torch.bfloat16, device=bench.device)
+
+    def ours() -> None:
+        with bench.autocast():
+            batch: Any = _Targets(targets)
+            TokenLogps()(hidden, LMHead(model, True), batch).sum().backward()
+
+    def floor() -> None:
+        for product in (low @ table.t(), slope @ table, slope.t() @ low):
+            product.add_(1)
+
+    liger = _liger(bench, model, hidden, targets)
+    ways = {"ours": ours, "floor": floor, **({} if liger is None else {"liger": liger})}
+    if shape == "1.5B":
+        ways["step"] = _steps(bench, model, rows)
+    took = bench.seconds(ways)
+    name = f"output layer of {shape}, {rows} rows"
+    claims = [_at_most(bench, name, took["ours"] / took["floor"], 1.5, " x its floor")]
+    if "step" in took:
+        share = took["ours"] / took["step"]
+        claims.append(_at_most(bench, f"{name}, of a step", share, 0.15, " of its time"))
+    against, target = f"{name}, Liger's fused cross-entropy against it", ">= 1 x"
+    if liger is None:
+        return [*claims, Claim.untried(against, "no liger-kernel, or no GPU", target)]
+    ratio = took["liger"] / took["ours"]
+    return [*claims, Claim.of(against, f"{ratio:.2f} x", target, ratio >= 1)]
+
+
+def _at_most(bench: Bench, name: str, found: float, most: float, unit: str) -> Claim:
+    target = f"<= {most:g}{unit}"
+    if not bench.timed:
+        return Claim.untried(name, NO_TIMES, target)
+    return Claim.of(name, f"{found:.2f}{unit}", target, found <= most)
+
+
+def _steps(bench: Bench, model: Any, rows: int) -> Callable[[], None]:
+    """Training steps on groups with as many response tokens."""
+    group = bench.group(4, 512, 256, model)
+    step = grouped_step(model, group, RRHF())
+
+    def whole() -> None:
+        for _ in range(max(1, rows // sum(map(len, group.responses)))):
             with bench.autocast():
-                batch: Any = _Targets(targets)
-                TokenLogps()(hidden, LMHead(model, True), batch).sum().backward()
+                step()
 
-        def floor(low: Any = low, table: Any = table, slope: Any = slope) -> None:
-            for product in (low @ table.t(), slope @ table, slope.t() @ low):
-                product.add_(1)
+    return whole
 
-        took = bench.seconds({"ours": ours, "floor": floor})
-        ratio = took["ours"] / took["floor"]
-        name, figure = f"output layer of {shape}, {rows} rows", f"{ratio:.2f} x its floor"
-        good = Claim.of(name, figure, "<= 1.5 x", ratio <= 1.5)
-        claims.append(
-            good if bench.timed else Claim.untried(name, "times mean nothing", "<= 1.5 x")
-        )
-        del model, hidden, weight, low, table, slope
-    return claims
+
+def _liger(bench: Bench, model: Any, hidden: Tensor, targets: Tensor) -> Any:
+    """The same log-probabilities and gradients by Liger's fused kernel; None without it."""
+    if bench.device != "cuda" or find_spec("liger_kernel") is None:
+        return None
+    layers: Any = import_module("liger_kernel.transformers")
+    loss = layers.LigerFusedLinearCrossEntropyLoss(reduction="none", accum_dtype=torch.float32)
+
+    def theirs() -> None:
+        with bench.autocast():
+            loss(model.lm_head.weight, hidden, targets).sum().backward()
+
+    return theirs
 
 
 class _Targets:

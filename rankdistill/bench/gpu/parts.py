@@ -24,6 +24,7 @@ SHAPES = {
 of 28."""
 VOCABULARY = 151_936
 WARM_UPS, TURNS = 3, 10
+NO_TIMES = "times mean nothing here"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Bench:
 
     tiny: bool
     device: str
+    with_vllm: bool = False
 
     @property
     def timed(self) -> bool:
@@ -42,7 +44,7 @@ class Bench:
         """A random model of a shape, bound, on the device."""
         hidden, inner, layers, heads, kv_heads, tied = SHAPES[shape]
         if self.tiny:
-            hidden, inner, layers, heads, kv_heads = 64, 96, 2, 4, 2
+            hidden, inner, layers, heads, kv_heads = 64, 96, 2, 2, 1
         config = Qwen2Config(
             vocab_size=512 if self.tiny else VOCABULARY,
             hidden_size=hidden,

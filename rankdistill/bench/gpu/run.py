@@ -32,12 +32,14 @@ class GPUOptions:
         device: `cuda` or `cpu`.
         only: Numbers of parts.
         log: What the parts print.
+        with_vllm: Start engines too, which takes minutes.
     """
 
     tiny: bool
     device: str
     only: Sequence[int]
     log: Path
+    with_vllm: bool = False
 
 
 def run(options: GPUOptions, json_file: Path | None) -> int:
@@ -81,7 +83,9 @@ def numbers(text: str | None) -> list[int]:
             raise UserError(f"--only {text} names no parts: give numbers, such as 1-11 or 2,7.")
         chosen += range(int(first), int(last or first) + 1)
     if unknown := sorted(set(chosen) - set(known)):
-        raise UserError(f"--only {text}: there is no part {unknown[0]}; they go from 1 to 14.")
+        raise UserError(
+            f"--only {text}: there is no part {unknown[0]}; they go from 1 to {known[-1]}."
+        )
     return chosen
 
 
@@ -120,7 +124,8 @@ def _try(part: Part, options: GPUOptions, answer: str) -> None:
 
     module, _, name = part.function.partition(":")
     try:
-        claims = getattr(import_module(module), name)(Bench(options.tiny, options.device))
+        bench = Bench(options.tiny, options.device, options.with_vllm)
+        claims = getattr(import_module(module), name)(bench)
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()

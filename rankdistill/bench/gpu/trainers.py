@@ -12,14 +12,19 @@ from typing import Any
 import torch
 
 from rankdistill.bench.gpu import Claim
-from rankdistill.bench.gpu.parts import Bench
-from rankdistill.bench.gpu.steps import NO_TIMES
+from rankdistill.bench.gpu.parts import NO_TIMES, Bench
 from rankdistill.bench.settings import BenchSettings
 from rankdistill.bench.training import grouped_step
-from rankdistill.forward import TokenGroup
+from rankdistill.evaluate.tokens import entropy_and_divergence
+from rankdistill.forward import TokenGroup, collate
 from rankdistill.models import release
 from rankdistill.objectives import RRHF
+from rankdistill.train.groups import RankedGroup
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
+from rankdistill.train.reference import ReferenceConfig, reference_logps
+from rankdistill.warmup.rows import TokenRow
+from rankdistill.warmup.teachers import Divergence, LiveTeacher
+from rankdistill.warmup.trainer import distil
 
 MIB = 2**20
 
@@ -95,30 +100,59 @@ def _waits(bench: Bench, trainer: Any, steps: int) -> float | None:
 
 
 def given_back(bench: Bench) -> list[Claim]:
-    """What is left on the card when a training has ended, under autocast as well."""
-
-    def train() -> list[weakref.ref]:
-        model = bench.build("0.5B")
-        trainer = _trainer(bench, model, [bench.group(2, 256, 64, model)] * 8, 1)
-        trainer.train()
-        return [weakref.ref(model), weakref.ref(trainer)]
-
-    seen = train()
-    release()
-    name, target = "memory given back", "<= 64 MiB allocated, 256 reserved"
-    if bench.device != "cuda":
+    """What is left on the card after each stage of a run in one process."""
+    stages = {"warm-up": _distilled, "reference": _read, "training": _trained, "evaluation": _held}
+    claims = []
+    for name, stage in stages.items():
+        seen = stage(bench)
+        release()
         gone = not any(each() for each in seen)
-        return [
-            Claim.of("a trained model is gone with its trainer", str(gone), "True", gone),
-            Claim.untried(name, "no GPU", target),
-        ]
+        claims.append(Claim.of(f"models are gone after {name}", str(gone), "True", gone))
+        claims += _left(bench, name)
+    return claims
+
+
+def _left(bench: Bench, name: str) -> list[Claim]:
+    told, target = f"memory given back after {name}", "<= 64 MiB allocated, 256 reserved"
+    if bench.device != "cuda":
+        return [Claim.untried(told, "no GPU", target)]
     held, reserved = torch.cuda.memory_allocated() / MIB, torch.cuda.memory_reserved() / MIB
     figure = f"{held:.0f} MiB allocated, {reserved:.0f} reserved"
     free, total = torch.cuda.mem_get_info()
     return [
-        Claim.of(name, figure, target, held <= 64 and reserved <= 256),
-        Claim.of("free on the card", f"{free / total:.1%}", ">= 97 %", free / total >= 0.97),
-    ]
+        Claim.of(told, figure, target, held <= 64 and reserved <= 256),
+        Claim.of(f"free on the card after {name}", f"{free / total:.1%}", ">= 97 %",
+                 free / total >= 0.97),
+    ]  # fmt: skip
+
+
+def _distilled(bench: Bench) -> list[weakref.ref]:
+    student, teacher = bench.build("0.5B"), bench.build("0.5B", seed=1).requires_grad_(False)
+    group = bench.group(1, 256, 64, student)
+    live = LiveTeacher(teacher, Divergence("forward_kl", 1.0))
+    with bench.autocast():
+        distil(student, live, [TokenRow("0", group, 0)]).loss.backward()
+    return [weakref.ref(student), weakref.ref(teacher)]
+
+
+def _read(bench: Bench) -> list[weakref.ref]:
+    model = bench.build("0.5B").requires_grad_(False)
+    groups = [RankedGroup("0", bench.group(2, 256, 64, model), (1.0, 0.0), (0, 1))]
+    reference_logps(groups, model, ReferenceConfig(bf16=bench.device == "cuda"))
+    return [weakref.ref(model)]
+
+
+def _trained(bench: Bench) -> list[weakref.ref]:
+    model = bench.build("0.5B")
+    trainer = _trainer(bench, model, [bench.group(2, 256, 64, model)] * 8, 1)
+    trainer.train()
+    return [weakref.ref(model), weakref.ref(trainer)]
+
+
+def _held(bench: Bench) -> list[weakref.ref]:
+    first, second = (bench.build("0.5B", seed).requires_grad_(False) for seed in (0, 1))
+    entropy_and_divergence(first, second, [collate([bench.group(2, 256, 64, first)])])
+    return [weakref.ref(first), weakref.ref(second)]
 
 
 def ppo(bench: Bench) -> list[Claim]:

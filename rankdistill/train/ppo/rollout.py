@@ -33,6 +33,7 @@ from rankdistill.train.ppo.experience import Episode
 from rankdistill.train.reward.model import last_rows, with_next_token
 from rankdistill.trainer.batches import StepBatches
 from rankdistill.trainer.checkpoints import NUMBER, listed
+from rankdistill.trainer.shares import by_shares
 from rankdistill.trainer.steps import NOTHING, equally_many
 
 Reward = Callable[[Sequence[Group]], list[list[float]]]
@@ -101,11 +102,7 @@ class Rollouts:
         """
         chosen = self._chosen(iteration)
         responses = self._sampled(iteration, chosen)
-        process, processes = self._accelerator.process_index, self._accelerator.num_processes
-        mine = range(process, len(chosen), processes)
-        episodes = self._looked_at([chosen[i] for i in mine], [responses[i] for i in mine])
-        everyone = gather_object(list(zip(mine, episodes, strict=True)))
-        rollout = [episode for _, episode in sorted(everyone, key=lambda pair: pair[0])]
+        rollout = by_shares(list(zip(chosen, responses, strict=True)), self._looked_at)
         _check_scores(rollout, iteration)
         return rollout
 
@@ -156,8 +153,9 @@ class Rollouts:
         return folder
 
     @torch.no_grad()
-    def _looked_at(self, chosen: Sequence[int], responses: Sequence[Any]) -> list[Episode]:
-        """The episodes of this process's share of the prompts."""
+    def _looked_at(self, mine: Sequence[tuple[int, list[Any]]]) -> list[Episode]:
+        """The episodes of this process's share: of the indices of prompts, and their responses."""
+        chosen, responses = [i for i, _ in mine], [row for _, row in mine]
         tokens = [_tokens(self._ids[i], row) for i, row in zip(chosen, responses, strict=True)]
         shown = [_tokens(self._shown[i], row) for i, row in zip(chosen, responses, strict=True)]
         rows = [

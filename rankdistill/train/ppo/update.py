@@ -94,15 +94,15 @@ class Updates:
         tokens = experience.tokens(prompts)
         # The gradients are averaged over processes, the losses are to be averaged over tokens.
         scale = processes / tokens
-        totals = torch.zeros(len(FIGURES) + 1, dtype=torch.float64)
+        device = self._accelerator.device
+        totals = torch.zeros(len(FIGURES) + 1, dtype=torch.float64, device=device)
         for number, part in enumerate(passes, start=1):
             with nullcontext() if number == len(passes) else self._accelerator.no_sync(self._model):
                 loss, sums, drift = self._losses(experience, part)
                 self._accelerator.backward(loss * scale)
             totals[:-1] += sums
             totals[-1] = torch.maximum(totals[-1], drift)
-        device = self._accelerator.device
-        everyone: Any = self._accelerator.gather(totals[None].to(device, torch.float32))
+        everyone: Any = self._accelerator.gather(totals[None].float())
         means = (everyone[:, :-1].double().sum(dim=0) / tokens).tolist()
         figures = dict(zip(FIGURES, means, strict=True))
         if not math.isfinite(figures["loss"]):
@@ -122,7 +122,7 @@ class Updates:
         if not prompts:  # any row takes part in the collectives
             nothing = collate([NOTHING], bound_layout(self._model)).to(device)
             outputs = [x for x in self._model(nothing) if x is not None]
-            nought = torch.zeros(len(FIGURES), dtype=torch.float64)
+            nought = torch.zeros(len(FIGURES), dtype=torch.float64, device=device)
             return sum(x.sum() for x in outputs) * 0.0, nought, nought[0]  # type: ignore[return-value]
         groups = [experience.episodes[i].tokens for i in prompts]
         flat, flat_values = self._model(collate(groups, bound_layout(self._model)).to(device))
@@ -140,7 +140,7 @@ class Updates:
         loss = of_policy + self._config.value_weight * of_values
         watched, drift = _watched(new.detach(), old, mask, self._config.clip)
         sums = torch.stack([x.detach().double().sum() for x in (loss, of_policy, of_values)])
-        return loss.sum(), torch.cat([sums, watched]).cpu(), drift.cpu()
+        return loss.sum(), torch.cat([sums, watched]), drift
 
     def _stop(
         self, what: str, experience: Experience, prompts: Sequence[int], iteration: int
