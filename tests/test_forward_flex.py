@@ -162,8 +162,8 @@ def attend(plan: AttentionPlan, heads: int, groups: int, length: int) -> None:
 @torch.no_grad()
 def test_one_kernel_takes_all_lengths_segments_and_masks(graphs: list[Any]) -> None:
     for k in range(6):
-        plan = AttentionPlan((Segment(140 + 9 * k, tuple(range(20, 22 + k))), Segment(3)))
-        attend(plan, 4, 2, sum(plan.sizes))
+        plan = AttentionPlan((Segment(340 + 9 * k, tuple(range(20, 22 + k))), Segment(3)))
+        attend(plan, 16, 8, sum(plan.sizes))
     assert len(graphs) == 1
 
 
@@ -171,7 +171,7 @@ def test_one_kernel_takes_all_lengths_segments_and_masks(graphs: list[Any]) -> N
 def test_more_models_than_torch_compiles_kernels_for(graphs: list[Any]) -> None:
     """Beyond its limit of 8 torch would compute all scores [H, L, L] without a word."""
     plan = AttentionPlan((Segment(150, (20, 30)),))
-    models = [(n * groups, n) for n in (1, 2, 3) for groups in (1, 2, 3, 5)]
+    models = [(n * groups, n) for n in (1, 2, 3) for groups in (1, 2, 3)]
     for heads, groups in models:
         attend(plan, heads, groups, 200)
     assert len(graphs) == len(models) > torch._dynamo.config.recompile_limit == 8
@@ -186,7 +186,7 @@ def test_it_stays_compiled_where_layers_are_computed_again(
 
         @staticmethod
         def forward(ctx: Any, query: Any, *others: Any) -> Any:
-            return own(query, *others)
+            return own(query.detach(), *(x.detach() for x in others[:2]), others[2])
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:  # type: ignore[override]

@@ -11,6 +11,7 @@ from forward_oracle import assert_same_gradients, gradients, lively_model, ragge
 from torch import nn
 
 from rankdistill.forward import LMHead, TokenLogps, bind, collate, response_logps
+from rankdistill.forward.head import rows_at_once
 from rankdistill.forward.own_logits import only_linear
 
 
@@ -131,3 +132,9 @@ def test_a_head_of_ones_own_runs_inside_the_forward() -> None:
     padded = model(group_batch=batch.in_layout("padded"), head=entropy)
     assert shared.shape == batch.targets.shape
     torch.testing.assert_close(shared, padded, rtol=0, atol=1e-10)
+
+
+def test_an_accelerator_computes_as_many_rows_as_a_gibibyte_of_logits_has() -> None:
+    assert rows_at_once(256, torch.device("cpu"), 151_936) == 256
+    assert rows_at_once(256, torch.device("cuda"), 151_936) == 2**30 // (4 * 151_936) == 1766
+    assert rows_at_once(256, torch.device("cuda"), 2_000_000) == 256

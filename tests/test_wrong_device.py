@@ -171,7 +171,7 @@ def test_an_iteration_of_ppo(advantage: str, tmp_path: Path, watch: Watch) -> No
     task = trainer(
         tmp_path, policy=on_accelerator(policy()), prompts=prompts(2), epochs=1, ppo_epochs=1,
         advantage=advantage, prompts_per_rollout=2, prompts_per_step=1,
-        sampling={"responses_per_prompt": 2, "max_response_tokens": 4, "top_p": 0.9},
+        sampling={"responses_per_prompt": 2, "max_response_tokens": 4},
     )  # fmt: skip
     on_accelerator(task.model)
     with watch:
