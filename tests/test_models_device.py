@@ -126,7 +126,7 @@ def test_no_stage_leaves_a_model_behind(
 ) -> None:
     """As on an accelerator, where a stage ends with a search for circles; no other finds any here.
 
-    What a sampler has open, or an evaluation reads, stays so long.
+    What a sampler has open (on a CPU also that of PPO), or an evaluation reads, stays so long.
     """
     made: list[weakref.ref] = []
     left: dict[str, list[str]] = {}
@@ -138,7 +138,7 @@ def test_no_stage_leaves_a_model_behind(
 
     def stage(self: Run, name: str, *arguments: Any, **options: Any) -> Any:
         output = own_stage(self, name, *arguments, **options)
-        left[name] = [type(each()).__name__ for each in made if each() is not None]
+        left.setdefault(name, [type(each()).__name__ for each in made if each() is not None])
         return output
 
     monkeypatch.setattr(PreTrainedModel, "__init__", init)
@@ -147,7 +147,12 @@ def test_no_stage_leaves_a_model_behind(
         monkeypatch.setattr(f"rankdistill.{module}.device", lambda: torch.device("cuda"))
     monkeypatch.setattr("rankdistill.stages.run.release", gc.collect)
     small = [x for x in TINY if "warmup=none" not in more or "warmup" not in x]
-    run_here(monkeypatch, tmp_path, recipe, *small, *more, f"teacher.path={teacher}")
+    run_here(
+        monkeypatch, tmp_path, recipe, *small, *more, f"teacher.path={teacher}",
+        "eval.quick.sharpening_control=false",
+    )  # fmt: skip
     assert {"score", "train"} < left.keys() and len(made) > 5
-    assert {name: left[name] for name in left if left[name]}.keys() <= {"sample", "evaluate"}, left
+    if recipe == "recipe=ppo":
+        assert len(left.pop("train")) <= 2
+    assert {name for name in left if left[name]} <= {"sample", "evaluate"}, left
     assert [each() for each in made] == [None] * len(made)

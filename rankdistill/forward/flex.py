@@ -259,7 +259,10 @@ def tree_mask(plan: AttentionPlan, window: int | None, device: torch.device | st
     table = torch.stack([places.segment, places.branch, places.position])
     if torch.device(device).type == "cuda":
         table = table.pin_memory()
-    of_segment, of_branch, position = table.to(device, non_blocking=True).unbind()
+    # Not views of the table: where there happened to be three blocks as well, like the rows of it,
+    # torch would compile a kernel for that alone.
+    rows = table.to(device, non_blocking=True).unbind()
+    of_segment, of_branch, position = (row.clone() for row in rows)
 
     def sees(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         distance = position[q] - position[k]
