@@ -335,7 +335,7 @@ def test_torchvision_for_another_torch_is_refused(tmp_path: Path, monkeypatch) -
 PARENT = """
 import sys, time
 from rankdistill.models import Model
-from rankdistill.sample import vllm_process, SamplingOptions, open_sampler
+from rankdistill.sample import SamplingOptions, open_sampler
 sampler = open_sampler("vllm")
 options = SamplingOptions(1, 1.0, 1.0, 0, 5, 0)
 rows = sampler.sample(Model(sys.argv[1], {}), [("a", [5])], options, "x")
