@@ -33,8 +33,8 @@ from rankdistill.sample import SamplingOptions
 from rankdistill.sample.transformers import decode
 from rankdistill.train.groups import RankedGroup
 from rankdistill.train.ranking import candidates
-from rankdistill.train.reward.loss import LOSSES, ranking_loss
 from rankdistill.train.reward.model import logits, rewards
+from rankdistill.train.reward.trainer import LOSSES, ranking_loss
 from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teachers import Divergence, LiveTeacher
 from rankdistill.warmup.trainer import distil

@@ -21,8 +21,8 @@ from rankdistill.bench.gpu import Claim
 from rankdistill.bench.gpu.parts import Bench, relative
 from rankdistill.bench.settings import BenchSettings
 from rankdistill.forward import collate, response_logps
-from rankdistill.trainer.modes import keep_float32
 from rankdistill.models import load_model
+from rankdistill.trainer.modes import keep_float32
 from rankdistill.trainer.output import masters, save_trained
 from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teachers import Divergence, LiveTeacher
