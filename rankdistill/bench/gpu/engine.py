@@ -50,7 +50,9 @@ def engine(bench: Bench) -> list[Claim]:
 def _saved(bench: Bench, folder: Path, seed: int) -> Model:
     precision = "bfloat16" if bench.device == "cuda" else "float32"
     bench.build("0.5B", seed).save_pretrained(folder)
-    BenchSettings("tiny").load()[1].save_pretrained(folder)
+    tokenizer = BenchSettings("tiny").load()[1]
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
     return Model(str(folder), {}, Loading(precision))
 
 
