@@ -14,11 +14,28 @@ Split = Literal["train", "validation", "heldout"]
 FinishReason = Literal["stop", "length"]
 
 
+class ToolCall(TypedDict):
+    """A call of a tool, as OpenAI has it."""
+
+    id: NotRequired[str]
+    type: Literal["function"]
+    function: dict[str, str]
+    """`name`, and `arguments` as the text of a JSON object."""
+
+
 class Message(TypedDict):
     """One turn of a conversation."""
 
     role: str
     content: str
+    tools: NotRequired[str]
+    """JSON of the tools that the assistant may call; the first message has those of all."""
+    tool_calls: NotRequired[list[ToolCall]]
+    """Of an assistant, beside what it says."""
+    tool_call_id: NotRequired[str]
+    """Which call a tool answers."""
+    name: NotRequired[str]
+    """Of the tool that answers."""
 
 
 class Prompt(TypedDict):
@@ -59,6 +76,9 @@ class Response(TypedDict):
     the prompt (`warmup.conversations`); not there: all of them."""
     whole_tokens: NotRequired[int]
     """Tokens before `rank.max_response_tokens` cut it, of a response of an imported set."""
+    thought_tokens: NotRequired[int]
+    """Tokens before its answer, which were thought; all of one that was cut before it answered; not
+    there: none. Its text has thoughts as `rankdistill.thoughts` says."""
     scores: NotRequired[dict[str, float]]
     """One value per scorer, higher is better, each in its scorer's own scale."""
     aspects: NotRequired[dict[str, float]]
@@ -67,6 +87,11 @@ class Response(TypedDict):
     """The value the ranking is made from."""
     rank: NotRequired[int]
     """0 is best; tied responses share a rank."""
+
+
+def answer_tokens(response: Response) -> int:
+    """Tokens that a response answers with, EOS included: all but those of its thoughts."""
+    return len(response["token_ids"]) - response.get("thought_tokens", 0)
 
 
 class Ballot(TypedDict):

@@ -27,7 +27,9 @@ def texts(row: dict, **options: Any) -> tuple[list, list[tuple[str, float]]]:
     return messages, [(r["text"], r["score"]) for r in responses]
 
 
-def read(tmp_path: Path, rows: list[dict], **changes: Any) -> tuple[list[Any], dict[str, int]]:
+def read(
+    tmp_path: Path, rows: list[dict], tokenizer: Any = TOKENIZER, **changes: Any
+) -> tuple[list[Any], dict[str, int]]:
     """The groups of the rows; `changes` are keys of rank and prompts."""
     path = tmp_path / "ranked.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -39,7 +41,7 @@ def read(tmp_path: Path, rows: list[dict], **changes: Any) -> tuple[list[Any], d
     prompts |= {"splits": Fractions(train=0.6, validation=0.2, heldout=0.2)}
     for key, value in changes.items():
         (rank if key in rank else prompts)[key] = value
-    return read_ranked(RankConfig(**rank), PromptsConfig(**prompts), TOKENIZER)
+    return read_ranked(RankConfig(**rank), PromptsConfig(**prompts), tokenizer)
 
 
 def listed(prompt: str, *scores: float, **more: Any) -> dict[str, Any]:

@@ -36,17 +36,19 @@ ODD = {
                            "no_response"),
     "null": ({"prompt": "Hi", "chosen": None, "rejected": "b"}, "empty_response"),
     "a tool is called": ({"messages": [*HI, {"role": "assistant", "content": None, "tool_calls": [
-        {"function": {"name": "w"}}]}, *A, user("So?")], "responses": ["a", "b"], "scores": [1, 0]},
-        "tool_calls"),
+        {"function": {"name": "add"}}]}, *A, user("So?")], "responses": ["a", "b"],
+        "scores": [1, 0]}, "refused_by_template"),
+    "a tool without a name is called": ({"messages": [*HI, {"role": "assistant", "tool_calls": [
+        {"function": {}}]}, user("So?")], "responses": ["a", "b"], "scores": [1, 0]},
+        "unnamed_tool"),
     "tools are given": (
-        {"messages": HI, "tools": [{"function": {"name": "w"}}], "responses": ["a", "b"],
-         "scores": [1, 0]}, "tool_calls"),
+        {"messages": HI, "tools": [{"function": {"name": "add"}}], "responses": ["a", "b"],
+         "scores": [1, 0]}, "refused_by_template"),
     "functions as text": (
-        {"prompt": "Hi", "functions": '[{"name": "w"}]', "chosen": "a", "rejected": "b"},
-        "tool_calls"),
-    "a tool is called in the answer": (
-        {"prompt": "Hi", "chosen": "a", "rejected": [{"role": "assistant", "content": "",
-         "tool_calls": [{"function": {"name": "w"}}]}]}, "tool_calls"),
+        {"prompt": "Hi", "functions": '[{"name": "add"}]', "chosen": "a", "rejected": "b"},
+        "refused_by_template"),
+    "tools without names": (
+        {"prompt": "Hi", "tools": ["add"], "chosen": "a", "rejected": "b"}, "unnamed_tool"),
     "an image": ({"messages": [{"role": "user", "content": [{"type": "image"}]}],
                   "responses": ["a", "b"], "scores": [1, 0]}, "no_text"),
     "no text": ({"prompt": "Hi", "responses": [{"text": True, "score": 1}, {"text": "b",
@@ -58,8 +60,8 @@ ODD = {
     "nobody known": ({"messages": [{"role": "Bob", "content": "Hi"}], "responses": ["a", "b"],
                       "scores": [1, 0]}, "unknown_role"),
     "tools beside an object of messages": (
-        {"input": {"messages": HI, "tools": [{"name": "w"}]}, "preferred_output": A,
-         "non_preferred_output": B}, "tool_calls"),
+        {"input": {"messages": HI, "tools": [{"name": "add"}]}, "preferred_output": A,
+         "non_preferred_output": B}, "refused_by_template"),
     "a label and no prompt": ({"label": True, "reply": "a"}, "no_prompt"),
     "nothing ranked": ({"prompt": "Hi", "text": "a"}, "not_ranked"),
 }  # fmt: skip
@@ -149,16 +151,19 @@ def test_no_tools_are_none():
         assert conversation({"prompt": "Hi", "tools": none}, "line 1") == HI
 
 
-def test_tools_are_one_count_wherever_rows_are_read(tmp_path, capsys):
+def test_a_template_without_words_for_tools_refuses_them_wherever_rows_are_read(tmp_path):
     turns = [*HI, assistant("Yo")]
-    row = {"messages": turns, "tools": '[{"name": "w"}]'}
+    row = {"messages": turns, "tools": '[{"name": "add"}]'}
     path = write(tmp_path, [{"messages": turns}, row])
-    assert load(path, TOKENIZER)[1]["tool_calls"] == 1
-    assert Conversations(str(path), 99, None, 0).read(TOKENIZER, set())[1]["tool_calls"] == 1
+    assert load(path, TOKENIZER)[1]["refused_by_template"] == 1
+    read = Conversations(str(path), 99, None, 0).read(TOKENIZER, set())
+    assert read[1]["refused_by_template"] == 1
     for responses in (["a", "b"], [{"text": "a"}, {"text": "b"}]):
-        ranked = {"messages": HI, "tools": ["w"], "responses": responses, "scores": [1, 0]}
-        with pytest.raises(UserError, match="Row 3 gives the assistant `tools` to call"):
+        ranked = {**row, "messages": HI, "responses": responses, "scores": [1, 0]}
+        with pytest.raises(UserError, match="leaves out the tool 'add'"):
             ranked_group(ranked, 3, TOKENIZER)
+        with pytest.raises(UserError, match="`tools` in Row 3 is no list of tools"):
+            ranked_group({**ranked, "tools": ["add"]}, 3, TOKENIZER)
 
 
 @pytest.mark.parametrize("recorded", ["ours", "another", None])

@@ -13,9 +13,9 @@ from rankdistill.models import Rows, encode_response
 from rankdistill.stages import lessons
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Store
+from rankdistill.thoughts import answer_of
 from rankdistill.warmup.lessons import (
     Lessons,
-    answer_of,
     asked,
     chosen,
     from_data,

@@ -26,9 +26,10 @@ from rankdistill.forward import TokenGroup, bind, response_logps
 from rankdistill.models import Model, Rows, encode_prompt, encode_response
 from rankdistill.prompts.demands import kinds
 from rankdistill.prompts.instructions import demands_of
-from rankdistill.rows import Group, Message, row_columns
+from rankdistill.rows import Group, Message, answer_tokens, row_columns
 from rankdistill.score.verifier.degenerate import is_only_marks, texts_of
 from rankdistill.score.verifier.instructions import follows
+from rankdistill.thoughts import answer_of
 
 OTHERS = 10
 """Base prompts that an answer's own is held against."""
@@ -62,7 +63,7 @@ def right_share(groups: Sequence[Group]) -> tuple[float | None, int]:
     for group in groups:
         answers = known_answers().get(base_of(group) or "", ())
         if answers:
-            verdicts += [is_right(response["text"], answers) for response in group["responses"]]
+            verdicts += [is_right(text, answers) for text in _answers(group)]
     return (fmean(verdicts) if verdicts else None), len(verdicts)
 
 
@@ -79,7 +80,7 @@ def only_marks_share(groups: Sequence[Group]) -> float | None:
         if not marks:
             continue
         phrases = [text for d in marks for text in texts_of(d.arguments)]
-        verdicts += [is_only_marks(response["text"], phrases) for response in group["responses"]]
+        verdicts += [is_only_marks(text, phrases) for text in _answers(group)]
     return fmean(verdicts) if verdicts else None
 
 
@@ -89,7 +90,7 @@ def unasked(groups: Sequence[Group]) -> dict[str, float]:
     By the side's name, of sides that take no argument or a number: a habit shows as a mark that
     nobody asked for.
     """
-    texts = [response["text"] for group in groups for response in group["responses"]]
+    texts = [text for group in groups for text in _answers(group)]
     if not texts:
         return {}
     shares = {}
@@ -101,6 +102,10 @@ def unasked(groups: Sequence[Group]) -> dict[str, float]:
     return shares
 
 
+def _answers(group: Group) -> list[str]:
+    return [answer_of(response["text"]) for response in group["responses"]]
+
+
 def plain_figures(groups: Sequence[Group]) -> dict[str, object]:
     """Length, repetition and marks of the answers to prompts without demands."""
     responses = [response for group in groups for response in group["responses"]]
@@ -108,7 +113,7 @@ def plain_figures(groups: Sequence[Group]) -> dict[str, object]:
         return {}
     return {
         "answers": len(responses),
-        "tokens": fmean(len(response["token_ids"]) for response in responses),
+        "tokens": fmean(map(answer_tokens, responses)),
         "repetition": fmean(repetition(response["token_ids"]) for response in responses),
         "unasked": unasked(groups),
     }
@@ -182,7 +187,7 @@ def belongs(
         return TokenGroup(encode_prompt(tokenizer, [message]), responses)
 
     given = [
-        group_of(group["responses"][0]["text"], choices)
+        group_of(answer_of(group["responses"][0]["text"]), choices)
         for group, choices in zip(groups, asked, strict=True)
     ]
     model = bind(loaded, layout)

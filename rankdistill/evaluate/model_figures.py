@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from rankdistill.rows import Group, Response
+from rankdistill.thoughts import has_no_answer, has_thoughts
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class PromptScores:
     scores: list[float]
     """Teacher scores, the judge's own scale."""
     tokens: list[int]
-    """Lengths, EOS included."""
+    """Lengths of the answers, EOS included, without what was thought before them."""
 
     @property
     def mean(self) -> float:
@@ -56,12 +57,18 @@ class ModelFigures:
     distinct_2: float | None
     repetition: float
     response_tokens: float
-    """Mean length, EOS included."""
+    """Mean length, EOS and thoughts included."""
     cut_share: float
     parameters: int
     tokens_per_second: float | None
     disk_bytes: int | None = None
     """Of its weights, as they are stored."""
+    thought_tokens: float | None = None
+    """Mean length of what a response thought before it answered; None: it thinks nothing."""
+    answer_tokens: float | None = None
+    """Mean length of the answers alone, likewise."""
+    thought_only: float | None = None
+    """Share of responses that ended before their thought did, likewise."""
 
     def row(self) -> dict[str, Any]:
         """Plain JSON values, for storing it: `from_row` restores it."""
@@ -69,7 +76,7 @@ class ModelFigures:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> ModelFigures:
-        values = {field.name: row[field.name] for field in fields(cls)}
+        values = {field.name: row[field.name] for field in fields(cls) if field.name in row}
         values["per_prompt"] = {key: PromptScores(**v) for key, v in row["per_prompt"].items()}
         return cls(**values)
 
@@ -109,6 +116,19 @@ def repetition(token_ids: Sequence[int], n: int = 3) -> float:
 def mean_length(responses: Iterable[Response]) -> float:
     """Tokens per response, EOS included. StatisticsError: no response."""
     return fmean(len(response["token_ids"]) for response in responses)
+
+
+def thought_figures(responses: Sequence[Response]) -> tuple[float | None, float | None]:
+    """Mean tokens that a response thought, and the share of responses without an answer.
+
+    None: no response thought. A response that ended before its thought did has no answer.
+    """
+    if not any(has_thoughts(response["text"]) for response in responses):
+        return None, None
+    return (
+        fmean(response.get("thought_tokens", 0) for response in responses),
+        fmean(has_no_answer(response["text"]) for response in responses),
+    )
 
 
 def cut_share(responses: Iterable[Response]) -> float:

@@ -42,7 +42,7 @@ def repeated(prompt: Prompt) -> list[Message]:
     demands = demands_of(row_columns(prompt))
     again = " ".join(demand.text for demand in demands) or last["content"]
     text = f"{last['content']}\n\nRemember: {again}"
-    return [*before, Message(role=last["role"], content=text)]
+    return [*before, {**last, "content": text}]
 
 
 def with_examples(prompt: Prompt) -> list[Message]:

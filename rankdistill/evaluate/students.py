@@ -21,6 +21,7 @@ from rankdistill.evaluate.model_figures import (
     group_distinct_2,
     mean_length,
     repetition,
+    thought_figures,
 )
 from rankdistill.evaluate.tokens import (
     KnownRows,
@@ -31,7 +32,7 @@ from rankdistill.evaluate.tokens import (
 )
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import token_groups, written
-from rankdistill.rows import Group, Response
+from rankdistill.rows import Group, Response, answer_tokens
 from rankdistill.statistics import tau_b
 
 
@@ -93,6 +94,8 @@ def evaluate_model(
     own = token_groups(groups[: held_out.read_prompts], tokenizer or held_out.tokenizer)
     taus, ordered_pairs = token_figures.agreement()
     entropy, kl_to_baseline = token_figures.entropy_and_kl(own)
+    length = mean_length(responses)
+    thought, without_answer = thought_figures(responses)
     return ModelFigures(
         name=name,
         label=label or name,
@@ -106,10 +109,13 @@ def evaluate_model(
         entropy=entropy,
         distinct_2=group_distinct_2(groups),
         repetition=fmean(repetition(response["token_ids"]) for response in responses),
-        response_tokens=mean_length(responses),
+        response_tokens=length,
         cut_share=cut_share(responses),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         tokens_per_second=None,  # known to who sampled
+        thought_tokens=thought,
+        answer_tokens=None if thought is None else length - thought,
+        thought_only=without_answer,
     )
 
 
@@ -117,9 +123,7 @@ def prompt_scores(groups: Sequence[Group]) -> dict[str, PromptScores]:
     """The scored responses of every prompt; prompts without any are left out."""
     result: dict[str, PromptScores] = {}
     for group in groups:
-        scored = [
-            (s, len(r["token_ids"])) for r in group["responses"] if (s := _score(r)) is not None
-        ]
+        scored = [(s, answer_tokens(r)) for r in group["responses"] if (s := _score(r)) is not None]
         if scored:
             scores, tokens = map(list, zip(*scored, strict=True))
             result[group["prompt_id"]] = PromptScores(scores, tokens)

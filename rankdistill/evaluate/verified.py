@@ -21,6 +21,7 @@ from rankdistill.prompts.instructions import demands_of
 from rankdistill.rows import Group, row_columns
 from rankdistill.score.verifier.instructions import follows
 from rankdistill.statistics import RESAMPLES, Interval, bootstrap
+from rankdistill.thoughts import answer_of, has_no_answer
 
 SUBSETS = ("trained", "marks", "restrictions", "kept_out")
 """What figures are averaged over: trained kinds, those of them that are marks or restrictions, and
@@ -187,15 +188,23 @@ def _bare(name: str) -> str:
 def _demands(
     row: Mapping[str, Any], text: str, score: float, rule: str
 ) -> list[tuple[str, str, float, float | None]]:
-    """(kind, side, followed, opposite followed) of every demand of a prompt."""
+    """(kind, side, followed, opposite followed) of every demand of a prompt.
+
+    Without an answer none is followed, and no opposite.
+    """
+    lost, text = has_no_answer(text), answer_of(text)
+
+    def followed(demanded: str, arguments: Any) -> float:
+        return float(not lost and follows(text, demanded, arguments))
+
     columns = row_columns(row)
     if "demands" in columns:
         return [
             (
                 d.kind,
                 d.side,
-                float(follows(text, d.rule, d.arguments)),
-                float(follows(text, d.opposite_rule, d.opposite_arguments)),
+                followed(d.rule, d.arguments),
+                followed(d.opposite_rule, d.opposite_arguments),
             )
             for d in demands_of(columns)
         ]
@@ -205,7 +214,7 @@ def _demands(
         json.loads(value) if isinstance(value, str) else value
         for value in (columns.get("instruction_id_list", []), columns.get("kwargs", []))
     )
-    verdicts = [float(follows(text, n, a or {})) for n, a in zip(names, arguments, strict=True)]
+    verdicts = [followed(n, a or {}) for n, a in zip(names, arguments, strict=True)]
     bare = [*map(_bare, names)]
     return [(name, name, value, None) for name, value in zip(bare, verdicts, strict=True)]
 

@@ -8,6 +8,7 @@ from rankdistill.models.adapters import (
     merged,
     merged_copy,
 )
+from rankdistill.models.answers import encode_answers, encode_texts
 from rankdistill.models.device import claim_device, device, release
 from rankdistill.models.files import save_model
 from rankdistill.models.layers import (
@@ -22,9 +23,9 @@ from rankdistill.models.locate import identity, locate
 from rankdistill.models.model import Loading, Model, ServedModel, written_with
 from rankdistill.models.rows import Rows, recoded, recoding, token_groups, written
 from rankdistill.models.template import chat_template, template_arguments, with_chat_template
+from rankdistill.models.thoughts import Thoughts
 from rankdistill.models.tokenizer import (
     decode_response,
-    encode_answers,
     encode_conversation,
     encode_prompt,
     encode_response,
@@ -43,6 +44,7 @@ __all__ = [
     "Model",
     "Rows",
     "ServedModel",
+    "Thoughts",
     "WithoutAdapters",
     "adapted",
     "chat_template",
@@ -53,6 +55,7 @@ __all__ = [
     "encode_conversation",
     "encode_prompt",
     "encode_response",
+    "encode_texts",
     "evenly_spaced_layers",
     "export_untied",
     "first_layers",

@@ -23,11 +23,13 @@ from rankdistill.models.load import (
 )
 from rankdistill.models.locate import identity, locate
 from rankdistill.models.template import (
+    FILE,
     chat_template,
     template_arguments,
     with_arguments,
     with_chat_template,
 )
+from rankdistill.models.thoughts import Thoughts, knows_thoughts
 from rankdistill.models.tokenizer import load_tokenizer
 from rankdistill.store import Output
 
@@ -133,6 +135,13 @@ class Model:
         """Its tokenizer, see `load_tokenizer` for what is set in it and what is refused."""
         with self._key_named():
             return load_tokenizer(self.path, trust_remote_code=self.loading.trust_remote_code)
+
+    @property
+    def thoughts_identity(self) -> dict[str, Any]:
+        """What an output of its responses depends on besides the model, see `Thoughts.identity`."""
+        files = [self.folder / name for name in (FILE, "tokenizer_config.json")]
+        texts = (file.read_text(encoding="utf-8") for file in files if file.is_file())
+        return Thoughts.of(self.tokenizer()).identity if any(map(knows_thoughts, texts)) else {}
 
     def config(self) -> PretrainedConfig:
         """Its configuration. UserError: as `load_config`."""

@@ -8,18 +8,18 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rankdistill.errors import UserError
 from rankdistill.forward.batch import TokenGroup
+from rankdistill.models.answers import encode_texts
 from rankdistill.models.model import Model, ServedModel
+from rankdistill.models.thoughts import Thoughts
 from rankdistill.models.tokenizer import (
-    encode_answers,
     encode_prompt,
-    encode_response,
     token_group,
     tokenizers_agree,
 )
 from rankdistill.store import Output
 from rankdistill.store.sequences import mapped, places_of, selected, values_of
+from rankdistill.thoughts import has_thoughts
 
 
 @dataclass(frozen=True)
@@ -149,16 +149,14 @@ def recoded(
 def _recoded(group: Any, tokenizer: Any, whole_prompt: bool) -> Any:
     texts = [response["text"] for response in group["responses"]]
     whole = len(encode_prompt(tokenizer, group["messages"]))
-    try:
-        prompt, answers = encode_answers(tokenizer, group["messages"], texts)
-    except UserError:  # the template would change a text, and what was said is to be read
-        prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
-    if whole_prompt and len(prompt) < whole:
-        prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
-    coded = [
+    prompt, answers = encode_texts(tokenizer, group["messages"], texts, whole_prompt=whole_prompt)
+    coded: list[Any] = [
         {**response, "token_ids": ids if response["finish_reason"] == "stop" else ids[:-1]}
         for response, ids in zip(group["responses"], answers, strict=True)
     ]
+    if any(map(has_thoughts, texts)):
+        thoughts = Thoughts.of(tokenizer)
+        coded = [thoughts.counted(prompt, response) for response in coded]
     others = {key: value for key, value in group.items() if key != "prompt_tokens"}
     shorter = {"prompt_tokens": len(prompt)} if len(prompt) < whole else {}
     return {**others, **shorter, "responses": coded}

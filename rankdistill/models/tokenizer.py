@@ -24,6 +24,8 @@ from rankdistill.errors import UserError, first_line
 from rankdistill.forward.batch import TokenGroup
 from rankdistill.models.load import load_config, refusal
 from rankdistill.models.locate import locate
+from rankdistill.models.tool_forms import FORMS
+from rankdistill.tool_calls import tool_names, tools_of
 
 _ASKED = "A question to find in the text."
 _REPLY = "A reply to find the end of."
@@ -126,55 +128,6 @@ def token_group(group: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
     return TokenGroup(prompt, [response["token_ids"] for response in group["responses"]])
 
 
-def encode_answers(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Mapping[str, Any]],
-    texts: Sequence[str],
-) -> tuple[list[int], list[list[int]]]:
-    """Token ids of a conversation and of complete answers to it, as the template writes them.
-
-    An answer that no model sampled is tokenised together with its conversation: a tokenizer may
-    put a space before a text that stands alone (SentencePiece), and a template may close a thought
-    or name a channel before the answer. The ids of the conversation are those of `encode_prompt`
-    up to where the first answer departs from them: a template that opens a thought for the model
-    to write leaves it out before an answer without one.
-
-    Args:
-        messages: Up to the answer.
-        texts: The answers; each gets EOS once.
-
-    Returns:
-        The conversation's ids, and the ids of each answer behind it.
-
-    Raises:
-        UserError: the template refuses the conversation, or does not write an answer as it is.
-    """
-    prompt = encode_prompt(tokenizer, messages)
-    said = ([*messages, {"role": "assistant", "content": text}] for text in texts)
-    wholes = [encode_conversation(tokenizer, conversation) for conversation in said]
-    shared = min([len(prompt), *(_common(prompt, whole) for whole in wholes)])
-    eos = tokenizer.eos_token_id
-    answers = []
-    for whole, text in zip(wholes, texts, strict=True):
-        ids = whole[shared:]
-        ids = ids[: ids.index(eos)] if eos in ids else ids
-        written = decode_response(tokenizer, ids)
-        said = text.split(str(tokenizer.eos_token))[0].strip()
-        if said not in written:
-            raise UserError(
-                f"The chat template of '{tokenizer.name_or_path}' does not write an answer as it "
-                f"is (of '{_line(said)}' it makes '{_line(written)}'): take another template "
-                "(student.chat_template)."
-            )
-        answers.append([*ids, eos])
-    return prompt[:shared], answers
-
-
-def _line(text: str) -> str:
-    """The beginning of a text, for a message."""
-    return " ".join(text.split())[:40]
-
-
 def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """The text of a response, without its special tokens."""
     return str(
@@ -238,16 +191,42 @@ def rendered(
 ) -> str:
     """What the chat template writes of a conversation.
 
+    Templates differ in the form that they take a call of a tool in: each form is tried.
+
     Raises:
         UserError: it refuses the conversation, fails, writes far more than it was given, or leaves
-            out what the system or a tool says.
+            out what the system or a tool says, a tool, or a call of one.
     """
-    conversation = [dict(message) for message in messages]
-    given = sum(len(str(message.get("content"))) for message in messages)
+    tools = tools_of(messages)
+    calling = any(message.get("tool_calls") for message in messages)
+    failed: UserError | None = None
+    for form in FORMS if calling else FORMS[:1]:
+        turns = [form(message) for message in messages]
+        try:
+            text = _written(tokenizer, turns, tools, add_generation_prompt)
+            _require_all_said(tokenizer, messages, text)
+            return text
+        except UserError as error:
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
+def _written(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[dict[str, Any]],
+    tools: str | None,
+    add_generation_prompt: bool,
+) -> str:
+    """What the template writes, whatever it leaves out."""
+    given = sum(len(str(message.get("content"))) for message in messages) + len(tools or "")
     try:
         text = str(
             tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+                list(messages),
+                tools=None if tools is None else json.loads(tools),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
             )
         )
         if len(text) > MOST_ADDED + 20 * given:
@@ -270,7 +249,6 @@ def rendered(
             f"The chat template of '{tokenizer.name_or_path}' cannot write a conversation: "
             f"{first_line(error)}"
         ) from error
-    _require_all_said(tokenizer, messages, text)
     return text
 
 
@@ -286,13 +264,13 @@ def _require_all_said(
                 f"The chat template of '{tokenizer.name_or_path}' leaves out what the role "
                 f"{message.get('role')} says: put it into a user message."
             )
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many ids two sequences begin with alike."""
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
+        calls = message.get("tool_calls") or ()
+        for name in [*tool_names(message.get("tools")), *(c["function"]["name"] for c in calls)]:
+            if name not in text:
+                raise UserError(
+                    f"The chat template of '{tokenizer.name_or_path}' leaves out the tool '{name}' "
+                    "that the assistant may call or calls: take one that has words for tools."
+                )
 
 
 def embedding_rows(folder: str) -> int | float:

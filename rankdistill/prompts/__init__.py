@@ -177,7 +177,10 @@ class _PromptReader:
 
 def prompt_id(messages: Sequence[Mapping[str, Any] | Message]) -> str:
     """Hash of the messages: 16 hexadecimal digits, equal for equal conversations everywhere."""
-    content = [[message["role"], message["content"]] for message in messages]
+    content = [
+        [m["role"], m["content"], *filter(None, (m.get("tools"), m.get("tool_calls")))]
+        for m in messages
+    ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

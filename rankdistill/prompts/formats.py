@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rankdistill.prompts.odd_rows import OddRow
+from rankdistill.prompts.tools import given_tools
 from rankdistill.prompts.turns import (
     CONVERSATIONS,
     Turn,
@@ -20,6 +21,7 @@ from rankdistill.prompts.turns import (
     written_messages,
 )
 from rankdistill.rows import Message
+from rankdistill.tool_calls import tools_of, with_calls, with_tools
 
 COLUMNS = (
     "messages", "prompt", "conversations", "conversation", "instruction", "question", "query",
@@ -38,8 +40,6 @@ _OF_THE_PROMPT = (
 """Columns that belong to a prompt; a row that fills one which is not read is told about."""
 _OF_A_TURN = ("reasoning_content", "reasoning", "thinking")
 """Fields of a message with what was thought before it; likewise."""
-_TOOLS = ("tools", "functions")
-"""Columns with the tools that an assistant may call; rows between stages have no place for them."""
 
 
 def conversation(row: Mapping[str, Any], where: str, column: str | None = None) -> list[Message]:
@@ -51,11 +51,13 @@ def conversation(row: Mapping[str, Any], where: str, column: str | None = None) 
         column: The column to read, whatever it is called; `outer.inner` reads inside an object.
 
     Raises:
-        OddRow: no such column, or it holds neither text nor a conversation.
+        OddRow: no such column, it holds neither text nor a conversation, or tools that are none.
     """
     name, found = row_turns(row, where, column)
     read = messages(before_response(found), name, where)
-    return read if read and read[-1]["content"].strip() else []
+    if not read or not (read[-1]["content"].strip() or read[-1]["role"] == "tool"):
+        return []
+    return with_tools(read, tools_in(row, where, column) or tools_of(read))
 
 
 def response_in(
@@ -101,13 +103,10 @@ def row_turns(
     """The column that holds a row's prompt, and its turns, the response among them if it is there.
 
     Raises:
-        OddRow: as `conversation`, and where the assistant is given tools.
+        OddRow: as `conversation`.
     """
-    refuse_tools(row, where)
     name = _column(row, where, column)
     value = value_at(row, name)
-    if isinstance(value, Mapping):
-        refuse_tools(value, where)
     if name == "instruction" and isinstance(value, str):
         value = "\n\n".join([value, *_passages(row)])
     found = turns(value, name, where)
@@ -119,17 +118,11 @@ def row_turns(
     return name, found
 
 
-def refuse_tools(row: Mapping[str, Any], where: str) -> None:
-    """OddRow: the assistant is given tools, without which its answers make no sense."""
-    for name in _TOOLS:
-        value = row.get(name)
-        given = (parsed(value) or value.strip("[]{} \n")) if isinstance(value, str) else value
-        if given and given not in ("null", "None"):
-            raise OddRow(
-                "tool_calls",
-                f"{where} gives the assistant `{name}` to call, which cannot be carried: write "
-                "them into its system message, and leave the column out.",
-            )
+def tools_in(row: Mapping[str, Any], where: str, column: str | None = None) -> str | None:
+    """The tools that a row gives the assistant, or the object with its prompt does, as JSON."""
+    value = value_at(row, column or next((n for n in COLUMNS if filled(row.get(n))), ""))
+    inside = given_tools(value, where) if isinstance(value, Mapping) else None
+    return inside or given_tools(row, where)
 
 
 def unread_columns(row: Mapping[str, Any], column: str | None = None) -> list[str]:
@@ -209,7 +202,7 @@ def _history(history: Any, where: str) -> list[Turn]:
 def _said(turn: Turn) -> str | None:
     """What an assistant's turn says, "" where that is blank; None where it says nothing."""
     try:
-        text = message(turn, "", "")["content"]
+        text = with_calls(message(turn, "", ""))
     except OddRow:
         return None
     return text if text.strip() else ""

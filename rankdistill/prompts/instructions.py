@@ -17,7 +17,7 @@ from typing import Any
 from rankdistill.errors import UserError, suggest
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.demands import Demand, Kind, Side, demand, kinds
-from rankdistill.rows import Message, Prompt, row_columns
+from rankdistill.rows import Prompt, row_columns
 
 COLUMNS = ("instruction_id_list", "kwargs")
 """IFEval's own columns, which every prompt here has."""
@@ -119,7 +119,7 @@ def _every(place: int, share: float) -> bool:
 def _prompt(base: Prompt, drawn: Sequence[Demand]) -> Prompt:
     *before, last = base["messages"]
     text = " ".join([last["content"], *(d.text for d in drawn)])
-    messages = [*before, Message(role=last["role"], content=text)]
+    messages = [*before, {**last, "content": text}]
     columns = {
         **row_columns(base),
         "base": last["content"],

@@ -14,7 +14,7 @@ REASONS = {
     "no_prompt": "without a prompt",
     "no_text": "with a message or a response that is no text",
     "unknown_role": "with an unknown speaker",
-    "tool_calls": "in which an assistant calls, or could call, a tool",
+    "unnamed_tool": "that give or call a tool without a name",
     "unencodable": "with characters that are no Unicode text",
     "no_common_prompt": "whose responses answer different prompts",
     "empty_response": "with an empty response",

@@ -14,6 +14,7 @@ from typing import Any
 from rankdistill.errors import UserError, suggest
 from rankdistill.models import Model, Rows, encode_prompt
 from rankdistill.rows import Message, row_columns
+from rankdistill.tool_calls import tools_of, with_tools
 
 PROMPT, ANSWER, BEST = "prompt", "response", "best"
 KEY = "teacher.prompt_template"
@@ -84,11 +85,11 @@ class TeachersView:
             shown = {name: self._shown(row, name) for name in self.placeholders}
             shown[PROMPT] = last["content"]
             text = _PLACEHOLDER.sub(lambda found: shown[found[1]], self.template)
-            last = Message(role=last["role"], content=text)
+            last = {**last, "content": text}
         if self.system is not None:
             before = [m for m in before if m["role"] != "system"]
             before = [Message(role="system", content=self.system), *before]
-        return [*before, last]
+        return with_tools([*before, last], tools_of(row["messages"]))
 
     def _shown(self, row: Mapping[str, Any], name: str) -> str:
         columns = row_columns(row)

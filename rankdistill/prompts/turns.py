@@ -24,7 +24,8 @@ from typing import Any
 
 from rankdistill.errors import suggest
 from rankdistill.prompts.odd_rows import OddRow
-from rankdistill.rows import Message
+from rankdistill.prompts.tools import given_calls, given_tools
+from rankdistill.rows import Message, ToolCall
 
 ROLES = {
     "user": "user", "human": "user", "prompter": "user", "question": "user",
@@ -33,13 +34,15 @@ ROLES = {
     "bing": "assistant", "bard": "assistant",
     "claude": "assistant", "system": "system", "developer": "developer", "tool": "tool",
     "function": "tool", "observation": "tool", "ipython": "tool", "tool_response": "tool",
-    "function_call": "tool call", "tool_call": "tool call",
+    "function_call": "assistant", "tool_call": "assistant",
 }  # fmt: skip
 """Roles as templates know them, by the words that data sets have for them, in small letters."""
 CONVERSATIONS = ("messages", "conversations", "conversation")
 """Columns that hold a conversation; text in one is JSON, or a transcript."""
 _SPEAKER = ("role", "from", "speaker")
 _SAID = ("content", "value", "text", "parts")
+_CALLING = ("function_call", "tool_call")
+"""Roles of turns that are a call as JSON, as ShareGPT's rows have them."""
 _SPEAKERS = {"Human": "user", "User": "user", "Assistant": "assistant"}
 
 Turn = Mapping[str, Any]
@@ -102,36 +105,49 @@ def said_in(turn: Turn) -> str | None:
 
 
 def message(turn: Turn, name: str, where: str) -> Message:
-    """A turn as role and content, whatever else it has.
+    """A turn as role and content, with tools, calls of them and which call it answers.
 
     Raises:
-        OddRow: an unknown role, a call of a tool, which templates write each in its own way, or a
-            content that is no text.
+        OddRow: an unknown role, a call of a tool without a name, or a content that is no text.
     """
-    role = role_of(turn)
-    if turn.get("tool_calls") or turn.get("function_call") or role == "tool call":
-        raise OddRow(
-            "tool_calls", f"An assistant calls a tool in {where}, which cannot be carried."
-        )
-    speaker = _first(turn, _SPEAKER)
+    role, content, speaker = role_of(turn), said_in(turn), _first(turn, _SPEAKER)
+    calls: list[ToolCall] = []
+    if has_calls(turn):
+        calls = given_calls(turn, content, where)
+        content = "" if content is None or speaker in _CALLING else content
+        role = "assistant" if speaker is None else role
     if role is None and speaker is not None:
         raise OddRow(
             "unknown_role",
             f"'{speaker}' speaks in {where}, which is no known role: "
             f"{suggest(str(speaker), ROLES)}",
         )
-    content = said_in(turn)
     if role is None or content is None:
         has = ", ".join(f"'{key}'" for key in turn) or "nothing"
         raise OddRow(
             "no_text",
             f"A message of `{name}` in {where} lacks a role or text as its content (it has {has}).",
         )
-    return Message(role=role, content=encodable(content, name, where))
+    found = Message(role=role, content=encodable(content, name, where))
+    if calls:
+        found["tool_calls"] = calls
+    if (tools := given_tools(turn, where)) is not None:
+        found["tools"] = tools
+    if role == "tool":
+        for key in ("tool_call_id", "name"):
+            if isinstance(turn.get(key), str):
+                found[key] = turn[key]
+    return found
+
+
+def has_calls(turn: Turn) -> bool:
+    """Whether an assistant calls a tool in a turn."""
+    calls = turn.get("tool_calls") or turn.get("function_call")
+    return bool(calls) or _first(turn, _SPEAKER) in _CALLING
 
 
 def messages(found: Iterable[Turn], name: str, where: str) -> list[Message]:
-    """All turns as role and content; see `message`."""
+    """All turns as messages; see `message`."""
     return [message(turn, name, where) for turn in found]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from rankdistill.errors import UserError, suggest
 from rankdistill.rank.aggregate import AGGREGATIONS, Vote, ballot_of
 from rankdistill.rank.ranking import score_by
-from rankdistill.rows import Ballot, Group, Response
+from rankdistill.rows import Ballot, Group, Response, answer_tokens
 from rankdistill.store.sequences import mapped
 
 Scale = Mapping[str, tuple[float, float]]
@@ -86,7 +86,7 @@ def debiased(groups: Sequence[Group]) -> tuple[Sequence[Group], float]:
     numerator = denominator = 0.0
     for group in groups:
         scores = np.array([_score(r) for r in group["responses"]], float)
-        lengths = np.array([len(r["token_ids"]) for r in group["responses"]], float)
+        lengths = np.array([answer_tokens(r) for r in group["responses"]], float)
         known = np.isfinite(scores)
         if known.sum() > 1:
             around = lengths[known] - lengths[known].mean()
@@ -96,7 +96,7 @@ def debiased(groups: Sequence[Group]) -> tuple[Sequence[Group], float]:
 
     def corrected(group: Group) -> Group:
         responses = group["responses"]
-        lengths = [len(r["token_ids"]) for r in responses]
+        lengths = [answer_tokens(r) for r in responses]
         known = [n for r, n in zip(responses, lengths, strict=True) if math.isfinite(_score(r))]
         centre = float(np.mean(known)) if known else 0.0
         return _scored(

@@ -18,9 +18,10 @@ from scipy.stats import rankdata
 
 from rankdistill.rank.aggregate import duels
 from rankdistill.rank.ranking import score_by
-from rankdistill.rows import Ballot, Group
+from rankdistill.rows import Ballot, Group, answer_tokens
 from rankdistill.statistics import mean_agreement, mean_interval, tau_b
 from rankdistill.store.sequences import places_of, selected
+from rankdistill.thoughts import answer_of
 
 HUMAN = ("human", "imported")
 """Names of the scorers whose values come from people, or from the data itself."""
@@ -103,9 +104,7 @@ def _ranked(values: Sequence[float]) -> list[float]:
 
 
 def _scorer(groups: Sequence[Group], name: str) -> dict[str, Any]:
-    rows = [
-        [(score_by(r, name), len(r["token_ids"])) for r in group["responses"]] for group in groups
-    ]
+    rows = [[(score_by(r, name), answer_tokens(r)) for r in group["responses"]] for group in groups]
     known = [[pair for pair in row if math.isfinite(pair[0])] for row in rows]
     values = [value for row in known for value, _ in row]
     pairs = [(a[0], b[0]) for row in known for a, b in combinations(row, 2)]
@@ -197,7 +196,7 @@ def _disputed(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "prompt": group["messages"][-1]["content"][:_QUOTED] if group["messages"] else "",
             "disagreement": spread,
             "responses": [
-                {"text": r["text"][:_QUOTED], "scores": _finite(r.get("scores", {}))}
+                {"text": answer_of(r["text"])[:_QUOTED], "scores": _finite(r.get("scores", {}))}
                 for r in group["responses"]
             ],
         }

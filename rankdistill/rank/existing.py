@@ -11,6 +11,7 @@ from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.models import (
+    Thoughts,
     decode_response,
     encode_answers,
     encode_prompt,
@@ -31,6 +32,7 @@ from rankdistill.schema import PromptsConfig, RankConfig
 from rankdistill.store import Shards
 from rankdistill.store.sequences import selected
 from rankdistill.store.written import check_run, is_run_folder
+from rankdistill.thoughts import has_no_answer, has_thoughts
 
 
 def read_ranked(
@@ -87,7 +89,11 @@ def read_ranked(
         )
     for name in ("groups", "ranked", "pairs", "tied_pairs"):  # the rank stage counts those it gets
         counts.pop(name, None)
-    counts["cut"] = sum(r["finish_reason"] == "length" for g in kept for r in g["responses"])
+    counts["cut"] = 0
+    for response in (response for group in kept for response in group["responses"]):
+        counts["cut"] += response["finish_reason"] == "length"
+        if has_no_answer(response["text"]):
+            counts["thoughts_without_answer"] += 1
     counts.update(odd.counts)
     counts.update({name: sum(g["split"] == name for g in chosen) for name in SPLITS})
     return kept, counts | per_set(chosen, rank.sets)
@@ -206,6 +212,13 @@ class _Row:
             _response(r, i, tokenizer, rank.max_response_tokens)
             for r, i in zip(self.responses, ids, strict=True)
         ]
+        thought = [has_thoughts(given["text"]) for given in self.responses]
+        if any(thought):
+            thoughts, asked = Thoughts.of(tokenizer), encode_prompt(tokenizer, self.messages)
+            responses = [
+                thoughts.apart(asked[:prompt], response) if apart else response
+                for response, apart in zip(responses, thought, strict=True)
+            ]
         responses = _drawn(distinct(responses), rank.responses_per_prompt, name)
         group = Group(prompt_id=name, split=self.split, messages=self.messages, responses=responses)
         if prompt is not None:

@@ -18,10 +18,18 @@ from itertools import chain
 from typing import Any, NoReturn
 
 from rankdistill.errors import UserError, suggest
-from rankdistill.prompts.formats import conversation, refuse_tools, response_text
+from rankdistill.prompts.formats import conversation, response_text
 from rankdistill.prompts.odd_rows import OddRow
 from rankdistill.prompts.sources import Row
-from rankdistill.prompts.turns import encodable, filled, parsed, rows_of_columns
+from rankdistill.prompts.tools import given_tools
+from rankdistill.prompts.turns import (
+    encodable,
+    filled,
+    has_calls,
+    message,
+    parsed,
+    rows_of_columns,
+)
 from rankdistill.rank.preferences import (
     KNOWN,
     PairColumns,
@@ -31,6 +39,7 @@ from rankdistill.rank.preferences import (
     unpaired,
 )
 from rankdistill.rows import Message
+from rankdistill.tool_calls import with_tools
 
 LISTS = ("responses", "completions", "answers", "generations", "candidates")
 """Columns with the responses; the first that a row has filled is read."""
@@ -103,8 +112,11 @@ def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     responses = row.get("responses")
     ready = isinstance(responses, list) and responses and isinstance(responses[0], Mapping)
     if row.get("messages") and ready:
-        refuse_tools(row, where)
-        return row
+        tools, turns = given_tools(row, where), row["messages"]
+        if tools is None and not any(map(has_calls, turns)):
+            return row
+        read = [message(turn, "messages", where) for turn in turns]
+        return {**row, "messages": with_tools(read, tools)}
     pair = _known_pair(row)
     if not (pair and pair.of(row)) and not _is_listed(row) and not _scored_answers(row):
         raise OddRow(
@@ -230,6 +242,8 @@ def _response(given: Any, where: str, score: str | None) -> dict[str, Any]:
 
 def _text(given: Mapping[str, Any]) -> str | None:
     """What a response says; the text of one that brings token ids is what they decode to."""
+    if has_calls(given):
+        return response_text([{"role": "assistant", **given}], "responses")
     for name in (*TEXTS, "message"):
         value = given.get(name)
         if not filled(value) or not isinstance(value, str | list | tuple | Mapping):

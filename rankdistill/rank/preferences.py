@@ -13,6 +13,7 @@ from rankdistill.prompts.formats import (
     response_in,
     response_text,
     row_turns,
+    tools_in,
     value_at,
 )
 from rankdistill.prompts.odd_rows import OddRow
@@ -20,12 +21,14 @@ from rankdistill.prompts.turns import (
     Turn,
     before_response,
     encodable,
+    has_calls,
     messages,
     role_of,
     said_in,
     turns,
 )
 from rankdistill.rows import Message
+from rankdistill.tool_calls import tools_of, with_calls, with_tools
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def pair_of(
             f"{where} has `{columns.chosen}` and `{columns.rejected}` without a common prompt: "
             "give the `prompt`, or two conversations that differ in the last message only.",
         )
-    return first, responses
+    return with_tools(first, tools_in(row, where, column) or tools_of(first)), responses
 
 
 def unpaired(
@@ -196,9 +199,13 @@ def _prompt(
     if name == chosen:
         return before_response(found), False
     closed = list(found)
-    while closed and role_of(closed[-1]) == "assistant" and not (said_in(closed[-1]) or "").strip():
+    while closed and role_of(closed[-1]) == "assistant" and _is_blank(closed[-1]):
         closed.pop()
     return closed, len(closed) < len(found)
+
+
+def _is_blank(turn: Turn) -> bool:
+    return not (said_in(turn) or "").strip() and not has_calls(turn)
 
 
 def _sides(
@@ -216,17 +223,18 @@ def _sides(
         )
     read = messages(found, name, where)
     *context, answer = read
-    if not answer["content"].strip():
+    text = with_calls(answer)
+    if not text.strip():
         raise OddRow("empty_response", f"{where} has an empty `{name}`: give it a response.")
     own = messages(prompt, "prompt", where)
     if not read or role_of(found[0]) == "assistant":
-        return [([*own, *context], answer["content"])]
+        return [([*own, *context], text)]
     if own and not _contains(context, own):
         raise OddRow(
             "no_common_prompt",
             f"{where} has a prompt that its `{name}`, a conversation, does not contain.",
         )
-    return [(context, answer["content"])]
+    return [(context, text)]
 
 
 def _contains(context: Sequence[Message], prompt: Sequence[Message]) -> bool:

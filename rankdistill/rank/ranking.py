@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from rankdistill.rows import Group, Response
+from rankdistill.rows import Group, Response, answer_tokens
 
 
 def score_by(response: Response, scorer: str) -> float:
@@ -57,8 +57,8 @@ def within_length_gap(group: Group, most: int, counts: Counter[str]) -> Group:
     scored = [r for r in responses if math.isfinite(r.get("score", math.nan))]
     if not scored:
         return group
-    best = len(max(scored, key=lambda r: r.get("score", math.nan))["token_ids"])
-    kept = [r for r in responses if abs(len(r["token_ids"]) - best) <= most]
+    best = answer_tokens(max(scored, key=lambda r: r.get("score", math.nan)))
+    kept = [r for r in responses if abs(answer_tokens(r) - best) <= most]
     counts["beyond_length_gap"] += len(responses) - len(kept)
     return {**group, "responses": kept}
 

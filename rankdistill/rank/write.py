@@ -19,6 +19,7 @@ from rankdistill.rows import Group
 from rankdistill.store.faults import writing
 from rankdistill.store.files import replaced, write_atomically
 from rankdistill.store.sequences import selected, values_of
+from rankdistill.tool_calls import tools_of
 
 Rows = Iterator[dict[str, Any]]
 PAIRS = ("best_worst", "all", "adjacent")
@@ -58,9 +59,12 @@ def export(groups: Iterator[dict[str, Any]], to: Path, how: str, pairs: str = "b
 
 def trl(group: Mapping[str, Any], pairs: str) -> Rows:
     """TRL's conversational preference rows, which its trainers take as they are."""
+    tools = tools_of(group["messages"])
+    prompt = [{k: v for k, v in m.items() if k != "tools"} for m in group["messages"]]
     for better, worse in _pairs(group["responses"], pairs):
         yield {
-            "prompt": group["messages"],
+            "prompt": prompt,
+            **({} if tools is None else {"tools": tools}),
             "chosen": [{"role": "assistant", "content": better["text"]}],
             "rejected": [{"role": "assistant", "content": worse["text"]}],
             "score_chosen": better["score"],
@@ -86,6 +90,11 @@ def ultrafeedback(group: Mapping[str, Any], pairs: str) -> Rows:
         for response in group["responses"]
     ]
     messages = group["messages"]
+    if tools_of(messages) or any(message.get("tool_calls") for message in messages):
+        raise UserError(
+            f"The prompt '{group['prompt_id']}' has tools, for which UltraFeedback's rows have no "
+            "place: write --format trl or jsonl."
+        )
     system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
     asked = messages if system is None else messages[1:]
     alone = len(asked) == 1 and asked[0]["role"] == "user"

@@ -17,6 +17,8 @@ from rankdistill.evaluate.model_figures import common_prompts
 from rankdistill.evaluate.verified import DEMAND_COLUMNS, DemandRow
 from rankdistill.report.run_report import RunReport
 from rankdistill.rows import Group, Response
+from rankdistill.thoughts import answer_of, has_thoughts, thought_of
+from rankdistill.tool_calls import as_told
 
 ANSWERS = "answers.jsonl"
 
@@ -29,7 +31,11 @@ def answer_rows(groups: Mapping[str, Sequence[Group]]) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for name, answered in groups.items():
         for group in answered:
-            row = {"prompt_id": group["prompt_id"], "messages": group["messages"], "responses": {}}
+            row = {
+                "prompt_id": group["prompt_id"],
+                "messages": as_told(group["messages"]),
+                "responses": {},
+            }
             if "columns" in group:
                 row["columns"] = group["columns"]
             responses = rows.setdefault(group["prompt_id"], row)["responses"]
@@ -74,7 +80,7 @@ def choose_samples(report: RunReport) -> list[dict[str, Any]]:
             "prompt_id": prompt,
             "difference": differences[prompt],
             "position": f"{ordered.index(prompt) + 1} of {len(ordered)}",
-            "messages": [dict(m) for m in groups[trained.name][prompt]["messages"]],
+            "messages": as_told(groups[trained.name][prompt]["messages"]),
             "responses": {
                 model.name: shown(groups[model.name][prompt]["responses"][0])
                 for model in report.models
@@ -93,13 +99,18 @@ def spread(ordered: list[str], count: int) -> list[str]:
 
 
 def shown(response: Response) -> dict[str, Any]:
-    """What a report shows of a response."""
-    return {
-        "text": response["text"],
+    """What a report shows of a response; what it thought stands by itself."""
+    text = response["text"]
+    found = {
+        "text": answer_of(text),
         "score": response.get("score"),
         "tokens": len(response["token_ids"]),
         "cut": response["finish_reason"] == "length",
     }
+    if not has_thoughts(text):
+        return found
+    thought = {"thought": thought_of(text), "thought_tokens": response.get("thought_tokens")}
+    return {**found, **thought}
 
 
 def plain(value: Any) -> Any:

@@ -39,9 +39,10 @@ def prompt_part(
     for message in messages:
         parts += [f"*{inline(message['role'])}*", fenced(message["content"])]
     for label, response in responses.items():
-        cut = ", cut by length" if response["cut"] else ""
-        told = f"(score {number(response['score'])}, {response['tokens']} tokens{cut})"
-        parts += [f"**{inline(label)}** {told}", fenced(response["text"])]
+        parts.append(f"**{inline(label)}** ({told_of(response)})")
+        if response.get("thought"):
+            parts += ["*thought*", fenced(response["thought"])]
+        parts.append(fenced(response["text"]))
     return "\n\n".join(parts)
 
 
@@ -63,6 +64,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool =
     lines = [head, ["---", *("---:" if numbers else "---" for _ in head[1:])]]
     lines += rows
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def told_of(response: Mapping[str, Any]) -> str:
+    """Score and length of a response that is shown."""
+    thought = response.get("thought_tokens")
+    parts = [
+        f"score {number(response['score'])}",
+        f"{response['tokens']} tokens",
+        *([f"{thought} of them thought"] if thought else []),
+        *(["cut by length"] if response["cut"] else []),
+    ]
+    return ", ".join(parts)
 
 
 def inline(text: str) -> str:

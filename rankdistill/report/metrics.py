@@ -120,6 +120,10 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
+THOUGHTS = ("thought_tokens", "answer_tokens", "thought_only")
+"""Figures of models that think before they answer; others lack them."""
+
+
 def _model(model: ModelFigures, baseline: ModelFigures, report: RunReport) -> dict[str, Any]:
     means = {key: scored.mean for key, scored in sorted(model.per_prompt.items())}
     against = _against(model, baseline, report) if model.name != baseline.name else None
@@ -141,6 +145,7 @@ def _model(model: ModelFigures, baseline: ModelFigures, report: RunReport) -> di
         "distinct_2": model.distinct_2,
         "repetition": model.repetition,
         "response_tokens": model.response_tokens,
+        **{name: getattr(model, name) for name in THOUGHTS if getattr(model, name) is not None},
         "cut_share": model.cut_share,
         "parameters": model.parameters,
         "tokens_per_second": model.tokens_per_second,

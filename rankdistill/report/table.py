@@ -54,9 +54,9 @@ def table_rows(metrics: Metrics) -> list[Row]:
     return rows
 
 
-_LEFT_OUT = ("quality", "kendall_tau")
+_LEFT_OUT = ("quality", "kendall_tau", "thought_tokens", "answer_tokens", "thought_only")
 """Rows that are left out where they say nothing: no teacher is better beyond noise, so that there
-is no way to it; too few pairs were ordered to compare their order."""
+is no way to it; too few pairs were ordered to compare their order; no model thinks."""
 
 
 def _known(value: Any) -> bool:
@@ -247,6 +247,19 @@ _FIGURES: list[tuple[str, str, str, Callable[[Any], Cell]]] = [
         "Response length",
         "Mean tokens of a response, EOS included.",
         plain_cell(tokens),
+    ),
+    (
+        "thought_tokens",
+        "Thought",
+        "Mean tokens of a response that it thought before it answered.",
+        plain_cell(tokens),
+    ),
+    ("answer_tokens", "Answer", "Mean tokens of the answer behind it.", plain_cell(tokens)),
+    (
+        "thought_only",
+        "No answer",
+        "Share of responses that ended, mostly by the length limit, before their thought did.",
+        plain_cell(percent),
     ),
     (
         "cut_share",

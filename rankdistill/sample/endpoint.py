@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,9 +14,10 @@ from rankdistill.endpoint import THIS_QUESTION, Answer, Client, Connection, pric
 from rankdistill.errors import UserError, suggest
 from rankdistill.http_client import check_url
 from rankdistill.models import template_arguments
-from rankdistill.rows import Message, Response
+from rankdistill.rows import Message, Response, ToolCall
 from rankdistill.sample.sampler import SamplingOptions, response_seed
 from rankdistill.schema import EndpointConfig
+from rankdistill.tool_calls import call_of, tools_of, with_calls
 
 GROUP = "sample.endpoint"
 SAME = ("id", "root", "parent", "max_model_len")
@@ -168,9 +170,11 @@ class EndpointWriter:
         options = self._options
         body: dict[str, Any] = {
             "model": self._settings.model,
-            "messages": [dict(message) for message in messages],
+            "messages": [{k: v for k, v in m.items() if k != "tools"} for m in messages],
             "temperature": options.temperature,
         }
+        if (tools := tools_of(messages)) is not None:
+            body["tools"] = json.loads(tools)
         given = {"max_tokens": options.max_response_tokens, "seed": (seed + attempt) % LARGEST_SEED}
         body |= {own: given[name] for name, own in self._names.items() if own is not None}
         if options.top_p < 1:
@@ -218,12 +222,19 @@ def _told(model: dict[str, Any]) -> dict[str, Any]:
     return {name: model[name] for name in SAME if model.get(name) is not None}
 
 
+def _calls(message: dict[str, Any]) -> list[ToolCall]:
+    """The calls that a server hands over by themselves."""
+    functions = [call["function"] for call in message.get("tool_calls") or ()]
+    return [call_of(function["name"], function["arguments"]) for function in functions]
+
+
 def _read(answer: dict[str, Any]) -> dict[str, Any] | None:
     """The text of a chat completion and how it ended; None where it has none."""
     try:
         choice = answer["choices"][0]
         message, ended = choice["message"], choice["finish_reason"]
-        text = message.get("content") or ""
+        text = with_calls({"content": message.get("content"), "tool_calls": _calls(message)})
+        ended = "stop" if ended == "tool_calls" else ended
         thought = message.get("reasoning_content") or message.get("reasoning") or ""
         if ended not in ("stop", "length") or not (text or thought):
             return None

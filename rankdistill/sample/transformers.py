@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from rankdistill.errors import UserError
 from rankdistill.models.model import Model
+from rankdistill.models.thoughts import Thoughts
 from rankdistill.rows import Response
 from rankdistill.sample.choose import choose
 from rankdistill.sample.model_folder import check_positions, contents, stop_ids, to_response
@@ -75,13 +76,16 @@ class TransformersSampler(Sampler):
         if not left:
             return
         tokenizer = model.tokenizer()
-        ends = stop_ids(model.folder, tokenizer)
+        ends, thoughts = stop_ids(model.folder, tokenizer), Thoughts.of(tokenizer)
         network = self._load(model)
         for batch in left:
             groups = decode(network, batch, options, ends)
-            for (prompt_id, _), group in zip(batch, groups, strict=True):
+            for (prompt_id, prompt), group in zip(batch, groups, strict=True):
                 if prompt_id not in done:
-                    yield prompt_id, [to_response(tokenizer, ids, ends, source) for ids in group]
+                    yield (
+                        prompt_id,
+                        [to_response(thoughts, prompt, ids, ends, source) for ids in group],
+                    )
 
     @torch.inference_mode()
     def response_logps(

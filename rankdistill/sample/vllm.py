@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from rankdistill.errors import UserError
-from rankdistill.models import Model, export_untied
+from rankdistill.models import Model, Thoughts, export_untied
 from rankdistill.rows import Response
 from rankdistill.sample.model_folder import (
     EngineFolder,
@@ -139,9 +139,11 @@ class VLLMSampler(Sampler):
             {"do": "sample", "prompt": list(ids), "seeds": row, "params": params}
             for ids, row in zip(prompts, seeds, strict=True)
         ]
-        for (prompt_id, _), answer in zip(left, self._answered(jobs, drawn), strict=True):
+        thoughts = Thoughts.of(tokenizer)
+        for (prompt_id, prompt), answer in zip(left, self._answered(jobs, drawn), strict=True):
             rows = answer["responses"] * (options.responses_per_prompt // drawn)
-            yield prompt_id, [to_response(tokenizer, list(ids), ends, source) for ids in rows]
+            responses = [to_response(thoughts, prompt, list(ids), ends, source) for ids in rows]
+            yield prompt_id, responses
 
     def response_logps(
         self, model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]

@@ -32,6 +32,7 @@ class Likelihood(LikelihoodOptions, Scorer):
     name: ClassVar[str] = "likelihood"
     uses_teacher: ClassVar[bool] = True
     is_likelihood: ClassVar[bool] = True
+    reads_thoughts: ClassVar[bool] = True
 
     @property
     def identity(self) -> dict[str, Any]:

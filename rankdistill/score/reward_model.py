@@ -61,6 +61,11 @@ class RewardModel(RewardModelOptions, Scorer):
             "model": models.identity(self.model),
         }
 
+    @property
+    def reads_thoughts(self) -> bool:
+        """Whether it was trained here, on responses with what they thought."""
+        return hasattr(self._named.config(), SHIFT)
+
     def about(self, teacher: str) -> str:
         return f"{self.name} under {self.model}"
 

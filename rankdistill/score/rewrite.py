@@ -11,11 +11,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
-from rankdistill.models import Model, encode_response
+from rankdistill.models import Model, Thoughts, encode_response, encode_texts
 from rankdistill.rows import Group, Response, row_columns
 from rankdistill.score.verifier.forms import SENTENCE_END
 from rankdistill.score.verifier.instructions import follows
+from rankdistill.thoughts import CLOSE, OPEN, answer_of, has_thoughts, thought_of
 
 
 def best_response(group: Group) -> Response | None:
@@ -105,13 +107,23 @@ def rewrites(groups: Sequence[Group], writer: Model, max_response_tokens: int) -
     result = []
     for group in groups:
         for response in _best_first(group):
-            text = _rewritten(response["text"], group)
-            token_ids = [] if text is None else encode_response(tokenizer, text)
-            if text is not None and len(token_ids) <= max_response_tokens:
-                made = Response(text=text, token_ids=token_ids, finish_reason="stop", source=SOURCE)
+            text = _rewritten(answer_of(response["text"]), group)
+            made = None if text is None else _response(tokenizer, group, response["text"], text)
+            if made is not None and len(made["token_ids"]) <= max_response_tokens:
                 result.append({**group, "responses": [made]})
                 break
     return result
+
+
+def _response(tokenizer: Any, group: Group, before: str, text: str) -> Response:
+    """The rewritten answer; what was thought stays before it."""
+    if not has_thoughts(before):
+        ids = encode_response(tokenizer, text)
+        return Response(text=text, token_ids=ids, finish_reason="stop", source=SOURCE)
+    text = f"{OPEN}\n{thought_of(before)}\n{CLOSE}\n\n{text}"
+    prompt, [ids] = encode_texts(tokenizer, group["messages"], [text], whole_prompt=True)
+    made = Response(text=text, token_ids=ids, finish_reason="stop", source=SOURCE)
+    return Thoughts.of(tokenizer).counted(prompt, made)
 
 
 def _rewritten(text: str, group: Group) -> str | None:
@@ -121,7 +133,7 @@ def _rewritten(text: str, group: Group) -> str | None:
     names, arguments = columns.get("instruction_id_list", []), columns.get("kwargs", [])
     for rule, given in zip(names, arguments, strict=True):
         known = {name: value for name, value in (given or {}).items() if value is not None}
-        missed = not any(follows(r["text"], rule, known) for r in group["responses"])
+        missed = not any(follows(answer_of(r["text"]), rule, known) for r in group["responses"])
         made = REWRITES[rule](text, **known) if missed and rule in REWRITES else None
         if made is not None and follows(made, rule, known):
             text = made

@@ -69,6 +69,8 @@ class Scorer(ABC):
     """Whether its values compare the responses of one group only; see `absolute`."""
     by_rule: bool = False
     """Whether a rule gives its values, and no model's opinion."""
+    reads_thoughts: bool = False
+    """Whether it reads what a response thought as well; others are shown its answer alone."""
     verifies: bool = False
     """Whether a value says that a response is right, 1 or 0, or which share of it is."""
     rule: str | None = None
@@ -113,6 +115,11 @@ class Scorer(ABC):
     def questions(self, responses: int) -> Questions | None:
         """What its model is asked about a group of so many responses; None: it reads them."""
         return None
+
+    @property
+    def without_answer(self) -> float | None:
+        """The value of a response that ended before its thought did; None: as the scorer says."""
+        return 0.0 if self.verifies else None
 
     @property
     def absolute(self) -> Scorer:

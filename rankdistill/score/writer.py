@@ -26,6 +26,7 @@ class ByWriter(WriterOptions, Scorer):
     name: ClassVar[str] = "writer"
     by_rule: ClassVar[bool] = True
     relative: ClassVar[bool] = True
+    reads_thoughts: ClassVar[bool] = True
 
     @property
     def identity(self) -> dict[str, Any]:

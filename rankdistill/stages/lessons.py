@@ -12,10 +12,12 @@ from rankdistill.errors import UserError
 from rankdistill.models import Rows, written
 from rankdistill.prompts import prompt_id, source_identity
 from rankdistill.rows import Group
+from rankdistill.stages.prompts import read_set
 from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import score
 from rankdistill.store import Partial
+from rankdistill.thoughts import thinks
 from rankdistill.warmup.conversations import Conversations
 from rankdistill.warmup.lessons import (
     Lessons,
@@ -106,7 +108,7 @@ def _of_conversations(run: Run, own: Conversations, by_split: Mapping[str, Rows]
         partial.shards().put(groups)
         return counts
 
-    return Rows.of(run.stage("lessons", own.path, identity, make))
+    return Rows.of(read_set(run, "lessons", own.path, identity, make))
 
 
 def _written(run: Run, prompts: Rows, lessons: Lessons, count: int) -> Rows:
@@ -141,6 +143,7 @@ def _written(run: Run, prompts: Rows, lessons: Lessons, count: int) -> Rows:
         "scored": key,
         "lessons": asdict(lessons),
         **in_tokens,
+        **({"thoughts": "left out"} if not lessons.thoughts and thinks(whole) else {}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:

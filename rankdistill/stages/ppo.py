@@ -194,6 +194,7 @@ def _learned_from(
         found["reward_model"] = rewarding.model.identity
     elif settings.reward_coef > 0:
         found["verifier"] = _verifier(run).identity
+        found |= run.start.thoughts_identity
     if settings.distils:
         found["teacher"] = run.teacher.identity
     return found

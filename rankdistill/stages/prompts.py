@@ -22,8 +22,8 @@ from rankdistill.schema import AugmentConfig, PromptsConfig
 from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
 from rankdistill.stages.settings import Settings
-from rankdistill.store import Partial
-from rankdistill.warmup.lessons import answer_of, thinks
+from rankdistill.store import Output, Partial
+from rankdistill.thoughts import answer_of, thinks
 
 
 def augmented(run: Run, prompts: Rows) -> Rows:
@@ -154,6 +154,20 @@ def evaluated_by(settings: PromptsConfig) -> Evaluated | None:
     return Evaluated(what.against, what.ngram) if what.against else None
 
 
+def read_set(
+    run: Run,
+    stage: str,
+    what: str,
+    identity: Mapping[str, Any],
+    make: Callable[[Partial], Mapping[str, Any]],
+) -> Output:
+    """The output of a set that was read; anew where an earlier version left out rows with tools."""
+    output = run.stage(stage, what, identity, make)
+    if output.manifest["counts"].get("tool_calls"):
+        output = run.stage(stage, what, {**identity, "tools": 1}, make)
+    return output
+
+
 def load(run: Run) -> Rows:
     """The prompts of all splits.
 
@@ -171,7 +185,7 @@ def load(run: Run) -> Rows:
         return counts
 
     identity = _identity(settings, dict(run.start.identity), demanding)
-    prompts = Rows.of(run.stage("prompts", settings.named, identity, make))
+    prompts = Rows.of(read_set(run, "prompts", settings.named, identity, make))
     if settings.augment.requests:
         prompts = augmented(run, prompts)
     needed = ["heldout"] if run.settings.rank.path else ["train", "heldout"]

@@ -17,7 +17,12 @@ from rankdistill.rank.combine import combine, debiased
 from rankdistill.rank.diagnostics import diagnose, writer_figures
 from rankdistill.rank.existing import parts, read_ranked
 from rankdistill.rank.write import write_table
-from rankdistill.stages.prompts import contamination_identity, evaluated_by, mixture_identity
+from rankdistill.stages.prompts import (
+    contamination_identity,
+    evaluated_by,
+    mixture_identity,
+    read_set,
+)
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
 from rankdistill.store.inputs import sha256
@@ -136,7 +141,8 @@ def existing(run: Run) -> Rows:
         partial.shards().put(groups)
         return counts
 
-    output = run.stage("rank", f"{settings.named} (an existing ranked set)", identity, make)
+    what = f"{settings.named} (an existing ranked set)"
+    output = read_set(run, "rank", what, identity, make)
     for split in ("train", "heldout"):
         if not output.manifest["counts"].get(split):
             raise UserError(

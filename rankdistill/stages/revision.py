@@ -19,7 +19,7 @@ from rankdistill.score.judge.prompts import Frame, delimited
 from rankdistill.score.rewrite import best_response
 from rankdistill.stages.run import Run
 from rankdistill.stages.sample import sample
-from rankdistill.warmup.lessons import answer_of, thinks
+from rankdistill.thoughts import answer_of, thinks
 
 SOURCE = "teacher_revision"
 
@@ -42,12 +42,13 @@ def revisions(run: Run, groups: Rows) -> Rows:
         asked = []
         for name, group in known.items():
             parts = {part: delimited(part.upper(), texts[name]) for part, texts in more.items()}
-            response = delimited("RESPONSE", best[name]["text"])
+            response = delimited("RESPONSE", answer_of(best[name]["text"]))
             messages = question.ask(group["messages"], response=response, **parts)
             asked.append({**_prompt(group), "messages": messages})
         return Rows(_fitting(run, asked), key)
 
-    asked = asking(f"{groups.key} criticised", "criticise")
+    key = f"{groups.key} criticised" + " without thoughts" * thinks(known.values())
+    asked = asking(key, "criticise")
     first = sample(run, run.writing_teacher, asked, "critic", 1)
     critiques = {row["prompt_id"]: answer_of(row["responses"][0]["text"]) for row in first}
     known = {name: group for name, group in known.items() if name in critiques}

@@ -10,7 +10,7 @@ from typing import Any
 
 from rankdistill.cluster.ray import rows_of
 from rankdistill.cluster.work import Sampling
-from rankdistill.console import progress
+from rankdistill.console import progress, result
 from rankdistill.models import Rows, ServedModel, encode_prompt
 from rankdistill.sample import Request, SamplingOptions
 from rankdistill.stages.agreement import keep_logps
@@ -19,6 +19,7 @@ from rankdistill.stages.served import write
 from rankdistill.store import Partial
 from rankdistill.store.sequences import values_of
 from rankdistill.store.sharing import Chunk, collect, share, was_shared
+from rankdistill.thoughts import thought_counts
 
 
 def sample(
@@ -60,6 +61,7 @@ def sample(
         "source": source,
         **run.sampled_by(model),
         "options": vars(options),
+        **model.thoughts_identity,
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
@@ -94,7 +96,14 @@ def _sample_rows(
     if groups and run.settings.cluster is None:  # a replica loads the model anew for every stage
         keep_logps(run.sampler(), model, dict(asked.requests), groups, partial.path)
     rate = asked.tokens / seconds if asked.tokens else 0.0
-    return {**_counts(groups), "tokens_per_second": rate}
+    counts = _counts(groups)
+    if lost := counts.get("thoughts_without_answer"):
+        result(
+            f"{lost} of {counts['responses']} responses ended before their thought did and have no "
+            "answer: raise sample.max_response_tokens, or have the template leave thoughts out "
+            "('student.chat_template_kwargs={enable_thinking: false}', where it reads that)."
+        )
+    return {**counts, "tokens_per_second": rate}
 
 
 def _write_alone(asked: _Asked, partial: Partial) -> float:
@@ -185,4 +194,4 @@ def _counts(rows: Sequence[Any]) -> dict[str, int]:
             counts["responses"] += 1
             counts["tokens"] += len(response["token_ids"])
             counts["cut_by_length"] += response["finish_reason"] == "length"
-    return dict(counts)
+    return {**counts, **thought_counts(r for row in rows for r in row["responses"])}

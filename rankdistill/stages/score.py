@@ -21,6 +21,7 @@ from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
 from rankdistill.store.sequences import selected, values_of
 from rankdistill.store.sharing import Chunk, collect, share, was_shared
+from rankdistill.thoughts import thinks
 
 CHUNKS_EACH = 4
 """Chunks per process that shares the work; a scorer loads its model once for each."""
@@ -106,6 +107,7 @@ def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Outp
         **({} if name == scorer.name else {"name": name}),
         **(recoding(writer, run.teacher) if uses_teacher else {}),
         **({} if view is None else {"teacher_sees": view.identity}),
+        **({"thoughts": "left out"} if not scorer.reads_thoughts and thinks(groups) else {}),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:

@@ -94,6 +94,7 @@ class AlpacaEval(AlpacaEvalOptions, Suite):
             "suite": f"{self.name} answers",
             "version": self.version,
             "model": model.identity,
+            **model.thoughts_identity,
             "instructions": [row["instruction"] for row in self._rows],
             "temperature": self.temperature,
             "max_response_tokens": self.max_response_tokens,

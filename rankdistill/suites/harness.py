@@ -25,6 +25,7 @@ from rankdistill.models.device import device
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.store.inputs import sha256
 from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
+from rankdistill.thoughts import CLOSE
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
@@ -205,6 +206,7 @@ class HarnessSuite(HarnessOptions, Suite):
             "data": self.data_identity(),
             "dtype": run.settings.sample.vllm.dtype if self.backend == "vllm" else None,
             **identity_of(self, instead=("path",)),
+            **model.thoughts_identity,
         }
 
         def make(partial: Partial) -> Mapping[str, Any]:
@@ -260,7 +262,7 @@ class HarnessSuite(HarnessOptions, Suite):
         if self.backend == "vllm":
             from rankdistill.suites.resuming import vllm_model
 
-            with vllm_model(run, model, self.batch_size) as lm:
+            with vllm_model(run, model, self.batch_size, **thoughts_left_out(model)) as lm:
                 yield lm
             return
         from lm_eval.models import huggingface
@@ -272,6 +274,7 @@ class HarnessSuite(HarnessOptions, Suite):
             batch_size=self.batch_size,
             trust_remote_code=model.loading.trust_remote_code,
             device=str(device()),
+            **thoughts_left_out(model),
         )
 
     def _files(self) -> dict[str, Path]:
@@ -318,6 +321,11 @@ class HarnessSuite(HarnessOptions, Suite):
             mean = sum(flat) / len(flat)
             return Figure(key, title, meaning, mean, None, None, len(flat))
         return mean_figure(key, title, meaning, [float(value) for value in values])
+
+
+def thoughts_left_out(model: Model) -> dict[str, Any]:
+    """What has lm-eval measure the answer of a model that thinks before it."""
+    return {"think_end_token": CLOSE} if model.thoughts_identity else {}
 
 
 _BACKENDS = {"hf": "transformers", "vllm": "vLLM"}

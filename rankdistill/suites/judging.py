@@ -22,6 +22,7 @@ from rankdistill.score.judge.verdicts import Form
 from rankdistill.score.schema import JudgeEndpoint, check_endpoint
 from rankdistill.score.scorer import Verdict
 from rankdistill.store import Partial, Shards
+from rankdistill.thoughts import answer_of
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
@@ -155,7 +156,7 @@ def write_answers(
             sampler = run.sampler()
             sampler.prepare(model, asked, options)
             for name, responses in sampler.sample(model, asked, options, "student", done=done):
-                shards.append([{"id": name, "text": responses[0]["text"]}])
+                shards.append([{"id": name, "text": answer_of(responses[0]["text"])}])
                 bar.advance()
     return {row["id"]: row["text"] for row in shards.rows()}
 

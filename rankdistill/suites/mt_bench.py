@@ -98,6 +98,7 @@ class MTBench(MTBenchOptions, Suite):
             "suite": f"{self.name} answers",
             "version": self.version,
             "model": model.identity,
+            **model.thoughts_identity,
             "questions": self._asked,
             "max_response_tokens": self.max_response_tokens,
             **sampled_by(run, model),
@@ -195,7 +196,7 @@ class MTBench(MTBenchOptions, Suite):
 
 def read_rating(reply: Reply) -> float | None:
     """The rating that a judge's answer ends with, 1 to 10; None where there is none."""
-    found = _RATING.findall(reply.text) or _RATING_BACKUP.findall(reply.text)
+    found = _RATING.findall(reply.answer) or _RATING_BACKUP.findall(reply.answer)
     rating = float(found[0]) if found else None
     return rating if rating is not None and 1 <= rating <= 10 else None
 

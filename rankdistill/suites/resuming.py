@@ -78,8 +78,12 @@ def _name(kind: str, arguments: Any) -> str:
 
 
 @contextmanager
-def vllm_model(run: Run, model: Model, batch_size: int | str) -> Iterator[Any]:
-    """lm-eval's `VLLM` of a model, with the engine's options of `sample.vllm`; ends its engine."""
+def vllm_model(run: Run, model: Model, batch_size: int | str, **more: Any) -> Iterator[Any]:
+    """lm-eval's `VLLM` of a model, with the engine's options of `sample.vllm`; ends its engine.
+
+    Args:
+        more: Arguments of lm-eval's own.
+    """
     from rankdistill.models import release
     from rankdistill.sample.vllm import device_arguments
     from rankdistill.vllm_worker import free_share
@@ -98,6 +102,7 @@ def vllm_model(run: Run, model: Model, batch_size: int | str) -> Iterator[Any]:
         batch_size=batch_size,
         trust_remote_code=model.loading.trust_remote_code,
         **arguments,
+        **more,
     )
     try:
         yield lm

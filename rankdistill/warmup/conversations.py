@@ -21,6 +21,7 @@ from rankdistill.prompts.formats import conversation, response_in, unread_column
 from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows
 from rankdistill.rows import Group, Message, Response, Split
+from rankdistill.tool_calls import with_calls
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def rows_of(
     """
     rows: list[ConversationRow] = []
     for turn in _turns(messages):
-        text = messages[turn]["content"]
+        text = with_calls(messages[turn])
         prompt, [answer] = encode_answers(tokenizer, messages[:turn], [text])
         before = rows[-1].prompt + rows[-1].rest if rows else []
         if not rows or prompt[: len(before)] != before:
@@ -177,7 +178,7 @@ def _turns(messages: Sequence[Message]) -> list[int]:
         i
         for i, message in enumerate(messages)
         if message["role"] == "assistant"
-        and message["content"].strip()
+        and (message["content"].strip() or message.get("tool_calls"))
         and any(before["role"] != "system" for before in messages[:i])
     ]
 

@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rankdistill.models import encode_answers, encode_prompt, encode_response
+from rankdistill.models import encode_answers, encode_prompt, encode_texts
 from rankdistill.rows import Group, Message, Response
+from rankdistill.thoughts import answer_of, thinks
 from rankdistill.warmup.schema import Lessons
 
 _WRITTEN = ("text", "token_ids", "finish_reason", "source")
-_THOUGHTS = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-
-
-def answer_of(text: str) -> str:
-    """What remains of a response without its thoughts.
-
-    A chat template may have opened them, so that only their end is in the text; and a response that
-    was cut while it thought has no answer.
-
-    >>> answer_of("<think>2 + 2</think> It is 4.")
-    'It is 4.'
-    >>> answer_of("2 + 2</think>4"), answer_of("<think>2 +")
-    ('4', '')
-    """
-    text = _THOUGHTS.sub("", text)
-    text = text.rpartition("</think>")[2].lstrip() if "</think>" in text else text
-    return text.partition("<think>")[0].rstrip() if "<think>" in text else text
-
-
-def thinks(groups: Iterable[Group]) -> bool:
-    """Whether a response has thoughts."""
-    return any("think>" in r["text"] for group in groups for r in group["responses"])
 
 
 def without_thoughts(group: Group, tokenizer: PreTrainedTokenizerBase) -> Group:
     """The group's answers, in its order; those that had thoughts are tokenised anew.
 
-    A response that is nothing but thoughts keeps its place, with no token.
+    A response that is nothing but thoughts keeps its place, with no token. Where the template opens
+    a thought at the prompt's end, the answers stand behind as much of it as comes before an answer.
     """
+    if not thinks([group]):
+        return group
+    whole = encode_prompt(tokenizer, group["messages"])
+    texts = [answer_of(response["text"]) for response in group["responses"]]
+    prompt, answers = encode_texts(tokenizer, group["messages"], [t for t in texts if t])
+    same = len(prompt) == len(whole)  # then those without thoughts keep their tokens
+    written = iter(answers)
 
-    def answer(response: Response) -> Response:
-        text = answer_of(response["text"])
-        if text == response["text"]:
+    def answer(response: Any, text: str) -> Any:
+        ids = next(written) if text else []
+        if text == response["text"] and same:
             return response
-        ids = encode_response(tokenizer, text) if text else []
         ids = ids if response["finish_reason"] == "stop" else ids[:-1]
-        return {**response, "text": text, "token_ids": ids}  # type: ignore[typeddict-item]
+        rest = {key: value for key, value in response.items() if key != "thought_tokens"}
+        return {**rest, "text": text, "token_ids": ids}
 
-    return {**group, "responses": [answer(response) for response in group["responses"]]}  # type: ignore[typeddict-item]
+    responses = [answer(r, text) for r, text in zip(group["responses"], texts, strict=True)]
+    shorter = {} if same else {"prompt_tokens": len(prompt)}
+    return {**group, **shorter, "responses": responses}  # type: ignore[typeddict-item]
 
 
 def asked(messages: Sequence[Message], request: str | None) -> list[Message]:
@@ -59,7 +47,7 @@ def asked(messages: Sequence[Message], request: str | None) -> list[Message]:
     if request is None:
         return list(messages)
     *before, last = messages
-    return [*before, {"role": last["role"], "content": f"{last['content']}\n\n{request}"}]
+    return [*before, {**last, "content": f"{last['content']}\n\n{request}"}]
 
 
 def chosen(

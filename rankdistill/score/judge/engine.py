@@ -13,7 +13,8 @@ from typing import Any
 
 from rankdistill.endpoint import Answer
 from rankdistill.errors import UserError
-from rankdistill.models import Model, encode_prompt
+from rankdistill.models import Model, Thoughts, encode_prompt
+from rankdistill.rows import Response
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.sample.vllm import device_arguments
 from rankdistill.sample.vllm_process import Answers, VLLMProcess
@@ -39,6 +40,7 @@ class Engine:
         self._options, self._seed = options, seed
         folder = model.folder
         self._tokenizer: Any = model.tokenizer()
+        self._thoughts = Thoughts.of(self._tokenizer)
         self._length = min(max_positions(folder) or LONGEST, LONGEST)
         self._pending: dict[int, tuple[Question, int, Future[Answer]]] = {}
         self._number, self._closed = 0, False
@@ -116,7 +118,13 @@ class Engine:
     def _answer(self, question: Question, asked: int, answer: dict[str, Any]) -> Answer:
         tokens = answer["tokens"]
         counts = Counter(calls=1, prompt_tokens=asked, completion_tokens=len(tokens))
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        said = Response(
+            text=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            token_ids=tokens,
+            finish_reason="length" if answer["cut"] else "stop",
+            source="judge",
+        )
+        text = self._thoughts.apart([], said)["text"]
         steps: list[Step] = [
             (self._token(token), {self._token(int(i)): logp for i, logp in step.items()})
             for token, step in zip(tokens, answer["steps"], strict=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError, suggest
+from rankdistill.tool_calls import as_told
 
 PLACEHOLDERS = {
     "pointwise": ("conversation", "response", "criterion", "answer"),
@@ -36,7 +37,7 @@ class Frame:
 
     def ask(self, messages: Sequence[Mapping[str, Any]], **parts: str) -> list[dict[str, str]]:
         """The judge's conversation. Text that is put in is never searched for placeholders."""
-        told = "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
+        told = "\n\n".join(f"{m['role']}: {m['content']}" for m in as_told(messages))
         filled = {**parts, "conversation": delimited("CONVERSATION", told)}
         text = _PLACEHOLDER.sub(lambda found: filled.get(found[1], found[0]), self.text)
         return [{"role": "user", "content": text}]

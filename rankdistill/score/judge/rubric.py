@@ -99,6 +99,11 @@ class Rubric(RubricOptions, LLMJudge):
     def relative(self) -> bool:
         return False
 
+    @property
+    def without_answer(self) -> float:
+        """See `Scorer`: nothing meets an item, whatever a rule says of an empty text."""
+        return 0.0
+
     def questions(self, responses: int) -> Questions:
         """See `Scorer`; nobody knows the checklists before the prompts."""
         tokens = self.max_answer_tokens if self.explain else VERDICT_TOKENS

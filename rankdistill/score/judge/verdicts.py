@@ -15,12 +15,13 @@ from itertools import permutations
 from string import ascii_uppercase
 from typing import Any
 
+from rankdistill.thoughts import CLOSE, answer_of
+
 RATINGS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 LETTERS = ascii_uppercase
 ENUMERATED = 5
 """Up to so many responses, every order is an option of its own, so that none can be invalid."""
 _REASONS = 600
-_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"\A```(?:json)?(.*)```\Z", re.DOTALL)
 
 Step = tuple[str, dict[str, float]]
@@ -34,6 +35,11 @@ class Reply:
     text: str
     steps: Sequence[Step] = ()
     """Empty where log-probabilities were not asked for, or not given."""
+
+    @property
+    def answer(self) -> str:
+        """The text without what was thought before it."""
+        return answer_of(self.text)
 
 
 @dataclass(frozen=True)
@@ -163,12 +169,18 @@ def _form(
 
 
 def _value(text: str, name: str, explain: bool) -> Any:
-    """The verdict in an answer that is one JSON object with the right keys; else None."""
-    text = _THOUGHT.sub("", text).strip()
-    fenced = _FENCE.match(text)
-    try:
-        answer = json.loads(fenced[1] if fenced else text)
-    except (ValueError, RecursionError):
-        return None
+    """The verdict in an answer that is one JSON object with the right keys; else None.
+
+    Its thoughts are left out, also where the answer begins inside of one that a template opened.
+    """
     keys = {name, "reasons"} if explain else {name}
-    return answer[name] if isinstance(answer, dict) and set(answer) == keys else None
+    # First as it is: a judge's reasons may quote the marks.
+    for said in dict.fromkeys((text, answer_of(text), text.partition(CLOSE)[2])):
+        fenced = _FENCE.match(said.strip())
+        try:
+            answer = json.loads(fenced[1] if fenced else said)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(answer, dict) and set(answer) == keys:
+            return answer[name]
+    return None
