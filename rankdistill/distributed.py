@@ -20,6 +20,11 @@ def rank() -> int:
     return int(os.environ.get("RANK") or 0)
 
 
+def world_size() -> int:
+    """How many processes torchrun or accelerate launch started; 1 when alone."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
 def workers(environment: Mapping[str, str], gpus: int, gpus_each: int) -> tuple[int, bool]:
     """How many processes of a launch make rows together, and whether this one does.
 

@@ -38,6 +38,8 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 
 THIS_QUESTION = {400, 413, 422}
 """Statuses that say: this question cannot be answered, others may."""
+SAME = ("id", "root", "parent", "max_model_len")
+"""What servers of one model say alike of it; the time they were started at differs."""
 UNREAD_TWICE = 2
 """Times that an answer which could not be read is asked for again."""
 
@@ -72,6 +74,8 @@ class Connection:
     """Where the other keys are: ``score``."""
     done: str
     """What was done with the answers that are kept: ``judged``."""
+    path: str = "chat/completions"
+    """What is asked, under the URL."""
 
 
 class Client:
@@ -116,7 +120,7 @@ class Client:
 
     def post(self, body: dict[str, Any], url: str) -> httpx.Response:
         """One request. httpx.HTTPError: nothing came back."""
-        return self._client.post(f"{url.rstrip('/')}/chat/completions", json=body)
+        return self._client.post(f"{url.rstrip('/')}/{self.connection.path}", json=body)
 
     def probe(self, body: dict[str, Any], url: str) -> httpx.Response:
         """One request at start-up. UserError: nobody there, key refused, no such model."""
@@ -139,6 +143,42 @@ class Client:
         listed = answer.get("data")
         return [m for m in listed if isinstance(m, dict)] if isinstance(listed, list) else []
 
+    def served(self) -> dict[str, dict[str, Any] | None]:
+        """By URL what it says of the model; None: it says nothing.
+
+        Raises:
+            UserError: a URL has the model not, or URLs serve different models.
+        """
+        told = self.connection
+        found = {url: self._of_model(url) for url in told.urls}
+        first = told.urls[0]
+        for url, said in found.items():
+            if said is None and len(found) > 1:
+                raise UserError(
+                    f"{url} ({told.url_key}) does not say what it serves (/models), so it is not "
+                    "known whether the URLs serve the same model: leave it out, or give one URL."
+                )
+            if said is not None and _same(said) != _same(found[first] or {}):
+                raise UserError(
+                    f"{first} and {url} ({told.url_key}) serve different models as '{told.settings.model}' "
+                    f"({_same(found[first] or {})} and {_same(said)}): give URLs of one model."
+                )
+        return found
+
+    def _of_model(self, url: str) -> dict[str, Any] | None:
+        """What a URL says of the model. UserError: it says that it serves others only."""
+        listed, told = self.models(url), self.connection
+        for model in listed:
+            if model.get("id") == told.settings.model:
+                return model
+        if not listed:
+            return None
+        names = [str(model.get("id")) for model in listed]
+        raise UserError(
+            f"{told.who} {url} has no model '{told.settings.model}' ({told.group}.model): "
+            f"{suggest(told.settings.model, names)}"
+        )
+
     def close(self) -> None:
         """Drop what is not answered."""
         self._over.set()
@@ -148,7 +188,7 @@ class Client:
     def refuse_hopeless(self, response: httpx.Response) -> None:
         """UserError where no question can be answered."""
         told, status = self.connection, response.status_code
-        url = str(response.request.url).removesuffix("/chat/completions")
+        url = str(response.request.url).removesuffix(f"/{told.path}")
         if status in (401, 403):
             key = "is not set" if not self._key else "holds a key that it refuses"
             raise UserError(
@@ -160,7 +200,7 @@ class Client:
             hint = f" {suggest(told.settings.model, served)}" if served else ""
             raise UserError(
                 f"{told.who} {url} has no model '{told.settings.model}' ({told.group}.model) or no "
-                f"/chat/completions (it answers {status}): correct one or the other.{hint}"
+                f"/{told.path} (it answers {status}): correct one or the other.{hint}"
             )
 
     def message(self, response: httpx.Response) -> str:
@@ -263,6 +303,10 @@ class _Pace:
             over.wait(max(0.0, at - time.monotonic()))
         if over.is_set():
             raise Stopped
+
+
+def _same(model: dict[str, Any]) -> dict[str, Any]:
+    return {name: model[name] for name in SAME if model.get(name) is not None}
 
 
 def priced(

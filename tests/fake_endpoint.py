@@ -26,6 +26,8 @@ class FakeEndpoint:
         logprobs: (verdict) -> the likeliest alternatives to it with their probabilities.
         about: What `/models` says of the model beside its name; None: it says nothing at all.
         refuses: Arguments that it answers with a 400 that names them.
+        reads: (prompt, how many of the likeliest) -> vLLM's `prompt_logprobs`, or a whole answer,
+            of /completions; None: there is no such page.
     """
 
     def __init__(
@@ -38,7 +40,9 @@ class FakeEndpoint:
         logprobs: Callable[[str], dict[str, float]] | None = None,
         about: dict[str, Any] | None = {},  # noqa: B006  (never written to)
         refuses: Collection[str] = (),
+        reads: Callable[[Any, int], Any] | None = None,
     ) -> None:
+        self.reads, self.told = reads, f"trouble with {KEY}"
         self.about, self.refuses = about, refuses
         self.brain, self.trouble, self.key, self.model = brain, trouble, key, model
         self.logprobs = logprobs
@@ -63,7 +67,8 @@ class FakeEndpoint:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                question = body["messages"][-1]["content"]
+                read = "messages" not in body
+                question = str(body["prompt"]) if read else body["messages"][-1]["content"]
                 with endpoint.lock:
                     endpoint.requests.append(question)
                     endpoint.bodies.append(body)
@@ -80,14 +85,14 @@ class FakeEndpoint:
                 if endpoint.key and self.headers.get("authorization") != f"Bearer {endpoint.key}":
                     told = f"Incorrect API key provided: {self.headers.get('authorization')}"
                     return self._send(401, {"error": {"message": told}})
-                if body["model"] != endpoint.model:
+                if body["model"] != endpoint.model or ("prompt" in body and not endpoint.reads):
                     return self._send(404, {"error": {"message": "no such model"}})
                 if refused := [name for name in endpoint.refuses if name in body]:
                     told = f"Unsupported parameter: {refused[0]}"
                     return self._send(400, {"error": {"message": told}})
                 trouble = endpoint.trouble(number, question)
                 if isinstance(trouble, int):
-                    self._send(trouble, {"error": {"message": f"trouble with {KEY}"}})
+                    self._send(trouble, {"error": {"message": endpoint.told}})
                 elif trouble == "cut":
                     self.connection.shutdown(socket.SHUT_RDWR)
                     self.close_connection = True
@@ -123,6 +128,12 @@ class FakeEndpoint:
 
     def answer(self, body: dict[str, Any], question: str) -> dict[str, Any]:
         """A chat completion in the form that was asked for."""
+        if "prompt" in body:
+            assert self.reads is not None
+            found = self.reads(body["prompt"], body["prompt_logprobs"])
+            usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": 1}
+            whole = {"choices": [{"prompt_logprobs": found}], "usage": usage}
+            return found if isinstance(found, dict) else whole
         verdict = self.brain(question)
         usage = {"prompt_tokens": len(question) // 4, "completion_tokens": 7}
         if isinstance(verdict, dict):

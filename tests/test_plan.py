@@ -271,6 +271,36 @@ def test_endpoints_are_planned_by_their_calls(capsys):
     assert lessons.startswith(f"teacher: 70 prompts x 4, 280 {where}")
     assert verdicts == f"70 groups of 5 by a judge, 350 {where}"
     assert asked[group] == 60 / 6 * 60  # the limit of requests, not the tokens
+    calls = [stage["asked"]["calls"] for stage in found["stages"] if stage["asked"]]
+    given = ["recipe=served_teacher", "prompts.limit.train=60", "prompts.limit.validation=10"]
+    assert main([*given, "hardware=8xa100_40", "plan.spread=fsdp2_8gpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [endpoint] = [line for line in lines if line.startswith("http://127.0.0.1:8000/v1 (Qwen/")]
+    assert f"sample, score; {sum(calls):,} calls, " in endpoint
+    here = "The 8 devices of this machine: sample on 1; warmup, train on all by fsdp2_8gpu."
+    assert here in lines
+
+
+def test_teachers_that_read_tokens_are_planned(capsys):
+    """A served one by its calls, those of this machine by their memory."""
+    given = [
+        "recipe=on_policy", "prompts.limit.train=60", "plan.response_tokens=50",
+        "sample.endpoint.urls=[http://127.0.0.1:8000/v1]", "sample.endpoint.model=NAME",
+    ]  # fmt: skip
+    topic = "train.teacher_column=topic"
+    some, all_served = (
+        plan(capsys, *given, f"train.teachers={{{who}}}", topic)
+        for who in ("a: teacher, b: endpoint", "b: endpoint")
+    )
+    [reads] = [stage for stage in some["stages"] if stage["asked"]]
+    assert reads["stage"] == "train" and reads["asked"]["calls"] == 60 * 2
+    assert reads["what"].startswith("tokens of 60 prompts x 2 read, 120 calls to NAME at http://")
+    others = [
+        next(s for s in found["stages"] if s["stage"] == "train" and s["trained_parameters"])
+        for found in (some, all_served)
+    ]
+    teacher, nothing = (stage["memory_bytes"]["others"] for stage in others)
+    assert teacher > nothing == 0
 
 
 def test_the_table_keeps_to_100_columns(capsys, monkeypatch):

@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
+import forked
 import pytest
 from fake_endpoint import KEY, FakeEndpoint, shown
 from tiny_run import TINY, refusal, run_here
@@ -197,6 +198,18 @@ def test_a_served_teacher_writes_and_judges_a_whole_run(monkeypatch, tmp_path, t
     with FakeEndpoint(brain) as moved:
         run_here(monkeypatch, tmp_path, *arguments(moved))
         assert set(moved.requests) <= {"Say yes.", *(q for q in moved.requests if "A test." in q)}
+        two = tmp_path / "two"
+        two.mkdir()
+        both = forked.together(
+            "rankdistill", *arguments(moved), "hydra.run.dir=run", cwd=two,
+            RANKDISTILL_HOME=str(two / "home"), CUDA_VISIBLE_DEVICES="",
+        )  # fmt: skip
+        assert [done.returncode for done in both] == [0, 0], both[0].stderr[-2000:]
+    losses = [
+        [row["loss"] for row in json.loads(file.read_text())["training_history"] if "loss" in row]
+        for file in (folder / "metrics.json", two / "run" / "metrics.json")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4) and len(losses[0]) > 1
     metrics = json.loads((folder / "metrics.json").read_text())
     assert "teacher" not in metrics["models"] and metrics["teacher"] is None
     stages = [s for s in metrics["stages"] if s["stage"] == "sample" and "teacher" in s["what"]]

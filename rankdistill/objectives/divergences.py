@@ -122,32 +122,31 @@ DIVERGENCES = {
     "skew_reverse_kl": skew_reverse_kl,
     "total_variation": total_variation,
 }
-"""The names that `warmup.divergence` takes."""
+"""The names that `warmup.divergence` and `train.divergence` take."""
 
 WEIGHTS = {"jsd": "beta", "skew_forward_kl": "skew", "skew_reverse_kl": "skew"}
 """The weight that a name may bring along, as in ``jsd:0.1``."""
 
 
-def divergence_named(name: str) -> Callable[..., Tensor]:
+def divergence_named(name: str, key: str = "warmup.divergence") -> Callable[..., Tensor]:
     """The function of a name of `DIVERGENCES`, its weight after a colon: ``jsd:0.1``.
 
-    UserError: there is no such divergence, or the weight is none that it takes.
+    UserError, which calls it `key`: there is no such divergence, or the weight is none that it
+    takes.
     """
     kind, _, weight = name.partition(":")
     if kind not in DIVERGENCES:
-        raise UserError(f"warmup.divergence '{kind}' is unknown: {suggest(kind, DIVERGENCES)}")
+        raise UserError(f"{key} '{kind}' is unknown: {suggest(kind, DIVERGENCES)}")
     if not weight:
         return DIVERGENCES[kind]
     if kind not in WEIGHTS:
-        raise UserError(
-            f"warmup.divergence={name}: {kind} has no weight; {', '.join(WEIGHTS)} have one."
-        )
+        raise UserError(f"{key}={name}: {kind} has no weight; {', '.join(WEIGHTS)} have one.")
     try:
         found = partial(DIVERGENCES[kind], **{WEIGHTS[kind]: float(weight)})
         found(torch.zeros(2), torch.zeros(2))
     except ValueError:
         raise UserError(
-            f"warmup.divergence={name}: '{weight}' is no {WEIGHTS[kind]}, a number from 0 to 1."
+            f"{key}={name}: '{weight}' is no {WEIGHTS[kind]}, a number from 0 to 1."
         ) from None
     return found
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
     from rich.console import Console
 
-    from rankdistill.plan import table
+    from rankdistill.plan import served, table
 
     console = Console(highlight=False)
     wide = Console(highlight=False, width=max(table.WIDTH, console.width))
@@ -51,6 +51,8 @@ def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
     wide.print(table.table(planner, found))
     wide.print()
     wide.print(table.peak(found))
+    for line in served.who_does_what(planner, found):
+        wide.print(line, soft_wrap=True)
     if planner.plan.machines > 1 or planner.plan.price is not None:
         wide.print(table.told(table.of_machines(planner, found)), soft_wrap=True)
     for line in table.misfits(planner, found) or ["Everything fits."]:

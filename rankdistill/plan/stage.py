@@ -11,6 +11,18 @@ from rankdistill.plan.shapes import Shape
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a stage asks of a served model."""
+
+    model: str
+    urls: tuple[str, ...]
+    calls: int
+    tokens: float
+    """Read and written."""
+    dollars: float
+
+
+@dataclass(frozen=True)
 class PlannedStage:
     """One stage of a run."""
 
@@ -33,6 +45,8 @@ class PlannedStage:
     """Of the device's memory, what the stage may take: an engine's limit."""
     steps: int = 0
     """Of a training: how often gradients are exchanged."""
+    asked: Asked | None = None
+    """Where another machine computes it."""
     remedy: str | None = None
     """What makes it fit; None where it fits."""
 

@@ -10,6 +10,8 @@ from rankdistill.bench.flops import Work, sequences
 from rankdistill.plan.memory import forward_memory, model_bytes
 from rankdistill.plan.planner import PASSES, Planner, precise
 from rankdistill.plan.served import QUESTION, judged, written
+from rankdistill.plan.served import read as read_by_servers
+from rankdistill.plan.shapes import Shape
 from rankdistill.plan.stage import PlannedStage, cost, times
 from rankdistill.score.schema import JudgeEndpoint
 from rankdistill.score.scorer import Questions, Scorer
@@ -166,7 +168,7 @@ def _round(planner: Planner, prompts: int) -> Iterator[PlannedStage]:
     if settings.reward.only:
         return
     if planner.is_ppo:
-        yield _ppo(planner)
+        yield from _ppo(planner)
         return
     objective: Any = settings.objective
     group = planner.group(planner.epoch_group)
@@ -240,17 +242,28 @@ def _reward(planner: Planner) -> PlannedStage:
     return _trained(planner, "reward", planner.settings.reward, group, "pairs")
 
 
-def _ppo(planner: Planner) -> PlannedStage:
-    """Policy, reference or teacher, perhaps a reward model and a critic; an engine writes between
-    updates."""
+def _teachers_here(planner: Planner) -> list[Shape]:
+    """The teachers that read the student's tokens on its own devices."""
+    settings: Any = planner.settings
+    named = {who for who in settings.train.named_teachers.values() if isinstance(who, str)}
+    return [
+        planner.teacher if who == "teacher" else planner.shape(who, settings.teacher)
+        for who in sorted(named - {"endpoint"})
+    ]
+
+
+def _ppo(planner: Planner) -> Iterator[PlannedStage]:
+    """Policy, reference or teachers, perhaps a reward model and a critic; an engine writes between
+    updates, and servers read."""
     settings, counts = planner.settings, planner.counts
     train: Any = settings.train
     rollout, shape = train.rollout, planner.student
     group = planner.group(rollout.responses_per_prompt)
     own = model_bytes(shape, "float32", None)
     models = own * train.learns_reward
+    teachers = _teachers_here(planner) if train.distils else []
     if train.distils:
-        models += planner.held(planner.teacher, settings.teacher)
+        models += sum(planner.held(teacher, settings.teacher) for teacher in teachers)
     elif not settings.student.lora.r:  # with adapters the policy is its own reference
         models += own
     if train.critic == "separate" and train.advantage == "gae":
@@ -258,7 +271,11 @@ def _ppo(planner: Planner) -> PlannedStage:
     prompts = round(counts.train * train.epochs)
     written = planner.sampling("", shape, prompts, rollout.responses_per_prompt)
     read = times(group, prompts)
-    readers = [shape, planner.teacher if train.distils else shape]
+    if train.distils:
+        yield from read_by_servers(planner, train.named_teachers, prompts)
+    # Of several teachers the largest is taken to read all.
+    largest = [max(teachers, key=lambda shape: shape.parameters)] if teachers else []
+    readers = [shape, *(largest if train.distils else [shape])]
     readers += [shape] * train.learns_reward
     forwards = sum(read.inference(cost(reader)) for reader in readers)
     updates = times(group, counts.train * train.ppo_epochs)
@@ -269,9 +286,7 @@ def _ppo(planner: Planner) -> PlannedStage:
         tokens=share * group.tokens, epochs=train.epochs, others=models, extra_flops=forwards,
         least=planner.largest(rollout.responses_per_prompt),
     )  # fmt: skip
-    return replace(
-        stage, flops=stage.flops + written.flops, seconds=stage.seconds + written.seconds
-    )
+    yield replace(stage, flops=stage.flops + written.flops, seconds=stage.seconds + written.seconds)
 
 
 def _evaluation(planner: Planner) -> Iterator[PlannedStage]:

@@ -193,6 +193,7 @@ def _stage(stage: PlannedStage, planner: Planner) -> dict[str, Any]:
         "scratch_bytes": stage.scratch,
         "fits": stage.fits(planner.hardware),
         "remedy": stage.remedy,
+        "asked": None if stage.asked is None else asdict(stage.asked),
     }
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from rankdistill.endpoint import THIS_QUESTION, Answer, Client, Connection, priced
-from rankdistill.errors import UserError, suggest
+from rankdistill.errors import UserError
 from rankdistill.http_client import check_url
 from rankdistill.models import template_arguments
 from rankdistill.rows import Message, Response, ToolCall
@@ -20,8 +20,6 @@ from rankdistill.schema import EndpointConfig
 from rankdistill.tool_calls import call_of, tools_of, with_calls
 
 GROUP = "sample.endpoint"
-SAME = ("id", "root", "parent", "max_model_len")
-"""What servers of one model say alike of it; the time they were started at differs."""
 LARGEST_SEED = 2**31
 """Servers take 32 bits with a sign, or more."""
 UNTOLD = {"max_tokens": "max_completion_tokens", "seed": None}
@@ -31,11 +29,15 @@ Written = tuple[str, list[Response], dict[str, Any]]
 """A prompt's id, the responses to it, without token ids, and what they took."""
 
 
-def check_endpoint(settings: EndpointConfig) -> None:
-    """UserError: an address is no URL or carries a secret, or a template argument is odd."""
+def check_endpoint(settings: EndpointConfig, group: str = GROUP) -> None:
+    """UserError: an address is no URL or carries a secret, or a template argument is odd.
+
+    Args:
+        group: Where its keys are in the configuration.
+    """
     for url in settings.urls:
-        check_url(f"{GROUP}.urls", url, f"that {GROUP}.key_variable names")
-    template_arguments(settings.chat_template_kwargs, f"{GROUP}.chat_template_kwargs")
+        check_url(f"{group}.urls", url, f"that {group}.key_variable names")
+    template_arguments(settings.chat_template_kwargs, f"{group}.chat_template_kwargs")
 
 
 class EndpointWriter:
@@ -75,20 +77,7 @@ class EndpointWriter:
             UserError: nobody is there, the key is refused, the model is not there, URLs serve
                 different models, or the server refuses what responses are drawn by.
         """
-        found = {url: self._served(url) for url in self._settings.urls}
-        first = self._settings.urls[0]
-        for url, said in found.items():
-            if said is None and len(found) > 1:
-                raise UserError(
-                    f"{url} ({GROUP}.urls) does not say what it serves (/models), so it is not "
-                    "known whether the URLs serve the same model: leave it out, or give one URL."
-                )
-            if said is not None and _told(said) != _told(found[first] or {}):
-                raise UserError(
-                    f"{first} and {url} ({GROUP}.urls) serve different models as "
-                    f"'{self._settings.model}' ({_told(found[first] or {})} and {_told(said)}): "
-                    "give URLs of one model."
-                )
+        found = self._client.served()
         for url in self._settings.urls:
             self._try(url)
         return {"served": found, "seeded": self._names["seed"] is not None}
@@ -185,20 +174,6 @@ class EndpointWriter:
             body["chat_template_kwargs"] = self._template
         return body
 
-    def _served(self, url: str) -> dict[str, Any] | None:
-        """What a URL says of the model. UserError: it says that it serves others only."""
-        listed = self._client.models(url)
-        for model in listed:
-            if model.get("id") == self._settings.model:
-                return model
-        if not listed:
-            return None
-        names = [str(model.get("id")) for model in listed]
-        raise UserError(
-            f"The served teacher {url} has no model '{self._settings.model}' ({GROUP}.model): "
-            f"{suggest(self._settings.model or '', names)}"
-        )
-
     def _try(self, url: str) -> None:
         """One small question, without the arguments that turn out to be refused."""
         question: list[Message] = [{"role": "user", "content": "Say yes."}]
@@ -216,10 +191,6 @@ class EndpointWriter:
             "sample.temperature, top_p, top_k, max_response_tokens or the endpoint's "
             "chat_template_kwargs."
         )
-
-
-def _told(model: dict[str, Any]) -> dict[str, Any]:
-    return {name: model[name] for name in SAME if model.get(name) is not None}
 
 
 def _calls(message: dict[str, Any]) -> list[ToolCall]:

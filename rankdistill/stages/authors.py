@@ -92,8 +92,27 @@ def _check_view(settings: Any) -> None:
 
 
 def _check_endpoint(settings: Any) -> None:
+    check_endpoint(settings.sample.endpoint)
+    asked = endpoint_writes(settings) or endpoint_reads(settings)
+    if settings.sample.endpoint.model is not None and not asked:
+        raise UserError(
+            f"sample.endpoint.model is '{settings.sample.endpoint.model}', and the teacher writes "
+            "nothing: set warmup=sft, sample.teacher_response=true, sample.teacher_revision=true, "
+            "prompts=augmented, or train=distillation train.teachers=endpoint, or "
+            "sample.endpoint.model=null."
+        )
+
+
+def endpoint_reads(settings: Any) -> bool:
+    """Whether the served teacher says what the student's tokens are worth."""
+    train = settings.train
+    distils = isinstance(train, PPOTrainOptions) and train.distils and settings.rounds > 0
+    return distils and "endpoint" in train.named_teachers.values()
+
+
+def endpoint_writes(settings: Any) -> bool:
+    """Whether anything is written by the served teacher, where there is one."""
     sample, lessons = settings.sample, settings.warmup.lessons
-    check_endpoint(sample.endpoint)
     ranks = settings.rank.path is None and settings.rounds > 0
     writes = [
         lessons is not None and lessons.source == "teacher",
@@ -101,9 +120,4 @@ def _check_endpoint(settings: Any) -> None:
         ranks and "endpoint" in sample.counts_of_writers,
         settings.prompts.augment.requests > 0,
     ]
-    if sample.endpoint.model is not None and not any(writes):
-        raise UserError(
-            f"sample.endpoint.model is '{sample.endpoint.model}', and the teacher writes nothing: "
-            "set warmup=sft, sample.teacher_response=true, sample.teacher_revision=true or "
-            "prompts=augmented, or sample.endpoint.model=null."
-        )
+    return any(writes)

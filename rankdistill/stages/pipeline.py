@@ -60,6 +60,7 @@ from rankdistill.stages.sample import sample
 from rankdistill.stages.score import check_conversations, check_scorers, score
 from rankdistill.stages.served import check_served
 from rankdistill.stages.student import check_models, student
+from rankdistill.stages.token_teachers import check_routes
 from rankdistill.stages.train import train
 from rankdistill.stages.validation import Validation, train_at_best_rate
 from rankdistill.stages.verified import Verification, by_split_of, verification_of
@@ -177,6 +178,7 @@ def _begin(run: Run, report: RunReport) -> _Begun:
     prompts = load(run) if ranked_set is None else ranked_set
     check_conversations(run, prompts)
     by_split = by_split_of(prompts)
+    check_routes(run, by_split["train"])
     console.part(None)
     start = student(run, prompts)
     console.part("warmup")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,7 +13,7 @@ from rankdistill.console import is_main_process, progress
 from rankdistill.distributed import refuse_sharding
 from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
-from rankdistill.models import Rows, merged, save_model, tokenizer_difference
+from rankdistill.models import Rows, merged, save_model
 from rankdistill.models.model import model_of
 from rankdistill.rows import Group
 from rankdistill.sample import SamplingOptions
@@ -21,6 +22,7 @@ from rankdistill.score.scorer import TeacherAccess
 from rankdistill.stages.reward import ModelReward, Rewarding, reads
 from rankdistill.stages.rounds import needs_reward
 from rankdistill.stages.run import Model, Run
+from rankdistill.stages.token_teachers import check_teachers, opened, teachers_identity
 from rankdistill.store import Partial
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.rollout import Reward
@@ -34,7 +36,9 @@ LEARNING_RATE = 3e-6
 
 MIXED = {"bfloat16": "bf16", "float16": "fp16"}
 
-INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale", "rollout", "reward")
+INDIRECT = (
+    "learning_rate", "learning_rate_grid", "learning_rate_scale", "rollout", "reward", "teachers",
+)  # fmt: skip
 """Keys of `train` that are hashed by what they come to."""
 
 
@@ -50,13 +54,7 @@ def check_ppo(run: Run) -> None:
     if train.reward_coef > 0 and not train.learns_reward:
         _verifier(run)
     if train.distils:
-        difference = tokenizer_difference(run.start.tokenizer(), run.teacher.tokenizer())
-        if difference is not None:
-            raise UserError(
-                "train=distillation has the teacher read the student's own tokens, and their "
-                f"tokenizers differ ({difference}): give a teacher (teacher.path) that has the "
-                "student's, or distil by warmup=cross_tokenizer rounds=0, which aligns the two."
-            )
+        check_teachers(run, train)
 
 
 def ppo(
@@ -114,8 +112,9 @@ def _train(
 ) -> Mapping[str, Any]:
     tokenizer = student.tokenizer()
     critic = None if rewarding is None else _critic(run, settings, student, rewarding)
-    # A student that is its own teacher begins as it: there is nothing to load.
-    other = settings.distils and student.identity != run.teacher.identity
+    reference, loaded, served = None, 0, {}
+    if settings.distils:
+        reference, loaded, served = opened(run, settings, student)
     trainer = PPOTrainer(
         student.trainable(run.lora, run.settings.seed),
         _config(run, settings, learning_rate, str(partial.scratch / "checkpoints")),
@@ -123,7 +122,7 @@ def _train(
         tokenizer,
         _reward(run, settings, student, rewarding),
         run.sampler(),
-        reference=run.teacher.load() if other else None,
+        reference=reference,
         critic=critic,
         report_to=run.settings.report_to,
         loading=student.loading,
@@ -137,12 +136,22 @@ def _train(
         (partial.path / "history.json").write_text(json.dumps(trainer.history))
     trainer.accelerator.wait_for_everyone()
     # Policy, the sampler's copy, the reference, which adapters have inside them, and what rewards.
-    models = 2 + (other or run.lora is None) + (rewarding is not None) + (critic is not None)
+    references = loaded if settings.distils else run.lora is None
     return {
         "iterations": len(trainer.history),
         "steps": trainer.progress.steps,
-        "models": models,
+        "models": 2 + references + (rewarding is not None) + (critic is not None),
+        **_taken(trainer.history),
+        **served,
     }
+
+
+def _taken(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What served teachers took in all iterations."""
+    total: Counter[str] = Counter()
+    for row in history:
+        total.update({name: n for name, n in row.items() if name.startswith("teacher_")})
+    return {name: n if name.endswith("dollars") else int(n) for name, n in total.items()}
 
 
 def _told(row: Mapping[str, float]) -> str:
@@ -196,7 +205,7 @@ def _learned_from(
         found["verifier"] = _verifier(run).identity
         found |= run.start.thoughts_identity
     if settings.distils:
-        found["teacher"] = run.teacher.identity
+        found |= teachers_identity(run, settings)
     return found
 
 

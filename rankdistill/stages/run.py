@@ -31,6 +31,7 @@ from rankdistill.score.scorer import TeacherAccess
 from rankdistill.stages.settings import Settings, with_precision
 from rankdistill.store import Output, Partial, Store
 from rankdistill.trackers import tracked
+from rankdistill.train.schema import PPOTrainOptions, TrainOptions
 
 WRITERS = ("student", "teacher", "endpoint")
 """Names in `sample.writers` that are no paths."""
@@ -51,6 +52,8 @@ class Run:
     _sampler: Sampler | None = None
     _opened: tuple[str, dict[str, Any]] | None = None
     """Name and options of the sampler that is open."""
+    teaching: dict[str, Model] = field(default_factory=dict)
+    """Teachers of `train.teachers` that are named by their path."""
     _others: dict[str, Model] = field(default_factory=dict)
     """Writers that are named by their path."""
     _letting_go: list[Callable[[], Any]] = field(default_factory=list)
@@ -65,7 +68,8 @@ class Run:
         start = student.path or teacher.path
         named = self.settings.sample.counts_of_writers
         others = [name for name in named if name not in WRITERS]
-        for path in filter(None, (start, teacher.path, self.settings.base, *others)):
+        teaching = _teaching(self.settings.train)
+        for path in filter(None, (start, teacher.path, self.settings.base, *others, *teaching)):
             check_path(path)  # all of them, before the first is converted or downloaded
         teacher = _as_stored("teacher", teacher, teacher.path)
         student = _as_stored("student", student, start)
@@ -79,6 +83,7 @@ class Run:
         self.base = None if base is None else _located("student", base, asked_alike)
         loading = _loading("teacher", teacher)
         self._others = {name: Model.named(name, loading) for name in others}
+        self.teaching = {name: Model.named(name, loading) for name in teaching}
         name, models = self.sampler_name, [self.start, self.teacher, *filter(None, [self.base])]
         self.sampler_name = served_sampler(asked, name, [*models, *self._others.values()])
         if self.sampler_name != name:
@@ -266,6 +271,12 @@ def _as_stored(role: str, settings: Any, path: str) -> Any:
         return settings
     stored = Model(path, {}, _loading(role, settings)).stored_precision()
     return replace(settings, precision=Precision[stored])
+
+
+def _teaching(train: TrainOptions) -> list[str]:
+    """The paths among `train.teachers`."""
+    named = train.named_teachers.values() if isinstance(train, PPOTrainOptions) else ()
+    return [name for name in named if isinstance(name, str) and name not in WRITERS]
 
 
 def _lora(student: StudentConfig) -> models.LoRA | None:

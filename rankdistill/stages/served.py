@@ -14,18 +14,19 @@ from rankdistill.models import Rows, ServedModel
 from rankdistill.sample import SamplingOptions
 from rankdistill.sample.endpoint import EndpointWriter
 from rankdistill.schema import EndpointConfig
+from rankdistill.stages.authors import endpoint_writes
 from rankdistill.stages.run import Run
 from rankdistill.store import Partial
 from rankdistill.store.sequences import selected, values_of
 
 
 def check_served(run: Run) -> None:
-    """Ask the served teacher at start-up, where there is one.
+    """Ask the served teacher at start-up, where there is one that writes.
 
     Raises:
         UserError: as `EndpointWriter.check`.
     """
-    if run.settings.sample.endpoint.model is None:
+    if run.settings.sample.endpoint.model is None or not endpoint_writes(run.settings):
         return
     endpoint = run.settings.sample.endpoint
     most = endpoint.max_response_tokens

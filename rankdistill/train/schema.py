@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rankdistill.errors import UserError
 from rankdistill.fields import (
@@ -81,6 +82,11 @@ class PPOMethod(Optimiser):
         stop_kl: Nats per token between the policies before and after an update; beyond, the rest of
             the iteration's updates is left out. None never does.
         max_kl: Nats per token to the reference; beyond, the run stops. None never does.
+        teacher_column: Of the prompts, by whose value one of several teachers is chosen.
+        divergence: Of `teacher`: learn this one, as `divergence_named` takes it, between student
+            and teacher at each token, times `kl_coef`, in the place of the token's advantage.
+        top_k: Of `divergence`: the teacher's likeliest tokens that are told apart; the rest is one
+            more outcome.
         sampler_tolerance: Nats per token by which sampler and trainer may disagree on average about
             the same response, 6 times as much at the 99th percentile; beyond, the run stops.
 
@@ -112,6 +118,9 @@ class PPOMethod(Optimiser):
     stop_kl: float | None = None
     max_kl: float | None = irrelevant(1.0)
     sampler_tolerance: float = irrelevant(0.05)
+    teacher_column: str | None = added(None)
+    divergence: str | None = added(None)
+    top_k: int = added(16)
 
     group: ClassVar[str] = "train"
 
@@ -119,7 +128,7 @@ class PPOMethod(Optimiser):
         super().__post_init__()
         require_choice("train.advantage", self.advantage, ADVANTAGES)
         require_choice("train.cut", self.cut, CUTS)
-        at_least("train", self, 1, "ppo_epochs", "prompts_per_step", "kl_horizon")
+        at_least("train", self, 1, "ppo_epochs", "prompts_per_step", "kl_horizon", "top_k")
         above_zero("train", self, "clip", "sampler_tolerance")
         for key in ("value_clip", "kl_target", "stop_kl", "max_kl"):
             value = getattr(self, key)
@@ -130,6 +139,11 @@ class PPOMethod(Optimiser):
             raise UserError(
                 "train.cut=bootstrap goes on with the critic's value, and train.advantage="
                 f"{self.advantage} has no critic: take train.cut=terminal."
+            )
+        if self.advantage != "teacher" and self.divergence is not None:
+            raise UserError(
+                f"train.divergence={self.divergence} is to a teacher, and train.advantage="
+                f"{self.advantage} has none: take train=distillation, or set it to null."
             )
         if self.advantage != "teacher" and self.reward_coef == 0:
             raise UserError(
@@ -160,9 +174,12 @@ class PPOTrainOptions(PPOMethod, TrainOptions):
     rollout: RolloutOptions
     critic: str
     reward: str
+    teachers: Any = None
+    """None, a name, or by value of `teacher_column` names or keys of an endpoint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_teachers(self)
         require_choice("train.critic", self.critic, CRITICS)
         require_choice("train.reward", self.reward, REWARDS)
         if self.advantage == "gae" and self.critic == "separate" and not self.learns_reward:
@@ -177,9 +194,44 @@ class PPOTrainOptions(PPOMethod, TrainOptions):
         return self.advantage == "teacher"
 
     @property
+    def named_teachers(self) -> dict[str, Any]:
+        """Who teaches, by value of `teacher_column`; under "" where there is one teacher.
+
+        A name is `teacher`, `endpoint` or a path; what is no name has keys of an endpoint.
+        """
+        if isinstance(self.teachers, Mapping):
+            return {str(value): named for value, named in self.teachers.items()}
+        return {"": self.teachers or "teacher"}
+
+    @property
     def learns_reward(self) -> bool:
         """Whether the reward is a model's that learns the ranking."""
         return self.reward_coef > 0 and self.reward == "reward_model"
+
+
+def _check_teachers(train: PPOTrainOptions) -> None:
+    teachers, said = train.teachers, "as in 'train.teachers={math: a/model, code: endpoint}'"
+    if teachers is None and train.teacher_column is None:
+        return
+    if not train.distils:
+        raise UserError(
+            "train.teachers and train.teacher_column are of train=distillation: set them to null."
+        )
+    several = isinstance(teachers, Mapping)
+    if several != (train.teacher_column is not None):
+        raise UserError(
+            "Several teachers are told apart by a column of the prompts: give train.teachers by "
+            f"the values of train.teacher_column, {said} train.teacher_column=topic, or neither."
+        )
+    named = list(teachers.values()) if several else [teachers]
+    if not named or not all(
+        (isinstance(name, str) and name.strip()) or (several and isinstance(name, Mapping))
+        for name in named
+    ):
+        raise UserError(
+            f"train.teachers is {teachers}: give teacher, endpoint or a model, or these by the "
+            f"values of train.teacher_column, {said}."
+        )
 
 
 @dataclass(frozen=True)

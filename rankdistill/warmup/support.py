@@ -15,7 +15,7 @@ Axes: **N** response tokens, **k** stored tokens, **V** vocabulary.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -103,6 +103,11 @@ class SupportRows:
     temperature: float
     vocabulary: int
     """Ids that count, teacher and student alike."""
+
+    def to(self, device: torch.device) -> SupportRows:
+        """The same on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("ids", "values", "log_tail")}
+        return replace(self, **moved)
 
     def open(self, rows: slice) -> BlockDivergence:
         teacher = coarse_teacher(self.values[rows], self.log_tail[rows], self.temperature)

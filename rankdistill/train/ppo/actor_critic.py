@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from rankdistill.forward import GroupBatch, LMHead, TokenLogps, bind
+from rankdistill.forward.head import rows_at_once
 from rankdistill.train.reward.model import score_layer
 from rankdistill.trainer.modes import disable_dropout
+from rankdistill.warmup.head import Target
 
 
 class ActorCritic(nn.Module):
@@ -41,9 +45,16 @@ class ActorCritic(nn.Module):
             bind(critic, layout)
         self._logps = TokenLogps(temperature)
 
-    def forward(self, batch: GroupBatch) -> tuple[Tensor, Tensor | None]:
-        """([N] log-probabilities of the response tokens, nats; [N] values of the states before)."""
+    def forward(
+        self, batch: GroupBatch, target: Target | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """([N] log-probabilities of the response tokens, nats; [N] values of the states before).
+
+        With a target, which nothing with a critic has, its divergences are in the values' place.
+        """
         critic: Any = self.critic
+        if target is not None:
+            return self.policy(group_batch=batch, head=_AgainstTarget(self._logps, target))
         if not isinstance(critic, nn.Linear):
             logps = self.policy(group_batch=batch, head=self._logps)
             return logps, None if critic is None else critic(group_batch=batch, head=_score(critic))
@@ -52,6 +63,29 @@ class ActorCritic(nn.Module):
             return self._logps(hidden, lm_head, batch), _values(critic, hidden)
 
         return self.policy(group_batch=batch, head=both)
+
+
+@dataclass(frozen=True)
+class _AgainstTarget:
+    """A head: [N] log-probabilities of the response tokens, and [N] divergences from a target."""
+
+    logps: TokenLogps
+    target: Target
+
+    def __call__(self, hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> tuple[Tensor, Tensor]:
+        size = rows_at_once(self.logps.chunk_rows, hidden.device, lm_head.vocabulary)
+
+        def divergences(states: Tensor, rows: slice) -> Any:
+            return self.target.open(rows)(lm_head(states), slice(None))
+
+        parts = []
+        for start in range(0, hidden.shape[0], size):
+            rows = slice(start, start + size)
+            if torch.is_grad_enabled():  # a chunk's logits are computed again in the backward pass
+                parts.append(checkpoint(divergences, hidden[rows], rows, use_reentrant=False))
+            else:
+                parts.append(divergences(hidden[rows], rows))
+        return self.logps(hidden, lm_head, batch), torch.cat(parts)
 
 
 def value_head(policy: Any) -> nn.Linear:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rankdistill.errors import UserError
 from rankdistill.fields import at_least, require_choice
 from rankdistill.forward import LAYOUTS
+from rankdistill.objectives.divergences import divergence_named
 from rankdistill.sample.sampler import SamplingOptions
 from rankdistill.train.schema import PPOMethod
 
@@ -42,6 +43,8 @@ class PPOConfig(PPOMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_sampling()
+        if self.divergence is not None:
+            divergence_named(self.divergence, "train.divergence")
         require_choice("train.layout", self.layout, LAYOUTS)
         at_least("train", self, 1, "prompts_per_rollout")
 

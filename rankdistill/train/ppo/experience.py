@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
@@ -18,6 +19,7 @@ from rankdistill.train.ppo.losses import (
     kl_estimates,
     whiten,
 )
+from rankdistill.warmup.support import Support, SupportRows
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Episode:
     """Of the state before each token; None without a critic."""
     next_values: list[float] | None
     """Of the state after the last token, where `cut: bootstrap` needs it."""
+    supports: list[Support | None] | None = None
+    """The teacher's likeliest tokens, where a divergence is learned; None of one not read."""
+    unread: list[bool] | None = None
+    """The teacher could not read it: its `reference_logps` are `logps`. None: it read all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +56,8 @@ class Experience:
     values: Tensor | None
     advantages: Tensor
     returns: Tensor
+    weights: Tensor | None
+    """[N, T] of the divergence to the teacher; None where none is learned."""
     figures: dict[str, float]
 
     @classmethod
@@ -60,7 +68,9 @@ class Experience:
         2024, MiniLLM, arXiv:2306.08543) a token's advantage is
         ``kl_coef (log p_teacher - log p_student)``, the negative of what it adds to KL(student ||
         teacher), and `gamma` times that of the next one; what a response is worth beyond the others
-        to its prompt is added to all of its tokens.
+        to its prompt is added to all of its tokens. With `divergence` the teacher is learned from
+        directly instead, see `target`, and adds nothing to the advantages. What it could not read
+        has neither.
         """
         mask, logps = padded([row for e in episodes for row in e.logps])
         _, reference = padded([row for e in episodes for row in e.reference_logps])
@@ -69,7 +79,11 @@ class Experience:
             values = padded([row for e in episodes for row in e.values or ()])[1]
         k1, k3 = kl_estimates(logps, reference)
         distils = config.advantage == "teacher"
-        rewards = -kl_coef * k1
+        read = mask & ~torch.tensor(
+            [x for e in episodes for x in e.unread or [False] * len(e.scores)]
+        ).unsqueeze(1)
+        weights = None if config.divergence is None else kl_coef * read
+        rewards = -kl_coef * k1 if weights is None else torch.zeros_like(k1)
         if not distils:
             rewards = token_rewards(episodes, rewards, mask, config)
         if config.whiten_rewards:
@@ -84,23 +98,54 @@ class Experience:
             returns = rewards.sum(dim=1).view(len(episodes), -1)
             advantages = group_advantages(returns).view(-1, 1) * mask
             returns = returns.view(-1, 1) * mask
-        figures = _figures(episodes, mask, logps, k1, k3)
+        figures = _figures(episodes, mask, logps, read, k1, k3)
         if config.reward_coef > 0:
             figures |= _score_figures(episodes)
         if values is not None:
             figures["explained_variance"] = explained_variance(values, returns, mask)
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
-        return cls(episodes, mask, logps, values, advantages, returns, figures)
+        return cls(episodes, mask, logps, values, advantages, returns, weights, figures)
 
     def rows(self, prompts: Sequence[int]) -> list[int]:
         """The rows of the responses to the prompts, in their order."""
         count = len(self.mask) // len(self.episodes)
         return [prompt * count + k for prompt in prompts for k in range(count)]
 
+    def target(
+        self, prompts: Sequence[int], config: PPOConfig, vocabulary: int
+    ) -> SupportRows | None:
+        """What the policy, of so many tokens, is held against at the response tokens of prompts.
+
+        In the order of their rows; what could not be read has a place, and the weight 0. None where
+        no divergence is learned.
+        """
+        if self.weights is None:
+            return None
+        assert config.divergence is not None
+        found: list[Support | None] = []
+        for episode in (self.episodes[i] for i in prompts):
+            found += episode.supports or [None] * len(episode.scores)
+        size = next((s.ids.shape[1] for s in found if s is not None), 1)
+        lengths = self.mask[self.rows(prompts)].sum(dim=1).tolist()
+        parts = [
+            _unknown(length, size) if s is None else s
+            for s, length in zip(found, lengths, strict=True)
+        ]
+        ids, values, tail = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        return SupportRows(
+            ids, values, tail[:, 0], config.divergence, config.sampling.temperature, vocabulary
+        )
+
     def tokens(self, prompts: Sequence[int]) -> int:
         """Response tokens of the prompts."""
         return int(self.mask[self.rows(prompts)].sum())
+
+
+def _unknown(tokens: int, size: int) -> Support:
+    """A place for tokens that nothing is known of."""
+    ids = torch.arange(size).expand(tokens, size)
+    return Support(ids, torch.zeros(tokens, size), torch.full((tokens, 1), -math.log(2)))
 
 
 def padded(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
@@ -138,19 +183,25 @@ def worths(episodes: Sequence[Episode], config: PPOConfig) -> Tensor:
 
 
 def _figures(
-    episodes: Sequence[Episode], mask: Tensor, logps: Tensor, k1: Tensor, k3: Tensor
+    episodes: Sequence[Episode],
+    mask: Tensor,
+    logps: Tensor,
+    read: Tensor,
+    k1: Tensor,
+    k3: Tensor,
 ) -> dict[str, float]:
+    """Of a rollout; `read` [N, T] is the mask of what the reference could read."""
     cut = [cut for episode in episodes for cut in episode.cut]
 
-    def mean(values: Tensor) -> float:
-        return float(values[mask].double().mean())
+    def mean(values: Tensor, of: Tensor) -> float:
+        return float(values[of].double().mean())
 
     return {
-        "kl": mean(k1),
-        "kl_k3": mean(k3),
-        "kl_response": float(k1.double().sum(dim=1).mean()),
+        "kl": mean(k1, read),
+        "kl_k3": mean(k3, read),
+        "kl_response": float(k1[read.any(dim=1)].double().sum(dim=1).mean()),
         # Unbiased: the tokens are the policy's own.
-        "entropy": -mean(logps),
+        "entropy": -mean(logps, mask),
         "response_tokens": float(mask.sum(dim=1).double().mean()),
         "cut_share": fmean(cut),
     }

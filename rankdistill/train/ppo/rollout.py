@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from transformers import PreTrainedTokenizerBase
 from rankdistill.errors import UserError
 from rankdistill.forward import (
     TokenGroup,
-    TokenLogps,
     bound_layout,
     collate,
     micro_batches,
@@ -30,6 +30,7 @@ from rankdistill.store.removal import folders_named, refuse_link
 from rankdistill.train.ppo.agreement import check_agreement, disagreement
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Episode
+from rankdistill.train.ppo.readers import Readers, Reading, Readings
 from rankdistill.train.reward.model import last_rows, with_next_token
 from rankdistill.trainer.batches import StepBatches
 from rankdistill.trainer.checkpoints import NUMBER, listed
@@ -49,7 +50,7 @@ class Rollouts:
     Args:
         accelerator: That prepared `model`.
         model: An `ActorCritic`, perhaps wrapped.
-        reference: The frozen reference, bound, on this process's device.
+        readers: The frozen reference, or the teachers; they read this process's share.
         prompts: Rows with `prompt_id` and `messages`, and with `teacher_messages` where the
             reference reads the responses behind others.
         tokenizer: The policy's.
@@ -62,7 +63,7 @@ class Rollouts:
         self,
         accelerator: Accelerator,
         model: nn.Module,
-        reference: Any,
+        readers: Readers,
         config: PPOConfig,
         prompts: Sequence[Any],
         tokenizer: PreTrainedTokenizerBase,
@@ -70,7 +71,7 @@ class Rollouts:
         sampler: Sampler,
         loading: Loading,
     ) -> None:
-        self._accelerator, self._model, self._reference = accelerator, model, reference
+        self._accelerator, self._model, self._readers = accelerator, model, readers
         self._config, self._tokenizer = config, tokenizer
         self._prompts = list(prompts)
         self._ids = [encode_prompt(tokenizer, prompt["messages"]) for prompt in prompts]
@@ -87,6 +88,8 @@ class Rollouts:
         self._folder = Path(config.output_dir) / "policy"
         self.sampler_gap: float | None = None
         """Nats per token between sampler and trainer in the last rollout, see `disagreement`."""
+        self.taken: Counter[str] = Counter()
+        """What served teachers took for the last rollout, all processes together."""
 
     def __len__(self) -> int:
         """Iterations of the whole training."""
@@ -104,6 +107,7 @@ class Rollouts:
         responses = self._sampled(iteration, chosen)
         rollout = by_shares(list(zip(chosen, responses, strict=True)), self._looked_at)
         _check_scores(rollout, iteration)
+        self.taken = sum(gather_object([self._readers.taken()]), Counter())
         return rollout
 
     def _chosen(self, iteration: int) -> list[int]:
@@ -157,7 +161,6 @@ class Rollouts:
         """The episodes of this process's share: of the indices of prompts, and their responses."""
         chosen, responses = [i for i, _ in mine], [row for _, row in mine]
         tokens = [_tokens(self._ids[i], row) for i, row in zip(chosen, responses, strict=True)]
-        shown = [_tokens(self._shown[i], row) for i, row in zip(chosen, responses, strict=True)]
         rows = [
             {**self._prompts[i], "responses": row} for i, row in zip(chosen, responses, strict=True)
         ]
@@ -166,11 +169,10 @@ class Rollouts:
             scores = self._reward(rows)  # type: ignore[arg-type]
         self._model.eval()
         looks: list[dict[str, Any]] = []
-        pairs = zip(tokens, shown, strict=True)
-        longer = [max(pair, key=lambda group: len(group.prompt)) for pair in pairs]
-        parts = micro_batches(longer, self._config.max_batch_tokens, bound_layout(self._model))
+        parts = micro_batches(tokens, self._config.max_batch_tokens, bound_layout(self._model))
         for part in equally_many(parts, max(gather_object([len(parts)]))):
-            looks += self._look([tokens[i] for i in part], [shown[i] for i in part])
+            looks += self._look([tokens[i] for i in part])
+        readings = self._read(chosen, responses)
         self._model.train()
         return [
             Episode(
@@ -179,38 +181,53 @@ class Rollouts:
                 cut=[response["finish_reason"] == "length" for response in row["responses"]],
                 scores=[float(score) for score in of_group],
                 **look,
+                **_as_read(look["logps"], read),
             )
-            for row, group, of_group, look in zip(rows, tokens, scores, looks, strict=True)
+            for row, group, of_group, look, read in zip(
+                rows, tokens, scores, looks, readings, strict=True
+            )
         ]
 
-    def _look(
-        self, groups: Sequence[TokenGroup], shown: Sequence[TokenGroup]
-    ) -> list[dict[str, Any]]:
-        """Log-probabilities and values of groups, each a list of lists of floats.
+    def _read(self, chosen: Sequence[int], responses: Sequence[Any]) -> Readings:
+        """What the reference says of this process's responses.
 
-        Args:
-            shown: The groups as the reference reads them: the same responses.
+        Raises:
+            UserError: on every process, where it stopped answering one, or could read nothing.
         """
+        rows = [self._prompts[i] for i in chosen]
+        shown = [_tokens(self._shown[i], row) for i, row in zip(chosen, responses, strict=True)]
+        found, failure = [], None
+        try:
+            found = self._readers(rows, shown) if rows else []
+        except UserError as error:
+            failure = str(error)
+        could = any(reading is not None for group in found for reading in group)
+        everyone = gather_object([(failure, could)])
+        for told, _ in everyone:
+            if told is not None:
+                raise UserError(told)
+        if not any(could for _, could in everyone):
+            raise UserError(
+                "The served teacher could read none of a rollout's responses: give it room for the "
+                "longest prompt and response (vllm serve --max-model-len), or look at what it "
+                "answers; the same command continues from the last checkpoint."
+            )
+        return found
+
+    def _look(self, groups: Sequence[TokenGroup]) -> list[dict[str, Any]]:
+        """The policy's log-probabilities and values of groups, each a list of lists of floats."""
         bootstrap = self._config.cut == "bootstrap"
         given = list(groups) or [NOTHING]
         if bootstrap:
             given = [with_next_token(group) for group in given]
         device = self._accelerator.device
         batch = collate(given, bound_layout(self._model)).to(device)
-        layout = bound_layout(self._reference)
-        # What is shown to a teacher alone is no matter of a critic's: nothing is bootstrapped then.
-        same = shown == groups
-        theirs = batch.in_layout(layout) if same else collate(shown, layout).to(device)
         kept = torch.ones(len(batch.targets), dtype=torch.bool, device=device)
         ends = last_rows(batch)
         if bootstrap:
             kept[ends] = False
         with self._accelerator.autocast():
             logps, values = self._model(batch)
-            reference = self._reference(
-                group_batch=theirs,
-                head=TokenLogps(self._config.sampling.temperature),
-            )
         if not groups:
             return []
         next_values = None if values is None or not bootstrap else values[ends]
@@ -221,11 +238,24 @@ class Rollouts:
 
         found = {
             "logps": lists(logps),
-            "reference_logps": lists(reference),
             "values": lists(values),
             "next_values": None if next_values is None else next_values.tolist(),
         }
         return _by_group(found, [len(group.responses) for group in groups])
+
+
+def _as_read(logps: list[list[float]], read: Sequence[Reading | None]) -> dict[str, Any]:
+    """Fields of an `Episode`, of what its reference says, and its own `logps` of what it does not.
+
+    Args:
+        read: Of each response.
+    """
+    pairs = zip(read, logps, strict=True)
+    return {
+        "reference_logps": [own if r is None else r.logps.tolist() for r, own in pairs],
+        "supports": [None if r is None else r.support for r in read],
+        "unread": [r is None for r in read],
+    }
 
 
 def _by_group(found: dict[str, Any], counts: Sequence[int]) -> list[dict[str, Any]]:

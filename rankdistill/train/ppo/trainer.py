@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from rankdistill.console import say
@@ -31,6 +32,7 @@ from rankdistill.train.ppo.checkpoint import Progress, last_complete, restore, s
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Experience
 from rankdistill.train.ppo.losses import KLController
+from rankdistill.train.ppo.readers import LocalReader, Reader, Readers
 from rankdistill.train.ppo.rollout import Reward, Rollouts
 from rankdistill.train.ppo.update import Updates
 from rankdistill.trainer.modes import enable_gradient_checkpointing
@@ -50,8 +52,9 @@ class PPOTrainer:
         tokenizer: The policy's.
         reward: Groups with sampled responses -> their scores; None: `config.reward_coef` is 0.
         sampler: Writes the rollouts.
-        reference: What the KL is taken to, the teacher of `advantage=teacher`; None: the policy as
-            it is now, of one with adapters the model without them.
+        reference: What the KL is taken to, the teacher of `advantage=teacher`: a model, or another
+            `Reader`; by value of `teacher_column` where there are several. None: the policy as it
+            is now, of one with adapters the model without them.
         critic: A reward model that becomes the critic; None: a head on the policy's backbone.
         report_to: accelerate's trackers.
         loading: How the sampler loads the policy, whose folder it is given.
@@ -78,12 +81,9 @@ class PPOTrainer:
             raise UserError("PPO needs at least one prompt to write responses to.")
         self.config = config
         self.accelerator = _accelerator(config, report_to)
-        if reference is None and isinstance(policy, PeftModel):
-            reference = WithoutAdapters(policy)
-        else:
-            reference = copy.deepcopy(policy) if reference is None else reference
-            reference = place(bind(reference, config.layout), self.accelerator.device)
-            reference.requires_grad_(False).eval()
+        several = reference if isinstance(reference, Mapping) else {"": reference}
+        made = {id(one): self._reader(policy, one) for one in several.values()}
+        readers = {name: made[id(one)] for name, one in several.items()}
         enable_gradient_checkpointing(policy, config.gradient_checkpointing)
         if config.advantage == "gae" and critic is None:
             critic = value_head(policy)
@@ -102,7 +102,7 @@ class PPOTrainer:
         self.rollouts = Rollouts(
             self.accelerator,
             self.model,
-            reference,
+            Readers(readers, config.teacher_column),
             config,
             prompts,
             tokenizer,
@@ -154,6 +154,19 @@ class PPOTrainer:
             self.controller.coefficient = self.progress.kl_coefficient
         return self.progress.iteration
 
+    def _reader(self, policy: Any, reference: Any) -> Reader:
+        """Reads as the reference, which is frozen and put on the device where it is a model."""
+        if reference is not None and not isinstance(reference, nn.Module):
+            return reference
+        if reference is None and isinstance(policy, PeftModel):
+            reference = WithoutAdapters(policy)
+        else:
+            reference = copy.deepcopy(policy) if reference is None else reference
+            reference = place(bind(reference, self.config.layout), self.accelerator.device)
+            reference.requires_grad_(False).eval()
+        vocabulary = policy.config.get_text_config().vocab_size
+        return LocalReader(reference, self.accelerator, self.config, vocabulary)
+
     def _iterate(self, iteration: int) -> dict[str, float]:
         """One rollout and the updates on it; its figures."""
         episodes = self.rollouts(iteration)
@@ -175,6 +188,7 @@ class PPOTrainer:
             "kl_coef": coefficient,
             "learning_rate": learning_rate,
             **({} if gap is None else {"sampler_gap": gap}),
+            **{f"teacher_{name}": float(n) for name, n in self.rollouts.taken.items()},
         }
 
     def _check_kl(self, kl: float, iteration: int) -> None:

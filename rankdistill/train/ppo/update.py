@@ -21,8 +21,11 @@ from rankdistill.train.ppo.losses import policy_loss, value_loss
 from rankdistill.trainer.checkpoints import refuse_not_finite
 from rankdistill.trainer.steps import NOTHING, equally_many
 
-FIGURES = ("loss", "policy_loss", "value_loss", "ratio", "clip_fraction", "update_kl")
-"""A step's means per token; `update_kl` is the KL of the policy that wrote from the present."""
+FIGURES = (
+    "loss", "policy_loss", "value_loss", "divergence", "ratio", "clip_fraction", "update_kl",
+)  # fmt: skip
+"""A step's means per token; `divergence` is weighted; `update_kl` is the KL of the policy that
+wrote from the present."""
 
 
 class Updates:
@@ -42,6 +45,8 @@ class Updates:
     ) -> None:
         self._accelerator, self._model = accelerator, model
         self._optimizer, self._config = optimizer, config
+        policy: Any = accelerator.unwrap_model(model).policy
+        self._vocabulary = policy.config.get_text_config().vocab_size
 
     def __call__(self, experience: Experience, iteration: int) -> dict[str, float]:
         """Passes over the rollout in minibatches, until `stop_kl` ends them.
@@ -125,7 +130,9 @@ class Updates:
             nought = torch.zeros(len(FIGURES), dtype=torch.float64, device=device)
             return sum(x.sum() for x in outputs) * 0.0, nought, nought[0]  # type: ignore[return-value]
         groups = [experience.episodes[i].tokens for i in prompts]
-        flat, flat_values = self._model(collate(groups, bound_layout(self._model)).to(device))
+        target = experience.target(prompts, self._config, self._vocabulary)
+        batch = collate(groups, bound_layout(self._model)).to(device)
+        flat, beside = self._model(batch, None if target is None else target.to(device))
         rows = experience.rows(prompts)
         mask, old, advantages = (
             x[rows].to(device) for x in (experience.mask, experience.logps, experience.advantages)
@@ -134,12 +141,17 @@ class Updates:
         of_policy = policy_loss(new, old, advantages, mask, self._config.clip)
         of_values = torch.zeros_like(of_policy)
         if experience.values is not None:
-            values = torch.zeros_like(old).masked_scatter(mask, flat_values)
+            values = torch.zeros_like(old).masked_scatter(mask, beside)
             before, returns = (x[rows].to(device) for x in (experience.values, experience.returns))
             of_values = value_loss(values, before, returns, mask, self._config.value_clip)
-        loss = of_policy + self._config.value_weight * of_values
+        of_teacher = torch.zeros_like(of_policy)
+        if experience.weights is not None:
+            divergences = torch.zeros_like(old).masked_scatter(mask, beside)
+            of_teacher = divergences * experience.weights[rows].to(device)
+        loss = of_policy + self._config.value_weight * of_values + of_teacher
         watched, drift = _watched(new.detach(), old, mask, self._config.clip)
-        sums = torch.stack([x.detach().double().sum() for x in (loss, of_policy, of_values)])
+        parts = (loss, of_policy, of_values, of_teacher)
+        sums = torch.stack([x.detach().double().sum() for x in parts])
         return loss.sum(), torch.cat([sums, watched]), drift
 
     def _stop(
