@@ -130,3 +130,8 @@ class Group(TypedDict):
 def row_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that a prompt or a group keeps of its source; empty where it keeps none."""
     return json.loads(row.get("columns") or "{}")
+
+
+def column_of(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a row's column, or of one that `prompts.keep` names; None: it has none."""
+    return row[name] if name in row else row_columns(row).get(name)

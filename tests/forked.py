@@ -94,6 +94,13 @@ def run(
 def together(
     module: str, *arguments: str, cwd: Path | str = "/", **environment: str
 ) -> list[subprocess.CompletedProcess[str]]:
+    """Two processes of one launch, from their beginning to their end."""
+    return [process.wait() for process in launched(module, *arguments, cwd=cwd, **environment)]
+
+
+def launched(
+    module: str, *arguments: str, cwd: Path | str = "/", **environment: str
+) -> list[Forked]:
     """Two processes of one launch, with what torchrun tells each of them."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -102,11 +109,10 @@ def together(
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": f"forked-{port}",
     }  # fmt: skip
-    both = [
+    return [
         Forked(module, *arguments, cwd=cwd, **launch, **environment, RANK=rank, LOCAL_RANK=rank)
         for rank in ("0", "1")
     ]
-    return [process.wait() for process in both]
 
 
 def shares(work: Callable[..., None], *arguments: Any, processes: int = 2) -> None:

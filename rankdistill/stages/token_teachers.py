@@ -12,10 +12,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rankdistill.distributed import world_size
 from rankdistill.errors import UserError, suggest
 from rankdistill.models import Model, Rows, ServedModel, tokenizer_difference
+from rankdistill.rows import column_of
 from rankdistill.sample.endpoint import check_endpoint
 from rankdistill.schema import EndpointConfig
 from rankdistill.stages.run import Run
-from rankdistill.store.sequences import values_of
 from rankdistill.train.ppo.served import ServedReader, ServedTeacher
 from rankdistill.train.schema import PPOTrainOptions
 
@@ -59,21 +59,20 @@ def check_teachers(run: Run, train: PPOTrainOptions) -> None:
 def check_routes(run: Run, prompts: Rows) -> None:
     """UserError where a train prompt names no teacher."""
     train = run.settings.train
-    column = train.teacher_column if isinstance(train, PPOTrainOptions) else None
-    if column is None or not len(prompts):
+    if not isinstance(train, PPOTrainOptions) or train.teacher_column is None:
         return
-    if column not in prompts[0]:
-        raise UserError(
-            f"The prompts have no column '{column}' (train.teacher_column): keep it, by "
-            f"'prompts.keep=[{column}]'."
-        )
-    known = train.named_teachers
-    names, values = (values_of(prompts.rows, name) for name in ("prompt_id", column))
-    for prompt_id, value in zip(names, values, strict=True):
+    column, known = train.teacher_column, train.named_teachers
+    for prompt in prompts:
+        value = column_of(prompt, column)
+        if value is None:
+            raise UserError(
+                f"The prompt {prompt['prompt_id']} has no column '{column}' "
+                f"(train.teacher_column): keep it, by 'prompts.keep=[{column}]'."
+            )
         if str(value) not in known:
             raise UserError(
-                f"The prompt {prompt_id} has the {column} '{value}', for which train.teachers "
-                f"names nobody: {suggest(str(value), known)}"
+                f"The prompt {prompt['prompt_id']} has the {column} '{value}', for which "
+                f"train.teachers names nobody: {suggest(str(value), known)}"
             )
 
 

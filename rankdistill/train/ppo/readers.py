@@ -21,6 +21,7 @@ from rankdistill.forward import (
     collate,
     micro_batches,
 )
+from rankdistill.rows import column_of
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.warmup.support import Support, SupportHead
 
@@ -122,7 +123,7 @@ class Readers:
         if self._column is None:
             [reader] = self._readers.values()
             return reader(groups)
-        named = [str(row[self._column]) for row in rows]
+        named = [str(column_of(row, self._column)) for row in rows]
         found: dict[int, list[Reading | None]] = {}
         for name, reader in self._readers.items():
             mine = [i for i, other in enumerate(named) if other == name]
