@@ -281,6 +281,7 @@ def test_endpoints_are_planned_by_their_calls(capsys):
     assert here in lines
 
 
+@pytest.mark.bundled
 def test_teachers_that_read_tokens_are_planned(capsys):
     """A served one by its calls, those of this machine by their memory."""
     given = [
@@ -292,8 +293,8 @@ def test_teachers_that_read_tokens_are_planned(capsys):
         plan(capsys, *given, f"train.teachers={{{who}}}", topic)
         for who in ("a: teacher, b: endpoint", "b: endpoint")
     )
-    [reads] = [stage for stage in some["stages"] if stage["asked"]]
-    assert reads["stage"] == "train" and reads["asked"]["calls"] == 60 * 2
+    [reads] = [s for s in some["stages"] if s["asked"] and s["stage"] == "train"]
+    assert reads["asked"]["calls"] == 60 * 2
     assert reads["what"].startswith("tokens of 60 prompts x 2 read, 120 calls to NAME at http://")
     others = [
         next(s for s in found["stages"] if s["stage"] == "train" and s["trained_parameters"])

@@ -187,7 +187,7 @@ def test_a_served_teacher_writes_and_judges_a_whole_run(monkeypatch, tmp_path, t
         return [
             "recipe=served_teacher", *TINY[3:], "sample.responses_per_prompt=2",
             f"student.path={teacher}", "student.precision=float32", "teacher.precision=float32",
-            "warmup.responses_per_step=3", "warmup.responses_per_prompt=2",
+            "warmup.responses_per_step=4", "warmup.responses_per_prompt=2",
             "eval.quick.sharpening_control=false", f"sample.endpoint.urls=[{server.url}]",
             "sample.endpoint.model=judge-1", "sample.endpoint.concurrency=4", *more,
         ]  # fmt: skip

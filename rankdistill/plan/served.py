@@ -64,7 +64,7 @@ def read(planner: Planner, teachers: Mapping[str, Any], prompts: int) -> Iterato
         yield _asked(
             planner, "train", f"tokens of {share:,} prompts x {each} read", str(endpoint.model),
             endpoint.urls, endpoint, calls=share * each, read=tokens, wrote=1,
-            seconds=tokens / READ_PER_SECOND,
+            each=tokens / READ_PER_SECOND,
         )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def _asked(
     calls: int,
     read: float,
     wrote: float,
-    seconds: float | None = None,
+    each: float | None = None,
     disk: float = 0.0,
 ) -> PlannedStage:
     """A stage that other machines compute.
@@ -88,13 +88,13 @@ def _asked(
         settings: With `concurrency`, `requests_per_minute` and the prices.
         read: Tokens of a question.
         wrote: Tokens of an answer.
-        seconds: Of an answer; None: as long as it takes to write it.
+        each: Seconds of an answer; None: as long as it takes to write it.
     """
     dollars = calls / 1e6 * (
         read * settings.dollars_per_million_input_tokens
         + wrote * settings.dollars_per_million_output_tokens
     )  # fmt: skip
-    seconds = calls * (seconds or wrote / TOKENS_PER_SECOND) / settings.concurrency
+    seconds = calls * (each or wrote / TOKENS_PER_SECOND) / settings.concurrency
     if settings.requests_per_minute:
         seconds = max(seconds, calls / settings.requests_per_minute * 60)
     cost = f", ${dollars:,.2f}" if dollars else ""

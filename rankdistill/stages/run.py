@@ -83,7 +83,8 @@ class Run:
         self.base = None if base is None else _located("student", base, asked_alike)
         loading = _loading("teacher", teacher)
         self._others = {name: Model.named(name, loading) for name in others}
-        self.teaching = {name: Model.named(name, loading) for name in teaching}
+        reading = replace(teacher, chat_template_kwargs=None)  # it reads what the student's wrote
+        self.teaching = {name: _located("teacher", name, reading) for name in teaching}
         name, models = self.sampler_name, [self.start, self.teacher, *filter(None, [self.base])]
         self.sampler_name = served_sampler(asked, name, [*models, *self._others.values()])
         if self.sampler_name != name:

@@ -38,8 +38,22 @@ def optimised(options: Optimiser, precision: str) -> dict[str, Any]:
     }
 
 
+class UnnumberedCPU:
+    """Arguments whose device is plainly the CPU where it is one.
+
+    accelerate numbers that of several processes, ``cpu:0``, and no optimiser's state can be loaded
+    onto a device of that name: a training of several processes could not be continued.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Of this process."""
+        found: torch.device = super().device  # type: ignore[misc]
+        return torch.device("cpu") if found.type == "cpu" else found
+
+
 @dataclass
-class RankingConfig(TrainingArguments):
+class RankingConfig(UnnumberedCPU, TrainingArguments):
     """transformers' `TrainingArguments` with what a ranking adds, and defaults that suit one.
 
     Args:

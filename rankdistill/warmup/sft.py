@@ -15,6 +15,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from rankdistill.errors import UserError
 from rankdistill.models import Model
 from rankdistill.rows import Group
+from rankdistill.trainer.arguments import UnnumberedCPU
 from rankdistill.trainer.checkpoints import last_checkpoint
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
@@ -26,6 +27,10 @@ from rankdistill.warmup.schema import SFTOptions
 from rankdistill.warmup.warmup import Training, Warmup, training_arguments
 
 IGNORED = -100
+
+
+class _SFTArguments(UnnumberedCPU, SFTConfig):
+    """See both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,7 @@ class SFTWarmup(SFTOptions, Warmup):
         rows = token_rows(groups, tokenizer)
         measured = token_rows(how.validation, tokenizer) if how.validation else []
         arguments = training_arguments(
-            SFTConfig,
+            _SFTArguments,
             self,
             how,
             student.loading.precision,

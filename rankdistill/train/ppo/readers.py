@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -39,7 +39,6 @@ Readings = list[list[Reading | None]]
 """`[group][response]`; None of a response that could not be read."""
 
 
-@runtime_checkable
 class Reader(Protocol):
     """Reads responses token by token."""
 
