@@ -23,6 +23,7 @@ from rankdistill.train.ppo.served import ServedReader, ServedTeacher
 
 pytestmark = [pytest.mark.bundled, pytest.mark.vllm, pytest.mark.slow]
 
+KEY = "sk-vllm-13579"
 RUN = [
     "recipe=served_teacher", "train=distillation", "train.teachers=endpoint",
     "train.rollout.prompts=2", "train.rollout.responses_per_prompt=2", "train.epochs=1",
@@ -42,7 +43,7 @@ def url(converted) -> Iterator[str]:
     more = ("--max-model-len", "1024", "--max-num-seqs", "4")
     serving = Serving(converted, "127.0.0.1", free_port(), "the-teacher", more)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(KEY_VARIABLE, "secret")
+        patch.setenv(KEY_VARIABLE, KEY)
         with Server(serving):
             yield serving.url
 
@@ -90,7 +91,7 @@ def test_it_writes_reads_and_judges_one_run(url, converted, monkeypatch, tmp_pat
     assert training["served"][url]["id"] == "the-teacher"
     judged = [c for of in counts.values() for c in of if c.get("calls") and "served" not in c]
     assert judged and all(row["kl"] > 0 for row in metrics["training_history"])
-    assert "secret" not in "".join(p.read_text("utf-8", "replace") for p in files(tmp_path))
+    assert KEY not in "".join(p.read_text("utf-8", "replace") for p in files(tmp_path))
 
 
 def files(folder: Path) -> list[Path]:
