@@ -16,8 +16,7 @@ from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
 from rankdistill.http_client import KEY_VARIABLE
 from rankdistill.models import encode_prompt, load_model, load_tokenizer
-from rankdistill.serve.command import Serving
-from rankdistill.serve.process import Server, free_port
+from rankdistill.serve.serving import Server, Serving, free_port
 from rankdistill.store import Store
 from rankdistill.train.ppo.served import ServedReader, ServedTeacher
 
