@@ -161,8 +161,8 @@ class Client:
             if said is not None and _same(said) != _same(found[first] or {}):
                 raise UserError(
                     f"{first} and {url} ({told.url_key}) serve different models as "
-                    f"'{told.settings.model}' ({_same(found[first] or {})} and {_same(said)}): give "
-                    "URLs of one model."
+                    f"'{told.settings.model}' ({_same(found[first] or {})} and {_same(said)}): "
+                    "give URLs of one model."
                 )
         return found
 
