@@ -405,6 +405,6 @@ def test_a_prompt_without_a_teacher_is_named(monkeypatch, capsys, tmp_path, teac
 
 def test_a_budget_of_requests_is_shared_by_the_processes():
     taught = ServedTeacher(at("http://127.0.0.1:9/v1", requests_per_minute=60.0), "sample.endpoint")
-    told = ServedReader(taught, 0, 259, processes=4)._connection
+    told = ServedReader(taught, 0, 259, processes=4)._connection.settings
     assert (told.concurrency, told.requests_per_minute) == (2, 15.0)
     assert config(Path("x"), **DISTIL).divergence is None
