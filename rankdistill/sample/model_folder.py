@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock
 
 from rankdistill.errors import UserError
-from rankdistill.models import Thoughts, decode_response
+from rankdistill.models import decode_response
 from rankdistill.models.model import Model
 from rankdistill.rows import Response
 from rankdistill.store.files import home
@@ -77,29 +77,20 @@ def max_positions(folder: Path) -> int | None:
 
 
 def to_response(
-    thoughts: Thoughts,
-    prompt: Sequence[int],
-    token_ids: list[int],
-    ends: Collection[int],
-    source: str,
+    tokenizer: Any, token_ids: list[int], ends: Collection[int], source: str
 ) -> Response:
     """The row of a sampled response: `stop` if one of its tokens is one of `ends`, else `length`.
 
     What stands behind that token is padding, and left out.
-
-    Args:
-        thoughts: Of the model's tokenizer.
-        prompt: Token ids that the response was written behind.
     """
     first = next((i for i, token in enumerate(token_ids) if token in ends), len(token_ids))
     token_ids = token_ids[: first + 1]
-    response = Response(
-        text=decode_response(thoughts.tokenizer, token_ids),
+    return Response(
+        text=decode_response(tokenizer, token_ids),
         token_ids=token_ids,
         finish_reason="stop" if token_ids[-1] in ends else "length",
         source=source,
     )
-    return thoughts.apart(prompt, response)
 
 
 def _read(file: Path) -> dict[str, Any]:

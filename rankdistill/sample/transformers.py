@@ -82,10 +82,8 @@ class TransformersSampler(Sampler):
             groups = decode(network, batch, options, ends)
             for (prompt_id, prompt), group in zip(batch, groups, strict=True):
                 if prompt_id not in done:
-                    yield (
-                        prompt_id,
-                        [to_response(thoughts, prompt, ids, ends, source) for ids in group],
-                    )
+                    rows = (to_response(tokenizer, ids, ends, source) for ids in group)
+                    yield prompt_id, [thoughts.apart(prompt, row) for row in rows]
 
     @torch.inference_mode()
     def response_logps(

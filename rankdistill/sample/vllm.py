@@ -142,8 +142,8 @@ class VLLMSampler(Sampler):
         thoughts = Thoughts.of(tokenizer)
         for (prompt_id, prompt), answer in zip(left, self._answered(jobs, drawn), strict=True):
             rows = answer["responses"] * (options.responses_per_prompt // drawn)
-            responses = [to_response(thoughts, prompt, list(ids), ends, source) for ids in rows]
-            yield prompt_id, responses
+            responses = (to_response(tokenizer, list(ids), ends, source) for ids in rows)
+            yield prompt_id, [thoughts.apart(prompt, response) for response in responses]
 
     def response_logps(
         self, model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
