@@ -22,6 +22,7 @@ from rankdistill.score.verifier import Verifier
 from rankdistill.stages import settings
 from rankdistill.store import canonical_json
 from rankdistill.suites import GSM8K, IFEval
+from rankdistill.train.schema import PPOTrainOptions
 from rankdistill.warmup.cross_tokenizer import CrossTokenizerWarmup
 from rankdistill.warmup.hidden import HiddenWarmup
 from rankdistill.warmup.logits import LogitsWarmup
@@ -93,6 +94,8 @@ ELSEWHERE = {
     # `expected_score` is read in ratings only, a path by what it holds, see below.
     LLMJudge: {"endpoint", "model", "prompt", "expected_score"},
     RewardModel: {"model"},
+    # Of train=distillation alone, see below; teachers by their weights, or what their server says.
+    PPOTrainOptions: {"teachers", "teacher_column", "divergence", "top_k"},
 }
 """Fields that count by what they come to: a model by its weights, a prompt by its text."""
 
@@ -130,6 +133,13 @@ def changed(plug_in, name):
     if isinstance(value, int | float):
         return replace(plug_in, **{name: value + 1})
     return replace(plug_in, **{name: 7 if value is None else f"{value}x"})
+
+
+def test_what_is_learned_from_a_teachers_tokens_changes_the_key():
+    train = settings.build(composed("recipe=on_policy")).train
+    ways = [train, replace(train, divergence="forward_kl")]
+    ways += [replace(ways[1], divergence="reverse_kl"), replace(ways[1], top_k=8)]
+    assert len({key(way) for way in ways}) == 4
 
 
 def test_a_field_changes_the_key_unless_its_class_says_otherwise(teacher):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,10 +46,9 @@ class UnnumberedCPU:
     onto a device of that name: a training of several processes could not be continued.
     """
 
-    @property
-    def device(self) -> torch.device:
-        """Of this process."""
-        found: torch.device = super().device  # type: ignore[misc]
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        found: torch.device = super()._setup_devices  # type: ignore[misc]
         return torch.device("cpu") if found.type == "cpu" else found
 
 
