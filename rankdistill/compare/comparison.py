@@ -181,10 +181,10 @@ def _values(role: str, sampled: bool, by_request: bool) -> Values:
 
 
 def _of_requests(run: FinishedRun, values: Mapping[str, float]) -> dict[str, float]:
-    """The mean of the values of a request's prompts."""
+    """The mean of the values of a request's prompts; one whose demands were not checked is none."""
     own: dict[str, list[float]] = {}
-    for prompt, value in values.items():
-        own.setdefault(run.base_prompts[prompt], []).append(value)
+    for prompt in values.keys() & run.base_prompts.keys():
+        own.setdefault(run.base_prompts[prompt], []).append(values[prompt])
     return {request: fmean(of) for request, of in own.items()}
 
 
