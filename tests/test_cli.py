@@ -36,7 +36,7 @@ def test_no_arguments_says_where_to_begin_and_lists_all_there_is(capsys, monkeyp
     monkeypatch.setattr(sys, "argv", ["rankdistill"])
     main()
     lines = capsys.readouterr().out.splitlines()
-    assert "recipe=likelihood" in lines[2]
+    assert "recipe=dpo" in lines[2]
     named = [line.split()[0] for line in lines if line.startswith("  ")]
     recipes = catalogue.recipes()
     assert sorted(named) == sorted([*(recipe.name for recipe in recipes), *catalogue.TOOLS])

@@ -35,9 +35,9 @@ TOOLS = {
 
 
 RECIPES = {
-    "Start here": ("likelihood", "tour", "rrhf"),
+    "Start here": ("tour", "dpo", "rrhf", "likelihood"),
     "Objectives, on the ranking of rrhf": (
-        "dpo", "ipo", "kto", "pro", "plackett_luce", "lipo", "slic", "simpo", "orpo", "cpo",
+        "ipo", "kto", "pro", "plackett_luce", "lipo", "slic", "simpo", "orpo", "cpo",
         "best_of_n", "iterative_dpo", "pro_ranking_length",
     ),
     "Your own data and models": ("ranked_set", "served_teacher", "evaluate", "reranker"),

@@ -113,8 +113,8 @@ def _of_file(path: Traversable, prefix: str, option: str) -> Iterator[Key]:
 
 HEAD = """rankdistill: a student writes, a teacher ranks, the student learns the ranking.
 
-Begin with   python -m rankdistill recipe=likelihood    (15 minutes on two cores)
-then read    runs/likelihood/report.html
+Begin with   python -m rankdistill recipe=dpo    (18 minutes on two cores)
+then read    runs/dpo/report.html
 own files    python -m rankdistill.init my_project
 """
 USAGE = """usage: python -m rankdistill recipe=NAME [group=OPTION] [key=value] ...
