@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rankdistill.app.cli import main
+from rankdistill.app import cli
 
 
 def command() -> None:
     """The command line, which tells beforehand how long a run may take."""
-    main(_planned)
+    cli.command(_planned)
 
 
 def _planned(settings: Any) -> str:

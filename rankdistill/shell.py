@@ -64,6 +64,17 @@ def no_more_interrupts() -> Iterator[None]:
 
 
 @contextmanager
+def interrupts_as_before() -> Iterator[None]:
+    """What Ctrl-C did before the block it does after it."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if before is not None and signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def quiet_pipe() -> Iterator[None]:
     """A reader that has seen enough, such as `head`, ends the command without a word."""
     try:

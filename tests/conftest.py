@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -11,13 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import frozen
 import pytest
 import torch
 from hydra._internal.hydra import Hydra
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from scipy import stats
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from rankdistill.models import (
     Loading,
@@ -105,13 +110,15 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     Figures are empty but in tests of reports and comparisons, and in those marked `drawn`. Files
     are not forced to the disk, since only a loss of power would show. Hydra does not compose once
     more to see whether a configuration makes a sweep of a run; none of ours does. Intervals are of
-    200 draws instead of 10,000 but where they are looked at.
+    200 draws instead of 10,000 but where they are looked at. Transformers writes the JSON of each
+    configuration that it loads for a log that nobody reads.
     """
     named = request.path.stem.startswith(("test_report", "test_compare"))
     if not named and request.node.get_closest_marker("drawn") is None:
         monkeypatch.setattr(FigureCanvasSVG, "print_svg", lambda _, to, **__: to.write("<svg/>"))
     if not request.path.stem.startswith(INTERVALS):
         monkeypatch.setattr(stats, "bootstrap", few_draws)
+    monkeypatch.setattr(PreTrainedConfig, "__repr__", object.__repr__)
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
 
@@ -203,12 +210,15 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Files of half a minute and more, those that start vLLM first. Docs and Zephyr take stages from
-# the store of the recipes, so they come when these are done.
+# Files of half a minute and more. The second needs no bundled model, which whoever has the first
+# converts meanwhile. Docs and Zephyr take stages from the store of the recipes, so they come when
+# these are done.
 LONGEST = (
-    "test_serve_vllm", "test_sample_bundled", "test_recipes", "test_sweep", "test_suites_harness",
-    "test_docs", "test_pipeline_kills", "test_pipeline_verified", "test_zephyr", "test_configs",
-    "test_pipeline_ppo", "test_ranking_trainer", "test_warmup_stages", "test_warmup_recipes",
+    "test_serve_vllm", "test_pipeline_kills", "test_sample_bundled", "test_recipes",
+    "test_models_device", "test_sweep", "test_suites_harness", "test_docs",
+    "test_pipeline_verified", "test_zephyr", "test_configs", "test_pipeline_ppo",
+    "test_ranking_trainer", "test_warmup_stages", "test_warmup_recipes", "test_pipeline_faults",
+    "test_sharing", "test_pipeline_processes", "test_plan",
 )  # fmt: skip
 
 
@@ -219,11 +229,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tests of minutes have no limit; what was imported is not looked through for garbage again."""
+    """Tests of minutes have no limit; what was imported is not looked through for garbage."""
     for item in session.items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(0))
-    gc.freeze()
+    frozen.keep()
 
 
 @pytest.hookimpl(trylast=True)

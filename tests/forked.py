@@ -92,27 +92,32 @@ def run(
 
 
 def together(
-    module: str, *arguments: str, cwd: Path | str = "/", **environment: str
+    module: str, *arguments: str, cwd: Path | str = "/", nodes: int = 1, **environment: str
 ) -> list[subprocess.CompletedProcess[str]]:
     """Two processes of one launch, from their beginning to their end."""
-    return [process.wait() for process in launched(module, *arguments, cwd=cwd, **environment)]
+    both = launched(module, *arguments, cwd=cwd, nodes=nodes, **environment)
+    return [process.wait() for process in both]
 
 
 def launched(
-    module: str, *arguments: str, cwd: Path | str = "/", **environment: str
+    module: str, *arguments: str, cwd: Path | str = "/", nodes: int = 1, **environment: str
 ) -> list[Forked]:
-    """Two processes of one launch, with what torchrun tells each of them."""
+    """Two processes of one launch on one node or two, with what torchrun tells each of them."""
+    of_a_node = 2 // nodes
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     launch = {
-        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(of_a_node), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": f"forked-{port}",
     }  # fmt: skip
     return [
-        Forked(module, *arguments, cwd=cwd, **launch, **environment, RANK=rank, LOCAL_RANK=rank)
-        for rank in ("0", "1")
-    ]
+        Forked(
+            module, *arguments, cwd=cwd, **launch, **environment,
+            RANK=str(rank), LOCAL_RANK=str(rank % of_a_node),
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
 
 
 def shares(work: Callable[..., None], *arguments: Any, processes: int = 2) -> None:

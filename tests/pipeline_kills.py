@@ -148,7 +148,7 @@ def _run(folder: Path, teacher: str, run: str, write: int, home: Path) -> None:
         console.reused = lambda stage, what, key: console.heading(stage, what)
         sys.argv = ["rankdistill", *RUNS[run], f"teacher.path={teacher}"]
         begun = True
-        rankdistill.app.cli.main()
+        rankdistill.app.cli.command()
         code = 0
     except SystemExit as ended:
         code = ended.code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from tiny_run import TINY
 
 from rankdistill import console
+from rankdistill.app import cli
 from rankdistill.shell import run as run_tool
 
 FAST = [part for part in TINY if not part.startswith("warmup.")]
@@ -68,7 +70,7 @@ def work(*_):
 
 cli._compose_and_run = work
 sys.argv = ["rankdistill", "recipe=rrhf"]
-cli.main()
+cli.command()
 """
 
 
@@ -84,6 +86,24 @@ def test_a_second_ctrl_c_takes_nothing_from_what_the_first_one_says(pause):
     said = run.communicate()[1].splitlines()
     assert run.returncode == 130 and "Traceback" not in said
     assert said[0].endswith("The same command continues from what is saved:") and len(said) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_program_that_runs_a_command_keeps_its_signal_handlers(number, monkeypatch, capsys):
+    def own(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def stopped(*_: object) -> None:
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(cli, "_compose_and_run", stopped)
+    monkeypatch.setattr(sys, "argv", ["rankdistill", "recipe=rrhf"])
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, own)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 128 + number
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == [own, own]
 
 
 def test_where_the_work_stands(capsys):

@@ -28,6 +28,7 @@ from rankdistill.vllm_worker import free_share
 @pytest.fixture
 def no_collector() -> Iterator[None]:
     gc.collect()
+    gc.freeze()  # collections of a test look through what it made
     gc.disable()
     yield
     gc.enable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,6 +161,34 @@ def test_order_differs_between_epochs_and_follows_the_seed():
     batches.set_epoch(1)
     assert list(batches) != first
     assert list(StepBatches(20, 20, seed=4)) == list(batches) != list(StepBatches(20, 20, seed=5))
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [({}, 3), ({"data_seed": 5}, 5)])
+def test_prompts_are_drawn_by_the_seed_of_the_data_where_there_is_one(tmp_path, seeds, expected):
+    args = config(
+        tmp_path, train_sampling_strategy="random", per_device_train_batch_size=2, seed=3, **seeds
+    )
+    trainer: Any = RankingTrainer(gpt2(), args, ragged_groups(8), processing_class=TOKENIZER)
+    drawn = list(trainer.get_train_dataloader().batch_sampler)
+    assert drawn == list(StepBatches(8, 2, seed=expected))
+
+
+def test_a_step_within_the_budget_is_one_forward_pass(tmp_path):
+    args = config(tmp_path, per_device_train_batch_size=4)
+    trainer: Any = RankingTrainer(gpt2(), args, ragged_groups(8), processing_class=TOKENIZER)
+    losses, passes = trainer.losses, []
+    trainer.losses = lambda model, rows: passes.append(len(rows)) or losses(model, rows)
+    trainer.train()
+    assert passes == [4, 4]
+
+
+def test_what_fits_a_step_is_looked_for_among_the_next_clusters_of_four_steps():
+    def steps(pairs: int) -> list[list[int]]:
+        clusters = ["one", *(f"pair {i // 2}" for i in range(2 * pairs)), "also one"]
+        return list(StepBatches(2 * pairs + 2, 2, clusters=clusters))
+
+    assert steps(7)[:2] == [[0, 15], [1, 2]]
+    assert steps(8)[:2] == [[0, 1], [2, 17]]
 
 
 def test_clusters_share_a_step_and_every_prompt_is_still_dealt_once():

@@ -37,7 +37,7 @@ def by_loops(rewards, scores, mask, margin=0.0, centering=0.0):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"margin": 0.7}, {"centering": 0.1}, {"margin": 0.5, "centering": 0.2}]
+    "options", [{}, {"margin": 0.7}, {"centering": 1.0}, {"margin": 0.5, "centering": 0.2}]
 )
 def test_pairs_equal_the_loop(options):
     rewards, scores, mask = lists()

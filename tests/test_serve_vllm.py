@@ -133,7 +133,8 @@ def one_engine() -> Iterator[None]:
         engine.close()
 
 
-@pytest.mark.parametrize("mode", ["pointwise", pytest.param("pairwise", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["pointwise", "pairwise"])
 def test_a_judge_in_process_and_over_http_agree(exported, serving, one_engine, mode):
     options = {"mode": mode, "dtype": "float32", "concurrency": 8}
     served = scorer(

@@ -101,6 +101,7 @@ def test_the_bundled_model_has_the_figures_of_lm_eval_by_hand(monkeypatch, tmp_p
     compare(monkeypatch, tmp_path, BUNDLED, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.bundled
 @pytest.mark.vllm
 def test_through_vllm_the_figures_are_those_through_transformers(monkeypatch, tmp_path, shallow):

@@ -52,8 +52,14 @@ def _left_to_points(key: str) -> bool:
 Planned = Callable[[Any], str]
 
 
-def main(planned: Planned | None = None) -> None:
-    """The command line.
+@shell.interrupts_as_before()
+def main() -> None:
+    """`command` for a program that goes on after its SystemExit, with its signal handlers."""
+    command()
+
+
+def command(planned: Planned | None = None) -> None:
+    """The command line of a process that ends with it: a second Ctrl-C is deadly.
 
     Args:
         planned: Says of a run's settings how long it may take.

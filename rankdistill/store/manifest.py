@@ -8,6 +8,7 @@ import platform
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ _PACKAGES = {
 }
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Versions of what an output is made with; a package that is not installed is left out."""
     found = {"python": platform.python_version()}
     for package, distributions in _PACKAGES.items():
