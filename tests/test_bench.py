@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import build_model
 
-from rankdistill.bench import NAMES, forward, results, sample
+from rankdistill.bench import NAMES, cluster, forward, results, sample
 from rankdistill.bench.__main__ import main
 from rankdistill.bench.flops import Cost, Work, sequences, shared
 from rankdistill.bench.results import MIB, ResultRow, Turn, Unequal, measured, order, take_turns
@@ -27,6 +27,7 @@ from rankdistill.bench.training import (
 )
 from rankdistill.forward import bind
 from rankdistill.objectives import DPO, RRHF
+from rankdistill.store import Store
 
 TINY = BenchSettings("tiny", rounds=1)
 
@@ -254,8 +255,38 @@ def test_the_memory_of_rows(tmp_path, capsys):
     file = tmp_path / "rows.json"
     assert main(["rows", "--groups", "100", "--processes", "1", "--json", str(file)]) == 0
     found = json.loads(file.read_text())["rows"]
-    assert [row["phase"] for row in found] == ["start", "read", "rank", "load"]
+    assert [row["phase"] for row in found] == ["start", "read", "rank", "load", "write"]
     assert all(0 < row["uss_mib"] <= row["pss_mib"] for row in found)
     capsys.readouterr()
     assert main(["rows", "--groups", "1000,5"]) == 2
     assert "--groups is 1000,5" in capsys.readouterr().err
+
+
+def test_rows_per_second_are_of_the_time_when_all_replicas_work(monkeypatch, tmp_path):
+    """The second one starts a second late, and ends first."""
+    clock = [0.0]
+    at = {1: [1, 2, 3, 4, 5], 2: [2.5, 3.5]}  # seconds at which they end a chunk
+    ends = sorted((moment, replica) for replica, moments in at.items() for moment in moments)
+
+    def rows_of(cluster, work, chunks, gpus_each):
+        assert cluster.min == cluster.max == 2
+        for (moment, replica), (requests, _) in zip(ends, chunks, strict=True):
+            clock[0] = moment
+            for name, _ in requests:
+                yield {"prompt_id": name, "replica": replica}
+
+    monkeypatch.setattr(cluster, "rows_of", rows_of)
+    monkeypatch.setattr(cluster, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    prompts = [(f"p{n}", [1]) for n in range(len(ends) * cluster.AT_ONCE)]
+    # From 2.5 to 3.5: one chunk each.
+    assert cluster.rate(None, prompts, 2, Store(tmp_path)) == 2 * cluster.AT_ONCE
+
+
+@pytest.mark.slow
+def test_a_second_replica(tmp_path, capsys):
+    pytest.importorskip("ray", reason="the extra `cluster` is not installed")
+    file = tmp_path / "cluster.json"
+    assert main(["cluster", "--model", "tiny", "--rounds", "1", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())["rows"]
+    assert [row["sampler"] for row in found] == ["scripted", "transformers"]
+    assert all(row["two"] > 0 and row["gain"] == row["two"] / row["one"] for row in found)

@@ -1,6 +1,6 @@
 """`python -m rankdistill.bench forward|sample|warmup|all`: a table, and with `--json` a file.
 
-`gpu` and `rows` are benchmarks of another kind, with options of their own.
+`gpu`, `rows` and `cluster` are benchmarks of another kind, with options of their own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -28,6 +29,8 @@ GPU = "gpu"
 """The benchmark that is a list of claims."""
 ROWS = "rows"
 """The benchmark of memory."""
+CLUSTER = "cluster"
+"""The benchmark of replicas."""
 
 
 @shell.says_mistakes
@@ -40,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _accept(options)
     if options.benchmark == ROWS:
         return _rows(options)
+    if options.benchmark == CLUSTER:
+        return _cluster(options)
     names = _chosen(options.benchmark)
     return _run(names, BenchSettings(options.model, options.rounds), options.json)
 
@@ -58,17 +63,14 @@ def _run(names: Sequence[str], settings: BenchSettings, file: Path | None) -> in
     except results.Unequal as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    # A pipe has no width, and lines that a narrow terminal wraps read better than narrow columns.
-    Console(width=max(TABLE_WIDTH, console.width)).print(results.table(rows))
+    report = {
+        "machine": facts,
+        "settings": asdict(settings),
+        "rows": [row.as_json() for row in rows],
+    }
+    _show(results.table(rows), report, file)
     for remark in results.remarks(rows):
         say(remark)
-    if file is not None:
-        report = {
-            "machine": facts,
-            "settings": asdict(settings),
-            "rows": [row.as_json() for row in rows],
-        }
-        file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0
 
 
@@ -100,11 +102,32 @@ def _rows(options: argparse.Namespace) -> int:
     for row in rows.measure(sizes, options.processes):
         found.append(row)
         say(f"{row['groups']:,} groups, {row['phase']}: {row['uss_mib']:,.0f} MiB")
-    Console(width=max(TABLE_WIDTH, console.width)).print(rows.table(found))
-    if options.json is not None:
-        text = json.dumps({"machine": facts, "rows": found}, indent=2) + "\n"
-        options.json.write_text(text, encoding="utf-8")
+    _show(rows.table(found), {"machine": facts, "rows": found}, options.json)
     return 0
+
+
+def _cluster(options: argparse.Namespace) -> int:
+    """Rows per second of one replica and of two, see `rankdistill.bench.cluster`."""
+    _require_folder(options.json)
+    settings = BenchSettings(options.model, options.rounds)
+    quiet()
+    from rankdistill.bench import cluster, results
+
+    facts = results.machine()
+    say(results.machine_line(facts))
+    found = []
+    for row in cluster.measure(settings.rounds, 8 if settings.model == TINY else 32):
+        found.append(row)
+        say(f"{row['sampler']}: {row['gain']:.2f}x with a second replica")
+    _show(cluster.table(found), {"machine": facts, "rows": found}, options.json)
+    return 0
+
+
+def _show(table: Any, report: Any, file: Path | None) -> None:
+    # A pipe has no width, and lines that a narrow terminal wraps read better than narrow columns.
+    Console(width=max(TABLE_WIDTH, console.width)).print(table)
+    if file is not None:
+        file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _accept(options: argparse.Namespace) -> int:
@@ -132,7 +155,7 @@ def _chosen(name: str) -> Sequence[str]:
     if name == "all":
         return NAMES
     if name not in NAMES:
-        known = [*NAMES, "all", GPU, ROWS]
+        known = [*NAMES, "all", GPU, ROWS, CLUSTER]
         raise UserError(f"There is no benchmark '{name}': {suggest(name, known)}")
     return (name,)
 
@@ -143,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measures what computing a prompt once saves, against the usual ways.",
     )
     parser.add_argument(
-        "benchmark", metavar="BENCHMARK", help=f"{', '.join(NAMES)}, all, gpu or rows"
+        "benchmark", metavar="BENCHMARK", help=f"{', '.join(NAMES)}, all, gpu, rows or cluster"
     )
     parser.add_argument(
         "--model",

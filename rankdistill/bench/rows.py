@@ -1,7 +1,8 @@
 """What the rows of a ranked set cost: memory and seconds from `rank.path` to what training reads.
 
 Each number of groups gets a store of its own. One process reads the set, ranks it and loads it for
-training; then several load it at once, as the processes of a training do. Memory is the kernel's:
+training; then several load it at once, as the processes of a training do. Another writes as many
+rows of a scripted sampler, which has them ready, as the sample stage does. Memory is the kernel's:
 USS is what a process has alone, PSS also its share of pages that others have. The pages of a mapped
 file are a process's own while no other has them, and the kernel takes them back where it needs to.
 """
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,11 @@ from rich import box
 from rich.table import Table
 
 RESPONSES, TOKENS = 4, 300
+SAMPLED = 50
+"""Tokens of a row that a scripted sampler writes."""
 PHASES = ("start", "read", "rank", "load")
 """Python with its libraries; the set in tokens, in the store; ranked; ready to be trained on."""
+WRITE = "write"
 _TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}|{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -33,7 +38,8 @@ _TEMPLATE = (
 
 
 def measure(sizes: Sequence[int], processes: int) -> Iterator[dict[str, Any]]:
-    """A row for each number of groups and each phase, and one for `processes` that load at once.
+    """A row for each number of groups and each phase, one for `processes` that load at once, and
+    one for a sampler's rows.
 
     Yields:
         groups, phase, processes; seconds, cpu_seconds of the phase; uss_mib and pss_mib behind it,
@@ -47,23 +53,31 @@ def measure(sizes: Sequence[int], processes: int) -> Iterator[dict[str, Any]]:
             if processes > 1:
                 *_, row = _together(folder, processes, PHASES[-1:])
                 yield {"groups": groups, **row}
+            *_, row = _together(folder, 1, [WRITE])
+            yield {"groups": groups, **row}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """For a person."""
-    shown = Table(box=box.SIMPLE)
     names = ("groups", "processes", "phase", "seconds", "cpu_seconds", "uss_mib", "pss_mib",
              "peak_mib")  # fmt: skip
+    return table_of(rows, names)
+
+
+def table_of(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
+    """Some fields of rows, for a person."""
+    shown = Table(box=box.SIMPLE)
     for name in names:
-        shown.add_column(name.replace("_", " "), justify="left" if name == "phase" else "right")
+        text = isinstance(rows[0][name], str)
+        shown.add_column(name.replace("_", " "), justify="left" if text else "right")
     for row in rows:
         shown.add_row(*(f"{row[n]:,.1f}" if isinstance(row[n], float) else f"{row[n]:,}"
                         if isinstance(row[n], int) else row[n] for n in names))  # fmt: skip
     return shown
 
 
-def _prepare(folder: Path, groups: int) -> None:
-    """A ranked set whose tokens are bytes, and a model of a few weights to train on it."""
+def random_model(folder: Path, hidden: int, layers: int) -> None:
+    """A model of random weights, whose tokens are bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -74,13 +88,19 @@ def _prepare(folder: Path, groups: int) -> None:
     backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="|", chat_template=_TEMPLATE
-    ).save_pretrained(folder / "model")
+    ).save_pretrained(folder)
     LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(vocabulary), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-            num_attention_heads=2, max_position_embeddings=4096, eos_token_id=1, pad_token_id=0,
+            vocab_size=len(vocabulary), hidden_size=hidden, intermediate_size=hidden,
+            num_hidden_layers=layers, num_attention_heads=2, max_position_embeddings=4096,
+            eos_token_id=1, pad_token_id=0,
         )
-    ).save_pretrained(folder / "model")  # fmt: skip
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def _prepare(folder: Path, groups: int) -> None:
+    """A ranked set, and a model of a few weights to train on it."""
+    random_model(folder / "model", hidden=8, layers=1)
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9)))
              for _ in range(2000)]  # fmt: skip
@@ -143,6 +163,35 @@ def _memory() -> dict[str, float]:
     return {"uss_mib": own, "pss_mib": fields["Pss"], "peak_mib": fields["VmHWM"]}
 
 
+def _write(run: Any, folder: Path) -> None:
+    """The rows of a scripted sampler to the prompts of the set, one by one into the store."""
+    from rankdistill.models import Rows
+    from rankdistill.sample import Sampler
+    from rankdistill.stages.sample import sample
+
+    response = {
+        "text": "y" * SAMPLED, "token_ids": list(range(2, 2 + SAMPLED)), "finish_reason": "length"
+    }  # fmt: skip
+
+    class Scripted(Sampler):
+        name = "scripted"
+
+        def sample(self, model: Any, requests: Any, options: Any, source: str, *, done: Any = ()):
+            for prompt_id, _ in requests:
+                yield prompt_id, [{**response, "source": source}]
+
+    run.settings = replace(run.settings, sampler=Scripted())
+    with open(folder / "set.jsonl", encoding="utf-8") as file:
+        prompts = [
+            {
+                "prompt_id": str(number), "split": "train",
+                "messages": [{"role": "user", "content": json.loads(line)["prompt"]}],
+            }
+            for number, line in enumerate(file)
+        ]  # fmt: skip
+    sample(run, run.start, Rows(prompts, "set"), "student", 1)
+
+
 def _work(folder: Path, phases: Sequence[str]) -> None:
     """One process: a line when a phase is done, and its row when it is asked."""
     from rankdistill.models import Rows
@@ -171,6 +220,8 @@ def _work(folder: Path, phases: Sequence[str]) -> None:
             imported = existing(run)
         elif phase == "rank":
             rank(run, imported)
+        elif phase == WRITE:
+            _write(run, folder)
         elif phase == "load":
             ranked = rank(run, existing(run))
             rows = Rows.of(ranked, run.start).of_splits("train").rows
