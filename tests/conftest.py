@@ -218,7 +218,7 @@ LONGEST = (
     "test_models_device", "test_sweep", "test_suites_harness", "test_docs",
     "test_pipeline_verified", "test_zephyr", "test_configs", "test_pipeline_ppo",
     "test_ranking_trainer", "test_warmup_stages", "test_warmup_recipes", "test_pipeline_faults",
-    "test_sharing", "test_pipeline_processes", "test_plan",
+    "test_sharing", "test_cluster", "test_pipeline_processes", "test_plan",
 )  # fmt: skip
 
 
