@@ -53,7 +53,8 @@ GROUPS: dict[str, tuple[str, str]] = {
         " train/groups.py warmup/head.py warmup/logits.py trainer/steps.py"
         " trainer/batches.py",
         "ppo_losses ppo_experience reward_loss ranking_trainer ranking_trainer_rows warmup_head"
-        " warmup_support warmup_stages ranking_trainer_reference ppo",
+        " warmup_support warmup_stages ranking_trainer_reference ppo out_of_memory token_teachers"
+        " reward_model",
     ),
     "statistics": (
         "statistics.py compare/statistics.py",
@@ -66,7 +67,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "store": (
         "store/*.py",
-        "store store_cli store_faults store_inputs store_foreign written leftovers",
+        "store store_cli store_faults store_inputs store_foreign store_remote written leftovers"
+        " run_folder sharing",
     ),
 }
 LEFT_OUT = {"__init__.py", "__main__.py", "words.py", "schema.py"}

@@ -173,6 +173,7 @@ def test_the_likeliest_tokens_are_those_of_transformers(
 
 
 # Last: it ends the engine of all the others.
+@pytest.mark.slow
 def test_a_child_that_dies_is_told_and_is_gone(
     sampler: VLLMSampler, models: tuple[Path, Path], requests, monkeypatch, tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def answers_of(http, model: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_chat_completion_is_greedy_generation(serving, greedy):
     with client(serving.url) as http:
         assert served_model(http) == serving.asked_for == "student"
@@ -154,6 +155,7 @@ def test_a_judge_in_process_and_over_http_agree(exported, serving, one_engine, m
             assert all(1.0 <= value <= 10.0 for value in a["values"])
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_a_teacher_that_is_only_served(exported, serving):
     tokenizer = load_tokenizer(str(exported))
     groups = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -135,6 +134,18 @@ def test_one_process_goes_on_from_what_several_left_and_the_other_way_round(tmp_
     assert made_by(tmp_path, 3) == [name for name in NAMES if name != "p5"]
 
 
+def test_a_step_that_misses_a_file_fails_also_in_a_process_that_helps(tmp_path):
+    """Only the output's own folder may go: then the first process has published it."""
+    helper = Partial(tmp_path, tmp_path, writable=False)
+    (helper.scratch / "shared" / "claims").mkdir(parents=True)
+
+    def rows(places: Sequence[int], left: Sequence[int]) -> Iterator[dict]:
+        raise FileNotFoundError("no such template")
+
+    with pytest.raises(FileNotFoundError, match="no such template"):
+        share(helper, NAMES, 4, rows)
+
+
 def test_rows_that_were_lost_with_the_power_are_made_again(tmp_path):
     made: list[str] = []
 
@@ -206,25 +217,13 @@ def assert_same_run(one: Store, two: Store) -> None:
                     torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6, msg=name)
 
 
-def test_two_launchers_end_where_one_process_does(tmp_path, monkeypatch):
+def test_two_nodes_end_where_one_process_does(tmp_path, monkeypatch):
     """As on two machines with a common folder: both sample and score, both train."""
     arguments = tiny_arguments(tmp_path)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    environment = {
-        "RANKDISTILL_HOME": str(tmp_path / "two"), "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }  # fmt: skip
-    launchers = [
-        forked.Forked(
-            "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", f"--node_rank={node}",
-            "--master_addr=127.0.0.1", f"--master_port={port}", "-m", "rankdistill", *arguments,
-            f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, **environment,
-        )
-        for node in (0, 1)
-    ]  # fmt: skip
-    both = [launcher.wait(280) for launcher in launchers]
+    both = forked.together(
+        "rankdistill", *arguments, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, nodes=2,
+        RANKDISTILL_HOME=str(tmp_path / "two"), CUDA_VISIBLE_DEVICES="",
+    )  # fmt: skip
     assert [done.returncode for done in both] == [0, 0], [done.stderr[-3000:] for done in both]
     monkeypatch.setenv("RANKDISTILL_HOME", str(tmp_path / "one"))
     run_here(monkeypatch, tmp_path, *arguments)

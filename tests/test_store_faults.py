@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from test_store import make_nine, rows_of
 from rankdistill.errors import UserError
 from rankdistill.models import locate
 from rankdistill.store import Partial, Store, key_of
+from rankdistill.store.faults import writing
 
 # ------------------------------------------------------------------------------------------ damage
 
@@ -239,6 +241,32 @@ def test_disk_full_is_recognised_when_torch_has_lost_the_reason(monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
     with pytest.raises(UserError, match=r"0 B of 1 GB free\): train-"):
         Store().output("train", {}, make)
+
+
+def test_a_full_disk_is_told_by_what_it_led_to(tmp_path):
+    def led_to(error: str, *, hidden: bool) -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            if hidden:
+                raise ValueError(error) from None
+            raise ValueError(error)  # noqa: B904
+
+    full = rf"'{tmp_path}' cannot be written \(No space left on device\): make room\."
+    with pytest.raises(UserError, match=full), writing(tmp_path, "make room"):
+        led_to("no table", hidden=False)
+    with pytest.raises(ValueError, match="a mistake"), writing(tmp_path, "make room"):
+        led_to("a mistake", hidden=True)
+
+
+def test_the_fault_of_the_first_file_of_a_folder_is_told(tmp_path):
+    """`shutil.copytree` raises a list of (from, to, fault), without a number."""
+    faults = [("a", "b", "[Errno 5] Input/output error"), ("c", "d", "another")]
+    told = rf"'{tmp_path}' cannot be written \(\[Errno 5\] Input/output error\): look there\."
+    with pytest.raises(UserError, match=told), writing(tmp_path, "look there"):
+        raise shutil.Error(faults)
+    with pytest.raises(OSError, match=r"^$"), writing(tmp_path, "look there"):
+        raise OSError
 
 
 def test_a_mistake_inside_a_stage_is_not_taken_for_the_stores(caplog):

@@ -11,7 +11,7 @@ from folders import content, written
 from test_pipeline_faults import QUICK
 from tiny_run import run_here
 
-from rankdistill.store.written import RECORD, replace_folder
+from rankdistill.store.written import RECORD, is_run_folder, replace_folder
 
 OLD = {"config.json": "old", "model-1.safetensors": "weights", "templates/chat.jinja": "old"}
 NEW = {"config.json": "new", "model.safetensors": "other weights"}
@@ -32,6 +32,13 @@ def place(tmp_path, sources) -> Path:
     (tmp_path / "run").mkdir()
     assert replace_folder(sources[0], tmp_path / "run" / "model") is None
     return tmp_path / "run" / "model"
+
+
+@pytest.mark.parametrize("name", [RECORD, "metrics.json"])
+def test_either_file_makes_a_folder_that_of_a_run(tmp_path, name):
+    assert not is_run_folder(tmp_path)
+    (tmp_path / name).touch()
+    assert is_run_folder(tmp_path)
 
 
 def test_a_run_replaces_what_the_last_one_wrote(place, sources):
