@@ -10,13 +10,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import load_dataset
 from recipe_files import search, write_rows
 from tiny_run import run_here, shrunk
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
 
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt, encode_response, load_model, load_tokenizer
+from rankdistill.retrieval.markdown import chunks
 from rankdistill.retrieval.search import BM25, BiEncoder, known_items, read_collection
+from rankdistill.search.__main__ import main
+from rankdistill.search.reranked import RerankedSearch
 from rankdistill.stages.reranker import graded, ndcg, reciprocal_rank, reordered
 
 
@@ -93,6 +102,41 @@ def test_docstrings_are_split_into_query_and_passage(tmp_path):
     ]
 
 
+def page(number: int, text: str = "") -> str:
+    told = " ".join(f"word{number}{letter}" for letter in "abcdefghijklm")
+    return f"# How is number {number} made?\n\n{told}\n{text}"
+
+
+CODE = "## More of it here\n\n```\n# no heading at all\n```\n" + " ".join("abcdefghijklmnop")
+
+
+def test_headings_of_markdown_ask_for_what_stands_below_them(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a.md").write_text("---\ntitle: A page of mine\n---\n" + page(1, CODE))
+    (tmp_path / "b.md").write_text(page(1))  # nearly the same, and with the same heading
+    (tmp_path / "inner" / "c.md").write_text(page(3, "\n## [Short](x)\n\nToo short.\n"))
+    (tmp_path / "d.txt").write_text(page(4))
+    found = read_collection(SimpleNamespace(corpus=str(tmp_path), queries=None))
+    assert list(found.passages) == ["a.md#1", "a.md#2", "inner/c.md#1"]
+    assert found.passages["a.md#1"].split() == page(1).split()[6:]
+    assert "# no heading at all" in found.passages["a.md#2"]
+    asked = {query.text: (query.relevant, query.group) for query in found.queries}
+    assert asked == {
+        "How is number 1 made?": (["a.md#1"], None),
+        "More of it here": (["a.md#2"], None),
+        "How is number 3 made?": (["inner/c.md#1"], None),
+    }
+    for i in range(10, 20):
+        (tmp_path / f"{i}.md").write_text(page(i))
+    found = read_collection(SimpleNamespace(corpus=str(tmp_path), queries=None))
+    assert {query.group for query in found.queries} >= {"a.md", "10.md", "inner/c.md"}
+
+
+def test_long_sections_are_cut_between_paragraphs():
+    paragraphs = [" ".join(["word"] * count) for count in (50, 20, 30, 90, 5)]
+    assert [len(text.split()) for text in chunks("\n\n".join(paragraphs))] == [70, 30, 90, 5]
+
+
 def save_encoder(folder: Path) -> str:
     """A random BERT that reads words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -153,12 +197,36 @@ def test_a_run_on_files(monkeypatch, tmp_path, teacher, files, capfd):
     assert "NDCG@10" in told and "re-ranker" in told
     assert "NDCG@10 minus BM25" in (folder / "report.html").read_text()
     assert (folder / "reward_model" / "model.safetensors").exists()
+    assert 'rankdistill.search run "' in told
+    search_it(folder, capfd)
+
+
+def search_it(folder: Path, capfd) -> None:
+    """The search command gives the orders that the run has measured."""
+    search = RerankedSearch.open(folder)
+    measured = load_dataset("parquet", data_files=str(folder / "ranked" / "*.parquet"), split="all")
+    for row in (row for row in measured if row["split"] == "heldout"):
+        before, after = search.orders(row["messages"][0]["content"])
+        assert before == json.loads(row["columns"])["passages"] and sorted(after) == sorted(before)
+    assert main([str(folder), "what is plum jam", "--top", "2"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[:2] == ["what is plum jam", "  BM25"] and lines[2].startswith("    1  p-plum  The")
+    assert lines[4] == "  re-ranker" and len(lines) == 8 and "was" in lines[5]
+    assert main([str(folder), "--export", str(folder / "cross_encoder")]) == 0
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "cross_encoder").eval()
+    tokenizer = load_tokenizer(str(folder / "cross_encoder"))
+    query, names = "what is plum jam", ["p-plum", "p-fig"]
+    for name, ours in zip(names, search.scores(query, names), strict=True):
+        pair = tokenizer(text=query, text_pair=search.passages[name], return_tensors="pt")
+        with torch.no_grad():
+            theirs = model(**pair).logits[0, 0].item() + model.config.rankdistill_shift
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    assert main([str(folder), "--export", str(folder / "cross_encoder")]) == 2
+    assert "is there already" in capfd.readouterr().err
 
 
 def test_the_teachers_score_is_the_query_given_the_passage(monkeypatch, tmp_path, teacher, files):
     folder, _ = run(monkeypatch, tmp_path, teacher, *files)
-    from datasets import load_dataset
-
     rows = load_dataset("parquet", data_files=str(folder / "ranked" / "*.parquet"), split="train")
     tokenizer, model = load_tokenizer(str(teacher)), load_model(str(teacher)).eval()
     row = rows[0]
@@ -203,6 +271,7 @@ def test_without_known_relevance_the_gains_are_the_teachers(monkeypatch, tmp_pat
         (["retrieval.encoder=bundled/minilm"], "There is no bundled model 'bundled/minilm'"),
         (["rank.path=corpus.jsonl"], "set one of them to null"),
         (["retrieval.queries=null"], "give retrieval.queries"),
+        (["retrieval.corpus=.", "retrieval.queries=null"], "two passages in files that end in .md"),
         (["retrieval.queries=absent.jsonl"], "There is no prompt file 'absent.jsonl'"),
         (["retrieval.queries=corpus.jsonl"], "leave none for the train split"),
         (["retrieval.corpus=twice.jsonl"], "The id 'a' in line 2 of 'twice.jsonl' is another"),

@@ -20,6 +20,7 @@ TOOLS = {
     "runs": "what was run here: state, objective, lead, age",
     "compare": "which of some finished runs is better, beyond noise",
     "chat": "talk to a run's student",
+    "search": "what a run's re-ranker finds, before and after it",
     "diff": "what changed in the answers of two students, word by word",
     "report": "a run's report again, from its figures",
     "rank": "a ranked set for TRL, as UltraFeedback or as JSONL",

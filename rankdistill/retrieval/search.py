@@ -1,6 +1,7 @@
 """The first stage of a search: passages in the order of a cheap score.
 
-Passages and queries are the standard library's docstrings, or files of one's own.
+Passages and queries are the standard library's docstrings, a folder of Markdown files, or files of
+one's own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import os
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,9 +22,10 @@ import torch
 from torch import Tensor
 
 from rankdistill.errors import UserError
-from rankdistill.models import device, identity, locate
+from rankdistill.models import decode_response, device, encode_response, identity, locate
 from rankdistill.models.load import from_pretrained, refusal
 from rankdistill.prompts import read_rows
+from rankdistill.retrieval.markdown import known_sections
 from rankdistill.schema import RetrievalConfig
 
 DOCSTRINGS = "docstrings"
@@ -39,6 +41,8 @@ class Query:
     split: str | None
     """As the file states it."""
     where: str
+    group: str | None = None
+    """Queries with the same one are in the same split; None: each is drawn by itself."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,11 @@ class Collection:
     @property
     def digest(self) -> str:
         """SHA-256 of all of it but where it was read, which is there for messages."""
-        content = [self.passages, [asdict(replace(query, where="")) for query in self.queries]]
+        queries = [asdict(replace(query, where="")) for query in self.queries]
+        for query in queries:
+            if query["group"] is None:
+                del query["group"]
+        content = [self.passages, queries]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
@@ -72,27 +80,53 @@ def read_collection(settings: RetrievalConfig) -> Collection:
         items = known_items()
         queries = [Query(query, [name], None, name) for name, query, _ in items]
         return Collection({name: passage for name, _, passage in items}, queries)
-    if settings.queries is None:
+    folder = Path(settings.corpus).expanduser()
+    passages, sections = known_sections(folder) if folder.is_dir() else (_passages(settings), [])
+    if len(passages) < 2:
+        raise UserError(
+            f"retrieval.corpus {settings.corpus} has fewer than two passages"
+            f"{' in files that end in .md' if folder.is_dir() else ''}."
+        )
+    if settings.queries is not None:
+        return Collection(passages, _queries(settings, passages))
+    if not sections:
         raise UserError(
             f"retrieval.corpus is {settings.corpus}, and there is nothing to search it for: give "
             "retrieval.queries, a file with `text` in every row."
         )
+    by_file = len({file for _, _, file in sections}) >= LEAST_FILES
+    return Collection(
+        passages,
+        [
+            Query(heading, relevant, None, file, file if by_file else None)
+            for heading, relevant, file in sections
+        ],
+    )
+
+
+LEAST_FILES = 10
+"""With fewer of them a split by files would have hardly any in the smaller splits."""
+
+
+def _passages(settings: RetrievalConfig) -> dict[str, str]:
     passages: dict[str, str] = {}
     for where, name, row in _rows(settings.corpus):
         if name in passages:
             raise UserError(f"The id '{name}' in {where} is another passage's: ids are unique.")
         passages[name] = row["text"]
+    return passages
+
+
+def _queries(settings: RetrievalConfig, passages: Mapping[str, str]) -> list[Query]:
     queries = []
-    for where, _, row in _rows(settings.queries):
+    for where, _, row in _rows(str(settings.queries)):
         relevant = [str(name) for name in row.get("relevant") or []]
         if unknown := next((name for name in relevant if name not in passages), None):
             raise UserError(
                 f"'{unknown}', relevant in {where}, is no id of retrieval.corpus {settings.corpus}."
             )
         queries.append(Query(row["text"], relevant, row.get("split"), where))
-    if len(passages) < 2:
-        raise UserError(f"retrieval.corpus {settings.corpus} has fewer than two passages.")
-    return Collection(passages, queries)
+    return queries
 
 
 def _rows(path: str) -> Iterator[tuple[str, str, dict]]:
@@ -259,6 +293,15 @@ def require_bm25s() -> Any:
             "'rankdistill[retrieval]'`, or name an encoder."
         ) from error
     return bm25s
+
+
+def cut_passage(tokenizer: Any, text: str, most: int) -> tuple[str, list[int]]:
+    """A passage as a re-ranker reads it, and its tokens, EOS among them: at most `most`."""
+    token_ids = encode_response(tokenizer, text)
+    if len(token_ids) > most:
+        text = decode_response(tokenizer, token_ids[: most - 1])
+        token_ids = encode_response(tokenizer, text)
+    return text, token_ids
 
 
 def open_retriever(encoder: str | None, passages: Sequence[str]) -> Retriever:

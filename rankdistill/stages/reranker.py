@@ -89,7 +89,7 @@ def check_retrieval(run: Run) -> None:
             "teacher rank what it finds: set one of them to null."
         )
     for path in filter(None, (settings.corpus, settings.queries)):
-        if path != DOCSTRINGS:
+        if path != DOCSTRINGS and not Path(path).expanduser().is_dir():
             check_source(path)
     if settings.encoder is None:
         require_bm25s()

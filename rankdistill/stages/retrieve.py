@@ -14,10 +14,15 @@ from typing import Any
 
 from rankdistill.console import progress
 from rankdistill.errors import UserError
-from rankdistill.models import Rows, decode_response, encode_prompt, encode_response
+from rankdistill.models import Rows, encode_prompt, encode_response
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.splits import SPLITS, Splitter
-from rankdistill.retrieval.search import Collection, open_retriever, retriever_identity
+from rankdistill.retrieval.search import (
+    Collection,
+    cut_passage,
+    open_retriever,
+    retriever_identity,
+)
 from rankdistill.rows import Group, Message, Response
 from rankdistill.stages.run import Run
 from rankdistill.stages.score import score
@@ -176,7 +181,7 @@ def _queries(
         else:
             kept[identifier] = {
                 "prompt_id": identifier,
-                "split": splitter.split_of(identifier, query.split, query.where),
+                "split": splitter.split_of(query.group or identifier, query.split, query.where),
                 "messages": messages,
                 "text": query.text,
                 "relevant": query.relevant,
@@ -194,9 +199,6 @@ def _spread(found: list[int], count: int) -> list[int]:
 
 
 def _passage(tokenizer: Any, text: str, most: int) -> Response:
-    """A passage as a response, its text cut to fewer than `most` tokens: it ends with EOS."""
-    token_ids = encode_response(tokenizer, text)
-    if len(token_ids) > most:
-        text = decode_response(tokenizer, token_ids[: most - 1])
-        token_ids = encode_response(tokenizer, text)
+    """A passage as a response of at most `most` tokens: it ends with EOS."""
+    text, token_ids = cut_passage(tokenizer, text, most)
     return Response(text=text, token_ids=token_ids, finish_reason="stop", source="corpus")

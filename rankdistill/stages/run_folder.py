@@ -102,6 +102,8 @@ def _ending(run: Run, report: RunReport, folders: Mapping[str, Path]) -> dict[st
     if "model" in folders:
         lines["talk"] = f"python -m rankdistill.chat {shlex.quote(folder)}"
         lines["export"] = f"python -m rankdistill.export {shlex.quote(folder)}"
+    if run.settings.retrieval is not None:
+        lines["search"] = f'python -m rankdistill.search {shlex.quote(folder)} "what you look for"'
     if "ranked" in folders and "model" in folders and "objective=" not in report.command:
         other = "rrhf" if method(run.settings) == "DPO" else "dpo"
         named = ("name=", "hydra.run.dir=")  # this run's folder is not another's

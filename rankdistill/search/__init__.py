@@ -1,0 +1,1 @@
+"""Searching with a run's re-ranker in the terminal: ``python -m rankdistill.search RUN QUERY``."""
