@@ -199,7 +199,9 @@ def table(search: Search, tables: dict[str, Any], weights: dict[str, tuple[float
         for column in range(len(FIGURES)):
             cells.append(f"{of_name[:, column].mean():.3f}")
             for base in ("BM25", "bi-encoder"):
-                d = paired_difference(of_name[:, column], values[base][:, column], seed=0)
+                d = paired_difference(
+                    of_name[:, column].tolist(), values[base][:, column].tolist(), seed=0
+                )
                 between = "" if d.low == d.high else f" [{d.low:+.3f}, {d.high:+.3f}]"
                 cells.append(f"{d.mean:+.3f}{between}")
             cells.append(_clustered((of_name - values["bi-encoder"])[:, column], groups))
