@@ -145,6 +145,9 @@ def test_greedy_computes_one_response(model: Path, log: Path) -> None:
 def test_weights_are_swapped_and_another_shape_restarts(tmp_path: Path, log: Path) -> None:
     first = model_folder(tmp_path / "first", "first")
     second = model_folder(tmp_path / "second", "second")
+    config = json.loads((second / "config.json").read_text())
+    # A trainer leaves this behind, and no engine reads it.
+    (second / "config.json").write_text(json.dumps({**config, "use_cache": False}))
     deeper = model_folder(tmp_path / "deeper", "first", layers=2)
     with VLLMSampler() as sampler:
         before = sampled(sampler, first)

@@ -183,6 +183,33 @@ def test_a_rationale_is_learned_where_the_answer_is_good(job):
     ) == {"v1": ["ok"]}
 
 
+def test_only_so_many_train_prompts_are_answered_and_learned(job):
+    job.said = {name: [name] for name in ("t1", "t2", "t3", "v1", "v2")}
+    found = taught(job, SFTWarmup(max_prompts=2), *job.said)
+    assert job.shown == [["t1", "t2"], ["v1", "v2"]]
+    assert list(texts(found.of_splits("train"))) == ["t1", "t2"]
+    assert list(texts(found.of_splits("validation"))) == ["v1", "v2"]
+
+
+def test_only_so_many_of_the_prompts_responses_are_learned(job):
+    rows = [
+        {**{k: v for k, v in group(name=name).items() if k != "responses"}, "response": name}
+        for name in ("t1", "t2", "t3")
+    ]
+    job.settings.warmup = SFTWarmup(learn_from="data", max_prompts=2)
+    found = lessons.teach(job, Rows(rows, "prompts"), {"train": Rows(rows, "prompts")})
+    assert list(texts(found)) == ["t1", "t2"]
+    job.settings.warmup = SFTWarmup(learn_from="data")
+    whole = lessons.teach(job, Rows(rows, "prompts"), {"train": Rows(rows, "prompts")})
+    assert list(texts(whole)) == ["t1", "t2", "t3"] and whole.key != found.key
+
+
+def test_more_than_there_are_is_all_of_them():
+    rows = Rows([{"n": 1}, {"n": 2}], "key")
+    assert rows.at_most(2) is rows and rows.at_most(None) is rows
+    assert rows.at_most(1).rows == [{"n": 1}] and rows.at_most(1).key != "key"
+
+
 def test_nothing_to_learn_from_is_said(job):
     job.said = {"t1": ["no"]}
     with pytest.raises(UserError, match="minimum_score"):
@@ -198,6 +225,7 @@ def test_nothing_to_learn_from_is_said(job):
         ({"rationale": True}, "only where a verifier agrees"),
         ({"keep": "bst"}, "did you mean 'best'"),
         ({"responses_per_prompt": 0}, "at least 1"),
+        ({"max_prompts": 0}, "at least 1"),
         ({"learn_from": "teachr"}, "did you mean 'teacher'"),
         ({"eval_steps": 0.0}, "above 0"),
     ],

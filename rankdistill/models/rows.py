@@ -70,6 +70,10 @@ class Rows:
         rows = self.rows[:count]
         return replace(self, source=rows, key=f"{self.key} first {len(rows)}")
 
+    def at_most(self, count: int | None) -> Rows:
+        """The first `count` where there are more; else all, under their key."""
+        return self if count is None or count >= len(self.rows) else self.first(count)
+
     def joined(self, more: Rows) -> Rows:
         """The groups, each with the responses that `more` has to the same prompt behind its own."""
         others = more.rows

@@ -21,6 +21,8 @@ CHARACTERS = 4
 """Of a token of English text."""
 DEMAND = 12
 """Tokens of a demand that is put behind a prompt."""
+ANSWERED = 0.65
+"""Of `sample.max_response_tokens`, what answers to demands take: the bundled model's 42 of 64."""
 TEMPLATE = 30
 """Tokens that a chat template adds to a prompt."""
 
@@ -74,10 +76,10 @@ def count(settings: Settings, plan: PlanConfig) -> Counts:
         drawn = round(source.rows * getattr(shares, name))
         split[name] = drawn if most is None else min(drawn, most)
     sampled = rank.path is None
-    demanded = 0.0
+    demanded, taken = 0.0, 1.0
     if (instructions := prompts.instructions) is not None and sampled:
         each = instructions.demands_per_prompt
-        demanded = DEMAND * sum(each) / max(1, len(each))
+        demanded, taken = DEMAND * sum(each) / max(1, len(each)), ANSWERED
         split["train"] *= 1 + instructions.both_sides
         split["heldout"] = round(split["heldout"] * (1 + instructions.kept_out_share))
     longest = sample.max_response_tokens if sampled else rank.max_response_tokens
@@ -86,7 +88,8 @@ def count(settings: Settings, plan: PlanConfig) -> Counts:
     half = prompts.max_prompt_tokens / 2
     found = source.prompt if source.prompt is not None else half
     prompt = plan.prompt_tokens if plan.prompt_tokens is not None else found + demanded
-    wanted = longest if sampled or source.response is None else min(longest, source.response)
+    unknown = sampled or source.response is None
+    wanted = taken * longest if unknown else min(longest, source.response)
     return Counts(
         **split,
         prompt=min(prompt, prompts.max_prompt_tokens),

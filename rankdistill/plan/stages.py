@@ -67,14 +67,15 @@ def _warmup(planner: Planner) -> Iterator[PlannedStage]:
         yield _conversations(planner)
         return
     each = lessons.responses_per_prompt
+    train = min(warmup.max_prompts or counts.train, counts.train)
     if lessons.source == "teacher" and each:
-        prompts = counts.train + counts.validation
+        prompts = train + counts.validation
         yield _by_teacher(planner, prompts, each)
     rounds = warmup.rounds or 1
     if warmup.rounds is not None:
-        asked = round(rounds * warmup.student_share * counts.train)
+        asked = round(rounds * warmup.student_share * train)
         yield planner.sampling("student, in rounds", planner.student, asked, 1)
-    rows = counts.train * (1 if lessons.keep == "best" or not each else each)
+    rows = train * (1 if lessons.keep == "best" or not each else each)
     stored = warmup.stored
     if stored is not None:
         yield _teacher_outputs(planner, stored, rows)

@@ -25,7 +25,7 @@ from rankdistill.store.files import home
 from rankdistill.store.locks import held_at_once
 from rankdistill.store.removal import folders_named, is_running
 
-_NOT_SHAPE = ("_name_or_path", "transformers_version", "tie_word_embeddings")
+_NOT_SHAPE = ("_name_or_path", "transformers_version", "tie_word_embeddings", "use_cache")
 
 
 def contents(folder: Path) -> tuple[tuple[str, int, int], ...]:

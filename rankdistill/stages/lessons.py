@@ -39,10 +39,12 @@ def teach(run: Run, prompts: Rows, by_split: Mapping[str, Rows]) -> Rows | None:
     lessons: Lessons | None = run.settings.warmup.lessons
     if lessons is None:
         return None
+    most = run.settings.warmup.max_prompts
+    by_split = {**by_split, "train": by_split["train"].at_most(most)}
     if (own := run.settings.warmup.own_conversations) is not None:
         outputs = [_of_conversations(run, own, by_split)]
     elif lessons.source == "data":
-        outputs = [_of_data(run, prompts)]
+        outputs = [_of_data(run, prompts, most)]
     else:
         outputs = [
             _written(run, by_split[split], lessons, count)
@@ -77,11 +79,14 @@ def _nothing(run: Run, lessons: Lessons) -> str:
     )
 
 
-def _of_data(run: Run, prompts: Rows) -> Rows:
+def _of_data(run: Run, prompts: Rows, most: int | None) -> Rows:
     identity = {"code": 2, "prompts": prompts.key, "tokenizer": dict(run.start.identity)}
+    if most is not None:
+        identity["max_prompts"] = most
 
     def make(partial: Partial) -> Mapping[str, Any]:
-        groups = from_data(prompts.of_splits("train", "validation").rows, run.start.tokenizer())
+        answered = [*prompts.of_splits("train").rows[:most], *prompts.of_splits("validation").rows]
+        groups = from_data(answered, run.start.tokenizer())
         partial.shards().put(groups)
         return {"prompts": len(groups)}
 

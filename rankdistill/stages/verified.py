@@ -108,7 +108,7 @@ class Verification:
         """
         self._find_prompting(models["warmed_up"])
         for name, model in models.items():
-            self._arms(name, model)
+            self._all_answers(name, model)
 
     def sample(self, models: Mapping[str, Model]) -> None:
         """Have all models answer in one pass, before any of them is read.
@@ -118,9 +118,7 @@ class Verification:
         """
         self._find_prompting(models["warmed_up"])
         for name, model in sorted(models.items(), key=lambda item: item[0] != "teacher"):
-            self._arms(name, model)
-            if name in GUARDED and self.by_split["plain"].rows:
-                self._plain(name, model)
+            self._all_answers(name, model)
 
     def measure(
         self, models: Mapping[str, Model], labels: Mapping[str, str], sharpened: float | None
@@ -153,6 +151,12 @@ class Verification:
             name: self._guards(name, model) for name, model in models.items() if name in GUARDED
         }
         return Verified(rows, headings, self._prompting, guards, self.rule)
+
+    def _all_answers(self, name: str, model: Model) -> None:
+        """Have one model write all that is measured of it."""
+        self._arms(name, model)
+        if name in GUARDED and self.by_split["plain"].rows:
+            self._plain(name, model)
 
     def _arms(self, name: str, model: Model) -> dict[str, Rows]:
         """The verified answers of one model, by arm."""

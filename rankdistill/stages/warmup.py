@@ -60,7 +60,7 @@ def _warmed(
     if warmup.rounds is None:
         return _trained(run, student, teacher, taught)
     given, measured = (taught.of_splits(split).rows for split in ("train", "validation"))
-    asked = prompts.of_splits("train")
+    asked = prompts.of_splits("train").at_most(warmup.max_prompts)
     history: History = []
     for number in range(warmup.rounds):
         seed = run.settings.seed + SEEDS_APART * (number + 1)

@@ -75,6 +75,7 @@ class Optimisation(Optimiser):
             validation prompts.
         learn_from: `teacher`, which writes responses, or `data`: those that came with the prompts.
             They have a key of their own, as the responses of every warm-up have.
+        max_prompts: The first so many train prompts are answered and learned from; None: all.
 
     Raises:
         UserError: A value is out of its range.
@@ -84,14 +85,15 @@ class Optimisation(Optimiser):
     responses_per_step: int = 8
     eval_steps: float = irrelevant(0.25)
     learn_from: str = "teacher"
+    max_prompts: int | None = None
 
     group: ClassVar[str] = "warmup"
-    counted_elsewhere: ClassVar[tuple[str, ...]] = ("learn_from",)
+    counted_elsewhere: ClassVar[tuple[str, ...]] = ("learn_from", "max_prompts")
     """Keys that the rows or the models come from, whose own keys are hashed beside `identity`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("warmup", self, 1, "responses_per_step")
+        at_least("warmup", self, 1, "responses_per_step", "max_prompts")
         above_zero("warmup", self, "eval_steps")
         require_choice("warmup.learn_from", self.learn_from, SOURCES)
 
@@ -136,8 +138,8 @@ class SFTOptions(Optimisation):
     validation_conversations: int = 64
 
     counted_elsewhere: ClassVar[tuple[str, ...]] = (
-        "learn_from", "responses_per_prompt", "keep", "minimum_score", "rationale", "request",
-        "conversations", "max_conversation_tokens", "train_conversations",
+        "learn_from", "max_prompts", "responses_per_prompt", "keep", "minimum_score", "rationale",
+        "request", "conversations", "max_conversation_tokens", "train_conversations",
         "validation_conversations",
     )  # fmt: skip
 
@@ -186,7 +188,7 @@ class DistillationOptions(Optimisation):
     assistants: tuple[int, ...] = ()
 
     # The warm-up of an assistant is an output of its own, which is the next one's teacher.
-    counted_elsewhere: ClassVar[tuple[str, ...]] = ("learn_from", "assistants")
+    counted_elsewhere: ClassVar[tuple[str, ...]] = ("learn_from", "max_prompts", "assistants")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -243,7 +245,9 @@ class LogitsOptions(StoredOptions):
 
     outputs: ClassVar[tuple[str, ...]] = ("live", "top_k", "hidden")
     # `live` and `hidden` are both exact; with `top_k`, the keys of what is left out count.
-    counted_elsewhere: ClassVar[tuple[str, ...]] = ("learn_from", "assistants", "teacher_outputs")
+    counted_elsewhere: ClassVar[tuple[str, ...]] = (
+        *DistillationOptions.counted_elsewhere, "teacher_outputs",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -56,6 +56,8 @@ class Warmup(ABC):
     """Whether the teacher's token ids have to be the student's."""
     needs_verifier: bool = False
     """Whether what is learned is chosen by whether it is right, which a verifier tells."""
+    max_prompts: int | None = None
+    """The first so many train prompts are answered and learned from; None: all."""
     own_conversations: Conversations | None = None
     """What is learned in place of responses to the run's prompts."""
     assistants: Sequence[int] = ()
