@@ -372,3 +372,9 @@ def test_the_seconds_of_an_attempt_are_noted_to_the_millisecond(tmp_path, monkey
         raise RuntimeError
     record = attempts.read_record(tmp_path)
     assert record is not None and record["seconds"] == 1.235
+
+
+def test_a_rank_waits_until_the_output_is_there(tmp_path):
+    follower = attempts.Follower("sample-0", tmp_path, tmp_path / "lock", 60.0)
+    found = iter([None, None, "output"])
+    assert follower.wait(lambda: next(found), enter=False) == "output"

@@ -159,7 +159,7 @@ def test_a_worker_registers_what_the_command_line_did():
 def test_parallel_points_share_and_a_killed_sweep_continues(
     monkeypatch, tmp_path, teacher, capsys, launcher
 ):
-    """Killed while a student is trained; then what is missing, in two processes by joblib."""
+    """Killed while a student is trained; then what is missing, by joblib in two processes."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     arguments = ["recipe=rrhf,dpo", *FAST, f"teacher.path={teacher}"]
     store = Path(os.environ["RANKDISTILL_HOME"])
@@ -171,12 +171,13 @@ def test_parallel_points_share_and_a_killed_sweep_continues(
     started(launcher).kill_at(store, "outputs/rank-*/manifest.json")
     before = {path.name for path in store.glob("outputs/*")}
 
-    done = started("joblib").wait()
+    done = started(launcher).wait()
     assert done.returncode == 0, done.stderr
     assert "ok      recipe=rrhf" in done.stdout and "ok      recipe=dpo" in done.stdout
     # Hydra has told that #0 is RRHF; whose line is whose is seen though both write at once.
     for number, name in enumerate(("RRHF", "DPO")):
-        assert re.search(rf"^#{number} +\d/\d train +{name}", done.stdout, re.MULTILINE), name
+        label = f"#{number} +" if launcher == "joblib" else " *"
+        assert re.search(rf"^{label}\d/\d train +{name}", done.stdout, re.MULTILINE), name
     found = points(tmp_path)
     records = [stage for name in ("rrhf", "dpo") for stage in stages(found[name])]
     # Nothing that was there before the kill is computed again, and nothing twice by both points.
