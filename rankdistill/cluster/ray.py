@@ -8,6 +8,7 @@ hand (`IN_HAND` each), which others make again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -115,6 +116,8 @@ def _join(cluster: ClusterConfig) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
+    for part in ("progress", "execution.streaming_executor"):  # that there are none, that it ended
+        logging.getLogger(f"ray.data._internal.{part}").setLevel(logging.ERROR)
     if not ray.is_initialized():
         try:
             started_here = {} if cluster.address else {"include_dashboard": False}
