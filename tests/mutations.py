@@ -53,7 +53,7 @@ GROUPS: dict[str, tuple[str, str]] = {
         " train/groups.py warmup/head.py warmup/logits.py trainer/steps.py"
         " trainer/batches.py",
         "ppo_losses ppo_experience reward_loss ranking_trainer ranking_trainer_rows warmup_head"
-        " warmup_support warmup_stages ranking_trainer_reference ppo out_of_memory token_teachers"
+        " warmup_support warmup_stages ranking_trainer_reference ppo out_of_memory distillation"
         " reward_model",
     ),
     "statistics": (

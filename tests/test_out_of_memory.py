@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
 from rankdistill.objectives import RRHF
+from rankdistill.trainer.steps import anyone
 
 
 class Allocator(TorchDispatchMode):
@@ -90,6 +92,13 @@ def test_random_numbers_are_drawn_again(tmp_path):
     given.train()
     assert logged(refused) == logged(given)
     assert_close(weights(refused), weights(given), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("here", "others"), [(False, 0), (True, 0), (False, 1), (True, 1)])
+def test_where_one_of_two_processes_is_out_of_memory_both_repeat(here, others):
+    accelerator = SimpleNamespace(num_processes=2, reduce=lambda mine, reduction: mine + others)
+    trainer = SimpleNamespace(accelerator=accelerator, args=SimpleNamespace(device="cpu"))
+    assert anyone(trainer, here) == (here or others > 0)
 
 
 def test_one_group_too_many_and_accumulated_steps_are_told(tmp_path):

@@ -19,7 +19,7 @@ from tiny_run import TINY, run_here
 
 from rankdistill.distributed import workers
 from rankdistill.store import Output, Partial, Store
-from rankdistill.store.sharing import share, was_shared
+from rankdistill.store.sharing import collect, share, was_shared
 
 NAMES = [f"p{n}" for n in range(23)]
 Step = Callable[[str], Any]
@@ -132,6 +132,18 @@ def test_one_process_goes_on_from_what_several_left_and_the_other_way_round(tmp_
         Store().output("score", {}, stops)
     assert whole(Store().output("score", {}, make_with(noting(tmp_path, 3, 0))))
     assert made_by(tmp_path, 3) == [name for name in NAMES if name != "p5"]
+
+
+def test_rows_that_others_make_in_any_order_are_put_in_theirs(tmp_path):
+    def make(partial: Partial) -> dict:
+        def rows(chunks: Sequence[Any]) -> Iterator[dict]:
+            for _, places in reversed(chunks):
+                yield from ({"prompt_id": NAMES[n], "value": n * n} for n in places)
+
+        collect(partial, NAMES, 4, rows)
+        return {}
+
+    assert whole(Store().output("sample", {}, make))
 
 
 def test_a_step_that_misses_a_file_fails_also_in_a_process_that_helps(tmp_path):

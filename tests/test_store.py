@@ -331,6 +331,7 @@ def test_a_rank_knows_the_record_of_its_own_launch(tmp_path):
 @pytest.mark.parametrize(
     ("before", "after"), [("", "new\n"), ("whole\n", "whole\nnew\n"), ("ha", "ha\nnew\n")]
 )
+@pytest.mark.filterwarnings("error")
 def test_a_line_is_added_after_one_that_a_crash_left_half(before, after, tmp_path):
     (tmp_path / "journal").write_text(before)
     append_line(tmp_path / "journal", "new")

@@ -97,6 +97,15 @@ def test_what_one_machine_makes_another_takes(address, remote, tmp_path, monkeyp
     assert elsewhere(tmp_path, "fourth").find(made.key) is None
 
 
+def test_what_is_damaged_here_is_taken_from_there(remote):
+    output = Store().output("train", {}, make)
+    weights = output.path / "model" / "weights.bin"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    assert Store().output("train", {}, not_made).path == output.path
+    assert weights.read_bytes() == whole
+
+
 def test_equal_files_are_sent_once_and_nothing_twice(remote):
     output = Store().output("train", {}, make)
     assert remote.calls == ["look", "look", "put", "put", "manifest"]  # rows, and weights once
