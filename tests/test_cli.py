@@ -36,7 +36,7 @@ def test_no_arguments_says_where_to_begin_and_lists_all_there_is(capsys, monkeyp
     monkeypatch.setattr(sys, "argv", ["rankdistill"])
     main()
     lines = capsys.readouterr().out.splitlines()
-    assert "recipe=dpo" in lines[2]
+    assert "recipe=tour" in lines[2] and "recipe=dpo" in lines[3]
     named = [line.split()[0] for line in lines if line.startswith("  ")]
     recipes = catalogue.recipes()
     assert sorted(named) == sorted([*(recipe.name for recipe in recipes), *catalogue.TOOLS])
@@ -46,12 +46,13 @@ def test_no_arguments_says_where_to_begin_and_lists_all_there_is(capsys, monkeyp
 
 
 @pytest.mark.parametrize("columns", [60, 120])
-def test_a_recipe_and_a_tool_is_one_line_of_a_terminal(capsys, monkeypatch, columns):
-    monkeypatch.setattr(start_page, "_width", lambda: columns)
+def test_the_start_and_a_comment_fit_a_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setattr(start_page, "columns", lambda: columns)
     monkeypatch.setattr(sys, "argv", ["rankdistill"])
     main()
-    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert all(len(line) <= columns for line in listed)
+    comments = [line for line in start_page.explain("train").splitlines() if line[0] == " "]
+    lines = [*capsys.readouterr().out.splitlines(), *comments]
+    assert [line for line in lines if len(line) > columns] == []
 
 
 def test_what_a_recipe_says_of_itself(capsys, monkeypatch, tmp_path):

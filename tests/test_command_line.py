@@ -43,7 +43,7 @@ def told(*arguments: str) -> str:
         ("plan recipe=rrhf", "a command of its own: python -m rankdistill.plan recipe=rrhf"),
         ("compare", "a command of its own: python -m rankdistill.compare"),
         ("help", "did you mean --help?"),
-        ("recipe", "needs one of its options, such as recipe="),
+        ("recipe", "needs one of its options, such as recipe=tour or recipe=dpo"),
         ("nonsense", "the argument 'nonsense' is no KEY=VALUE"),
         ("recipe=rrhf --foo", "there is no option '--foo'"),
         ("recipe=rrhf --multi", "did you mean --multirun?"),
@@ -143,6 +143,19 @@ def test_versions_of_what_the_results_depend_on():
     lines = done.stdout.splitlines()
     names = ["rankdistill", "torch", "transformers", "trl", "vllm", "python"]
     assert [line.split()[0] for line in lines[:-1]] == names and lines[-1] == "False"
+
+
+@pytest.mark.parametrize("tool", ["chat", "compare", "export", "serve"])
+def test_a_folder_that_is_not_there_is_told_before_torch_is_imported(tool):
+    code = (
+        f"import sys\nfrom rankdistill.{tool}.__main__ import main\n"
+        "print(main(['/nope']), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.stdout == "2 False\n"
+    assert done.stderr == (
+        "error: There is no run folder '/nope': give the folder of a finished run.\n"
+    )
 
 
 def test_a_pipe_that_closes_is_no_traceback():

@@ -229,7 +229,7 @@ def test_another_judge_and_other_numbers_of_answers_are_refused(sweep, tmp_path,
 
 
 def test_mistakes_are_one_sentence(sweep, tmp_path, capsys):
-    assert "there is no folder" in refusal(capsys, tmp_path / "nothing")
+    assert "There is no run folder" in refusal(capsys, tmp_path / "nothing")
     assert "holds no run" in refusal(capsys, tmp_path)
     assert "only one run" in refusal(capsys, sweep / "objective=rrhf,seed=0")
     failed = sweep / "objective=ppo,seed=0"

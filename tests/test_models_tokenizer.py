@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import CHAT_TEMPLATE, build_tokenizer
 from tokenizers import processors
+from transformers import AutoTokenizer
 
 from rankdistill.errors import UserError
 from rankdistill.models import (
@@ -29,6 +30,21 @@ def saved(folder: Path, tokenizer=None, **changes) -> str:
     tokenizer.save_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "llama"}')
     return str(folder)
+
+
+def test_files_are_read_once_and_again_when_they_change(tmp_path: Path, monkeypatch) -> None:
+    path, read = saved(tmp_path), []
+    from_pretrained = AutoTokenizer.from_pretrained
+    monkeypatch.setattr(
+        AutoTokenizer, "from_pretrained", lambda *a, **k: read.append(a) or from_pretrained(*a, **k)
+    )
+    first = load_tokenizer(path)
+    first.pad_token = first.eos_token
+    second = load_tokenizer(path)
+    assert len(read) == 1 and second.pad_token == "<|pad|>" != first.pad_token
+    assert second.encode("Hi", padding="max_length", max_length=4) != first.encode("Hi")
+    (tmp_path / "chat_template.jinja").write_text(CHAT_TEMPLATE + "{# new #}")
+    assert load_tokenizer(path).chat_template.endswith("{# new #}") and len(read) == 2
 
 
 def test_a_prompt_ends_where_the_response_begins(tokenizer) -> None:

@@ -35,6 +35,8 @@ def test_every_arm_is_measured_and_the_figures_follow_from_the_rows(
     monkeypatch, tmp_path, teacher, capsys
 ):
     folder = run(monkeypatch, tmp_path, teacher)
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"\d held out ", told) and "teacher's log-probability -" in told
     metrics = json.loads((folder / "metrics.json").read_text())
     verified = metrics["verified"]
     arms = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -313,6 +314,18 @@ def test_the_table_keeps_to_100_columns(capsys, monkeypatch):
     table = shown[shown.index("stage ") : shown.index("Most memory")]
     assert max(map(len, table.splitlines())) <= 100
     assert "train does not fit" in shown
+
+
+def test_a_narrow_terminal_has_fewer_figures_and_none_is_broken(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")  # rich gives a dumb one 80 columns
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["recipe=tour"]) == 0
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert [line for line in lines if len(line) > 60] == []
+    head, first = lines[3:5]
+    assert head.split() == ["stage", "what", "memory", "time"] and first.startswith("student")
+    assert not any("controls" in line for line in lines)  # the tour has none
 
 
 def test_odd_rows_of_a_set_are_not_counted(capsys, tmp_path):

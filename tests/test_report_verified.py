@@ -17,6 +17,7 @@ from rankdistill.report.__main__ import main
 from rankdistill.report.headline import headline
 from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
+from rankdistill.report.summary import print_summary
 from rankdistill.report.verified import by_kind, demands_followed, more_than, verified_plots
 from rankdistill.report.verified import verified_grids as grids_of
 from rankdistill.report.verified_guards import guard_heads, guard_rows
@@ -231,13 +232,31 @@ def test_reports_from_before_anything_was_verified(tmp_path, capsys):
     assert "Way to the teacher's score" in pages.replace("&#39;", "'") and "84 %" in pages
 
 
+def test_a_rule_of_one_s_own_is_no_demand(metrics, capsys):
+    block = metrics["verified"]
+    block["rule"] = "my_checks:correct"
+    for arm in block["arms"].values():
+        arm["kept_out"] = None
+        arm["kinds"] = {block["rule"]: next(iter(arm["kinds"].values()))}
+    for contrast in block["contrasts"].values():
+        contrast["kinds"] = {block["rule"]: next(iter(contrast["kinds"].values()))}
+    print_summary(metrics, Console(width=80))
+    told = capsys.readouterr().out
+    assert "rule met, %" in told and "demands" not in told and "kinds" not in told
+    titles = [grid.title for grid in grids_of(metrics)]
+    assert titles == ["Rule met", "What the gain is more than"]
+    assert grids_of(metrics)[0].columns[0].title == "answers"
+    page = html_report(metrics, "")
+    assert "Rule met, answers" in page and "Demands followed" not in page
+
+
 def test_what_others_wrote_is_escaped(metrics):
     block = metrics["verified"]
     block["rule"] = block["prompting"]["chosen"] = ATTACK
     for arm in block["arms"].values():
         arm["label"] = ATTACK
-        arm["kinds"] = {ATTACK: next(iter(arm["kinds"].values()))}
-    block["contrasts"]["sampled"]["kinds"] = {ATTACK: None}
+        arm["kinds"] = dict.fromkeys((ATTACK, 2 * ATTACK), next(iter(arm["kinds"].values())))
+    block["contrasts"]["sampled"]["kinds"] = dict.fromkeys((ATTACK, 2 * ATTACK))
     page = Page(html_report(metrics, ""))
     assert page.open == []
     assert {"script", "img"}.isdisjoint(tag for tag, _ in page.tags)

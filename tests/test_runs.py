@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -69,6 +70,18 @@ def test_the_list_has_whole_names_the_newest_first(folders, monkeypatch, capsys)
     assert "There is no folder" in capsys.readouterr().err
     monkeypatch.chdir(folders / "runs" / "rrhf" / "model")
     assert main([]) == 0 and "No runs here" in capsys.readouterr().out
+
+
+def test_where_there_is_no_room_a_name_has_a_line_of_its_own(folders, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")  # rich gives a dumb one 80 columns
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["multirun"]) == 0
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert len(lines) == 4 and max(map(len, lines)) <= 60
+    assert lines[0] == "multirun/sweep/dpo" and lines[1].startswith("  finished   ")
+    assert lines[1].split("   ")[2].endswith("] points")
 
 
 def test_a_refused_command_leaves_no_folder(monkeypatch, capsys, tmp_path):

@@ -13,6 +13,7 @@ from tiny_run import composed, refusal, run_here, shrunk
 
 from rankdistill.errors import UserError
 from rankdistill.rank.diagnostics import writer_figures
+from rankdistill.report.ranking import writer_labels, writer_rows
 from rankdistill.score.writer import ByWriter
 from rankdistill.stages import settings
 
@@ -108,3 +109,12 @@ def test_a_run_of_four_writers_ranked_by_who_they_are(monkeypatch, tmp_path, tea
     page = (folder / "report.html").read_text()
     assert "Who wrote the responses" in page and "the stronger writer" in page
     assert "Who wrote the responses" in (folder / "report.md").read_text()
+
+
+def test_answers_to_the_same_request_asked_otherwise_are_called_so():
+    share = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    wrote = {"responses": 3, "wins": share, "best": share}
+    writers = {"writers": {"student": wrote, "cluster": wrote}}
+    metrics = {"ranking": {"writers": writers}}
+    assert writer_labels(metrics) == ["student", "student, asked otherwise"]
+    assert "the same request with other demands" in writer_rows(metrics)[0].explanation

@@ -23,15 +23,15 @@ from rankdistill.evaluate.verified import DemandRow, share, subset, tally
 ARMS = (
     ("start", "before warm-up", "#8a8f98"),
     ("warmed_up", "warmed up", "#8a8f98"),
-    ("sharpened", "  at the trained one's entropy", "#b58900"),
-    ("warmed_up_prompted", "  with a better prompt", "#b58900"),
-    ("warmed_up_greedy", "  greedy", "#b58900"),
-    ("placebo", "  trained on permuted ranks", "#b58900"),
-    ("best_of_n", "  SFT on the best of 8", "#b58900"),
+    ("sharpened", "... as sure as the trained one", "#b58900"),
+    ("warmed_up_prompted", "... with a better prompt", "#b58900"),
+    ("warmed_up_greedy", "... greedy", "#b58900"),
+    ("placebo", "trained on random ranks", "#b58900"),
+    ("best_of_n", "SFT on the best of 8", "#b58900"),
     ("trained", "trained on the ranking", "#1f77b4"),
-    ("trained_greedy", "  greedy", "#1f77b4"),
+    ("trained_greedy", "... greedy", "#1f77b4"),
     ("teacher", "teacher", "#2e7d32"),
-    ("teacher_prompted", "  with a better prompt", "#2e7d32"),
+    ("teacher_prompted", "... with a better prompt", "#2e7d32"),
 )
 """(arm, heading, colour), from the top."""
 
@@ -52,7 +52,7 @@ def draw(
     by_arm["placebo"] = [row for row in rows_of(placebo) if row.arm == "trained"]
     by_arm["best_of_n"] = [row for row in rows_of(best_of_n) if row.arm == "trained"]
     shown = [(title, colour, by_arm[arm]) for arm, title, colour in ARMS if by_arm.get(arm)]
-    figure, axes = plt.subplots(figsize=(7.2, 0.34 * len(shown) + 0.9))
+    figure, axes = plt.subplots(figsize=(5.4, 0.3 * len(shown) + 0.8))
     for place, (_, colour, rows) in enumerate(shown):
         of = tally(subset(rows, "trained"))
         assert of is not None
@@ -62,7 +62,7 @@ def draw(
         axes.plot(100 * value.mean, -place, "o", color=colour, markersize=6)
         axes.text(100 * high + 0.7, -place, f"{100 * value.mean:.1f}", va="center", fontsize=9)
     axes.set_yticks([-place for place in range(len(shown))], [title for title, *_ in shown])
-    axes.set_xlabel("demands followed, % (mean over kinds; 95 % intervals over requests)")
+    figure.supxlabel("demands followed, %, with 95 % intervals", fontsize=10)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -117,8 +117,9 @@ def word_remedy(word: str, arguments: Sequence[str] = ()) -> str:
         return f"{no}: did you mean --{word}?"
     groups = catalogue.groups()
     if word in groups:
-        of = " or ".join(groups[word][:3])
-        return f"{no}: '{word}' is a group and needs one of its options, such as {word}={of}"
+        named = catalogue.RECIPES["Start here"] if word == "recipe" else groups[word]
+        such = " or ".join(f"{word}={name}" for name in named[:2])
+        return f"{no}: '{word}' is a group and needs one of its options, such as {such}"
     if word in groups["recipe"]:
         return f"{no}: did you mean recipe={word}?"
     having = [f"{group}={word}" for group, names in groups.items() if word in names]

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import platform
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from shutil import get_terminal_size
 from textwrap import fill, shorten
 
 from rankdistill.app import catalogue, command_line
 from rankdistill.errors import UserError, suggest
-from rankdistill.shell import installed
+from rankdistill.shell import columns, installed
 
 NO_KEYS = ("hydra", "accelerate")
 """Folders of `conf/` that a run has no keys of."""
@@ -56,7 +54,8 @@ def _explained(name: str, default: str, comment: str, options: list[str]) -> str
     of = ", ".join(filter(None, options))
     head = f"{name}: {default}".rstrip() + (f"   ({of})" if of else "")
     indent = "    "
-    return f"{head}\n{fill(comment, 96, initial_indent=indent, subsequent_indent=indent)}"
+    width = min(96, columns())
+    return f"{head}\n{fill(comment, width, initial_indent=indent, subsequent_indent=indent)}"
 
 
 @cache
@@ -111,11 +110,12 @@ def _of_file(path: Traversable, prefix: str, option: str) -> Iterator[Key]:
         comment = []
 
 
-HEAD = """rankdistill: a student writes, a teacher ranks, the student learns the ranking.
+HEAD = """A student writes, a teacher ranks, the student learns it.
 
-Begin with   python -m rankdistill recipe=dpo    (18 minutes on two cores)
-then read    runs/dpo/report.html
-own files    python -m rankdistill.init my_project
+Begin with  python -m rankdistill recipe=tour   # minutes
+a result    python -m rankdistill recipe=dpo    # 18 minutes
+then read   runs/dpo/report.html
+own files   python -m rankdistill.init my_project
 """
 USAGE = """usage: python -m rankdistill recipe=NAME [group=OPTION] [key=value] ...
        python -m rankdistill -m recipe=NAME seed=0,1   a sweep: one run per value
@@ -143,7 +143,7 @@ def asked_for(arguments: Sequence[str]) -> str | None:
         UserError: a recipe or a key that there is not.
     """
     if not arguments:
-        return "\n".join([HEAD, *_recipes(), "", *_tools(), "", MORE])
+        return "\n".join([HEAD, *_recipes(), "", *_tools(), "", fill(MORE, columns())])
     if "--help" in arguments:
         return "\n".join([USAGE, *_recipes(), "", *_tools(), "", *_groups()])
     if "--version" in arguments:
@@ -169,7 +169,7 @@ def versions() -> str:
 
 def _recipes() -> Iterator[str]:
     told = {recipe.name: recipe.what for recipe in catalogue.recipes()}
-    width = _width()
+    width = columns()
     for place, (heading, names) in enumerate(catalogue.RECIPES.items()):
         yield ("\n" if place else "") + f"{heading}:"
         for name in names:
@@ -179,7 +179,7 @@ def _recipes() -> Iterator[str]:
 def _tools() -> Iterator[str]:
     yield "Tools, each `python -m rankdistill.NAME --help`:"
     for name, what in catalogue.TOOLS.items():
-        yield f"  {name:<21}{shorten(what, _width() - 23, placeholder=' ...')}"
+        yield f"  {name:<21}{shorten(what, columns() - 23, placeholder=' ...')}"
 
 
 def _groups() -> Iterator[str]:
@@ -194,8 +194,3 @@ def _about(arguments: Sequence[str]) -> str:
         raise UserError("--about needs a recipe: python -m rankdistill recipe=rrhf --about")
     folders = command_line.config_folders(arguments)
     return "\n\n".join(catalogue.about(name, folders) for name in named[-1].split(","))
-
-
-def _width() -> int:
-    """Columns of a line: the terminal's, and of a pipe enough for every line."""
-    return max(60, get_terminal_size().columns) if sys.stdout.isatty() else 150

@@ -18,6 +18,10 @@ PROMPT = "\n> "
 def main(arguments: Sequence[str] | None = None) -> int:
     """Talks until the input ends; exit code 2 on a person's mistake."""
     given = _parser().parse_args(arguments)
+    named = [given.run] + ([given.against] if given.against else [])
+    for name in named:
+        if not _is_url(name):
+            shell.check_run_folder(Path(name))
 
     from rankdistill.chat.conversation import HELP, Speaker, converse
     from rankdistill.console import console, quiet, say
@@ -25,7 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rankdistill.serve.talk import served_model
 
     quiet()
-    named = [given.run] + ([given.against] if given.against else [])
     sampling: dict[str, Any] = {"temperature": given.temperature, "max_tokens": given.max_tokens}
     try:
         with ExitStack() as stack:

@@ -27,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder that the comparison is written to (default: %(default)s)",
     )  # fmt: skip
     given = parser.parse_args(arguments)
+    for folder in given.folders:
+        shell.check_run_folder(folder)
     page, told = compare_and_tell(given.folders, given.to)
     print(fill(told, get_terminal_size().columns) if sys.stdout.isatty() else told)
     for path in map(page.with_name, FILES):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from textwrap import fill
 
 from rankdistill import shell
 from rankdistill.doctor.checks import checks
@@ -25,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken = 0
     for check in checks(imports=not given.no_imports):
         broken += check.state == "broken"
-        print(f"{SIGNS[check.state]:<7}{check.what:<20}{check.found}")
+        lead = f"{SIGNS[check.state]:<7}{check.what:<20}"
+        under = " " * len(lead)
+        told = lead + check.found
+        print(fill(told, shell.columns(), subsequent_indent=under, break_long_words=False))
         if check.remedy:
             print(f"{'':<27}{check.remedy}")
         sys.stdout.flush()

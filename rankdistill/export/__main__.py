@@ -14,6 +14,8 @@ from rankdistill import shell
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the folder, and pushes it where that is asked for; exit code 2 on a mistake."""
     given = _parser().parse_args(arguments)
+    if not given.ranked:
+        shell.check_run_folder(given.run)
 
     from rankdistill.console import quiet, say
     from rankdistill.export import ExportOptions, export, open_source

@@ -10,9 +10,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rankdistill.errors import UserError, suggest
+from rankdistill.errors import UserError
 from rankdistill.models.model import Loading
 from rankdistill.report import read_metrics
+from rankdistill.shell import check_run_folder
 from rankdistill.store.written import check_run
 
 EXPORT = "export"
@@ -62,13 +63,7 @@ def open_source(folder: Path, *, trust_remote_code: bool = False) -> Source:
         UserError: no such folder, an unfinished run, another model than its figures are of, a run
             that left no student.
     """
-    if not folder.is_dir():
-        parent = folder.absolute().parent
-        # Folders of the machine's root are no runs.
-        near = parent.is_dir() and parent != Path(parent.anchor)
-        others = [p.name for p in parent.iterdir() if p.is_dir()] if near else []
-        nearest = suggest(folder.name, others) if others else "give the folder of a finished run."
-        raise UserError(f"There is no run folder '{folder}': {nearest}")
+    check_run_folder(folder)
     if _is_model(folder):
         return Source(folder, folder, trust_remote_code=trust_remote_code)
     check_run(folder, "model")

@@ -10,10 +10,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
     """The tokenizer of a model, made to follow the rules of this module.
 
     Its `eos_token` is the token that ends an assistant turn, and its `pad_token` is EOS where the
-    model names none.
+    model names none. A process reads it once, as long as its files stay, and gives copies.
 
     Args:
         path: Bundled model, GGUF file, folder or hub id, see `locate`.
@@ -46,6 +49,23 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
             could write, or comes with code that may not run.
     """
     folder = locate(path, weights=False)
+    if trust_remote_code:  # what another's code makes may not be copied
+        return _read(path, folder, trust_remote_code)
+    return copy.deepcopy(_read_once(path, folder, _stamp(folder)))
+
+
+def _stamp(folder: str) -> tuple[object, ...]:
+    """Changes when a file in the folder does."""
+    found = [(entry.name, entry.stat()) for entry in os.scandir(folder) if os.path.exists(entry)]
+    return tuple(sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in found))
+
+
+@lru_cache(maxsize=8)
+def _read_once(path: str, folder: str, stamp: tuple[object, ...]) -> PreTrainedTokenizerBase:
+    return _read(path, folder, False)
+
+
+def _read(path: str, folder: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder,

@@ -40,7 +40,8 @@ def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
     from rankdistill.plan import served, table
 
     console = Console(highlight=False)
-    wide = Console(highlight=False, width=max(table.WIDTH, console.width))
+    width = max(60 if console.is_terminal else table.WIDTH, console.width)
+    wide = Console(highlight=False, width=width)
     counts, hardware = planner.counts, planner.hardware
     wide.print(
         f"{machine}: {hardware.devices} x {hardware.memory_gib:g} GiB; memory is of one device. "
@@ -48,7 +49,7 @@ def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
         f"(train, validation, held out) of {counts.prompt:.0f} tokens, responses of "
         f"{counts.response:.0f}.\n"
     )
-    wide.print(table.table(planner, found))
+    wide.print(table.table(planner, found, width))
     wide.print()
     wide.print(table.peak(found))
     for line in served.who_does_what(planner, found):

@@ -258,12 +258,13 @@ class Planner:
         flops = training_flops(work, self.student, training) * epochs + extra_flops
         seconds = computing(flops, self.hardware, training.precision, "training")
         memory = self.done(beside(training.memory(), others))
+        taken = round(steps * epochs)
         stage = PlannedStage(
-            name, f"{what}, {round(steps * epochs):,} steps", self.student.parameters, memory,
+            name, f"{what}, {taken:,} step{'s' * (taken != 1)}", self.student.parameters, memory,
             work.tokens * epochs, flops,
             seconds / self.hardware.devices + self.hardware.start_seconds,
             disk=self.saved, scratch=2 * (4 + 8) * training.trained, training=training,
-            steps=round(steps * epochs),
+            steps=taken,
         )  # fmt: skip
         return self._checked(stage, least, name)
 

@@ -318,8 +318,9 @@ def _verified(planner: Planner) -> Iterator[PlannedStage]:
     # The ways to ask are tried on validation prompts: as asked, and the three of them.
     tried = 4 * counts.validation * quick.responses_per_prompt * suite.prompted
     answers = students * held * arms + best + tried
-    yield planner.sampling("students, controls", planner.student, answers, 1)
-    if settings.sample.endpoint.model is None:
+    if answers:
+        yield planner.sampling("students, controls", planner.student, answers, 1)
+    if arms and settings.sample.endpoint.model is None:
         yield planner.sampling("teacher, controls", planner.teacher, held * arms, 1)
 
 

@@ -99,44 +99,43 @@ def _exchanged(stage: PlannedStage, count: int) -> float:
 
 
 WIDTH = 100
-"""Columns that the table is made for."""
+"""Columns that the whole table is made for."""
+FIGURES = ("params", "memory", "tokens", "FLOPs", "time", "disk")
+FEW_FIGURES = ("memory", "time")
+"""Where there is no room for all: does it fit, and how long?"""
 
 CALLED = {"optimiser": "AdamW", "others": "other models", "cache": "keys and values"}
 """Parts of the memory that are called otherwise."""
 
 
-def table(planner: Planner, found: Sequence[PlannedStage]) -> Table:
-    """One row per stage, at most 100 columns wide."""
+def table(planner: Planner, found: Sequence[PlannedStage], width: int = WIDTH) -> Table:
+    """One row per stage, with as many figures as there is room for."""
+    names = FIGURES if width >= WIDTH else FEW_FIGURES
     shown = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     shown.add_column("stage")
     shown.add_column("what", ratio=1)
-    for name in ("params", "memory", "tokens", "FLOPs", "time", "disk"):
+    for name in names:
         shown.add_column(name, justify="right", no_wrap=True)
     for stage in found:
         fits = stage.fits(planner.hardware)
-        shown.add_row(
-            Text(stage.name, style="bold" if fits else "bold red"),
-            Text(stage.what),
-            short(stage.parameters).replace("G", "B"),
-            Text(gib(stage.memory.total), style="" if fits else "bold red"),
-            short(stage.tokens),
-            short(stage.flops),
-            duration(stage.seconds, roughly=True),
-            size(stage.disk),
-        )
-    total = [sum(getattr(s, name) for s in found) for name in ("flops", "seconds", "disk")]
-    most = max(stage.memory.total for stage in found)
+        cells = {
+            "params": short(stage.parameters).replace("G", "B"),
+            "memory": Text(gib(stage.memory.total), style="" if fits else "bold red"),
+            "tokens": short(stage.tokens),
+            "FLOPs": short(stage.flops),
+            "time": duration(stage.seconds, roughly=True),
+            "disk": size(stage.disk),
+        }
+        lead = Text(stage.name, style="bold" if fits else "bold red"), Text(stage.what)
+        shown.add_row(*lead, *(cells[name] for name in names))
+    total = {
+        "memory": gib(max(stage.memory.total for stage in found)),
+        "FLOPs": short(sum(stage.flops for stage in found)),
+        "time": duration(sum(stage.seconds for stage in found), roughly=True),
+        "disk": size(sum(stage.disk for stage in found)),
+    }
     shown.add_section()
-    shown.add_row(
-        "all",
-        "",
-        "",
-        gib(most),
-        "",
-        short(total[0]),
-        duration(total[1], roughly=True),
-        size(total[2]),
-    )
+    shown.add_row("all", "", *(total.get(name, "") for name in names))
     return shown
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from rankdistill.report.headline import MANY_CUT, headline, judge_warning
 from rankdistill.report.table import NOTHING, number, percent, share, signed, tokens
 from rankdistill.report.terminal import terminal_tables
+from rankdistill.report.verified import measured
 from rankdistill.report.verified_sentences import judge_line
 
 Metrics = Mapping[str, Any]
@@ -76,13 +77,12 @@ def _models(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
 def _verified(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
     """Heads and rows: demands followed by each way to answer, of trained and kept-out kinds."""
     arms = metrics["verified"]["arms"]
-    heads = ["demands followed, %", "trained kinds", "kept-out kinds"]
+    what, whole = measured(metrics["verified"])
+    heads, parts = [f"{what}, %", whole], ["trained"]
+    if any(arm["kept_out"] for arm in arms.values()):
+        heads, parts = [*heads, "kept-out kinds"], [*parts, "kept_out"]
     return heads, [
-        [
-            title or arms[arm]["label"],
-            _interval(arms[arm]["trained"], share),
-            _interval(arms[arm]["kept_out"], share),
-        ]
+        [title or arms[arm]["label"], *(_interval(arms[arm][part], share) for part in parts)]
         for arm, title in _ARMS.items()
         if arm in arms
     ]

@@ -68,6 +68,13 @@ def unit(block: Metrics, count: int | None = None) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
+def measured(block: Metrics) -> tuple[str, str]:
+    """What a share is of, and what the mean over it is called: only IFEval's rules are demands, of
+    several kinds."""
+    ifeval = block["rule"] == "ifeval"
+    return ("demands followed", "trained kinds") if ifeval else ("rule met", "answers")
+
+
 def fewer_prompts(block: Metrics) -> int | None:
     """How many prompts the best of n was sampled for, where that is not all of them."""
     arms = block["arms"]
@@ -105,13 +112,15 @@ def verified_grids(metrics: Metrics) -> list[Grid]:
 def demands_followed(metrics: Metrics) -> Grid:
     """One row per arm."""
     block = metrics["verified"]
+    what, whole = measured(block)
     level = percent(metrics["statistics"]["interval_level"])
+    mean = (
+        "Mean over the kinds of demands that training prompts have, each kind counting alike"
+        if block["rule"] == "ifeval"
+        else "Mean over prompts"
+    )
     columns = [
-        Column(
-            "trained kinds",
-            "Mean over the kinds of demands that training prompts have, each kind counting alike, "
-            f"with its {level} interval (BCa bootstrap over {unit(block)}).",
-        ),
+        Column(whole, f"{mean}, with its {level} interval (BCa bootstrap over {unit(block)})."),
         Column("marks", "Of the trained kinds, what is added to an answer: a title, a postscript."),
         Column(
             "restrictions",
@@ -130,13 +139,13 @@ def demands_followed(metrics: Metrics) -> Grid:
         ),
     ]
     lines = [_arm_line(arm, block["arms"][arm.name], metrics) for arm in arms_of(metrics)]
-    return Grid("Demands followed", _about_arms(block), columns, lines)
+    return Grid(what.capitalize(), _about_arms(block), columns, lines)
 
 
 def more_than(metrics: Metrics) -> Grid:
     """One row per contrast of two arms."""
     block = metrics["verified"]
-    titles = ("trained kinds", "marks", "restrictions", "kept-out kinds")
+    titles = (measured(block)[1], "marks", "restrictions", "kept-out kinds")
     lines = []
     for name, contrast in block["contrasts"].items():
         first = name == block["headline"]
@@ -158,7 +167,7 @@ def by_kind(metrics: Metrics) -> Grid:
     block = metrics["verified"]
     before, after = (block["arms"].get(name) for name in ("warmed_up", "trained"))
     contrast = block["contrasts"].get("sampled")
-    if before is None or after is None or contrast is None:
+    if before is None or after is None or contrast is None or len(contrast["kinds"]) < 2:
         return Grid("By kind", "", [], [])
     columns = [
         Column(before["label"], "Share of the demands of this kind that its answers follow."),
@@ -195,10 +204,12 @@ def _arm_line(arm: Arm, figures: Metrics, metrics: Metrics) -> Line:
 def _about_arms(block: Metrics) -> str:
     few = fewer_prompts(block)
     rest = f"; the best of n on the first {few} prompts alone" if few else ""
-    return (
-        "Share of the demands that answers to held-out prompts follow, in per cent; "
-        f"{unit(block)}{rest}."
+    of = (
+        "the demands that answers to held-out prompts follow"
+        if block["rule"] == "ifeval"
+        else "the answers to held-out prompts that meet the rule"
     )
+    return f"Share of {of}, in per cent; {unit(block)}{rest}."
 
 
 def _kind_cells(
@@ -239,7 +250,7 @@ def verified_plots(metrics: Metrics) -> list[Plot]:
 
 
 def _dots_plot(metrics: Metrics, arms: list[Arm]) -> list[Plot]:
-    title = "Demands followed, trained kinds"
+    title = ", ".join(measured(metrics["verified"])).capitalize()
     caption = "Per cent with its interval; the line is the student before this training, sampled."
     height = 0.9 + 0.3 * len(arms)
     return plot("arms", title, caption, lambda axes: _dots(axes, metrics, arms), height)
@@ -272,7 +283,7 @@ def _dots(axes: Axes, metrics: Metrics, arms: list[Arm]) -> bool:
     for label, arm in zip(axes.get_yticklabels(), arms, strict=True):
         label.set_fontweight("normal" if arm.under else "bold")
     axes.invert_yaxis()
-    axes.set_xlabel("demands followed, %")
+    axes.set_xlabel(f"{measured(metrics['verified'])[0]}, %")
     axes.grid(axis="y", visible=False)
     return bool(arms)
 
@@ -299,7 +310,7 @@ def _best_of(axes: Axes, metrics: Metrics, arms: list[Arm]) -> bool:
     axes.scatter([x], [100 * own["mean"]], s=36, color=shade, zorder=3, label="trained, one answer")
     _doubling(axes, tokens)
     axes.set_xlabel("tokens per prompt")
-    axes.set_ylabel("demands followed, %")
+    axes.set_ylabel(f"{measured(metrics['verified'])[0]}, %")
     legend_above(axes)
     return True
 

@@ -34,18 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show(runs: Sequence[ListedRun]) -> None:
+    """A line per run; where there is no room for its name, which is typed again, two lines."""
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
     from rankdistill.store.words import age_text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    # A name is typed again, so it is folded where there is no room, and never cut.
-    table.add_column("run", overflow="fold")
-    table.add_column("state", no_wrap=True)
-    table.add_column("trained by")
-    table.add_column("gain, with interval", no_wrap=True)
+    for head in ("run", "state", "trained by", "gain, with interval"):
+        table.add_column(head, no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     styles = {"finished": "green", "failed": "red"}
     for run in runs:
@@ -53,7 +52,15 @@ def _show(runs: Sequence[ListedRun]) -> None:
         age = age_text(run.age_seconds)
         table.add_row(Text(str(run.folder)), state, run.trained, Text(run.lead), age)
     piped = not sys.stdout.isatty()
-    Console(width=100_000 if piped else None, highlight=False, no_color=piped or None).print(table)
+    out = Console(width=100_000 if piped else None, highlight=False, no_color=piped or None)
+    if Measurement.get(out, out.options.update(max_width=100_000), table).maximum <= out.width:
+        out.print(table)
+        return
+    for run in runs:
+        out.print(Text(str(run.folder)), soft_wrap=True)
+        told = (run.trained, run.lead, age_text(run.age_seconds))
+        state = Text(f"  {run.state}", style=styles.get(run.state, "yellow"))
+        out.print(Text.assemble(state, *(f"   {word}" for word in told if word)))
 
 
 def _parser() -> argparse.ArgumentParser:

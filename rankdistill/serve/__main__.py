@@ -21,6 +21,7 @@ FIRST_TOKENS = 24
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until it is interrupted; exit code 2 on a person's mistake."""
     given, more = _split(sys.argv[1:] if arguments is None else list(arguments))
+    shell.check_run_folder(given.run)
 
     from rankdistill.console import quiet, say
     from rankdistill.export import current_export, open_source

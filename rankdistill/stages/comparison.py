@@ -102,6 +102,12 @@ def label_of(name: str, models: Mapping[str, Any]) -> str:
     return "before training" if name == "warmed_up" and "start" not in models else LABELS[name]
 
 
+def called(name: str, settings: Settings) -> str:
+    """A model in a stage's heading, called as in the report."""
+    untouched = name == "warmed_up" and settings.warmup.lessons is None
+    return "before training" if untouched else LABELS.get(name, name)
+
+
 def evaluation_judge(settings: Settings) -> Scorer | Ensemble:
     """The held-out judge, else the one that ranks the training set; judges of orders rate here."""
     return (settings.judge or settings.scorer).absolute

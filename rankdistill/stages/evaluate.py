@@ -26,6 +26,7 @@ from rankdistill.stages.comparison import (
     LABELS,
     Answers,
     Reference,
+    called,
     control_temperature,
     evaluation_judge,
     label_of,
@@ -149,7 +150,7 @@ class Evaluation:
         count = self.suite.responses_per_prompt
         return sample(
             self.run, model, self.prompts, source, count, temperature=temperature,
-            who=LABELS.get(name, name),
+            who=called(name, self.run.settings),
         )  # fmt: skip
 
     def _scored(
@@ -157,7 +158,7 @@ class Evaluation:
     ) -> Answers:
         run = self.run
         split = "validation" if self.prompts.of_splits("validation").rows else "held-out"
-        what = f"{LABELS.get(name, name)}, {len(sampled)} {split} prompts"
+        what = f"{called(name, self.run.settings)}, {len(sampled)} {split} prompts"
         judge = evaluation_judge(run.settings)
         scored = score(run, sampled, what, judge, self.scale).held()
         if model == self.baseline and self.scale is None:

@@ -14,7 +14,7 @@ from rankdistill.forward import bind
 from rankdistill.models import Rows
 from rankdistill.rank import rank_group
 from rankdistill.rows import Group
-from rankdistill.stages.comparison import LABELS, label_of
+from rankdistill.stages.comparison import called, label_of
 from rankdistill.stages.run import Model, Run
 from rankdistill.store import Partial
 from rankdistill.store.sequences import mapped, selected
@@ -91,5 +91,5 @@ def _values(
         return {"groups": len(groups)}
 
     where = "held-out" if split == "heldout" else split
-    what = f"{LABELS.get(name, name)}: its order of {len(groups)} {where} groups"
+    what = f"{called(name, run.settings)}: its order of {len(groups)} {where} groups"
     return [row["values"] for row in run.stage("evaluate", what, identity, make).rows()]

@@ -35,8 +35,14 @@ from rankdistill.train.schema import PPOTrainOptions, TrainOptions
 
 WRITERS = ("student", "teacher", "endpoint")
 """Names in `sample.writers` that are no paths."""
-UNSAID = ("seconds", "peak_mib", "peak_gpu_mib", "models")
+UNSAID = ("seconds", "peak_mib", "peak_gpu_mib", "models", "belongs_of")
 """Counts that the log and the report have, and the terminal has not."""
+IN_WORDS = {
+    "belongs": "share that belong to their request",
+    "heldout": "held out",
+    "teacher_logp": "teacher's log-probability",
+}
+"""Counts whose name is not what they are."""
 
 
 @dataclass
@@ -321,7 +327,7 @@ def _located(role: str, path: str, settings: TeacherConfig | StudentConfig) -> M
 
 def _counted(name: str, value: float) -> str:
     """``12 prompts``, ``1 layer``, ``loss 0.2553``."""
-    words = name.replace("_", " ")
+    words = IN_WORDS.get(name) or name.replace("_", " ")
     if not isinstance(value, int):
         return f"{words} {value:.4g}"
     one = value == 1 and words.endswith("s") and not words.endswith("ss")

@@ -38,7 +38,7 @@ from rankdistill.models import Rows, encode_prompt
 from rankdistill.rows import row_columns
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.scorer import Scorer
-from rankdistill.stages.comparison import LABELS, evaluation_judge
+from rankdistill.stages.comparison import LABELS, called, evaluation_judge
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import score
@@ -193,7 +193,7 @@ class Verification:
         source = "teacher" if model == self.run.teacher else "student"
         count = count or self.responses_per_prompt
         name, comma, rest = what.partition(",")
-        who = f"{LABELS.get(name, name)}{comma}{rest}"
+        who = f"{called(name, self.run.settings)}{comma}{rest}"
         sampled = sample(self.run, model, prompts, source, count, temperature=temperature, who=who)
         self._known[what] = score(self.run, sampled, who, self.verifier).held()
         return self._known[what]
@@ -214,7 +214,7 @@ class Verification:
         chosen = max(ways, key=lambda way: figures[way])
         told = {way or "as asked": figure for way, figure in figures.items()}
         shown = ", ".join(f"{way} {100 * figure:.1f} %" for way, figure in told.items())
-        result(f"better prompt: {chosen} ({shown} of the validation prompts' demands)")
+        result(f"better prompt: {chosen} (on validation prompts {shown})")
         return {"chosen": chosen, "validation": told}
 
     def _fits(self, model: Model, way: str) -> bool:
@@ -287,7 +287,9 @@ class Verification:
             partial.shards().put([row])
             return {key: value for key, value in row.items() if value is not None}
 
-        return run.stage("evaluate", f"guards, {LABELS.get(name, name)}", identity, make).rows()[0]
+        return run.stage(
+            "evaluate", f"guards, {called(name, run.settings)}", identity, make
+        ).rows()[0]
 
     @cached_property
     def _teacher(self) -> Any:
