@@ -237,7 +237,9 @@ def forked(work: Any, log: Path, timeout_s: int) -> int | None:
 
 def run_tests(tests: list[str], *plugins: object) -> int:
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", folder]
+        # Time is limited by `forked`.
+        options = ["-x", "-q", "-o", "timeout=0", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        options += ["--basetemp", folder]
         return pytest.main([*options, *tests], [*plugins])
 
 
