@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 PERL, PYTHON = "usr/share/perl", "usr/share/doc/python3.11/html/_sources"
-LISTS = re.compile(r"perl(toc|\d\w*delta|delta|hist|uniprops|modlib|api|intern|glossary)\.pod")
-"""Tables of contents, release notes and indices: they repeat or list what other pages say."""
+LISTS = re.compile(r"perl(toc|faq|\d\w*delta|delta|hist|uniprops|modlib|api|intern|glossary)\.pod")
+"""Contents (perlfaq lists every question), release notes, indices: they repeat other pages."""
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ import itertools
 import json
 import random
 import sysconfig
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class Search:
     """(text, relevant ids, package or file)."""
     found: list[dict[str, tuple[float, float]]]
     """By id the scores of BM25 and the bi-encoder, of the union of their first ones."""
+
+    def only(self, places: Sequence[int]) -> Search:
+        """With the queries at these places alone."""
+        queries, found = [self.queries[i] for i in places], [self.found[i] for i in places]
+        return replace(self, queries=queries, found=found)
 
 
 Items = tuple[dict[str, str], list[tuple[str, list[str], str]]]
@@ -96,39 +102,33 @@ def searched(name: str, items: Items, depth: int, kept: Path) -> Search:
     return Search(name, passages, queries, found)
 
 
-def likelihoods(search: Search, prompt: str, kept: Path, model: Callable[[], Any]) -> list[dict]:
-    """By query and id log p(query | passage) per token of the query."""
+def likelihoods(
+    search: Search, prompt: str, kept: Path, model: Callable[[], Any], until: float
+) -> tuple[Search, list[dict[str, float]]]:
+    """By id log p(query | passage) per token of the query, of the queries that were read before
+    the time `until`."""
     wanted: dict[str, list[int]] = {}
     for i, found in enumerate(search.found):
         for key in found:
             wanted.setdefault(key, []).append(i)
     file = kept / f"{search.name}-{prompt}-{_digest([search.queries, search.passages])}.jsonl"
     done = {row[0]: row[1] for row in _lines(file)}
-    left = sorted(wanted.keys() - done.keys(), key=lambda key: len(search.passages[key]))
-    chunks = [left[i : i + PASSAGES_AT_ONCE] for i in range(0, len(left), PASSAGES_AT_ONCE)]
-    if chunks:
+    left = [key for key in wanted if key not in done]
+    while left and time.monotonic() < until:
+        chunk, left = left[:PASSAGES_AT_ONCE], left[PASSAGES_AT_ONCE:]
         bound, tokenizer = model()
-    for count, chunk in enumerate(chunks):
-        groups = [
-            _group(
-                tokenizer,
-                PROMPTS[prompt],
-                search.passages[key],
-                [search.queries[i][0] for i in wanted[key]],
-            )
-            for key in chunk
-        ]
+        groups = []
+        for key in chunk:
+            queries = [search.queries[i][0] for i in wanted[key]]
+            groups.append(_group(tokenizer, PROMPTS[prompt], search.passages[key], queries))
         logps, lengths = Reader(bound, "shared", groups).logps(range(len(groups)))
         with file.open("a") as out:
             for key, row in zip(chunk, (logps / lengths).tolist(), strict=True):
                 done[key] = row[: len(wanted[key])]
                 out.write(json.dumps([key, done[key]]) + "\n")
-        if count % 20 == 0:
-            print(f"{search.name}, {prompt}: {count} of {len(chunks)}", flush=True)
-    return [
-        {key: done[key][wanted[key].index(i)] for key in found}
-        for i, found in enumerate(search.found)
-    ]
+    read = [i for i, found in enumerate(search.found) if found.keys() <= done.keys()]
+    values = [{key: done[key][wanted[key].index(i)] for key in search.found[i]} for i in read]
+    return search.only(read), values
 
 
 def _group(tokenizer: Any, prompt: str, passage: str, queries: Sequence[str]) -> TokenGroup:
@@ -143,7 +143,7 @@ def _group(tokenizer: Any, prompt: str, passage: str, queries: Sequence[str]) ->
     return TokenGroup(before, encoded)
 
 
-def mixtures(search: Search, read: Sequence[dict], step: float = 0.1) -> dict[str, Any]:
+def mixtures(search: Search, read: Sequence[dict[str, float]]) -> dict[str, Any]:
     """The scores that can be summed, each of mean 0 and deviation 1 over a query's passages."""
     columns = []
     for found, likelihood in zip(search.found, read, strict=True):
@@ -183,7 +183,7 @@ def chosen(search: Search, tables: dict[str, Any], parts: Sequence[int]) -> tupl
 
 def _weights(parts: Sequence[int], values: Iterable[float]) -> tuple[float, ...]:
     given = dict(zip(parts, values, strict=True))
-    return tuple(given.get(i, 0) / 10 for i in range(len(SOURCES)))
+    return tuple(round(given.get(i, 0) / sum(given.values()), 2) for i in range(len(SOURCES)))
 
 
 def table(search: Search, tables: dict[str, Any], weights: dict[str, tuple[float, ...]]) -> str:
@@ -256,6 +256,8 @@ def main() -> None:
     parser.add_argument("manuals", type=Path)
     parser.add_argument("cache", type=Path)
     parser.add_argument("--precision", default="bfloat16", help="of the language model")
+    parser.add_argument("--prompt", choices=PROMPTS, help="instead of the best on validation")
+    parser.add_argument("--minutes", type=float, default=1e9, help="for reading, at most")
     given = parser.parse_args()
     given.cache.mkdir(parents=True, exist_ok=True)
 
@@ -266,22 +268,40 @@ def main() -> None:
             folder
         )
 
-    prompt = None
+    until = time.monotonic() + 60 * given.minutes
+    prompt = given.prompt
     for kind, of_kind in SETS.items():
-        search = searched(
-            f"{kind}-validation", of_kind["validation"](given.manuals), 6, given.cache
-        )
-        tried = [prompt] if prompt else list(PROMPTS)
-        found = {}
-        for name in tried:
-            found[name] = mixtures(search, likelihoods(search, name, given.cache, model))
-            print(kind, name, measured(search, found[name], (0, 0, 1)).mean(axis=0).round(3))
-        prompt = prompt or max(found, key=lambda n: measured(search, found[n], (0, 0, 1)).mean())
-        weights = {name: chosen(search, found[prompt], parts) for name, parts in TEACHERS.items()}
         search = searched(f"{kind}-test", of_kind["test"](given.manuals), 10, given.cache)
-        read = mixtures(search, likelihoods(search, prompt, given.cache, model))
-        about = f"{len(search.queries)} {kind}, {len(search.passages)} passages, prompt '{prompt}'"
-        print(f"\n{about}\n\n{table(search, read, weights)}\n", flush=True)
+        weights = {name: _weights(parts, [1] * len(parts)) for name, parts in TEACHERS.items()}
+        if given.prompt is None:
+            items = of_kind["validation"](given.manuals)
+            validation = searched(f"{kind}-validation", items, 6, given.cache)
+            tried = {}
+            for name in [prompt] if prompt else PROMPTS:
+                tried[name] = likelihoods(validation, name, given.cache, model, float("inf"))
+                alone = measured(tried[name][0], mixtures(*tried[name]), (0, 0, 1))
+                print(kind, name, alone.mean(axis=0).round(3))
+            prompt = prompt or max(
+                tried, key=lambda n: measured(tried[n][0], mixtures(*tried[n]), (0, 0, 1)).mean()
+            )
+            tables = mixtures(*tried[prompt])
+            weights = {n: chosen(validation, tables, parts) for n, parts in TEACHERS.items()}
+        every = mixtures(search, [dict.fromkeys(found, 0.0) for found in search.found])
+        unread = {name: w for name, w in weights.items() if not w[2]}
+        print(_about(kind, search, "none"), table(search, every, unread), sep="\n\n", flush=True)
+        part, read = likelihoods(search, prompt, given.cache, model, until)
+        if read:
+            told = table(part, mixtures(part, read), weights)
+            print(_about(kind, part, prompt), told, sep="\n\n", flush=True)
+
+
+def _about(kind: str, search: Search, prompt: str) -> str:
+    pairs = zip(search.queries, search.found, strict=True)
+    found = sum(not found.keys().isdisjoint(query[1]) for query, found in pairs)
+    return (
+        f"\n{len(search.queries)} {kind}, {len(search.passages)} passages, a relevant one among "
+        f"those found for {found}; {sum(map(len, search.found))} pairs; prompt: {prompt}"
+    )
 
 
 if __name__ == "__main__":
