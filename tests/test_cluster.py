@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -172,10 +172,21 @@ collected(work, "driver", names=[f"p{n}" for n in range(int(sys.argv[3]))])
 """
 
 
-def driver(cluster: Any, folder: Path, names: int, seconds: float) -> subprocess.Popen:
+@pytest.fixture
+def driver(cluster, tmp_path) -> Iterator[Callable[[int, float], subprocess.Popen]]:
+    """Starts a process that makes so many rows, at so many seconds each; it ends with the test."""
     told = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    asked = [cluster.address, str(folder), str(names), str(seconds), *told]
-    return subprocess.Popen([sys.executable, "-c", DRIVER, *asked])
+    started: list[subprocess.Popen] = []
+
+    def start(names: int, seconds: float) -> subprocess.Popen:
+        asked = [cluster.address, str(tmp_path), str(names), str(seconds), *told]
+        started.append(subprocess.Popen([sys.executable, "-c", DRIVER, *asked]))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def written() -> int:
@@ -196,8 +207,8 @@ def wait_for_rows(process: subprocess.Popen, number: int) -> None:
         time.sleep(0.05)
 
 
-def test_a_new_driver_asks_only_for_what_is_missing(cluster, tmp_path):
-    first = driver(cluster, tmp_path, len(NAMES), 0.1)
+def test_a_new_driver_asks_only_for_what_is_missing(driver, tmp_path):
+    first = driver(len(NAMES), 0.1)
     wait_for_rows(first, 9)
     first.kill()
     assert first.wait() == -signal.SIGKILL
@@ -210,19 +221,19 @@ def test_a_new_driver_asks_only_for_what_is_missing(cluster, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_twenty_kills(cluster, tmp_path):
+def test_twenty_kills(cluster, driver, tmp_path):
     """Of drivers, replicas and nodes: no row twice, none missing."""
     names, seconds = [f"p{n}" for n in range(600)], 0.25
     kinds = ["driver"] * 7 + ["replica"] * 7 + ["node"] * 6
     random.Random(0).shuffle(kinds)
     node = cluster.add_node(num_cpus=1, **NODE)
-    process = driver(cluster, tmp_path, len(names), seconds)
+    process = driver(len(names), seconds)
     for kind in kinds:
         wait_for_rows(process, written() + 5)
         if kind == "driver":
             process.kill()
             assert process.wait() == -signal.SIGKILL
-            process = driver(cluster, tmp_path, len(names), seconds)
+            process = driver(len(names), seconds)
         elif kind == "node":
             cluster.remove_node(node, allow_graceful=False)
             node = cluster.add_node(num_cpus=1, **NODE)

@@ -27,7 +27,7 @@ from rankdistill.store import Store
 from rankdistill.store.sharing import Chunk, collect
 
 AT_ONCE, RESPONSES, TOKENS = 16, 4, 64
-HIDDEN, LAYERS = 256, 4
+HIDDEN, LAYERS = 512, 4
 SECONDS = 0.02
 """That the scripted sampler sleeps for a row."""
 START_SECONDS = 600
