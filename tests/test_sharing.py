@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -236,6 +237,32 @@ def test_two_nodes_end_where_one_process_does(tmp_path, monkeypatch):
         "rankdistill", *arguments, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, nodes=2,
         RANKDISTILL_HOME=str(tmp_path / "two"), CUDA_VISIBLE_DEVICES="",
     )  # fmt: skip
+    assert [done.returncode for done in both] == [0, 0], [done.stderr[-3000:] for done in both]
+    monkeypatch.setenv("RANKDISTILL_HOME", str(tmp_path / "one"))
+    run_here(monkeypatch, tmp_path, *arguments)
+    assert_same_run(Store(tmp_path / "one"), Store(tmp_path / "two"))
+
+
+@pytest.mark.slow
+def test_two_launchers_end_where_one_process_does(tmp_path, monkeypatch):
+    """`torchrun --nnodes 2` twice, on loopback."""
+    arguments = tiny_arguments(tmp_path)
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    environment = {
+        "RANKDISTILL_HOME": str(tmp_path / "two"), "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }  # fmt: skip
+    launchers = [
+        forked.Forked(
+            "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", f"--node_rank={node}",
+            "--master_addr=127.0.0.1", f"--master_port={port}", "-m", "rankdistill", *arguments,
+            f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, **environment,
+        )
+        for node in (0, 1)
+    ]  # fmt: skip
+    both = [launcher.wait(900) for launcher in launchers]
     assert [done.returncode for done in both] == [0, 0], [done.stderr[-3000:] for done in both]
     monkeypatch.setenv("RANKDISTILL_HOME", str(tmp_path / "one"))
     run_here(monkeypatch, tmp_path, *arguments)
