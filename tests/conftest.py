@@ -6,8 +6,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import frozen
@@ -33,6 +35,7 @@ from rankdistill.models import (
     locate,
     save_model,
 )
+from rankdistill.report import svg
 
 # What several test files share asserts too, and should say as much as they do when it fails.
 pytest.register_assert_rewrite("tiny_run")
@@ -103,6 +106,25 @@ def few_draws(*samples: Any, n_resamples: int = 0, **options: Any) -> Any:
     return bootstrap(*samples, n_resamples=200, **options)
 
 
+class NothingDrawn:
+    """Axes that take everything and show nothing."""
+
+    def __getattr__(self, name: str) -> NothingDrawn:
+        return NothingDrawn()
+
+    def __call__(self, *_: Any, **__: Any) -> NothingDrawn:
+        return self
+
+    def set_yticks(self, places: Sequence[float], labels: Sequence[str] = ()) -> None:
+        self.labels = [NothingDrawn() for _ in labels]
+
+    def get_yticklabels(self) -> list[NothingDrawn]:
+        return self.labels
+
+    def get_legend_handles_labels(self) -> tuple[list[Any], list[str]]:
+        return [], []
+
+
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out what takes much of a tiny run's time and few tests look at.
@@ -115,6 +137,9 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """
     named = request.path.stem.startswith(("test_report", "test_compare"))
     if not named and request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr(svg, "rc_context", nullcontext)
+        monkeypatch.setattr(svg, "Figure", lambda **_: SimpleNamespace(add_subplot=NothingDrawn))
+        monkeypatch.setattr(FigureCanvasSVG, "__init__", lambda *_: None)
         monkeypatch.setattr(FigureCanvasSVG, "print_svg", lambda _, to, **__: to.write("<svg/>"))
     if not request.path.stem.startswith(INTERVALS):
         monkeypatch.setattr(stats, "bootstrap", few_draws)
