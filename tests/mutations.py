@@ -63,7 +63,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "rank": (
         "rank/*.py",
         "rank rank_aggregate rank_diagnostics rank_existing rank_export rank_placebo rows_shapes"
-        " rows_of_others",
+        " rows_of_others writers",
     ),
     "store": (
         "store/*.py",

@@ -10,7 +10,7 @@ from conftest import build_tokenizer
 from rankdistill.errors import UserError
 from rankdistill.prompts.formats import conversation, response_in
 from rankdistill.rank.formats import ranked_row
-from rankdistill.rank.preferences import columns_of
+from rankdistill.rank.preferences import columns_of, unpaired
 from rankdistill.train.groups import ranked_group
 
 TOKENIZER = build_tokenizer()
@@ -260,3 +260,13 @@ def test_columns_of_other_names(columns, row, scores):
 def test_wrong_names(columns, sentence):
     with pytest.raises(UserError, match=sentence):
         columns_of(columns)
+
+
+@pytest.mark.parametrize(
+    ("more", "score"),
+    [({"label": True}, 1.0), ({"label": False}, 0.0), ({"helpfulness": 3}, 3.0), ({}, None)],
+)
+def test_a_response_alone_is_scored_by_its_label_or_by_a_column(more, score):
+    row = {"prompt": "Why?", "completion": "Because.", **more}
+    found = unpaired(row, "row 1", "helpfulness")
+    assert (None if found is None else found["score"]) == score
