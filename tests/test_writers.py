@@ -55,6 +55,11 @@ def test_what_writers_win_and_what_their_order_is_worth():
     assert worth["pairs"] == 6 and worth["better"]["mean"] == pytest.approx((1 + 0 + 0.5) / 3)
     assert worth["worse"]["mean"] == pytest.approx(1 / 3)
     assert writer_figures([group("p", ("a", {"writer": 1.0}))]) is None
+    equal = writer_figures([group("p", ("a", {"writer": 1.0}), ("b", {"writer": 1.0}))])
+    assert equal is not None
+    assert [(w["wins"]["mean"], w["best"]["mean"]) for w in equal["writers"].values()] == [
+        (0.5, 1.0), (0.5, 1.0),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
