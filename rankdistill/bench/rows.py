@@ -167,6 +167,7 @@ def _write(run: Any, folder: Path) -> None:
     """The rows of a scripted sampler to the prompts of the set, one by one into the store."""
     from rankdistill.models import Rows
     from rankdistill.sample import Sampler
+    from rankdistill.stages.run import Run
     from rankdistill.stages.sample import sample
 
     response = {
@@ -180,7 +181,7 @@ def _write(run: Any, folder: Path) -> None:
             for prompt_id, _ in requests:
                 yield prompt_id, [{**response, "source": source}]
 
-    run.settings = replace(run.settings, sampler=Scripted())
+    run = Run(replace(run.settings, sampler=Scripted()), run.store, folder)
     with open(folder / "set.jsonl", encoding="utf-8") as file:
         prompts = [
             {
