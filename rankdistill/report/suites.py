@@ -65,9 +65,6 @@ def _suites(metrics: Metrics) -> Mapping[str, Any]:
     return metrics.get("suites") or {}
 
 
-TITLE = "By set of prompts"
-
-
 def figures_by_set(report: RunReport) -> dict[str, Any] | None:
     """By set, since a gain may come from one of them: held-out prompts, both students' mean scores,
     and the difference with its interval.
