@@ -8,7 +8,6 @@ import torch
 
 from rankdistill.bench.gpu import Claim
 from rankdistill.bench.gpu.parts import Bench
-from rankdistill.bench.gpu.trainers import bare_step
 from rankdistill.models import LoRA, release
 from rankdistill.plan.memory import TrainingStep
 from rankdistill.plan.shapes import shape_of
@@ -32,7 +31,7 @@ def _peak(bench: Bench, checkpointing: bool | str, lora: LoRA | None) -> Claim:
     model = (model if lora is None else lora.on(model, 0)).train()
     enable_gradient_checkpointing(model, checkpointing)
     optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
-    step = bare_step(bench, model, group)
+    step = bench.step(model, group)
     step()
     optimizer.step()
     peak = bench.peak(step)

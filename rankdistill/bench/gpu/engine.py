@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from rankdistill.bench.gpu import Claim
-from rankdistill.bench.gpu.parts import NO_TIMES, Bench
-from rankdistill.bench.settings import BenchSettings
+from rankdistill.bench.gpu.parts import NO_TIMES, Bench, tokenizer
 from rankdistill.forward import bind
 from rankdistill.models.model import Loading, Model
 from rankdistill.sample.agreement import TAIL, gap_between
@@ -50,9 +49,7 @@ def engine(bench: Bench) -> list[Claim]:
 def _saved(bench: Bench, folder: Path, seed: int) -> Model:
     precision = "bfloat16" if bench.device == "cuda" else "float32"
     bench.build("0.5B", seed).save_pretrained(folder)
-    tokenizer = BenchSettings("tiny").load()[1]
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    tokenizer.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
     return Model(str(folder), {}, Loading(precision))
 
 

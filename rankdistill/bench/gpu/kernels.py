@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import random
 import time
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -15,11 +14,9 @@ import transformers
 from torch import Tensor
 
 from rankdistill.bench.gpu import Claim
-from rankdistill.bench.gpu.parts import NO_TIMES, VOCABULARY, Bench, relative
-from rankdistill.bench.training import grouped_step
+from rankdistill.bench.gpu.parts import VOCABULARY, Bench, relative
 from rankdistill.forward import LMHead, TokenLogps, flex
 from rankdistill.forward.batch import AttentionPlan, Segment
-from rankdistill.objectives import RRHF
 
 GIB = 2**30
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-3}
@@ -156,23 +153,26 @@ def _output_layer(bench: Bench, shape: str) -> list[Claim]:
     slope = torch.empty(rows, vocabulary, dtype=torch.bfloat16, device=bench.device)
 
     def ours() -> None:
-        with bench.autocast():
-            batch: Any = _Targets(targets)
-            TokenLogps()(hidden, LMHead(model, True), batch).sum().backward()
+        batch: Any = _Targets(targets)
+        TokenLogps()(hidden, LMHead(model, True), batch).sum().backward()
 
     def floor() -> None:
         for product in (low @ table.t(), slope @ table, slope.t() @ low):
             product.add_(1)
 
     liger = _liger(bench, model, hidden, targets)
-    ways = {"ours": ours, "floor": floor, **({} if liger is None else {"liger": liger})}
+    ways = {
+        "ours": bench.under_autocast(ours),
+        "floor": floor,
+        **({} if liger is None else {"liger": liger}),
+    }
     if shape == "1.5B":
-        ways["step"] = _steps(bench, model, rows)
+        ways["steps"] = _steps(bench, model, rows)
     took = bench.seconds(ways)
     name = f"output layer of {shape}, {rows} rows"
     claims = [_at_most(bench, name, took["ours"] / took["floor"], 1.5, " x its floor")]
-    if "step" in took:
-        share = took["ours"] / took["step"]
+    if "steps" in took:
+        share = took["ours"] / took["steps"]
         claims.append(_at_most(bench, f"{name}, of a step", share, 0.15, " of its time"))
     against, target = f"{name}, Liger's fused cross-entropy against it", ">= 1 x"
     if liger is None:
@@ -182,23 +182,14 @@ def _output_layer(bench: Bench, shape: str) -> list[Claim]:
 
 
 def _at_most(bench: Bench, name: str, found: float, most: float, unit: str) -> Claim:
-    target = f"<= {most:g}{unit}"
-    if not bench.timed:
-        return Claim.untried(name, NO_TIMES, target)
-    return Claim.of(name, f"{found:.2f}{unit}", target, found <= most)
+    return bench.timed_claim(name, f"{found:.2f}{unit}", f"<= {most:g}{unit}", found <= most)
 
 
-def _steps(bench: Bench, model: Any, rows: int) -> Callable[[], None]:
+def _steps(bench: Bench, model: Any, rows: int) -> Any:
     """Training steps on groups with as many response tokens."""
     group = bench.group(4, 512, 256, model)
-    step = grouped_step(model, group, RRHF())
-
-    def whole() -> None:
-        for _ in range(max(1, rows // sum(map(len, group.responses)))):
-            with bench.autocast():
-                step()
-
-    return whole
+    step, count = bench.step(model, group), max(1, rows // sum(map(len, group.responses)))
+    return lambda: [step() for _ in range(count)]
 
 
 def _liger(bench: Bench, model: Any, hidden: Tensor, targets: Tensor) -> Any:
@@ -208,11 +199,9 @@ def _liger(bench: Bench, model: Any, hidden: Tensor, targets: Tensor) -> Any:
     layers: Any = import_module("liger_kernel.transformers")
     loss = layers.LigerFusedLinearCrossEntropyLoss(reduction="none", accum_dtype=torch.float32)
 
-    def theirs() -> None:
-        with bench.autocast():
-            loss(model.lm_head.weight, hidden, targets).sum().backward()
-
-    return theirs
+    return bench.under_autocast(
+        lambda: loss(model.lm_head.weight, hidden, targets).sum().backward()
+    )
 
 
 class _Targets:

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from rankdistill.bench.settings import Point, random_group
+from rankdistill.bench.gpu import Claim
+from rankdistill.bench.settings import BenchSettings, Point, random_group
+from rankdistill.bench.training import grouped_step
 from rankdistill.forward import TokenGroup, bind
+from rankdistill.objectives import RRHF
 
 SHAPES = {
     "0.5B": (896, 4864, 24, 14, 2, True),
@@ -71,6 +74,25 @@ class Bench:
         """bfloat16 on a card; float32 elsewhere, where what is compared is to be exact."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda")
 
+    def under_autocast(self, step: Callable[[], Any]) -> Callable[[], None]:
+        """The step, in the precision of `autocast`."""
+
+        def whole() -> None:
+            with self.autocast():
+                step()
+
+        return whole
+
+    def step(self, model: Any, group: TokenGroup) -> Callable[[], None]:
+        """Forward and backward of one group under RRHF."""
+        return self.under_autocast(grouped_step(model, group, RRHF()))
+
+    def timed_claim(self, claim: str, figure: str, target: str, good: bool) -> Claim:
+        """A claim of what rests on times; not tried where these mean nothing."""
+        if not self.timed:
+            return Claim.untried(claim, NO_TIMES, target)
+        return Claim.of(claim, figure, target, good)
+
     def seconds(self, ways: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
         """The median time of each way, taking turns; one turn where times mean nothing."""
         warm_ups, turns = (WARM_UPS, TURNS) if self.timed else (0, 1)
@@ -102,6 +124,13 @@ class Bench:
         torch.cuda.reset_peak_memory_stats()
         way()
         return torch.cuda.max_memory_allocated() / 2**30
+
+
+def tokenizer() -> Any:
+    """Of as many words as the tiny models have ids, with a template that adds nothing."""
+    made = BenchSettings("tiny").load()[1]
+    made.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    return made
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:

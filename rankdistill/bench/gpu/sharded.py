@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from rankdistill.bench.gpu import Claim
-from rankdistill.bench.gpu.parts import Bench, relative
-from rankdistill.bench.settings import BenchSettings
+from rankdistill.bench.gpu.parts import Bench, relative, tokenizer
 from rankdistill.forward import collate, response_logps
 from rankdistill.models import load_model
 from rankdistill.trainer.modes import keep_float32
@@ -88,8 +87,7 @@ def _saved(bench: Bench, folder: Path) -> Claim:
         accelerator=accelerator, model=model, model_wrapped=model,
         is_world_process_zero=lambda: True,
     )  # fmt: skip
-    tokenizer = BenchSettings("tiny").load()[1]
-    save_trained(trainer, tokenizer, folder, lambda: bench.build("0.5B").cpu())
+    save_trained(trainer, tokenizer(), folder, lambda: bench.build("0.5B").cpu())
     found = dict(load_model(str(folder)).named_parameters())
     same = all(
         torch.equal(found[name], p.full_tensor().cpu()) for name, p in model.named_parameters()

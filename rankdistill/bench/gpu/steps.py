@@ -11,7 +11,7 @@ import torch
 from rankdistill.bench.flops import Cost, Work, sequences, shared
 from rankdistill.bench.gpu import Claim
 from rankdistill.bench.gpu.kernels import product_rate
-from rankdistill.bench.gpu.parts import NO_TIMES, Bench, gradients
+from rankdistill.bench.gpu.parts import NO_TIMES, Bench, gradients, tokenizer
 from rankdistill.bench.training import full_logits_step, grouped_step
 from rankdistill.forward import TokenGroup, collate, response_logps
 from rankdistill.objectives import DPO, RRHF
@@ -103,18 +103,17 @@ def _with_attention(model: Any, name: str, step: Callable[[], Any]) -> Callable[
 
 def _share(bench: Bench, name: str, ratio: float, limit: float) -> Claim:
     target = f">= 85 % of {limit:.2f} x"
-    if not bench.timed:
-        return Claim.untried(name, NO_TIMES, target)
-    return Claim.of(name, f"{ratio:.2f} x", target, ratio >= 0.85 * limit)
+    return bench.timed_claim(name, f"{ratio:.2f} x", target, ratio >= 0.85 * limit)
 
 
 def _under(bench: Bench, model: Any, step: Callable[[], Any]) -> Callable[[], None]:
+    """The step, whose gradients are not added to those of the step before."""
+
     def whole() -> None:
         model.zero_grad(set_to_none=False)
-        with bench.autocast():
-            step()
+        step()
 
-    return whole
+    return bench.under_autocast(whole)
 
 
 def trl(bench: Bench) -> list[Claim]:
@@ -125,7 +124,7 @@ def trl(bench: Bench) -> list[Claim]:
     from rankdistill.bench.training import TRLSteps, all_pairs
 
     model = bench.build("1.5B")
-    trainer = TRLSteps(model, _words(), 0.1, bf16=bench.device == "cuda")
+    trainer = TRLSteps(model, tokenizer(), 0.1, bf16=bench.device == "cuda")
 
     def against(K: int, what: str) -> list[Claim]:
         group = bench.group(K, 512, 256, model)
@@ -166,12 +165,6 @@ def _less(bench: Bench, name: str, peaks: dict[str, float]) -> Claim:
     return Claim.of(name, figure, target, peaks["ours"] <= peaks["theirs"])
 
 
-def _words() -> Any:
-    from rankdistill.bench.settings import BenchSettings
-
-    return BenchSettings("tiny").load()[1]
-
-
 def sampler(bench: Bench) -> list[Claim]:
     """The prompt once for K responses, against `generate` that computes it K times; precisions."""
     half = torch.bfloat16 if bench.device == "cuda" else torch.float32
@@ -195,9 +188,5 @@ def sampler(bench: Bench) -> list[Claim]:
         ("float32", "sampling in bfloat16 against float32", 3.0),
     ):
         ratio, target = took[other] / took["ours"], f">= {most:g} x"
-        claims.append(
-            Claim.of(name, f"{ratio:.2f} x", target, ratio >= most)
-            if bench.timed
-            else Claim.untried(name, NO_TIMES, target)
-        )
+        claims.append(bench.timed_claim(name, f"{ratio:.2f} x", target, ratio >= most))
     return claims

@@ -5,20 +5,17 @@ from __future__ import annotations
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rankdistill.bench.gpu import Claim
-from rankdistill.bench.gpu.parts import NO_TIMES, Bench
-from rankdistill.bench.settings import BenchSettings
-from rankdistill.bench.training import grouped_step
+from rankdistill.bench.gpu.parts import Bench, tokenizer
 from rankdistill.evaluate.tokens import entropy_and_divergence
 from rankdistill.forward import TokenGroup, collate
 from rankdistill.models import release
-from rankdistill.objectives import RRHF
 from rankdistill.train.groups import RankedGroup
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
 from rankdistill.train.reference import ReferenceConfig, reference_logps
@@ -34,32 +31,20 @@ def loop(bench: Bench) -> list[Claim]:
     model = bench.build("0.5B")
     group = bench.group(4, 512, 256, model)
     steps = 12 if bench.timed else 2
-    bare = bench.seconds({"bare": bare_step(bench, model, group)})["bare"]
+    bare = bench.seconds({"bare": bench.step(model, group)})["bare"]
     trainer = _trainer(bench, model, [group] * 32, steps)
     trainer.train()  # kernels and allocations
     took = bench.seconds({"loop": trainer.train})["loop"] / steps
     overhead, waits = took / (8 * bare), _waits(bench, trainer, steps)
-    name, target = "trainer against bare steps", "<= 1.10 x"
-    times = Claim.of(name, f"{overhead:.2f} x", target, overhead <= 1.1)
+    name, figure = "trainer against bare steps", f"{overhead:.2f} x"
+    times = bench.timed_claim(name, figure, "<= 1.10 x", overhead <= 1.1)
     few = Claim.untried("waits for the card, per step", "no GPU", "<= 4")
     if waits is not None:
         few = Claim.of("waits for the card, per step", f"{waits:.1f}", "<= 4", waits <= 4)
-    return [times if bench.timed else Claim.untried(name, NO_TIMES, target), few]
-
-
-def bare_step(bench: Bench, model: Any, group: TokenGroup) -> Callable[[], None]:
-    """Forward and backward of one group, in the precision of the card."""
-    step = grouped_step(model, group, RRHF())
-
-    def whole() -> None:
-        with bench.autocast():
-            step()
-
-    return whole
+    return [times, few]
 
 
 def _trainer(bench: Bench, model: Any, groups: Sequence[TokenGroup], steps: int) -> RankingTrainer:
-    tokenizer = _tokenizer()
     folder = tempfile.mkdtemp(prefix="rankdistill-bench-")
     args = RankingConfig(
         folder, prompts_per_step=8, max_steps=steps, save_strategy="no", disable_tqdm=True,
@@ -76,13 +61,7 @@ def _trainer(bench: Bench, model: Any, groups: Sequence[TokenGroup], steps: int)
         }
         for i, group in enumerate(groups)
     ]
-    return RankingTrainer(model, args, rows, processing_class=tokenizer)
-
-
-def _tokenizer() -> Any:
-    tokenizer = BenchSettings("tiny").load()[1]
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    return tokenizer
+    return RankingTrainer(model, args, rows, processing_class=tokenizer())
 
 
 def _waits(bench: Bench, trainer: Any, steps: int) -> float | None:
@@ -179,7 +158,7 @@ def ppo(bench: Bench) -> list[Claim]:
                 sampling=SamplingOptions(4, 1.0, 1.0, 0, 8 if bench.tiny else 64, 0),
             )  # fmt: skip
             trainer = PPOTrainer(
-                bench.build("0.5B"), config, prompts, _tokenizer(), reward, TransformersSampler()
+                bench.build("0.5B"), config, prompts, tokenizer(), reward, TransformersSampler()
             )
             trainer.train()
         error = trainer.history[0]["first_ratio_error"]
