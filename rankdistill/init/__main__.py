@@ -16,6 +16,7 @@ FOLDER = "FOLDER"
 """Stands in the files for the folder as it was typed."""
 
 
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the files and says how they are run; exit code 2 on a person's mistake."""
     parser = shell.parser(
@@ -25,11 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder to make; never replaced")
     folder: Path = parser.parse_args(arguments).folder
-    try:
-        write_project(folder)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    write_project(folder)
     command = f"python -m rankdistill --config-dir {shlex.quote(str(folder))} recipe=mine"
     print(f"{folder}/README.md says what to change. It runs as it is:\n  {command}")
     return 0

@@ -10,19 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rankdistill import shell
-from rankdistill.errors import UserError
 from rankdistill.runs.listing import FOLDERS, ListedRun, list_runs
 
 
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; exit code 2 on a person's mistake."""
     given = _parser().parse_args(arguments)
     folders = given.folders or [Path(name) for name in FOLDERS if Path(name).is_dir()]
-    try:
-        runs = list_runs(folders)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    runs = list_runs(folders)
     if given.json:
         json.dump([asdict(run) | {"folder": str(run.folder)} for run in runs], sys.stdout, indent=1)
         print()
