@@ -136,7 +136,7 @@ def build(config: DictConfig) -> Settings:
         ranked=_typed(config, "eval.ranked"),
         verified=_typed(config, "eval.verified"),
         suites=_suites(config),
-        warmup=_plug_in("warmup", options["warmup"], Warmup),
+        warmup=_plug_in("warmup", options["warmup"]),
         scorer=_scorer("score", options["score"]),
         judge=_judge(config),
         objective=_plug_in("objective", options["objective"]),
@@ -169,7 +169,7 @@ def _suites(config: DictConfig) -> dict[str, Suite]:
         for name, node in config.eval.items()
         if name not in ("quick", "ranked", "verified", "judge") and node is not None
     }
-    return {name: _plug_in(f"eval.{name}", node, Suite) for name, node in nodes.items()}
+    return {name: _plug_in(f"eval.{name}", node) for name, node in nodes.items()}
 
 
 def _sampler(sampler: Any) -> Sampler | None:
@@ -181,7 +181,7 @@ def _sampler(sampler: Any) -> Sampler | None:
     if not isinstance(sampler, dict):
         require_choice("sample.sampler", sampler, NAMES)
         return None
-    own = _plug_in("sample.sampler", sampler, Sampler)
+    own = _plug_in("sample.sampler", sampler)
     if own.name in NAMES:
         raise UserError(f"the sampler {type(own).__name__} is called '{own.name}': rename it.")
     return own
@@ -198,17 +198,12 @@ def _scorer(group: str, options: Any) -> Any:
     """A scorer, or several of them."""
     scorer = _plug_in(group, options)
     for member in scorer.members.values() if isinstance(scorer, Ensemble) else [scorer]:
-        _refuse_other(group, member, Scorer)
+        if not isinstance(member, Scorer):
+            raise UserError(
+                f"{type(member).__name__}, which '{group}' names, is no scorer: let the class "
+                "inherit from rankdistill.score.Scorer."
+            )
     return scorer
-
-
-def _refuse_other(group: str, plug_in: Any, kind: type) -> None:
-    """UserError: it is not of this kind, which would fail only when it is asked."""
-    if not isinstance(plug_in, kind):
-        raise UserError(
-            f"{type(plug_in).__name__}, which '{group}' names, is no {kind.__name__.lower()}: let "
-            f"the class inherit from {kind.__module__}.{kind.__name__}."
-        )
 
 
 def _refuse_added(node: Any, path: str) -> None:
@@ -224,8 +219,9 @@ def _refuse_added(node: Any, path: str) -> None:
             _refuse_added(node[key], f"{path}.{key}")
 
 
-def _plug_in(group: str, options: Any, kind: type = object) -> Any:
-    """What `_target_` names, with the other keys as its arguments; UserError: it is no `kind`."""
+def _plug_in(group: str, options: Any) -> Any:
+    """What `_target_` names, with the other keys as its arguments. UserError: it is no plug-in of
+    the group."""
     target = options.get("_target_")
     if not target:
         raise UserError(
@@ -238,7 +234,7 @@ def _plug_in(group: str, options: Any, kind: type = object) -> Any:
         )
     check_target(group, options)
     try:
-        plug_in = instantiate(options)
+        return instantiate(options)
     except InstantiationException as error:
         cause = error.__cause__
         while cause is not None and not isinstance(cause, UserError):
@@ -246,8 +242,6 @@ def _plug_in(group: str, options: Any, kind: type = object) -> Any:
         if cause is not None:
             raise cause from None
         raise UserError(_refused(group, target, options, str(error))) from error
-    _refuse_other(group, plug_in, kind)
-    return plug_in
 
 
 def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str:
