@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankdistill.report.headline import MANY_CUT, headline, judge_warning
-from rankdistill.report.table import NOTHING, number, percent, share, signed, tokens
+from rankdistill.report.table import interval_text, number, percent, share, signed, tokens
 from rankdistill.report.terminal import terminal_tables
 from rankdistill.report.verified import measured
 from rankdistill.report.verified_sentences import judge_line
@@ -65,7 +65,7 @@ def _models(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
         rows.append([
             "same entropy" if name == metrics["control"] else model["label"],
             number(model["score"]["mean"] if model["score"] else None, 2),
-            _interval(gain, signed),
+            interval_text(gain, signed),
             percent(wins["mean"] if wins else None),
             tokens(model["response_tokens"]),
             percent(model["cut_share"]),
@@ -82,18 +82,10 @@ def _verified(metrics: Metrics) -> tuple[list[str], list[list[str]]]:
     if any(arm["kept_out"] for arm in arms.values()):
         heads, parts = [*heads, "kept-out kinds"], [*parts, "kept_out"]
     return heads, [
-        [title or arms[arm]["label"], *(_interval(arms[arm][part], share) for part in parts)]
+        [title or arms[arm]["label"], *(interval_text(arms[arm][part], share) for part in parts)]
         for arm, title in _ARMS.items()
         if arm in arms
     ]
-
-
-def _interval(value: Mapping[str, Any] | None, text: Any) -> str:
-    if value is None or value["mean"] is None:
-        return NOTHING
-    if value["low"] is None or value["high"] is None:
-        return text(value["mean"])
-    return f"{text(value['mean'])} [{text(value['low'])}, {text(value['high'])}]"
 
 
 def _narrowed(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:

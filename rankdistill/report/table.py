@@ -142,6 +142,15 @@ def size(value: float | None) -> str:
     return NOTHING if value is None else size_text(value)
 
 
+def interval_text(interval: Mapping[str, Any] | None, text: Text) -> str:
+    """A mean with its interval on one line: ``45.0 [41.2, 48.9]``."""
+    if interval is None or interval["mean"] is None:
+        return NOTHING
+    if interval["low"] is None or interval["high"] is None:
+        return text(interval["mean"])
+    return f"{text(interval['mean'])} [{text(interval['low'])}, {text(interval['high'])}]"
+
+
 def plain_cell(text: Callable[[Any], str]) -> Callable[[Any], Cell]:
     """Makes cells of a figure without an interval."""
     return lambda value: Cell(text(value))

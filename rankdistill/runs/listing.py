@@ -84,19 +84,13 @@ def _told(folder: Path) -> tuple[str, str]:
 
 
 def _lead(metrics: Mapping[str, Any]) -> str:
-    from rankdistill.report.table import points, signed
+    from rankdistill.report.table import interval_text, points, signed
 
     verified = metrics.get("verified")
     if verified and verified.get("headline"):
         gain = verified["contrasts"][verified["headline"]]["trained"]
-        return f"{_interval(gain, points)} points"
+        return f"{interval_text(gain, points)} points"
     if not metrics["models"]:
         return ""
     gain = metrics["models"][metrics["trained"]]["score_difference"]
-    return _interval(gain, signed) if gain else ""
-
-
-def _interval(value: Mapping[str, Any], text: Any) -> str:
-    if value["low"] is None or value["high"] is None:
-        return text(value["mean"])
-    return f"{text(value['mean'])} [{text(value['low'])}, {text(value['high'])}]"
+    return interval_text(gain, signed) if gain else ""
