@@ -22,7 +22,7 @@ def planned(settings: Settings) -> str:
     from rankdistill.plan.config import HardwareConfig, PlanConfig
     from rankdistill.plan.planner import Planner
     from rankdistill.plan.stages import stages
-    from rankdistill.plan.table import duration
+    from rankdistill.report.stages import duration
 
     name, where = "cpu2", "on two cores"
     if torch.accelerator.is_available():

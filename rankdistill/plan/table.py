@@ -13,7 +13,7 @@ from rankdistill.plan.memory import GIB, Memory
 from rankdistill.plan.planner import Planner
 from rankdistill.plan.stage import PlannedStage, room
 from rankdistill.report.stages import duration
-from rankdistill.report.table import NOTHING
+from rankdistill.report.table import NOTHING, size
 from rankdistill.store.words import size_text
 
 GRADIENT = 4
@@ -124,7 +124,7 @@ def table(planner: Planner, found: Sequence[PlannedStage], width: int = WIDTH) -
             "tokens": short(stage.tokens),
             "FLOPs": short(stage.flops),
             "time": duration(stage.seconds, roughly=True),
-            "disk": size(stage.disk),
+            "disk": size(stage.disk or None),
         }
         lead = Text(stage.name, style="bold" if fits else "bold red"), Text(stage.what)
         shown.add_row(*lead, *(cells[name] for name in names))
@@ -132,7 +132,7 @@ def table(planner: Planner, found: Sequence[PlannedStage], width: int = WIDTH) -
         "memory": gib(max(stage.memory.total for stage in found)),
         "FLOPs": short(sum(stage.flops for stage in found)),
         "time": duration(sum(stage.seconds for stage in found), roughly=True),
-        "disk": size(sum(stage.disk for stage in found)),
+        "disk": size(sum(stage.disk for stage in found) or None),
     }
     shown.add_section()
     shown.add_row("all", "", *(total.get(name, "") for name in names))
@@ -202,15 +202,10 @@ def gib(value: float) -> str:
     return f"{number:.1f} GiB" if number < 100 else f"{number:.0f} GiB"
 
 
-def size(value: float) -> str:
-    """Bytes on disk; `-` for nothing."""
-    return size_text(value) if value > 0 else NOTHING
-
-
 def short(value: float) -> str:
     """`7.24 B`; `-` for nothing."""
     if value <= 0:
-        return "-"
+        return NOTHING
     for power, letter in zip(range(18, 0, -3), "EPTGMk", strict=True):
         if value >= 10**power:
             return f"{value / 10**power:.3g} {letter}"
