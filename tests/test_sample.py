@@ -15,9 +15,8 @@ from rankdistill.errors import UserError
 from rankdistill.models import decode_response
 from rankdistill.rows import Response
 from rankdistill.sample import SamplingOptions, open_sampler, resolve_sampler, response_seed
-from rankdistill.sample.choose import choose, filtered
 from rankdistill.sample.model_folder import stop_ids
-from rankdistill.sample.transformers import TransformersSampler
+from rankdistill.sample.transformers import TransformersSampler, choose, filtered
 
 EOS = 2
 PROMPTS = [
