@@ -16,8 +16,8 @@ from ppo_task import WANTED, config, policy, prompts, share_of_wanted, trainer
 from rankdistill.errors import UserError
 from rankdistill.sample.agreement import Gap
 from rankdistill.sample.transformers import TransformersSampler
-from rankdistill.train.ppo.agreement import check_agreement
 from rankdistill.train.ppo.losses import KLController
+from rankdistill.train.ppo.rollout import check_agreement
 from rankdistill.train.reward.model import load_reward_model
 
 ITERATIONS = 18

@@ -27,8 +27,7 @@ from rankdistill.errors import UserError, first_line
 from rankdistill.forward.batch import TokenGroup
 from rankdistill.models.load import load_config, refusal
 from rankdistill.models.locate import locate
-from rankdistill.models.tool_forms import FORMS
-from rankdistill.tool_calls import tool_names, tools_of
+from rankdistill.tool_calls import FORMS, tool_names, tools_of
 
 _ASKED = "A question to find in the text."
 _REPLY = "A reply to find the end of."

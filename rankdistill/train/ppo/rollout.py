@@ -6,6 +6,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ from rankdistill.forward import (
 )
 from rankdistill.models import Loading, Model, encode_prompt, merged_copy, release, save_model
 from rankdistill.rows import Group
+from rankdistill.sample.agreement import COMPARED, Gap, gap_between
 from rankdistill.sample.sampler import Sampler, response_seed
 from rankdistill.store.removal import folders_named, refuse_link
-from rankdistill.train.ppo.agreement import check_agreement, disagreement
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Episode
 from rankdistill.train.ppo.readers import Readers, Reading, Readings
@@ -280,3 +281,43 @@ def _check_scores(rollout: Sequence[Episode], iteration: int) -> None:
             f"number in iteration {iteration + 1}: mend the reward, then run the same command "
             "again, which continues from the last checkpoint."
         )
+
+
+def disagreement(
+    sampler: Sampler,
+    exported: Model,
+    policy: Any,
+    groups: Sequence[TokenGroup],
+    autocast: AbstractContextManager,
+) -> Gap | None:
+    """By how much sampler and trainer differ about the first response to the first few prompts.
+
+    None where the sampler cannot tell log-probabilities.
+
+    Args:
+        exported: The policy's weights, as the sampler got them.
+        policy: Bound.
+        autocast: The precision that it trains in.
+    """
+    pairs = [(list(g.prompt), list(g.responses[0])) for g in groups[:COMPARED]]
+    theirs = sampler.response_logps(exported, pairs)
+    if theirs is None:
+        return None
+    with autocast:
+        return gap_between(theirs, policy, pairs)
+
+
+def check_agreement(gap: Gap | None, tolerance: float, sampler: str, iteration: int) -> None:
+    """Stops a run whose sampler writes with another policy than the one that is trained.
+
+    Raises:
+        UserError: the disagreement is above the tolerance, or not a number.
+    """
+    if gap is None or gap.within(tolerance):
+        return
+    raise UserError(
+        f"In iteration {iteration + 1} the sampler '{sampler}' and the trainer "
+        f"{gap.told(f'train.sampler_tolerance={tolerance:g}')}, so PPO would learn from another "
+        "policy's responses: sample in the trainer's precision (sample.vllm.dtype), with "
+        "sample=transformers, or in float32 throughout."
+    )
