@@ -310,18 +310,20 @@ def _same(model: dict[str, Any]) -> dict[str, Any]:
     return {name: model[name] for name in SAME if model.get(name) is not None}
 
 
-def priced(
-    counts: Counter[str] | dict[str, Any], input_price: float, output_price: float
-) -> dict[str, Any]:
-    """The counts with what they cost, `dollars`, where that is known.
+def priced(counts: Counter[str] | dict[str, Any], prices: Any) -> dict[str, Any]:
+    """The counts with what they cost, `dollars`, where that is known; see `dollars`."""
+    cost = dollars(prices, counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0))
+    return {**counts, "dollars": cost} if cost else dict(counts)
+
+
+def dollars(prices: Any, read: float, written: float) -> float:
+    """What tokens cost.
 
     Args:
-        input_price: Dollars per million tokens that are read.
-        output_price: Of those that are written.
+        prices: With `dollars_per_million_input_tokens`, which are read, and `.._output_tokens`.
     """
-    read, written = counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0)
-    dollars = (read * input_price + written * output_price) / 1e6
-    return {**counts, "dollars": dollars} if dollars else dict(counts)
+    of_read = read * prices.dollars_per_million_input_tokens
+    return (of_read + written * prices.dollars_per_million_output_tokens) / 1e6
 
 
 def json_of(response: httpx.Response) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rankdistill.endpoint import dollars
 from rankdistill.plan.planner import Planner
 from rankdistill.plan.stage import Asked, PlannedStage
 from rankdistill.report.stages import duration
@@ -90,20 +91,17 @@ def _asked(
         wrote: Tokens of an answer.
         each: Seconds of an answer; None: as long as it takes to write it.
     """
-    dollars = calls / 1e6 * (
-        read * settings.dollars_per_million_input_tokens
-        + wrote * settings.dollars_per_million_output_tokens
-    )  # fmt: skip
+    cost = dollars(settings, calls * read, calls * wrote)
     seconds = calls * (each or wrote / TOKENS_PER_SECOND) / settings.concurrency
     if settings.requests_per_minute:
         seconds = max(seconds, calls / settings.requests_per_minute * 60)
-    cost = f", ${dollars:,.2f}" if dollars else ""
+    told = f", ${cost:,.2f}" if cost else ""
     where = f"{model} at {' and '.join(urls)}"
     return PlannedStage(
-        name, f"{what}, {calls:,} calls to {where}{cost}", 0,
+        name, f"{what}, {calls:,} calls to {where}{told}", 0,
         planner.done(), calls * (read + wrote), 0, seconds,
         disk=disk,
-        asked=Asked(model, tuple(urls), calls, calls * (read + wrote), dollars),
+        asked=Asked(model, tuple(urls), calls, calls * (read + wrote), cost),
     )  # fmt: skip
 
 
@@ -117,13 +115,13 @@ def who_does_what(planner: Planner, found: Sequence[PlannedStage]) -> list[str]:
     lines = []
     for (model, urls), stages in by_model.items():
         asked = [stage.asked for stage in stages if stage.asked is not None]
-        dollars = sum(one.dollars for one in asked)
-        cost = f", ${dollars:,.2f}" if dollars else ""
+        cost = sum(one.dollars for one in asked)
+        told = f", ${cost:,.2f}" if cost else ""
         names = ", ".join(dict.fromkeys(stage.name for stage in stages))
         lines.append(
             f"{' and '.join(urls)} ({model}): {names}; {sum(one.calls for one in asked):,} calls, "
             f"{sum(one.tokens for one in asked):,.0f} tokens, "
-            f"{duration(sum(stage.seconds for stage in stages), roughly=True)}{cost}."
+            f"{duration(sum(stage.seconds for stage in stages), roughly=True)}{told}."
         )
     return [*lines, _devices(planner, found)] if lines else []
 

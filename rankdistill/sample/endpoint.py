@@ -143,16 +143,12 @@ class EndpointWriter:
         counts: Counter[str] = Counter()
         for answer in answers:
             counts.update(answer.counts)
-        prices = self._settings
         responses = [
             Response(token_ids=[], source=source, **answer.result)
             for answer in answers
             if answer.result is not None
         ]
-        return responses, priced(
-            counts, prices.dollars_per_million_input_tokens,
-            prices.dollars_per_million_output_tokens,
-        )  # fmt: skip
+        return responses, priced(counts, self._settings)
 
     def _body(self, messages: Sequence[Message], seed: int, attempt: int) -> dict[str, Any]:
         """Of a request; what could not be read is drawn anew."""

@@ -226,7 +226,7 @@ class LLMJudge(JudgeOptions, Scorer):
         plans, respondent = self._plans(groups[done:], access), self._open(access)
         try:
             for verdicts in run(plans, respondent):
-                yield [self._priced(verdict) for verdict in verdicts]
+                yield [replace(v, counts=priced(dict(v.counts), self)) for v in verdicts]
         finally:
             respondent.close()
 
@@ -258,7 +258,3 @@ class LLMJudge(JudgeOptions, Scorer):
             shuffles=self.shuffles,
             seed=self.seed,
         )
-
-    def _priced(self, verdict: Verdict) -> Verdict:
-        prices = (self.dollars_per_million_input_tokens, self.dollars_per_million_output_tokens)
-        return replace(verdict, counts=priced(dict(verdict.counts), *prices))

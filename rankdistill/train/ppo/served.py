@@ -94,13 +94,7 @@ class ServedReader:
             found.append([answer.result for answer in group])
             for answer in group:
                 counts.update(answer.counts)
-        prices = self._endpoint
-        self.counts.update(
-            priced(
-                counts, prices.dollars_per_million_input_tokens,
-                prices.dollars_per_million_output_tokens,
-            )
-        )  # fmt: skip
+        self.counts.update(priced(counts, self._endpoint))
         return found
 
     def close(self) -> None:
