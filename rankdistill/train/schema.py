@@ -161,10 +161,9 @@ class RolloutOptions(Sampling):
     prompts: int
 
     def __post_init__(self) -> None:
-        at_least("train.rollout", self, 1, "prompts", "responses_per_prompt", "max_response_tokens")
+        super().__post_init__()
+        at_least("train.rollout", self, 1, "prompts")
         above_zero("train.rollout", self, "temperature")
-        within("train.rollout", self, "(0, 1]", "top_p")
-        at_least("train.rollout", self, 0, "top_k")
 
 
 @dataclass(frozen=True, kw_only=True)
