@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +55,8 @@ def endpoint_options(group: str, judge: JudgeEndpoint) -> EndpointOptions:
 
 def check_judge(options: EndpointOptions, form: Form | None = None) -> None:
     """Ask one small question. UserError: nobody answers, or not so that it can be of use."""
-    endpoint = Endpoint(options)
-    try:
+    with closing(Endpoint(options)) as endpoint:
         endpoint.check(form=form)
-    finally:
-        endpoint.close()
 
 
 def judge_identity(options: EndpointOptions) -> dict[str, Any]:
@@ -87,25 +85,15 @@ def judge(options: EndpointOptions, asked: Sequence[Asked], partial: Partial) ->
     done = len(shards.rows())
     left = asked[done:]
     if left:
-        endpoint = Endpoint(options)
-        try:
-            with progress(len(asked), "verdicts", done=done) as bar:
-                names = iter(name for name, _ in left)
-                for verdicts in run_plans((_plan(questions) for _, questions in left), endpoint):
-                    rows = [
-                        {
-                            "id": next(names),
-                            "values": [
-                                None if value != value else value for value in verdict.values
-                            ],
-                        }
-                        for verdict in verdicts
-                    ]
-                    shards.append(rows)
-                    taken.append([dict(verdict.counts) for verdict in verdicts])
-                    bar.advance(len(rows))
-        finally:
-            endpoint.close()
+        names = iter(name for name, _ in left)
+        plans = (_plan(questions) for _, questions in left)
+        bar = progress(len(asked), "verdicts", done=done)
+        with closing(Endpoint(options)) as endpoint, bar as judged:
+            for verdicts in run_plans(plans, endpoint):
+                values = [[None if v != v else v for v in verdict.values] for verdict in verdicts]
+                shards.append([{"id": next(names), "values": row} for row in values])
+                taken.append([dict(verdict.counts) for verdict in verdicts])
+                judged.advance(len(verdicts))
     counts = Counter[str]()
     for row in taken.rows():
         counts.update(row)

@@ -7,6 +7,7 @@ import queue
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -211,11 +212,8 @@ class LLMJudge(JudgeOptions, Scorer):
             if self.chat_template_kwargs:
                 self._model(access)
             return
-        endpoint = Endpoint(EndpointOptions.of(self, "score", self.seed))
-        try:
+        with closing(Endpoint(EndpointOptions.of(self, "score", self.seed))) as endpoint:
             endpoint.check(logprobs=self._brief().expected_score)
-        finally:
-            endpoint.close()
 
     def __call__(
         self, groups: Sequence[Group], access: TeacherAccess, done: int = 0
@@ -223,12 +221,10 @@ class LLMJudge(JudgeOptions, Scorer):
         """The verdicts on the groups after the first `done`; see `Scorer`."""
         if done == len(groups):
             return
-        plans, respondent = self._plans(groups[done:], access), self._open(access)
-        try:
+        plans = self._plans(groups[done:], access)
+        with closing(self._open(access)) as respondent:
             for verdicts in run(plans, respondent):
                 yield [replace(v, counts=priced(dict(v.counts), self)) for v in verdicts]
-        finally:
-            respondent.close()
 
     def _plans(self, groups: Sequence[Group], access: TeacherAccess) -> Iterator[Plan]:
         """How it goes about each group."""

@@ -10,6 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -116,14 +117,11 @@ class ServedReader:
             UserError: nobody is there, the model is not, URLs serve different ones, it says no
                 log-probabilities of tokens that it is given, or its tokens are others.
         """
-        client = Client(self._connection)
-        try:
+        with closing(Client(self._connection)) as client:
             served = client.served()
             for url in self._connection.urls:
                 self._check_tokens(client, url, tokenizer)
                 self._check_logps(client, url, tokenizer)
-        finally:
-            client.close()
         return served
 
     def _submit(self, client: Client, prompt: Sequence[int], response: Sequence[int]) -> Any:
