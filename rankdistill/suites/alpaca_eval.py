@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,22 +21,13 @@ from scipy.special import expit
 from rankdistill.errors import UserError
 from rankdistill.evaluate.schema import AlpacaEvalOptions
 from rankdistill.prompts.sources import read_rows
-from rankdistill.score.judge.endpoint import EndpointOptions
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.prompts import Frame, delimited, load_criterion, load_frame
 from rankdistill.score.judge.verdicts import duel_form
 from rankdistill.statistics import Interval, mean_interval
 from rankdistill.store import Output, Partial
-from rankdistill.suites.judging import (
-    Request,
-    check_judge,
-    endpoint_options,
-    judge,
-    judge_identity,
-    sampled_by,
-    write_answers,
-)
-from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
+from rankdistill.suites.judging import JudgedSuite, Request, write_answers
+from rankdistill.suites.suite import Figure, Measured, mean_figure
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
@@ -46,7 +37,7 @@ FORM = duel_form(explain=False)
 
 
 @dataclass(frozen=True)
-class AlpacaEval(AlpacaEvalOptions, Suite):
+class AlpacaEval(AlpacaEvalOptions, JudgedSuite):
     """Win rates against the outputs of a reference; the keys are in `eval/alpaca_eval.yaml`.
 
     Raises:
@@ -64,42 +55,21 @@ class AlpacaEval(AlpacaEvalOptions, Suite):
     def check(self, run: Run) -> None:
         """Read the reference's outputs and the prompt, and ask the judge a question."""
         _ = self._rows, self._frame
-        check_judge(self._endpoint)
+        self.check_judge()
 
     def measure(self, run: Run, model: Model, role: str) -> Measured:
         """The figures of a model, from the store where they are known; see `Suite`."""
         answers = self._answers(run, model, role)
         texts = {row["id"]: row["text"] for row in answers.rows("answers")}
-        options = self._endpoint
         rows = [row for row in self._rows if row["id"] in texts]
         asked = [(row["id"], self._questions(row, texts[row["id"]])) for row in rows]
-        identity = {
-            "code": 1,
-            "suite": self.name,
-            "version": self.version,
-            "answers": answers.key,
-            "reference": self._rows,
-            "frame": self._frame.text,
-            "criterion": self._criterion,
-            "judge": judge_identity(options),
-        }
-
-        make = partial(judge, options, asked)
-        what = f"{role}: alpaca_eval, {len(asked)} pairs judged by {self.judge.model}"
-        return self._measured(run.stage("evaluate", what, identity, make), texts)
+        by = {"reference": self._rows, "frame": self._frame.text, "criterion": self._criterion}
+        what = f"{role}: alpaca_eval, {len(asked)} pairs"
+        return self._measured(self.judged(run, what, answers, asked, by), texts)
 
     def _answers(self, run: Run, model: Model, role: str) -> Output:
-        identity = {
-            "code": 1,
-            "suite": f"{self.name} answers",
-            "version": self.version,
-            "model": model.identity,
-            **model.thoughts_identity,
-            "instructions": [row["instruction"] for row in self._rows],
-            "temperature": self.temperature,
-            "max_response_tokens": self.max_response_tokens,
-            **sampled_by(run, model),
-        }
+        instructions = [row["instruction"] for row in self._rows]
+        asked = {"instructions": instructions, "temperature": self.temperature}
 
         def make(partial: Partial) -> Mapping[str, Any]:
             requests = [
@@ -113,7 +83,7 @@ class AlpacaEval(AlpacaEvalOptions, Suite):
             return {"responses": len(written)}
 
         what = f"{role}: alpaca_eval, answers to {len(self._rows)} instructions"
-        return run.stage("evaluate", what, identity, make)
+        return self.written(run, model, what, asked, make)
 
     def _questions(self, row: Mapping[str, str], text: str) -> list[Question]:
         """The pair in both orders; the model's response is first in the first."""
@@ -162,10 +132,6 @@ class AlpacaEval(AlpacaEvalOptions, Suite):
             "length", "AlpacaEval, length", "Characters of a response.", lengths, share=False
         )
         return Measured([*figures, length], counts)
-
-    @property
-    def _endpoint(self) -> EndpointOptions:
-        return endpoint_options("eval.alpaca_eval.judge", self.judge)
 
     @cached_property
     def _frame(self) -> Frame:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rankdistill.console import progress
@@ -22,7 +23,8 @@ from rankdistill.score.judge.scorer import run as run_plans
 from rankdistill.score.judge.verdicts import Form
 from rankdistill.score.schema import JudgeEndpoint, check_endpoint
 from rankdistill.score.scorer import Verdict
-from rankdistill.store import Partial, Shards
+from rankdistill.store import Output, Partial, Shards
+from rankdistill.suites.suite import Suite
 from rankdistill.thoughts import answer_of
 
 if TYPE_CHECKING:
@@ -53,24 +55,68 @@ def endpoint_options(group: str, judge: JudgeEndpoint) -> EndpointOptions:
     return EndpointOptions.of(judge, group)
 
 
-def check_judge(options: EndpointOptions, form: Form | None = None) -> None:
-    """Ask one small question. UserError: nobody answers, or not so that it can be of use."""
-    with closing(Endpoint(options)) as endpoint:
-        endpoint.check(form=form)
+class JudgedSuite(Suite):
+    """A suite whose models write answers, which a judge behind an endpoint then reads."""
+
+    judge: JudgeEndpoint
+    max_response_tokens: int
+
+    @property
+    def endpoint(self) -> EndpointOptions:
+        """The judge, and how it is asked."""
+        return endpoint_options(f"eval.{self.name}.judge", self.judge)
+
+    def check_judge(self, form: Form | None = None) -> None:
+        """Ask one small question. UserError: nobody answers, or not so that it can be of use."""
+        with closing(Endpoint(self.endpoint)) as endpoint:
+            endpoint.check(form=form)
+
+    def written(
+        self,
+        run: Run,
+        model: Model,
+        what: str,
+        asked: Mapping[str, Any],
+        make: Callable[[Partial], Mapping[str, Any]],
+    ) -> Output:
+        """A model's answers, from the store where they are there; `asked` is what they answer."""
+        identity = {
+            "code": 1,
+            "suite": f"{self.name} answers",
+            "version": self.version,
+            "model": model.identity,
+            **model.thoughts_identity,
+            "max_response_tokens": self.max_response_tokens,
+            **run.sampled_by(model),
+            "seed": run.settings.seed,
+            **asked,
+        }
+        return run.stage("evaluate", what, identity, make)
+
+    def judged(
+        self, run: Run, what: str, answers: Output, asked: Sequence[Asked], by: Mapping[str, Any]
+    ) -> Output:
+        """The judge's verdicts on answers, see `judge`; `by` is what it is asked with."""
+        options = self.endpoint
+        template = options.chat_template_kwargs
+        identity = {
+            "code": 1,
+            "suite": self.name,
+            "version": self.version,
+            "answers": answers.key,
+            "judge": {
+                "served": self.judge.model,
+                "temperature": options.temperature,
+                "max_answer_tokens": options.max_answer_tokens,
+                **({"chat_template_kwargs": template} if template else {}),
+            },
+            **by,
+        }
+        what = f"{what} judged by {self.judge.model}"
+        return run.stage("evaluate", what, identity, partial(judge, options, asked))
 
 
-def judge_identity(options: EndpointOptions) -> dict[str, Any]:
-    """What its verdicts depend on."""
-    template = options.chat_template_kwargs
-    return {
-        "served": options.connection.settings.model,
-        "temperature": options.temperature,
-        "max_answer_tokens": options.max_answer_tokens,
-        **({"chat_template_kwargs": template} if template else {}),
-    }
-
-
-def judge(options: EndpointOptions, asked: Sequence[Asked], partial: Partial) -> dict[str, int]:
+def judge(options: EndpointOptions, asked: Sequence[Asked], output: Partial) -> dict[str, int]:
     """Writes rows of `id` and `values`, one per question, None where the answer was set aside.
 
     Rows stand in the order of `asked`, so those that an interrupted call left are not asked again.
@@ -81,7 +127,7 @@ def judge(options: EndpointOptions, asked: Sequence[Asked], partial: Partial) ->
     Raises:
         UserError: the endpoint stopped answering; what was judged is kept.
     """
-    shards, taken = partial.shards("verdicts"), partial.shards("counts")
+    shards, taken = output.shards("verdicts"), output.shards("counts")
     done = len(shards.rows())
     left = asked[done:]
     if left:
@@ -147,8 +193,3 @@ def write_answers(
                 shards.append([{"id": name, "text": answer_of(responses[0]["text"])}])
                 bar.advance()
     return {row["id"]: row["text"] for row in shards.rows()}
-
-
-def sampled_by(run: Run, model: Model) -> dict[str, Any]:
-    """What the identity of such answers says of how they were sampled."""
-    return {**run.sampled_by(model), "seed": run.settings.seed}

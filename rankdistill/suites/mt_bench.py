@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.resources import as_file, files
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,20 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rankdistill.errors import UserError
 from rankdistill.evaluate.schema import MTBenchOptions
 from rankdistill.prompts.sources import read_rows
-from rankdistill.score.judge.endpoint import EndpointOptions
 from rankdistill.score.judge.modes import Question
 from rankdistill.score.judge.verdicts import Form, Reply
 from rankdistill.store import Output, Partial
-from rankdistill.suites.judging import (
-    Request,
-    check_judge,
-    endpoint_options,
-    judge,
-    judge_identity,
-    sampled_by,
-    write_answers,
-)
-from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
+from rankdistill.suites.judging import JudgedSuite, Request, write_answers
+from rankdistill.suites.suite import Figure, Measured, mean_figure
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
@@ -46,7 +37,7 @@ _RATING_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
 
 
 @dataclass(frozen=True)
-class MTBench(MTBenchOptions, Suite):
+class MTBench(MTBenchOptions, JudgedSuite):
     """The ratings of a model's answers; the keys are explained in `eval/mt_bench.yaml`.
 
     Raises:
@@ -68,42 +59,19 @@ class MTBench(MTBenchOptions, Suite):
                     "the file that eval.mt_bench.references names."
                 )
         _ = self._frames
-        check_judge(self._endpoint, FORM)
+        self.check_judge(FORM)
 
     def measure(self, run: Run, model: Model, role: str) -> Measured:
         """The figures of a model, from the store where they are known; see `Suite`."""
         answers = self._answers(run, model, role)
         turns = {row["id"]: row["turns"] for row in answers.rows("items")}
-        options = self._endpoint
         asked = [pair for row in self._asked for pair in self._questions(row, turns[row["id"]])]
-        identity = {
-            "code": 1,
-            "suite": self.name,
-            "version": self.version,
-            "answers": answers.key,
-            "prompts": self._frames,
-            "references": self._reference_answers,
-            "judge": judge_identity(options),
-        }
-
-        make = partial(judge, options, asked)
-        what = f"{role}: mt_bench, {len(asked)} answers judged by {self.judge.model}"
-        output = run.stage("evaluate", what, identity, make)
+        by = {"prompts": self._frames, "references": self._reference_answers}
+        what = f"{role}: mt_bench, {len(asked)} answers"
         unanswered = 2 * len(self._asked) - len(asked)
-        return self._measured(output, unanswered)
+        return self._measured(self.judged(run, what, answers, asked, by), unanswered)
 
     def _answers(self, run: Run, model: Model, role: str) -> Output:
-        identity = {
-            "code": 1,
-            "suite": f"{self.name} answers",
-            "version": self.version,
-            "model": model.identity,
-            **model.thoughts_identity,
-            "questions": self._asked,
-            "max_response_tokens": self.max_response_tokens,
-            **sampled_by(run, model),
-        }
-
         def make(partial: Partial) -> Mapping[str, Any]:
             turns: dict[str, list[str]] = {row["id"]: [] for row in self._asked}
             for turn in (0, 1):
@@ -124,7 +92,7 @@ class MTBench(MTBenchOptions, Suite):
             return {"responses": sum(map(len, turns.values()))}
 
         what = f"{role}: mt_bench, answers to {len(self._asked)} questions"
-        return run.stage("evaluate", what, identity, make)
+        return self.written(run, model, what, {"questions": self._asked}, make)
 
     def _questions(
         self, row: Mapping[str, Any], answers: Sequence[str]
@@ -176,10 +144,6 @@ class MTBench(MTBenchOptions, Suite):
             values = [fmean(of.values()) for key, of in ratings.items() if category[key] == name]
             figures.append(mean(name, f"MT-Bench, {name}", f"{told}.", values, True))
         return Measured(figures, counts)
-
-    @property
-    def _endpoint(self) -> EndpointOptions:
-        return endpoint_options("eval.mt_bench.judge", self.judge)
 
     @cached_property
     def _asked(self) -> list[dict[str, Any]]:
