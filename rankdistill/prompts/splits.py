@@ -20,6 +20,16 @@ _NAMES: dict[str, Split] = {
 }  # fmt: skip
 
 
+def require_splits(counts: Mapping[str, int], source: str, *needed: Split) -> None:
+    """UserError unless each needed split has a prompt; `source` is where they come from."""
+    for split in needed:
+        if not counts.get(split):
+            raise UserError(
+                f"{source} leaves no prompt for the {split} split: give more rows, or a larger "
+                f"prompts.splits.{split} or prompts.limit.{split}."
+            )
+
+
 class Splitter:
     """Draws splits by hash: equal shares, seed and id give the same split in every data set.
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rankdistill.errors import UserError
 from rankdistill.fields import Amount
 from rankdistill.models import Rows, encode_prompt
 from rankdistill.prompts import load_prompts, prompt_id, source_identity
@@ -16,7 +15,7 @@ from rankdistill.prompts.demands import demands_digest
 from rankdistill.prompts.instructions import InstructionOptions, with_demands
 from rankdistill.prompts.similarity import SUITES, Evaluated, evaluated_identity
 from rankdistill.prompts.sources import SHIPPED, check_source
-from rankdistill.prompts.splits import SPLITS
+from rankdistill.prompts.splits import SPLITS, require_splits
 from rankdistill.rows import Group, Message, Prompt
 from rankdistill.schema import AugmentConfig, PromptsConfig
 from rankdistill.stages.run import Run
@@ -188,13 +187,8 @@ def load(run: Run) -> Rows:
     prompts = Rows.of(read_set(run, "prompts", settings.named, identity, make))
     if settings.augment.requests:
         prompts = augmented(run, prompts)
-    needed = ["heldout"] if run.settings.rank.path else ["train", "heldout"]
-    for split in needed:
-        if not prompts.counts.get(split):
-            raise UserError(
-                f"prompts.path '{settings.named}' leaves no prompt for the {split} split: give "
-                f"more prompts, or a larger prompts.splits.{split}."
-            )
+    trained = () if run.settings.rank.path else ("train",)
+    require_splits(prompts.counts, f"prompts.path '{settings.named}'", *trained, "heldout")
     return prompts
 
 

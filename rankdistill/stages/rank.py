@@ -12,6 +12,7 @@ from typing import Any
 from rankdistill.errors import UserError
 from rankdistill.models import Rows, tokenizer_digest
 from rankdistill.prompts import source_identity
+from rankdistill.prompts.splits import require_splits
 from rankdistill.rank import ranked_groups
 from rankdistill.rank.combine import combine, debiased
 from rankdistill.rank.diagnostics import diagnose, writer_figures
@@ -143,13 +144,9 @@ def existing(run: Run) -> Rows:
 
     what = f"{settings.named} (an existing ranked set)"
     output = read_set(run, "rank", what, identity, make)
-    for split in ("train", "heldout"):
-        if not output.manifest["counts"].get(split):
-            raise UserError(
-                f"rank.path '{settings.named}' leaves no prompt for the {split} split: give more "
-                f"rows, or a larger prompts.splits.{split}."
-            )
-    return Rows.of(output, run.start)
+    groups = Rows.of(output, run.start)
+    require_splits(groups.counts, f"rank.path '{settings.named}'", "train", "heldout")
+    return groups
 
 
 def _identity(path: str) -> dict[str, Any]:

@@ -13,10 +13,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from rankdistill.console import progress
-from rankdistill.errors import UserError
 from rankdistill.models import Rows, encode_prompt, encode_response
 from rankdistill.prompts import prompt_id
-from rankdistill.prompts.splits import SPLITS, Splitter
+from rankdistill.prompts.splits import SPLITS, Splitter, require_splits
 from rankdistill.retrieval.search import (
     Collection,
     cut_passage,
@@ -74,13 +73,9 @@ def retrieve(run: Run, collection: Collection) -> Rows:
 
     how = settings.encoder or "BM25"
     output = run.stage("retrieve", f"{settings.corpus}, by {how}", identity, make)
-    for split in ("train", "heldout"):
-        if not output.manifest["counts"].get(split):
-            raise UserError(
-                f"retrieval.queries leave none for the {split} split: give more of them, or a "
-                f"larger prompts.splits.{split} or prompts.limit.{split}."
-            )
-    return Rows.of(output, run.start)
+    groups = Rows.of(output, run.start)
+    require_splits(groups.counts, "retrieval.queries", "train", "heldout")
+    return groups
 
 
 def _group(query: Mapping[str, Any], responses: list[Response], passages: list[str]) -> Group:
