@@ -13,7 +13,7 @@ from tiny_run import TINY, composed
 
 from rankdistill.app import cli
 from rankdistill.errors import UserError
-from rankdistill.models import LoRA, load_model, place, stored_precision
+from rankdistill.models import LoRA, Model, load_model, place
 from rankdistill.models.check import check_loading, check_trainable
 from rankdistill.schema import Precision, Quantization
 from rankdistill.stages import settings as built
@@ -125,8 +125,8 @@ def test_adapters_on_layers_that_are_not_there(tiny_dir):
 
 def test_the_stored_precision(tmp_path, tiny_dir):
     build_model().bfloat16().save_pretrained(tmp_path)
-    assert stored_precision(str(tmp_path)) == "bfloat16"
-    assert stored_precision(str(tiny_dir)) == "float32"
+    assert Model(str(tmp_path), {}).stored_precision() == "bfloat16"
+    assert Model(str(tiny_dir), {}).stored_precision() == "float32"
 
 
 def test_a_quantised_model_stays_where_it_was_loaded():

@@ -18,7 +18,7 @@ from rankdistill.models.layers import (
     keep_layers,
     layer_influence,
 )
-from rankdistill.models.load import load_model, place, stored_precision
+from rankdistill.models.load import load_model, place
 from rankdistill.models.locate import identity, locate
 from rankdistill.models.model import Loading, Model, ServedModel, written_with
 from rankdistill.models.rows import Rows, recoded, recoding, token_groups, written
@@ -75,7 +75,6 @@ __all__ = [
     "recoding",
     "release",
     "save_model",
-    "stored_precision",
     "template_arguments",
     "token_group",
     "token_groups",

@@ -141,15 +141,12 @@ def load_model(
     """
     if precision not in PRECISIONS:
         raise UserError(f"There is no precision '{precision}': {suggest(precision, PRECISIONS)}")
-    folder = locate(path)
+    config = load_config(locate(path), trust_remote_code=trust_remote_code)
     more: dict[str, Any] = {}
     if quantization is not None:
-        named = precision
-        if precision == "auto":
-            named = stored_precision(folder, trust_remote_code=trust_remote_code)
+        named = stored_precision(config) if precision == "auto" else precision
         more["quantization_config"] = _bitsandbytes(quantization, PRECISIONS[named])
-    stored = stored_quantization(folder, trust_remote_code=trust_remote_code)
-    if quantization is not None or stored is not None:
+    if quantization is not None or stored_quantization(config) is not None:
         more["device_map"] = {"": device()}
     with _whole():
         model = from_pretrained(
@@ -208,15 +205,13 @@ def place(model: Any, device: torch.device | str) -> Any:
     return model if getattr(model, "is_quantized", False) else model.to(device)
 
 
-def stored_precision(path: str, *, trust_remote_code: bool = False) -> str:
+def stored_precision(config: PretrainedConfig) -> str:
     """The precision that a model was saved in; float32 where its configuration names none."""
-    dtype = load_config(path, trust_remote_code=trust_remote_code).dtype
-    return next((name for name, value in PRECISIONS.items() if value == dtype), "float32")
+    return next((name for name, value in PRECISIONS.items() if value == config.dtype), "float32")
 
 
-def stored_quantization(path: str, *, trust_remote_code: bool = False) -> str | None:
+def stored_quantization(config: PretrainedConfig) -> str | None:
     """The method that a model was quantised with before it was saved: gptq, awq, ..; None: none."""
-    config = load_config(path, trust_remote_code=trust_remote_code)
     stored: Any = getattr(config, "quantization_config", None)
     return None if stored is None else str(stored["quant_method"])
 

@@ -149,16 +149,12 @@ class Model:
             return load_config(self.path, trust_remote_code=self.loading.trust_remote_code)
 
     def stored_precision(self) -> str:
-        """As `rankdistill.models.stored_precision`."""
-        with self._key_named():
-            trusted = self.loading.trust_remote_code
-            return stored_precision(self.path, trust_remote_code=trusted)
+        """The precision that it was saved in; float32 where its configuration names none."""
+        return stored_precision(self.config())
 
     def stored_quantization(self) -> str | None:
-        """As `rankdistill.models.load.stored_quantization`."""
-        with self._key_named():
-            trusted = self.loading.trust_remote_code
-            return stored_quantization(self.path, trust_remote_code=trusted)
+        """The method that it was quantised with before it was saved: gptq, awq, ..; None: none."""
+        return stored_quantization(self.config())
 
     @contextmanager
     def _key_named(self) -> Iterator[None]:
