@@ -130,11 +130,7 @@ def verify(store: Store, options: argparse.Namespace) -> int:
             if options.keys:
                 print(f"{key}: unfinished, nothing to compare with")
             continue
-        manifest = manifests.read(folder)
-        if manifest is None:
-            damaged = [manifests.NAME]
-        else:
-            damaged = manifests.damaged_files(folder, manifest, every_byte=True)
+        damaged = manifests.damaged_files(folder, manifests.read(folder), every_byte=True)
         checked += 1
         damaged_outputs += bool(damaged)
         print(f"{key}: " + (f"damaged: {', '.join(damaged)}" if damaged else "intact"), flush=True)

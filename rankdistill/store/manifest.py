@@ -101,12 +101,16 @@ def is_of(manifest: Any, key: str) -> bool:
     return manifest.get("checksum") == _checksum(body) and body.get("key") == key
 
 
-def damaged_files(folder: Path, manifest: Mapping[str, Any], *, every_byte: bool) -> list[str]:
+def damaged_files(
+    folder: Path, manifest: Mapping[str, Any] | None, *, every_byte: bool
+) -> list[str]:
     """Files of an output that are missing or not what was written, relative to its folder.
 
     Sizes are compared for all, checksums for the shards; `every_byte` reads the other files too
     (weights take minutes).
     """
+    if manifest is None:
+        return [NAME]
     damaged = []
     for relative, written in manifest["files"].items():
         path = folder / relative

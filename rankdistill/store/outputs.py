@@ -314,10 +314,7 @@ class Store:
         """
         folder, partial = self.output_path(key), self.partial_path(key)
         manifest = manifests.read(folder)
-        if manifest is None:
-            damaged = [manifests.NAME]
-        else:
-            damaged = manifests.damaged_files(folder, manifest, every_byte=False)
+        damaged = manifests.damaged_files(folder, manifest, every_byte=False)
         log.warning("%s is damaged (%s): making that part again.", key, ", ".join(damaged[:3]))
         if all(is_shard(name) for name in damaged):
             doomed = [folder / name for name in damaged]
