@@ -64,19 +64,20 @@ class Recipe:
     needs: str
 
 
-def _yaml_files(folder: Traversable) -> dict[str, Traversable]:
+def yaml_files(folder: Traversable) -> dict[str, Traversable]:
+    """The YAML files of a folder by what an option is called, in that order."""
     found = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
     return {name.removesuffix(".yaml"): found[name] for name in sorted(found)}
 
 
 def recipe_files() -> dict[str, Traversable]:
     """The shipped recipes by name."""
-    return _yaml_files(files("rankdistill.recipes"))
+    return yaml_files(files("rankdistill.recipes"))
 
 
 def suite_files() -> dict[str, Traversable]:
     """The shipped evaluation suites by name."""
-    return _yaml_files(files("rankdistill.eval"))
+    return yaml_files(files("rankdistill.eval"))
 
 
 def recipes() -> list[Recipe]:
@@ -114,7 +115,7 @@ def about(name: str, folders: Sequence[Path] = ()) -> str:
 def plug_ins() -> dict[str, list[str]]:
     """The launchers and sweepers that `conf/hydra` configures, by their group in `hydra`."""
     folder = files("rankdistill.conf") / "hydra"
-    return {entry.name: list(_yaml_files(entry)) for entry in folder.iterdir()}
+    return {entry.name: list(yaml_files(entry)) for entry in folder.iterdir()}
 
 
 def groups() -> dict[str, list[str]]:
@@ -123,6 +124,6 @@ def groups() -> dict[str, list[str]]:
     folders = sorted(entry.name for entry in conf.iterdir() if entry.is_dir())
     for name in ("accelerate", "hardware"):  # the launcher's, and the planner's
         folders.remove(name)
-    options = {name: list(_yaml_files(conf / name)) for name in folders}
+    options = {name: list(yaml_files(conf / name)) for name in folders}
     found = {name: names for name, names in options.items() if names}
     return {**found, "eval": list(suite_files()), "recipe": list(recipe_files())}

@@ -68,20 +68,12 @@ def keys() -> tuple[Key, ...]:
     found = list(_of_file(conf / "config.yaml", "", ""))
     for group in sorted(entry.name for entry in conf.iterdir() if entry.is_dir()):
         if group not in NO_KEYS:
-            for path in _yaml_files(conf / group):
-                found += _of_option(path, group, f"{group}={path.name.removesuffix('.yaml')}")
+            for name, path in catalogue.yaml_files(conf / group).items():
+                found += _of_option(path, group, f"{group}={name}")
     found += _of_file(conf / "plan.yaml", "", "python -m rankdistill.plan")
-    for path in _yaml_files(files("rankdistill.eval")):
-        name = path.name.removesuffix(".yaml")
+    for name, path in catalogue.suite_files().items():
         found += _of_file(path, f"eval.{name}", f"eval=[{name}]")
     return tuple(found)
-
-
-def _yaml_files(folder: Traversable) -> list[Traversable]:
-    return sorted(
-        (entry for entry in folder.iterdir() if entry.name.endswith(".yaml")),
-        key=lambda entry: entry.name,
-    )
 
 
 def _of_option(path: Traversable, group: str, option: str) -> Iterator[Key]:
