@@ -75,7 +75,6 @@ def own_code(folder: Path) -> None:
 def register() -> None:
     """Offer schemas, recipes and suites to Hydra, and the resolvers that name run folders."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     _store()
 
@@ -101,7 +100,6 @@ def register() -> None:
 def _store() -> None:
     """What the package ships, once: reading all recipes takes as long as composing one."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
 
     register_schemas()
     store = ConfigStore.instance()

@@ -118,11 +118,6 @@ def verified_tables(runs: Sequence[RunDemands], *, seed: int = 0) -> VerifiedTab
 class OverSeeds(Tally):
     """The tallies of several seeds, [seeds, clusters, kinds]: a mean is the mean of theirs."""
 
-    def on(self, clusters: Sequence[str]) -> OverSeeds:
-        place = {cluster: i for i, cluster in enumerate(self.clusters)}
-        rows = [place[cluster] for cluster in clusters]
-        return OverSeeds(clusters, self.sums[:, rows], self.counts[:, rows])
-
     def mean(self, weights: np.ndarray) -> np.ndarray:
         return super().mean(weights).mean(axis=0)
 

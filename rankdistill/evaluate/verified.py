@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -229,11 +229,11 @@ class Tally:
     counts: np.ndarray
     """[clusters, kinds]"""
 
-    def on(self, clusters: Sequence[str]) -> Tally:
+    def on(self, clusters: Sequence[str]) -> Self:
         """The same on these clusters."""
         place = {cluster: i for i, cluster in enumerate(self.clusters)}
         rows = [place[cluster] for cluster in clusters]
-        return Tally(clusters, self.sums[rows], self.counts[rows])
+        return type(self)(clusters, self.sums[..., rows, :], self.counts[..., rows, :])
 
     def mean(self, weights: np.ndarray) -> np.ndarray:
         """The macro-average with each cluster taken as often as `weights` [..., clusters] says."""
