@@ -17,7 +17,7 @@ from rankdistill.models.files import new_folder
 from rankdistill.report import read_metrics
 from rankdistill.report.markdown_parts import figures, inline, table
 from rankdistill.report.ranking import (
-    TITLE,
+    WRITERS,
     agreement_rows,
     ranking_cautions,
     ranking_labels,
@@ -76,7 +76,7 @@ def data_card(
         f"{inline('rankdistill')} trains on them. `rank` 0 is the best, ties share a rank; "
         "`scores` has the value of every scorer, `source` who wrote a response.",
         _made(ranking, config),
-        *figures(TITLE, writer_labels(ranking), writer_rows(ranking)),
+        *figures(WRITERS, writer_labels(ranking), writer_rows(ranking)),
     ]
     if ranking.get("ranking"):
         parts += figures("Who ranked them", ranking_labels(ranking), ranking_rows(ranking))

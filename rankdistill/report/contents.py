@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rankdistill.report.ranked import ranked_labels, ranked_rows
-from rankdistill.report.ranking import ranking_labels, ranking_rows, writer_labels, writer_rows
+from rankdistill.report.ranking import (
+    WRITERS,
+    ranking_labels,
+    ranking_rows,
+    writer_labels,
+    writer_rows,
+)
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
 from rankdistill.report.stages import rate_labels, rate_rows, rate_title
 from rankdistill.report.suites import set_labels, set_rows, suite_heads, suite_rows
@@ -41,7 +47,7 @@ def figure_tables(metrics: Mapping[str, Any]) -> Iterator[FigureTable]:
         heads = zip(metrics["ranked_set"]["models"], ranked_labels(metrics), strict=True)
         yield FigureTable("Held-out rankings", list(heads), ranked_rows(metrics))
     if names := writer_labels(metrics):
-        yield FigureTable("Who wrote the responses", _named(names), writer_rows(metrics))
+        yield FigureTable(WRITERS, _named(names), writer_rows(metrics))
     if metrics.get("ranking"):
         yield FigureTable(RANKING, _named(ranking_labels(metrics)), ranking_rows(metrics))
     if has_reward(metrics):

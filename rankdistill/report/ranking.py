@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from rankdistill.report.svg import SERIES, Plot, plot
 from rankdistill.report.table import Cell, Row, interval_cell, number, percent, plain_cell
 
+WRITERS = "Who wrote the responses"
 _CALLED = {"cluster": "student, asked otherwise"}
 """Writers whose name in the ranked set says nothing to a reader."""
 

@@ -37,7 +37,7 @@ from rankdistill.stages.run_folder import write_run_folder
 from rankdistill.stages.sample import sample
 from rankdistill.stages.score import check_conversations, score, weights_of
 from rankdistill.stages.student import student
-from rankdistill.stages.verified import by_split_of, verification_of
+from rankdistill.stages.verified import Verification, by_split_of, verification_of
 from rankdistill.store import Partial
 from rankdistill.suites.suite import Measured, Suite
 
@@ -217,6 +217,30 @@ class Evaluation:
         return ModelFigures.from_row(row)
 
 
+def judge(
+    run: Run,
+    report: RunReport,
+    quick: QuickOptions,
+    prompts: Rows,
+    models: Mapping[str, Model],
+    labels: Mapping[str, str],
+    verification: Verification | None,
+) -> None:
+    """Fill the report with what the judge, and a verifier, say of the models' answers.
+
+    Args:
+        models: By the name in the report; `warmed_up` is what the others are held against.
+        labels: Their headings among the verified figures.
+    """
+    if verification is not None:
+        verification.sample(models)
+    evaluation = Evaluation(run, quick, prompts, models["warmed_up"])
+    report.models, report.groups = evaluation.compare(models)
+    if verification is not None:
+        sharpened = report.temperature("sharpened")
+        report.verified = verification.measure(models, labels, sharpened)
+
+
 def evaluate(run: Run, report: RunReport) -> None:
     """The suites of `eval` on `base`, the student and the teacher, as far as they differ.
 
@@ -240,12 +264,7 @@ def evaluate(run: Run, report: RunReport) -> None:
         quick = replace(settings.quick, sharpening_control=False)
         by_split = by_split_of(prompts)
         verification = verification_of(run, by_split)
-        if verification is not None:
-            verification.sample(models)
-        evaluation = Evaluation(run, quick, by_split["heldout"], run.base)
-        figures, report.groups = evaluation.compare(models)
-        report.models = [replace(model, label=labels[model.name]) for model in figures]
-        if verification is not None:
-            report.verified = verification.measure(models, labels, None)
+        judge(run, report, quick, by_split["heldout"], models, labels, verification)
+        report.models = [replace(model, label=labels[model.name]) for model in report.models]
     report.suites = measure_suites(run, models, labels)
     write_run_folder(run, report, {})

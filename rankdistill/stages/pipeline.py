@@ -13,7 +13,7 @@ What a stage's output depends on is in the file of its name beside this one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,7 +37,7 @@ from rankdistill.score.ensemble import is_relative
 from rankdistill.score.rewrite import rewrites
 from rankdistill.stages import settings
 from rankdistill.stages.comparison import label_of
-from rankdistill.stages.evaluate import Evaluation, check_suites, evaluate, measure_suites
+from rankdistill.stages.evaluate import check_suites, evaluate, judge, measure_suites
 from rankdistill.stages.lessons import teach
 from rankdistill.stages.ppo import check_ppo, ppo
 from rankdistill.stages.prompts import check_prompts, load
@@ -247,40 +247,20 @@ def _evaluate(
     if start == warm:
         del models["start"]
     console.part("evaluate")
-    _judge(run, report, models, begun.by_split["heldout"], verification)
+    labels = {name: label_of(name, models) for name in models}
+    if (quick := run.settings.quick) is not None:
+        if run.settings.rounds == 0:  # a warm-up is no training that sharpening could pass for
+            quick = replace(quick, sharpening_control=False)
+        judge(run, report, quick, begun.by_split["heldout"], models, labels, verification)
     run.close_sampler()
     if begun.ranked_set is not None:
         report.ranked_set = order_held_out(run, begun.ranked_set, models)
-    labels = {name: label_of(name, models) for name in models}
     report.suites = measure_suites(run, models, labels)
     run.close_sampler()
     if done.rewarding is not None and report.groups:
         writers = {name: models.get(name, warm) for name in report.groups}
         answers = reward_answers(run, done.rewarding, report.groups, writers, "warmed_up")
         report.reward_model = done.rewarding.figures(run.settings.reward.min_accuracy, answers)
-
-
-def _judge(
-    run: Run,
-    report: RunReport,
-    models: Mapping[str, Model],
-    held_out: Rows,
-    verification: Verification | None,
-) -> None:
-    """Fill the report with what the judge, and a verifier, say of the models' answers."""
-    quick = run.settings.quick
-    if quick is None:
-        return
-    if run.settings.rounds == 0:  # a warm-up is no training that sharpening could pass for
-        quick = replace(quick, sharpening_control=False)
-    if verification is not None:
-        verification.sample(models)
-    evaluation = Evaluation(run, quick, held_out, models["warmed_up"])
-    report.models, report.groups = evaluation.compare(models)
-    if verification is not None:
-        headings = {name: label_of(name, models) for name in models}
-        sharpened = report.temperature("sharpened")
-        report.verified = verification.measure(models, headings, sharpened)
 
 
 def _trained(
