@@ -147,10 +147,7 @@ def no_backend(model: Model) -> str | None:
     Said only of networks that come as code with a model, and that may run: whatever transformers
     has, vLLM is asked for, and its engine says what it cannot do.
     """
-    file = model.folder / "config.json"
-    if not model.loading.trust_remote_code or not file.is_file():
-        return None
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = _read(model.folder / "config.json") if model.loading.trust_remote_code else {}
     if "AutoModelForCausalLM" not in (config.get("auto_map") or {}):
         return None
     architecture = (config.get("architectures") or ["the network"])[0]
