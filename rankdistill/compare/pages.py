@@ -13,7 +13,6 @@ from rankdistill.compare.plots import looks, plots_of
 from rankdistill.compare.tables import VERIFIED_DIFFERENCES, rows_of, table_rows
 from rankdistill.compare.verified import (
     VERIFIED_TITLE,
-    SeedsCell,
     VerifiedTables,
     about_verified,
     verified_rows,
@@ -155,15 +154,9 @@ def _failed(comparison: Comparison) -> list[str]:
 
 def verified_parts(verified: VerifiedTables) -> list[str]:
     """The table of demands followed with what its rows mean, and that of differences."""
-    rows = verified_rows(verified)
-    cells = [[inline(row.title), *map(_cell, row.cells)] for row in rows]
-    return [
-        f"## {VERIFIED_TITLE}",
-        inline(about_verified(verified)),
-        table(["", *map(inline, verified.figures)], cells, numbers=True),
-        "\n".join(f"- **{inline(row.title)}**: {inline(row.explanation)}" for row in rows),
-        *difference_parts(rows_of(verified.differences, points), VERIFIED_DIFFERENCES),
-    ]
+    heading, *shown = figures(VERIFIED_TITLE, list(verified.figures), verified_rows(verified))
+    pairs = difference_parts(rows_of(verified.differences, points), VERIFIED_DIFFERENCES)
+    return [heading, inline(about_verified(verified)), *shown, *pairs]
 
 
 def difference_parts(rows: list[tuple[str, Cell, str, str]], about: str) -> list[str]:
@@ -173,8 +166,3 @@ def difference_parts(rows: list[tuple[str, Cell, str, str]], about: str) -> list
     told = [[inline(pair), cell(of), inline(p), verdict] for pair, of, p, verdict in rows]
     heads = ["", "difference", "corrected p", ""]
     return ["## Differences", inline(about), table(heads, told, numbers=True)]
-
-
-def _cell(of: Cell) -> str:
-    each = of.per_seed if isinstance(of, SeedsCell) else ()
-    return f"{cell(of)}; seeds {', '.join(each)}" if each else cell(of)

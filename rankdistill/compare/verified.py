@@ -237,13 +237,6 @@ class Measure(NamedTuple):
     """A difference, which may exclude 0."""
 
 
-@dataclass(frozen=True)
-class SeedsCell(Cell):
-    """A figure with that of every seed, where there are several."""
-
-    per_seed: Sequence[str] = ()
-
-
 SMALLER = "smaller_gain"
 _BEFORE = "Minus the student before training"
 LINES = [
@@ -341,9 +334,9 @@ def _cell(verified: VerifiedTables, label: str, line: Measure) -> Cell:
     value = line.text(interval.mean)
     per_seed = [_bare(line, figure.per_seed.get(seed)) for seed in seeds if len(seeds) > 1]
     if interval.low is None or interval.high is None:
-        return SeedsCell(value, per_seed=per_seed)
+        return Cell(value, per_seed=per_seed)
     low, high = _bare(line, interval.low), _bare(line, interval.high)
-    return SeedsCell(value, low, high, line.minus and interval.excludes(), per_seed)
+    return Cell(value, low, high, line.minus and interval.excludes(), per_seed)
 
 
 def _bare(line: Measure, value: float | None) -> str:

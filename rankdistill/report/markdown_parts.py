@@ -53,10 +53,11 @@ def _line(line: Line, columns: int) -> list[str]:
 
 
 def cell(of: Cell) -> str:
-    """The value, bold where it is beyond noise, with its interval."""
+    """The value, bold where it is beyond noise, with its interval, and those of the seeds."""
     value = of.value.replace("\n", "; ")
     value = f"**{value}**" if of.beyond_noise else value
-    return f"{value} ({of.low} to {of.high})" if of.low else value
+    value = f"{value} ({of.low} to {of.high})" if of.low else value
+    return f"{value}; seeds {', '.join(of.per_seed)}" if of.per_seed else value
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> str:

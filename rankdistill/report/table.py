@@ -24,6 +24,8 @@ class Cell:
     high: str = ""
     beyond_noise: bool = False
     """The interval of a comparison excludes "no difference"."""
+    per_seed: Sequence[str] = ()
+    """The same of each seed, where a figure is a mean over several."""
 
 
 @dataclass(frozen=True)
