@@ -27,9 +27,9 @@ from rankdistill.train.reward.model import Scale, load_reward_model, rewards, sa
 from rankdistill.train.reward.trainer import RewardTrainer
 from rankdistill.trainer.arguments import RankingConfig, optimised
 from rankdistill.trainer.modes import enable_gradient_checkpointing
-from rankdistill.trainer.progress import peak_memory, show_progress
+from rankdistill.trainer.progress import peak_memory
 from rankdistill.trainer.shares import by_shares
-from rankdistill.trainer.stopping import saves_when_stopped
+from rankdistill.trainer.stopping import run_training
 
 
 @dataclass(frozen=True)
@@ -221,9 +221,7 @@ def _train(
         tokenizer,
         settings,
     )
-    show_progress(trainer)
-    with saves_when_stopped(trainer):
-        trainer.train(resume_from_checkpoint=True)
+    run_training(trainer)
     figures: dict[str, Any] = {"groups": len(training), "steps": trainer.state.global_step}
     model = trainer.accelerator.unwrap_model(trainer.model)
     scale = Scale.of(_logits(model, _of_the_student(training), tokenizer, settings))

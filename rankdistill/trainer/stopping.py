@@ -12,8 +12,10 @@ from types import FrameType
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from rankdistill.console import is_main_process
+from rankdistill.trainer.progress import show_progress
 from rankdistill.trainer.steps import anyone
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -44,6 +46,13 @@ def saves_when_stopped(trainer: Trainer) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def run_training(trainer: Trainer, checkpoint: bool | str | None = True) -> TrainOutput:
+    """The whole training, or what is left of it behind a checkpoint; see `saves_when_stopped`."""
+    show_progress(trainer)
+    with saves_when_stopped(trainer):
+        return trainer.train(resume_from_checkpoint=checkpoint)
 
 
 class _Stop(TrainerCallback):

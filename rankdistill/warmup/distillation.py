@@ -18,8 +18,7 @@ from rankdistill.rows import Group
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
-from rankdistill.trainer.progress import show_progress
-from rankdistill.trainer.stopping import saves_when_stopped
+from rankdistill.trainer.stopping import run_training
 from rankdistill.warmup.matching import MODULE
 from rankdistill.warmup.rows import TokenRow, figures, token_rows
 from rankdistill.warmup.schema import DistillationOptions
@@ -110,9 +109,7 @@ class Distillation(DistillationOptions, Warmup):
             validation=measured,
             processing_class=supervision.tokenizer,
         )
-        show_progress(trainer)
-        with saves_when_stopped(trainer):
-            result = trainer.train(resume_from_checkpoint=True)
+        result = run_training(trainer)
         model._modules.pop(MODULE, None)  # of use while training only
         save_trained(trainer, supervision.tokenizer, out, load)
         return {**figures(trainer, result, rows), **told.figures, **trainer.memory_figures}
