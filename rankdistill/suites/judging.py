@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from rankdistill.console import progress
 from rankdistill.errors import UserError
 from rankdistill.http_client import check_url
-from rankdistill.models import encode_prompt
+from rankdistill.models import encode_prompt, template_arguments
 from rankdistill.sample import SamplingOptions
 from rankdistill.sample.model_folder import max_positions
-from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
+from rankdistill.score.judge.endpoint import Endpoint
 from rankdistill.score.judge.modes import Plan, Question
 from rankdistill.score.judge.scorer import run as run_plans
 from rankdistill.score.judge.verdicts import Form
-from rankdistill.score.schema import JudgeEndpoint, check_endpoint
+from rankdistill.score.schema import JudgeEndpoint
 from rankdistill.score.scorer import Verdict
 from rankdistill.store import Output, Partial, Shards
 from rankdistill.suites.suite import Suite
@@ -34,41 +34,30 @@ Asked = tuple[str, Sequence[Question]]
 """An id, and the questions whose answers belong together."""
 
 
-def endpoint_options(group: str, judge: JudgeEndpoint) -> EndpointOptions:
-    """The keys of a suite's `judge`.
-
-    Args:
-        group: Where they are: ``eval.mt_bench.judge``.
-
-    Raises:
-        UserError: no endpoint or model is given, the endpoint is no URL or carries credentials, or
-            a number is out of its range.
-    """
-    suite = group.removesuffix(".judge").removeprefix("eval.")
-    if judge.endpoint is None or judge.model is None:
-        raise UserError(
-            f"eval=[{suite}] needs a judge: give {group}.endpoint, for example "
-            f"http://127.0.0.1:8000/v1, and {group}.model."
-        )
-    check_url(f"{group}.endpoint", judge.endpoint, f"that {group}.key_variable names")
-    check_endpoint(group, judge)
-    return EndpointOptions.of(judge, group)
-
-
 class JudgedSuite(Suite):
     """A suite whose models write answers, which a judge behind an endpoint then reads."""
 
     judge: JudgeEndpoint
     max_response_tokens: int
 
-    @property
-    def endpoint(self) -> EndpointOptions:
-        """The judge, and how it is asked."""
-        return endpoint_options(f"eval.{self.name}.judge", self.judge)
+    def opened(self) -> Endpoint:
+        """The judge.
+
+        Raises:
+            UserError: no endpoint or model is given, or the endpoint is no URL or has credentials.
+        """
+        judge, group = self.judge, f"eval.{self.name}.judge"
+        if judge.endpoint is None or judge.model is None:
+            raise UserError(
+                f"eval=[{self.name}] needs a judge: give {group}.endpoint, for example "
+                f"http://127.0.0.1:8000/v1, and {group}.model."
+            )
+        check_url(f"{group}.endpoint", judge.endpoint, f"that {group}.key_variable names")
+        return Endpoint(judge, group)
 
     def check_judge(self, form: Form | None = None) -> None:
         """Ask one small question. UserError: nobody answers, or not so that it can be of use."""
-        with closing(Endpoint(self.endpoint)) as endpoint:
+        with closing(self.opened()) as endpoint:
             endpoint.check(form=form)
 
     def written(
@@ -97,26 +86,28 @@ class JudgedSuite(Suite):
         self, run: Run, what: str, answers: Output, asked: Sequence[Asked], by: Mapping[str, Any]
     ) -> Output:
         """The judge's verdicts on answers, see `judge`; `by` is what it is asked with."""
-        options = self.endpoint
-        template = options.chat_template_kwargs
+        how = self.judge
+        template = template_arguments(how.chat_template_kwargs, "chat_template_kwargs")
         identity = {
             "code": 1,
             "suite": self.name,
             "version": self.version,
             "answers": answers.key,
             "judge": {
-                "served": self.judge.model,
-                "temperature": options.temperature,
-                "max_answer_tokens": options.max_answer_tokens,
+                "served": how.model,
+                "temperature": how.temperature,
+                "max_answer_tokens": how.max_answer_tokens,
                 **({"chat_template_kwargs": template} if template else {}),
             },
             **by,
         }
-        what = f"{what} judged by {self.judge.model}"
-        return run.stage("evaluate", what, identity, partial(judge, options, asked))
+        what = f"{what} judged by {how.model}"
+        return run.stage("evaluate", what, identity, partial(judge, self.opened, asked))
 
 
-def judge(options: EndpointOptions, asked: Sequence[Asked], output: Partial) -> dict[str, int]:
+def judge(
+    opened: Callable[[], Endpoint], asked: Sequence[Asked], output: Partial
+) -> dict[str, int]:
     """Writes rows of `id` and `values`, one per question, None where the answer was set aside.
 
     Rows stand in the order of `asked`, so those that an interrupted call left are not asked again.
@@ -134,7 +125,7 @@ def judge(options: EndpointOptions, asked: Sequence[Asked], output: Partial) -> 
         names = iter(name for name, _ in left)
         plans = (_plan(questions) for _, questions in left)
         bar = progress(len(asked), "verdicts", done=done)
-        with closing(Endpoint(options)) as endpoint, bar as judged:
+        with closing(opened()) as endpoint, bar as judged:
             for verdicts in run_plans(plans, endpoint):
                 values = [[None if v != v else v for v in verdict.values] for verdict in verdicts]
                 shards.append([{"id": next(names), "values": row} for row in values])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,39 +17,24 @@ TOP_LOGPROBS = 20
 """The most that OpenAI and vLLM list."""
 
 
-@dataclass(frozen=True)
-class EndpointOptions:
-    """Where the judge is, and how it answers."""
-
-    connection: Connection
-    temperature: float
-    max_answer_tokens: int
-    seed: int
-    chat_template_kwargs: Any
-    """Arguments of the model's template, as vLLM's server takes them."""
-
-    @classmethod
-    def of(cls, judge: JudgeEndpoint, group: str, seed: int = 0) -> EndpointOptions:
-        """From the keys of `group`. UserError: an argument of the template is odd."""
-        key = f"{group}.chat_template_kwargs"
-        where = f"{group}.endpoint"
-        return cls(
-            connection=Connection(
-                judge, [judge.endpoint or ""], "The judge's endpoint", where, group, "judged"
-            ),
-            temperature=judge.temperature,
-            max_answer_tokens=judge.max_answer_tokens,
-            seed=seed,
-            chat_template_kwargs=template_arguments(judge.chat_template_kwargs, key),
-        )
-
-
 class Endpoint:
-    """Puts questions to an endpoint and reads verdicts."""
+    """Puts questions to an endpoint and reads verdicts.
 
-    def __init__(self, options: EndpointOptions) -> None:
-        self._options = options
-        self._client = Client(options.connection)
+    Args:
+        judge: Where it is, and how it answers: the keys of `group`.
+        seed: Of its answers.
+
+    Raises:
+        UserError: an argument of the template is odd.
+    """
+
+    def __init__(self, judge: JudgeEndpoint, group: str, seed: int = 0) -> None:
+        self._judge, self._url, self._seed = judge, judge.endpoint or "", seed
+        key, where = f"{group}.chat_template_kwargs", f"{group}.endpoint"
+        self._template = template_arguments(judge.chat_template_kwargs, key)
+        self._client = Client(
+            Connection(judge, [self._url], "The judge's endpoint", where, group, "judged")
+        )
 
     @property
     def capacity(self) -> int:
@@ -73,37 +57,35 @@ class Endpoint:
             UserError: nobody there, key refused, no such model, structured answers refused, or no
                 log-probabilities where they are needed.
         """
-        [url] = self._options.connection.urls
         if form is None:
             rating = rating_form(expected=True, explain=False)
             form = rating if logprobs else duel_form(explain=False)
         question = Question([{"role": "user", "content": f"A test. {form.told}"}], form)
-        response = self._client.probe(self._body(question, 0), url)
+        response = self._client.probe(self._body(question, 0), self._url)
         if response.status_code in THIS_QUESTION:
             raise UserError(
-                f"The judge's endpoint {url} refuses structured answers or "
+                f"The judge's endpoint {self._url} refuses structured answers or "
                 f"log-probabilities: {self._client.message(response)}; take a server that has "
                 "`response_format: json_schema`, and score.expected_score=false without the latter."
             )
         reply = _reply(json_of(response) or {}) if response.status_code == 200 else None
         if logprobs and reply is not None and reply.text and not reply.steps:
             raise UserError(
-                f"The judge's endpoint {url} gives no log-probabilities, which "
+                f"The judge's endpoint {self._url} gives no log-probabilities, which "
                 "expected scores are made of: set score.expected_score=false."
             )
 
     def _body(self, question: Question, attempt: int) -> dict[str, Any]:
-        options = self._options
         body: dict[str, Any] = {
-            "model": options.connection.settings.model,
+            "model": self._judge.model,
             "messages": question.messages,
-            "temperature": options.temperature,
-            "max_tokens": options.max_answer_tokens,
+            "temperature": self._judge.temperature,
+            "max_tokens": self._judge.max_answer_tokens,
             # Another draw for an answer that could not be read; no difference at temperature 0.
-            "seed": options.seed + attempt,
+            "seed": self._seed + attempt,
         }
-        if options.chat_template_kwargs:
-            body["chat_template_kwargs"] = options.chat_template_kwargs
+        if self._template:
+            body["chat_template_kwargs"] = self._template
         if question.form.schema:
             told = {"name": "verdict", "strict": True, "schema": question.form.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": told}

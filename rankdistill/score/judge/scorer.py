@@ -18,7 +18,7 @@ from rankdistill.fields import identity_of
 from rankdistill.http_client import check_url
 from rankdistill.models.model import Model
 from rankdistill.rows import Group
-from rankdistill.score.judge.endpoint import Endpoint, EndpointOptions
+from rankdistill.score.judge.endpoint import Endpoint
 from rankdistill.score.judge.modes import MODES, Brief, Plan, Question
 from rankdistill.score.judge.prompts import load_criterion, load_frame
 from rankdistill.score.schema import JudgeOptions
@@ -212,7 +212,7 @@ class LLMJudge(JudgeOptions, Scorer):
             if self.chat_template_kwargs:
                 self._model(access)
             return
-        with closing(Endpoint(EndpointOptions.of(self, "score", self.seed))) as endpoint:
+        with closing(Endpoint(self, "score", self.seed)) as endpoint:
             endpoint.check(logprobs=self._brief().expected_score)
 
     def __call__(
@@ -233,7 +233,7 @@ class LLMJudge(JudgeOptions, Scorer):
 
     def _open(self, access: TeacherAccess) -> Respondent:
         if self.endpoint is not None:
-            return Endpoint(EndpointOptions.of(self, "score", self.seed))
+            return Endpoint(self, "score", self.seed)
         from rankdistill.score.judge.engine import Engine
 
         return Engine(self._model(access), self, self.seed)
