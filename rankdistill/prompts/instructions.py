@@ -11,35 +11,28 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.prompts import prompt_id
 from rankdistill.prompts.demands import Demand, Kind, Side, demand, kinds
 from rankdistill.rows import Prompt, row_columns
+from rankdistill.schema import InstructionsConfig
 
 COLUMNS = ("instruction_id_list", "kwargs")
 """IFEval's own columns, which every prompt here has."""
 
 
-@dataclass(frozen=True)
-class InstructionOptions:
+class InstructionOptions(InstructionsConfig):
     """How demands are drawn; the keys are in `conf/prompts/instructions.yaml`.
 
     Raises:
         UserError: an unknown kind, none to train on, or a number of demands out of range.
     """
 
-    kinds: Sequence[str]
-    kept_out: Sequence[str]
-    demands_per_prompt: Sequence[int]
-    kept_out_share: float
-    plain_share: float
-    both_sides: bool
-    seed: int
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         for key in ("kinds", "kept_out"):
             for name in getattr(self, key):
                 if name not in kinds():
@@ -64,11 +57,6 @@ class InstructionOptions:
                 f"demands in one prompt, and there are {len(trained)} kinds to train on: lower it, "
                 "or name more prompts.instructions.kinds."
             )
-        for key in ("kept_out_share", "plain_share"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise UserError(
-                    f"prompts.instructions.{key} is {getattr(self, key)}; it must be in [0, 1]."
-                )
 
 
 def with_demands(prompts: Sequence[Prompt], options: InstructionOptions) -> list[Prompt]:
