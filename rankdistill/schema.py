@@ -7,7 +7,7 @@ Objectives have no schema here: the frozen dataclass that `_target_` names is on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
@@ -141,15 +141,20 @@ class LoRAConfig:
     """A string or a list of strings."""
 
     def __post_init__(self) -> None:
-        within("student.lora", self, f"[1, {MOST_LORA_RANK}]", "r")
-        above_zero("student.lora", self, "alpha")
-        within("student.lora", self, "[0, 1)", "dropout")
-        names = self.target_modules
-        named = isinstance(names, str) or (
-            isinstance(names, list) and all(isinstance(name, str) for name in names)
-        )
-        key = "student.lora.target_modules"
-        require(key, names, bool(names) and named, "all-linear, or names of layers")
+        check_lora(self)
+
+
+def check_lora(lora: Any) -> None:
+    """UserError: a key of adapters is out of its range."""
+    within("student.lora", lora, f"[1, {MOST_LORA_RANK}]", "r")
+    above_zero("student.lora", lora, "alpha")
+    within("student.lora", lora, "[0, 1)", "dropout")
+    names = lora.target_modules
+    named = isinstance(names, str) or (
+        isinstance(names, Sequence) and all(isinstance(name, str) for name in names)
+    )
+    key = "student.lora.target_modules"
+    require(key, names, bool(names) and named, "all-linear, or names of layers")
 
 
 @dataclass

@@ -87,7 +87,7 @@ def test_what_is_trained_is_float32(tiny_dir, precision):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"r": 0}, "student.lora.r is 0; it must be at least 1, or null"),
+        ({"r": 0}, r"student.lora.r is 0; it must be in \[1, 16384\]"),
         ({"r": 2, "alpha": 0}, "student.lora.alpha is 0"),
         ({"r": 2, "dropout": 1.0}, r"student.lora.dropout is 1.0; it must be in \[0, 1\)"),
         ({"r": 2, "target_modules": []}, "student.lora.target_modules is"),

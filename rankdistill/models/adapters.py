@@ -7,7 +7,6 @@ arXiv:2305.14314. The adapters are peft's.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel
 
 from rankdistill.errors import UserError, first_line
 from rankdistill.models.load import load_model
+from rankdistill.schema import check_lora
 
 ALL_LINEAR = "all-linear"
 
@@ -47,12 +47,7 @@ class LoRA:
     quantization: str | None = None
 
     def __post_init__(self) -> None:
-        _require("r", self.r, self.r >= 1, "at least 1, or null to train all weights")
-        _require("alpha", self.alpha, 0 < self.alpha < math.inf, "above 0")
-        _require("dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
-        names = self.target_modules
-        named = isinstance(names, str) or all(isinstance(name, str) for name in names)
-        _require("target_modules", names, bool(names) and named, "all-linear, or names of layers")
+        check_lora(self)
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -188,8 +183,3 @@ class WithoutAdapters(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with self.model.disable_adapter():
             return self.model(*args, **kwargs)
-
-
-def _require(key: str, value: Any, condition: bool, what: str) -> None:
-    if not condition:
-        raise UserError(f"student.lora.{key} is {value}; it must be {what}.")
