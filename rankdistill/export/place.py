@@ -19,7 +19,7 @@ from rankdistill.errors import UserError
 from rankdistill.export.source import Source
 from rankdistill.models.files import stem_in_making
 from rankdistill.models.locate import folder_digest
-from rankdistill.store.files import files_of
+from rankdistill.store.files import files_of, read_json
 from rankdistill.store.removal import folders_named, is_folder, is_running
 
 RECORD = "export.json"
@@ -48,7 +48,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """That of an export; None where there is none, or a file of that name that we did not write."""
-    record = _read(folder)
+    record = read_json(folder / RECORD)
     if not isinstance(record, dict) or record.keys() - {FILES} != _KINDS.keys():
         return None
     files = record.get(FILES, [])
@@ -70,7 +70,7 @@ def write_maker(folder: Path) -> None:
 
 def is_made_by(folder: Path, pid: int) -> bool:
     """Whether it is an export in the making by the process `pid` of this machine."""
-    return _read(folder) == _maker(pid)
+    return read_json(folder / RECORD) == _maker(pid)
 
 
 def _maker(pid: int) -> dict[str, Any]:
@@ -80,13 +80,6 @@ def _maker(pid: int) -> dict[str, Any]:
 def _write(folder: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2) + "\n"
     (folder / RECORD).write_text(text, encoding="utf-8")
-
-
-def _read(folder: Path) -> Any:
-    try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def check_place(to: Path) -> None:

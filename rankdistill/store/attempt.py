@@ -7,7 +7,6 @@ time out.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 
 from rankdistill.distributed import rank
 from rankdistill.errors import UserError
-from rankdistill.store.files import json_bytes, write_atomically
+from rankdistill.store.files import json_bytes, read_json, write_atomically
 from rankdistill.store.locks import is_held
 from rankdistill.store.words import age_text
 
@@ -118,11 +117,8 @@ class Attempt:
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of the attempt in `folder`; None where there is none, or a crash left half."""
-    with suppress(OSError, ValueError):
-        record = json.loads((folder / RECORD).read_bytes())
-        if isinstance(record, dict):
-            return record
-    return None
+    record = read_json(folder / RECORD)
+    return record if isinstance(record, dict) else None
 
 
 def maker_text(record: Mapping[str, Any] | None) -> str:

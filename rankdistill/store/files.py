@@ -125,6 +125,13 @@ def json_bytes(value: Any) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def read_json(file: Path) -> Any:
+    """What a file of JSON holds; None where it cannot be read, or a crash left half of it."""
+    with suppress(OSError, ValueError):
+        return json.loads(file.read_bytes())
+    return None
+
+
 def _plain(value: Any) -> Any:
     item = getattr(value, "item", None)
     return item() if callable(item) and getattr(value, "ndim", 0) == 0 else str(value)

@@ -11,7 +11,6 @@ files in the folders beside it. A kill in between leaves nothing that reads as a
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -26,6 +25,7 @@ from rankdistill.store.files import (
     is_inside,
     json_bytes,
     link,
+    read_json,
     write_atomically,
 )
 from rankdistill.store.inputs import remembered_sha256
@@ -130,7 +130,7 @@ def check_run(run: Path, *folders: str) -> None:
             "continues where it stopped."
         )
     with suppress(OSError, ValueError, AttributeError, TypeError):
-        written: Any = json.loads((run / METRICS).read_text(encoding="utf-8")).get(DIGESTS) or {}
+        written: Any = read_json(run / METRICS).get(DIGESTS) or {}
         for file, digest in (
             (run / folder / name, digest)
             for folder in folders
@@ -235,10 +235,9 @@ def _copy(source: Path, to: Path) -> None:
 
 def _read(run: Path) -> dict[str, Files]:
     """What earlier runs wrote, by folder; what is called like the record and is none goes aside."""
-    with suppress(OSError, ValueError):
-        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
-        if _is_record(record):
-            return _with_top(run, record["written"])
+    record = read_json(run / RECORD)
+    if _is_record(record):
+        return _with_top(run, record["written"])
     if os.path.lexists(run / RECORD):
         move_aside(run / RECORD)
     return _with_top(run, {})
@@ -253,10 +252,8 @@ def _with_top(run: Path, written: dict[str, Files]) -> dict[str, Files]:
 
 
 def _is_metrics(file: Path) -> bool:
-    with suppress(OSError, ValueError):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return isinstance(found, dict) and {"format", "recipe", "stages", "models"} <= found.keys()
-    return False
+    found = read_json(file)
+    return isinstance(found, dict) and {"format", "recipe", "stages", "models"} <= found.keys()
 
 
 def _is_record(record: object) -> bool:

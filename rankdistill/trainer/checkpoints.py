@@ -5,7 +5,6 @@ And what a training does where a loss or a gradient is no number: it stops and n
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
 
 from rankdistill.errors import UserError
+from rankdistill.store.files import read_json
 
 NUMBER = "0|[1-9][0-9]*"
 """A step or an iteration in the name of a folder."""
@@ -33,7 +33,7 @@ def complete_checkpoints(folder: str | Path, state: str = TRAINER_STATE_NAME) ->
     found = []
     for path in Path(folder).glob("checkpoint-*"):
         number = re.fullmatch(f"checkpoint-({NUMBER})", path.name)
-        if number and _state(path / state) is not None:
+        if number and read_json(path / state) is not None:
             found.append((int(number[1]), path))
     return [path for _, path in sorted(found)]
 
@@ -51,19 +51,12 @@ def owes_evaluation(folder: str | Path) -> bool:
     the epoch's end comes after it and may have been cut off with the rest.
     """
     checkpoint = last_checkpoint(folder)
-    state = _state(Path(checkpoint) / TRAINER_STATE_NAME) if checkpoint else None
+    state = read_json(Path(checkpoint) / TRAINER_STATE_NAME) if checkpoint else None
     if state is None:
         return True
     epoch, step = state.get("epoch") or 0.0, state["global_step"]
     evaluated = any("eval_loss" in row and row["step"] == step for row in state["log_history"])
     return abs(epoch - round(epoch)) < 1e-9 and not evaluated
-
-
-def _state(file: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def not_finite(parts: Sequence[tuple[Sequence[Any], Tensor]]) -> list[str]:
