@@ -14,6 +14,7 @@ from typing import Any
 from rankdistill.errors import UserError, suggest
 from rankdistill.models import Model, Rows, encode_prompt
 from rankdistill.rows import Message, row_columns
+from rankdistill.store.inputs import read_text
 from rankdistill.tool_calls import tools_of, with_tools
 
 PROMPT, ANSWER, BEST = "prompt", "response", "best"
@@ -113,10 +114,7 @@ def _score(response: Mapping[str, Any]) -> float:
 def _text(given: str, key: str) -> str:
     if Path(given).suffix not in (".md", ".txt"):
         return given
-    try:
-        return Path(given).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The file '{given}' ({key}) can't be read: give a UTF-8 text.") from error
+    return read_text(given, key).strip()
 
 
 def seen_by_teacher(prompts: Rows, view: TeachersView | None) -> Rows:

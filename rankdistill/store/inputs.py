@@ -41,6 +41,14 @@ def watched() -> Iterator[None]:
         _inputs = before
 
 
+def read_text(path: str | Path, key: str) -> str:
+    """The text of a file that a configuration names as `key`. UserError: it is none in UTF-8."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The file '{path}' ({key}) can't be read: give a UTF-8 text.") from error
+
+
 def watch(path: Path, stamp: Callable[[], Any], digest: Callable[[], str]) -> str:
     """The digest of a file or folder, which is looked at again by `check_unchanged`.
 

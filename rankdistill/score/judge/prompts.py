@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError, suggest
+from rankdistill.store.inputs import read_text
 from rankdistill.tool_calls import as_told
 
 PLACEHOLDERS = {
@@ -57,7 +58,7 @@ def load_frame(mode: str, path: str | None, key: str = "score.prompt") -> Frame:
     """
     kind = FRAMES[mode]
     where = path or f"{kind}.md"
-    text = _read(Path(path).expanduser(), key) if path else _text(_shipped() / where)
+    text = read_text(path, key) if path else _text(_shipped() / where)
     missing = [name for name in PLACEHOLDERS[kind] if name not in _PLACEHOLDER.findall(text)]
     if missing:
         lacks = " and ".join(f"{{{name}}}" for name in missing)
@@ -79,7 +80,7 @@ def load_criterion(aspect: str) -> tuple[str, str]:
         return aspect, _text(shipped[aspect]).strip()
     path = Path(aspect).expanduser()
     if path.suffix or path.is_file():
-        return path.stem, _read(path, "score.aspects").strip()
+        return path.stem, read_text(path, "score.aspects").strip()
     raise UserError(
         f"There is no aspect '{aspect}' (score.aspects) and no file of that name: "
         f"{suggest(aspect, shipped)}"
@@ -92,10 +93,3 @@ def _shipped() -> Traversable:
 
 def _text(file: Traversable) -> str:
     return file.read_text(encoding="utf-8")
-
-
-def _read(path: Path, key: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The file '{path}' ({key}) can't be read: give a UTF-8 text.") from error
