@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from rankdistill.export.hub import License, hub_name
 from rankdistill.export.source import Source
-from rankdistill.fields import amounts
+from rankdistill.fields import amounts, texts_in
 from rankdistill.report.headline import findings, headline, judge_warning
 from rankdistill.report.markdown_parts import fenced, inline
 from rankdistill.report.ranked import ranked_labels, ranked_rows
@@ -62,7 +62,9 @@ def model_card(source: Source, license: License, name: str, quantize: str) -> Mo
         model_name=name.rpartition("/")[2],
         eval_results=list(eval_results(replace(source, metrics=published(source).metrics))) or None,
     )
-    templates = environment("rankdistill.export", escape=False, last_newline=True, md=_escaped)
+    templates = environment(
+        "rankdistill.export", escape=False, last_newline=True, md=lambda text: inline(str(text))
+    )
     text = templates.get_template("README.md.j2").render(
         card_data=data.to_yaml(), name=name, quantize=quantize, license=license,
         **_story(published(source)),
@@ -203,10 +205,6 @@ LEFT_OUT = ("sample.vllm", "sample.transformers", "sample.endpoint")
 """Keys that change nothing of what is learned, or say where somebody's server is."""
 
 
-def _escaped(text: Any) -> str:
-    return inline(str(text))
-
-
 _DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".gz", ".gguf", ".md", ".yaml")
 _PATH = re.compile(r"(?<![\w:/.~-])(?:~|\.{1,2})?/[^\s,'\"\[\]{}]*[^\s,'\"\[\]{}/]/?")
 
@@ -217,7 +215,7 @@ def published(source: Source) -> Source:
     A hub's name stays. The command keeps its keys.
     """
     config, metrics = source.config or {}, source.metrics
-    names = {path: _last(path) for path in _texts(config) if _is_local(path)}
+    names = {path: _last(path) for path in texts_in(config) if _is_local(path)}
     names[str(source.folder.absolute())] = source.folder.absolute().name
     found = _mapped(metrics, names)
     if found and found.get("command"):
@@ -234,16 +232,6 @@ def _mapped(value: Any, names: Mapping[str, str]) -> Any:
         for path in sorted(names, key=len, reverse=True):
             value = value.replace(path, names[path])
     return value
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(inner)
-    elif isinstance(value, str):
-        yield value
 
 
 def _is_local(text: str) -> bool:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from rankdistill.fields import texts_in
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.rows import Message
 
@@ -131,7 +132,7 @@ class Evaluated:
         self._grams: set[tuple[str, ...]] = set()
         for name in sets:
             for _, row in read_rows(SUITES.get(name, name)):
-                for text in _texts(row):
+                for text in texts_in(row):
                     self._grams.update(self._of(text))
 
     def has_part_of(self, messages: Iterable[Message]) -> bool:
@@ -150,15 +151,3 @@ class Evaluated:
 def evaluated_identity(sets: Sequence[str], n: int) -> dict[str, Any]:
     """What determines which prompts are kept out; hashed. UserError: there is no such set."""
     return {"sets": [source_identity(SUITES.get(name, name)) for name in sets], "ngram": n}
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a row, however deep."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _texts(inner)
