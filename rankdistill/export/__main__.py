@@ -18,40 +18,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shell.check_run_folder(given.run)
 
     from rankdistill.console import quiet, say
-    from rankdistill.export import ExportOptions, export, open_source
+    from rankdistill.export import ExportOptions, export, open_source, ranked_set
     from rankdistill.export.hub import check_push, push
     from rankdistill.export.source import EXPORT
 
     quiet()
-    if given.ranked:
-        return _ranked(given)
-    source = open_source(given.run, trust_remote_code=given.trust_remote_code)
+    source = None
+    if not given.ranked:
+        source = open_source(given.run, trust_remote_code=given.trust_remote_code)
     if given.push is not None:
         check_push(given.push)
-    to = given.to or source.folder / EXPORT
-    export(source, to, ExportOptions(given.precision, given.quantize, given.push))
+    if source is None:
+        to = given.to or given.run / ranked_set.EXPORT
+        name = given.push or f"{given.run.resolve().name}, ranked"
+        ranked_set.export_ranked(given.run, to, name, given.license)
+    else:
+        to = given.to or source.folder / EXPORT
+        export(source, to, ExportOptions(given.precision, given.quantize, given.push))
     say(f"[bold]export[/]  {to}")
     if given.push is not None:
-        say(f"[bold]hub[/]     {push(to, given.push, private=not given.public)}")
-    else:
+        kind = "dataset" if given.ranked else "model"
+        say(f"[bold]hub[/]     {push(to, given.push, private=not given.public, kind=kind)}")
+    elif source is not None:
         say(f"[dim]python -m rankdistill.serve {given.run}   serves it[/]")
-    return 0
-
-
-def _ranked(given: argparse.Namespace) -> int:
-    """The run's ranked set in place of its student."""
-    from rankdistill.console import say
-    from rankdistill.export.hub import check_push, push
-    from rankdistill.export.ranked_set import EXPORT, export_ranked
-
-    if given.push is not None:
-        check_push(given.push)
-    to = given.to or given.run / EXPORT
-    name = given.push or f"{given.run.resolve().name}, ranked"
-    say(f"[bold]export[/]  {export_ranked(given.run, to, name, given.license)}")
-    if given.push is not None:
-        where = push(to, given.push, private=not given.public, kind="dataset")
-        say(f"[bold]hub[/]     {where}")
     return 0
 
 
