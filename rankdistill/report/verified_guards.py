@@ -87,20 +87,14 @@ def _only_marks(before: Metrics, after: Metrics) -> Iterator[str]:
         yield f"{share(value)} % of the answers that were asked for a mark are nothing else{of_old}"
 
 
-def _counted(key: str) -> Callable[[Metrics], str]:
-    """A share of some answers, with their number."""
+def _share(key: str, *, counted: bool = False) -> Callable[[Metrics], str]:
+    """A share of some answers; `counted` with their number."""
 
     def text(guards: Metrics) -> str:
         value = guards.get(key)
-        return NOTHING if value is None else f"{share(value)} % of {guards[f'{key}_of']}"
-
-    return text
-
-
-def _percent(key: str) -> Callable[[Metrics], str]:
-    def text(guards: Metrics) -> str:
-        value = guards.get(key)
-        return NOTHING if value is None else f"{share(value)} %"
+        if value is None:
+            return NOTHING
+        return f"{share(value)} % of {guards[f'{key}_of']}" if counted else f"{share(value)} %"
 
     return text
 
@@ -125,21 +119,21 @@ _GUARDS: list[tuple[str, str, str, Callable[[Metrics], str]]] = [
     (
         "right", "Right answers",
         "Of the answers to held-out requests that have a known answer, those that contain it.",
-        _counted("right"),
+        _share("right", counted=True),
     ),
     (
         "plain_right", "Right, no demands",
-        "The same requests, asked without any demand.", _plain(_counted("right")),
+        "The same requests, asked without any demand.", _plain(_share("right", counted=True)),
     ),
     (
         "belongs", "Belongs to its request",
         "Answers from which the teacher tells their own request among eleven; by chance 9 %.",
-        _counted("belongs"),
+        _share("belongs", counted=True),
     ),
     (
         "only_marks", "Nothing but marks",
         "Of the answers that were asked for a mark, those with hardly a word beside it.",
-        _percent("only_marks"),
+        _share("only_marks"),
     ),
     (
         "teacher_logp", "Teacher's log-probability",
@@ -148,7 +142,7 @@ _GUARDS: list[tuple[str, str, str, Callable[[Metrics], str]]] = [
     ),
     (
         "repetition", "Repetition",
-        "Share of trigrams that occurred before in the same answer.", _percent("repetition"),
+        "Share of trigrams that occurred before in the same answer.", _share("repetition"),
     ),
     (
         "distinct_2", "Distinct-2",
@@ -161,7 +155,7 @@ _GUARDS: list[tuple[str, str, str, Callable[[Metrics], str]]] = [
     ),
     (
         "plain_repetition", "Repetition, no demands",
-        f"{_WITHOUT}: as above.", _plain(_percent("repetition")),
+        f"{_WITHOUT}: as above.", _plain(_share("repetition")),
     ),
     (
         "plain_unasked", "Unasked marks",
