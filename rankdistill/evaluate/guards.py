@@ -15,14 +15,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from statistics import fmean
-from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
 from rankdistill.evaluate.model_figures import repetition
 from rankdistill.evaluate.tokens import batches_of, policy_values
-from rankdistill.forward import TokenGroup, bind, response_logps
+from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import Model, Rows, encode_prompt, encode_response
 from rankdistill.prompts.demands import kinds
 from rankdistill.prompts.instructions import demands_of
@@ -191,22 +189,16 @@ def belongs(
         for group, choices in zip(groups, asked, strict=True)
     ]
     model = bind(loaded, layout)
-    values = _sums(model, given, layout, max_batch_tokens)
-    (prior,) = _sums(model, [group_of(NO_ANSWER, every)], layout, max_batch_tokens)
+
+    def logps(of: Sequence[TokenGroup]) -> list[list[float]]:
+        batches = batches_of(of, max_batch_tokens=max_batch_tokens, layout=layout)
+        return policy_values(model, batches, summed=True)
+
+    values = logps(given)
+    (prior,) = logps([group_of(NO_ANSWER, every)])
     before = dict(zip(every, prior, strict=True))
     verdicts = []
     for choices, sums in zip(asked, values, strict=True):
         own, *others = (a - before[base] for a, base in zip(sums, choices, strict=True))
         verdicts.append(top_1(own, others))
     return fmean(verdicts)
-
-
-def _sums(model: Any, groups: Sequence[TokenGroup], layout: str, budget: int) -> list[list[float]]:
-    """log P of each response of each group, nats."""
-    sums: list[list[float]] = []
-    with torch.no_grad():
-        for batch in batches_of(groups, max_batch_tokens=budget, layout=layout):
-            output = response_logps(model, batch.to(model.device))
-            for row, lengths in zip(output.logps.tolist(), output.lengths.tolist(), strict=True):
-                sums.append([v for v, length in zip(row, lengths, strict=True) if length > 0])
-    return sums

@@ -123,17 +123,20 @@ class KnownRows:
         return rows
 
 
-def policy_values(model: PreTrainedModel, batches: Iterable[GroupBatch]) -> list[list[float]]:
+def policy_values(
+    model: PreTrainedModel, batches: Iterable[GroupBatch], *, summed: bool = False
+) -> list[list[float]]:
     """The policy's own value of every response, per group: mean log-probability, nats per token.
 
-    Ranks the responses as RRHF does, so that its order can be held against the teacher's.
+    Ranks the responses as RRHF does, so that its order can be held against the teacher's. `summed`:
+    of the whole response, nats.
     """
     values: list[list[float]] = []
     with _measuring(model):
         for batch in batches:
             result = response_logps(model, batch.to(model.device))
-            means = result.logps / result.lengths.clamp(min=1)
-            for row, lengths in zip(means.tolist(), result.lengths.tolist(), strict=True):
+            logps = result.logps if summed else result.logps / result.lengths.clamp(min=1)
+            for row, lengths in zip(logps.tolist(), result.lengths.tolist(), strict=True):
                 values.append([v for v, length in zip(row, lengths, strict=True) if length > 0])
     return values
 
