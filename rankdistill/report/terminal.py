@@ -48,7 +48,9 @@ def terminal_tables(metrics: Mapping[str, Any], width: int = WIDTH) -> list[Tabl
         fit("Guards", [label for _, label in guard_heads(metrics)], rows)
     if metrics["models"]:
         caption = "Judged by its own teacher." if judge_warning(metrics) else ""
-        fit(_title(metrics), labels(metrics), _model_rows(metrics), caption)
+        trained = metrics["models"][metrics["trained"]]
+        title = f"{trained['prompts']} held-out prompts, {trained['responses']} responses per model"
+        fit(title, labels(metrics), _model_rows(metrics), caption)
     if rows := suite_rows(metrics, details=False):
         fit("Evaluation suites", list(suite_heads(metrics).values()), rows)
     if metrics.get("ranked_set") is not None:
@@ -163,11 +165,6 @@ def _framed(title: str, caption: str, gap: int = 1) -> Table:
         padding=(0, gap, 0, 0),
         pad_edge=False,
     )
-
-
-def _title(metrics: Mapping[str, Any]) -> str:
-    trained = metrics["models"][metrics["trained"]]
-    return f"{trained['prompts']} held-out prompts, {trained['responses']} responses per model"
 
 
 def grid_tables(grid: Grid, caption: str = "", width: int = WIDTH) -> list[Table]:

@@ -69,17 +69,14 @@ def answered(check: Check | Callable[..., Any], text: str, columns: Mapping[str,
         return Checked(column=str(error))
     except UserError as error:
         # A package that is not installed is missing for all responses, other causes are data's.
-        return Checked(mistake=str(error)) if _not_installed(error) else Checked(failed=str(error))
+        missing = isinstance(error.__cause__, ImportError)
+        return Checked(mistake=str(error)) if missing else Checked(failed=str(error))
     except KeyboardInterrupt:
         raise
     except BaseException as error:
         said = next(iter(str(error).splitlines()), "")
         return Checked(failed=f"{type(error).__name__}: {said}".removesuffix(": ")[:200])
     return Checked(value=value if math.isfinite(value) else None)
-
-
-def _not_installed(error: UserError) -> bool:
-    return isinstance(error.__cause__, ImportError)
 
 
 if __name__ == "__main__":

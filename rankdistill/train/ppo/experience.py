@@ -100,7 +100,8 @@ class Experience:
             returns = returns.view(-1, 1) * mask
         figures = _figures(episodes, mask, logps, read, k1, k3)
         if config.reward_coef > 0:
-            figures |= _score_figures(episodes)
+            scores = [score for episode in episodes for score in episode.scores]
+            figures |= {"score": fmean(scores), "score_std": pstdev(scores)}
         if values is not None:
             figures["explained_variance"] = explained_variance(values, returns, mask)
         if config.whiten_advantages:
@@ -205,8 +206,3 @@ def _figures(
         "response_tokens": float(mask.sum(dim=1).double().mean()),
         "cut_share": fmean(cut),
     }
-
-
-def _score_figures(episodes: Sequence[Episode]) -> dict[str, float]:
-    scores = [score for episode in episodes for score in episode.scores]
-    return {"score": fmean(scores), "score_std": pstdev(scores)}
