@@ -226,7 +226,7 @@ class EndpointConfig:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParameters:
     """How responses are drawn. Order of the filters, as in vLLM: temperature, top-k, top-p.
 
     Args:
@@ -256,7 +256,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class SampleConfig(Sampling):
+class SampleConfig(SamplingParameters):
     sampler: Any
     """A name of `rankdistill.sample.NAMES`, or what names a `Sampler` by its `_target_`."""
     max_response_tokens: int

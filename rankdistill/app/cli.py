@@ -41,12 +41,12 @@ def _enter(entry: Callable[[], object]) -> None:
 
 def _left_to_points(key: str) -> bool:
     """Makes values that the command line gives a key choices of one; whether there were any."""
-    found = False
-    for place, given in enumerate(sys.argv):
-        value = given.removeprefix(key)
-        if value != given and not value.startswith("choice("):
-            sys.argv[place], found = f"{key}choice({value})", True
-    return found
+    any_changed = False
+    for place, argument in enumerate(sys.argv):
+        value = argument.removeprefix(key)
+        if value != argument and not value.startswith("choice("):
+            sys.argv[place], any_changed = f"{key}choice({value})", True
+    return any_changed
 
 
 Planned = Callable[[Any], str]

@@ -263,7 +263,7 @@ class _LinearLogps(torch.autograd.Function):
         compute = _compute_dtype(hidden, weight)
         logps = hidden.new_empty(hidden.shape[0], dtype=_accumulate(compute))
         totals = torch.empty_like(logps)
-        kept = []
+        kept_exponentials = []
         with torch.autocast(hidden.device.type, enabled=False):
             w = weight.to(compute)
             for rows in _chunks(hidden.shape[0], chunk_rows):
@@ -273,10 +273,10 @@ class _LinearLogps(torch.autograd.Function):
                 totals[rows] = exponentials.sum(-1)
                 logps[rows] = (wanted - top).squeeze(1) - totals[rows].log()
                 if keep:
-                    kept.append(exponentials)
+                    kept_exponentials.append(exponentials)
                 del logits, exponentials  # or two chunks exist while the next one is computed
         ctx.save_for_backward(hidden, weight, bias, targets, totals)
-        ctx.kept, ctx.settings = kept, (temperature, chunk_rows, compute)
+        ctx.exponentials, ctx.settings = kept_exponentials, (temperature, chunk_rows, compute)
         return logps
 
     @staticmethod
@@ -288,7 +288,8 @@ class _LinearLogps(torch.autograd.Function):
             torch.zeros_like(x) if needed else None
             for x, needed in zip((hidden, weight, bias), ctx.needs_input_grad[:3], strict=True)
         ]
-        kept, ctx.kept = ctx.kept[::-1], []  # used up: a second backward computes them again
+        # Used up: a second backward computes them again.
+        kept, ctx.exponentials = ctx.exponentials[::-1], []
         w = weight.to(compute)
         with torch.autocast(hidden.device.type, enabled=False):
             for rows in _chunks(hidden.shape[0], chunk_rows):

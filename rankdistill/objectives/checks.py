@@ -107,7 +107,7 @@ def try_objective(objective: Any) -> None:
         has = f"a loss of shape {tuple(shape)}" if shape is not None else type(output).__name__
         raise UserError(
             f"{name} returned {has} for {PROMPTS} prompts: return an ObjectiveOutput with one loss "
-            "a prompt, which the trainer averages."
+            "per prompt, which the trainer averages."
         )
 
 

@@ -150,8 +150,8 @@ def logsumexp(values: Tensor, where: Tensor) -> Tensor:
     """log(sum(exp(values))) over the last axis where `where` is True; 0 where it never is."""
     some = where.any(dim=-1, keepdim=True)
     # No row is all -inf: its gradient is (-inf) - (-inf) unless torch happens to handle it.
-    kept = torch.where(some, torch.where(where, values, -torch.inf), 0.0)
-    return torch.where(some[..., 0], torch.logsumexp(kept, dim=-1), 0.0)
+    masked = torch.where(some, torch.where(where, values, -torch.inf), 0.0)
+    return torch.where(some[..., 0], torch.logsumexp(masked, dim=-1), 0.0)
 
 
 def _check_shapes(candidates: Candidates) -> None:

@@ -41,7 +41,7 @@ class Counts:
     longest_prompt: int
     longest_response: int
     responses: int
-    """To a prompt, in a ranked group before `rank.select`."""
+    """Per prompt, in a ranked group before `rank.select`."""
     conversations: int
     """That the warm-up learns."""
 

@@ -31,7 +31,7 @@ class PlannedStage:
     parameters: int
     """Of the model that is run or trained."""
     memory: Memory
-    """On a device."""
+    """Per device."""
     tokens: float
     flops: float
     seconds: float

@@ -11,14 +11,14 @@ from typing import Any
 
 from rankdistill.models.model import Model
 from rankdistill.rows import Response
-from rankdistill.schema import Sampling
+from rankdistill.schema import SamplingParameters
 
 Request = tuple[str, list[int]]
 """A prompt's id and its token ids."""
 
 
 @dataclass(frozen=True)
-class SamplingOptions(Sampling):
+class SamplingOptions(SamplingParameters):
     """What is sampled."""
 
     max_response_tokens: int
@@ -26,9 +26,9 @@ class SamplingOptions(Sampling):
     """A response depends on the seed, its prompt's id and its number, and on nothing else."""
 
     @classmethod
-    def of(cls, drawn: Sampling, seed: int, **instead: Any) -> SamplingOptions:
+    def of(cls, drawn: SamplingParameters, seed: int, **instead: Any) -> SamplingOptions:
         """The keys of a group such as `sample`, some of them replaced unless by None."""
-        same = {own.name: getattr(drawn, own.name) for own in fields(Sampling)}
+        same = {own.name: getattr(drawn, own.name) for own in fields(SamplingParameters)}
         given = {name: value for name, value in instead.items() if value is not None}
         return cls(**{**same, **given}, seed=seed)
 

@@ -68,8 +68,8 @@ class Run:
     def __post_init__(self) -> None:
         self.settings = with_precision(self.settings, own_precision())
         teacher, student = self.settings.teacher, self.settings.student
-        own, asked = self.settings.sampler, self.settings.sample.sampler
-        self.sampler_name = resolve_sampler(asked) if own is None else own.name
+        own, configured = self.settings.sampler, self.settings.sample.sampler
+        self.sampler_name = resolve_sampler(configured) if own is None else own.name
         check_parallel(self.settings.sample, self.sampler_name)
         start = student.path or teacher.path
         named = self.settings.sample.counts_of_writers
@@ -92,7 +92,7 @@ class Run:
         reading = replace(teacher, chat_template_kwargs=None)  # it reads what the student's wrote
         self.teaching = {name: _located("teacher", name, reading) for name in teaching}
         name, models = self.sampler_name, [self.start, self.teacher, *filter(None, [self.base])]
-        self.sampler_name = served_sampler(asked, name, [*models, *self._others.values()])
+        self.sampler_name = served_sampler(configured, name, [*models, *self._others.values()])
         if self.sampler_name != name:
             check_parallel(self.settings.sample, self.sampler_name)
 
@@ -103,8 +103,8 @@ class Run:
         if endpoint.model is None:
             return self.teacher
         key = "sample.endpoint.chat_template_kwargs"
-        given = models.template_arguments(endpoint.chat_template_kwargs, key)
-        return ServedModel.of(endpoint.model, endpoint.revision, given)
+        arguments = models.template_arguments(endpoint.chat_template_kwargs, key)
+        return ServedModel.of(endpoint.model, endpoint.revision, arguments)
 
     @property
     def teachers_view(self) -> TeachersView | None:
@@ -198,10 +198,10 @@ class Run:
         record = StageRecord(stage, what, output.key, seconds, making, not built, counts, versions)
         self.records.append(record)
         if built:
-            told = {name: _counted(name, value) for name, value in counts.items() if value}
-            shown = ", ".join(told[name] for name in told if name not in UNSAID)
-            console.result(console.clock(seconds) + (f": {shown}" if shown else ""))
-            console.log(f"  {output.key}: {', '.join(told.values())}")
+            texts = {name: _counted(name, value) for name, value in counts.items() if value}
+            on_screen = ", ".join(text for name, text in texts.items() if name not in UNSAID)
+            console.result(console.clock(seconds) + (f": {on_screen}" if on_screen else ""))
+            console.log(f"  {output.key}: {', '.join(texts.values())}")
         else:
             console.reused(stage, what, output.key)
         return output

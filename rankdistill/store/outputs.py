@@ -141,14 +141,14 @@ class Store:
         """
         key = key_of(stage, identity)
         with explained(self.root):
-            if (found := self._here(key)) is not None:
+            if (output := self._here(key)) is not None:
                 self._tidy(key)
-                return found
+                return output
             if rank() > 0:
                 return self._follow(key, make if every_rank else None)
             with held(self.lock_path(key), lambda: self._waiting(key)):
-                if (found := self._here(key) or self._pulled(key)) is not None:
-                    return found
+                if (output := self._here(key) or self._pulled(key)) is not None:
+                    return output
                 about = {
                     "stage": stage,
                     "key": key,
@@ -164,8 +164,8 @@ class Store:
         Raises:
             UserError: the remote store cannot be read.
         """
-        if (found := self._here(key)) is not None or self.remote is None or not is_key(key):
-            return found
+        if (output := self._here(key)) is not None or self.remote is None or not is_key(key):
+            return output
         with held_at_once(self.lock_path(key)) as free:
             return self._here(key) or self._pulled(key) if free else None
 
@@ -342,10 +342,10 @@ class Store:
         folder = self.partial_path(key)
         follower = Follower(key, folder, self.lock_path(key), self.patience_seconds)
         if make is not None:
-            found = follower.wait(lambda: self._here(key), enter=True)
-            if found is not None:
-                return found
+            output = follower.wait(lambda: self._here(key), enter=True)
+            if output is not None:
+                return output
             make(Partial(folder / "files", folder / "scratch", writable=False))
-        found = follower.wait(lambda: self._here(key), enter=False)
-        assert found is not None
-        return found
+        output = follower.wait(lambda: self._here(key), enter=False)
+        assert output is not None
+        return output

@@ -18,7 +18,7 @@ from rankdistill.fields import (
     within,
 )
 from rankdistill.optimiser import Optimiser
-from rankdistill.schema import Sampling
+from rankdistill.schema import SamplingParameters
 
 Layout = Enum("Layout", ["shared", "packed", "padded"])
 ADVANTAGES = ("gae", "group", "teacher")
@@ -153,7 +153,7 @@ class PPOMethod(Optimiser):
 
 
 @dataclass(frozen=True)
-class RolloutOptions(Sampling):
+class RolloutOptions(SamplingParameters):
     """What the policy writes in an iteration."""
 
     GROUP: ClassVar[str] = "train.rollout"

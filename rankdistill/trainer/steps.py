@@ -365,5 +365,5 @@ def refuse(trainer: Any) -> NoReturn:
 
 
 def _checkpoint(trainer: Any) -> str:
-    found = last_checkpoint(trainer.args.output_dir)
-    return str(found or "the start, since there is no checkpoint")
+    checkpoint = last_checkpoint(trainer.args.output_dir)
+    return str(checkpoint or "the start, since there is no checkpoint")
