@@ -132,18 +132,18 @@ def _parses(override: str) -> bool:
 
 def _path_key(missing: str) -> str | None:
     """The remedy where a group was given a path, such as `student=Qwen/Qwen2.5-0.5B-Instruct`."""
-    group, _, given = missing.partition("/")
-    looks_like_path = "/" in given or "." in given or given.startswith("~")
+    group, _, path = missing.partition("/")
+    looks_like_path = "/" in path or "." in path or path.startswith("~")
     if group not in OF_A_FILE or not looks_like_path:
         return None
     what = "a model" if group in ("student", "teacher") else "a file or data set"
-    return f"'{given}' is no option of {group}; {what} is given as {group}.path={given}"
+    return f"'{path}' is no option of {group}; {what} is given as {group}.path={path}"
 
 
 def unknown_override(error: Exception) -> str | None:
     """The key that an override names and no configuration has; None of any other error."""
-    found = re.search(r"Could not override '([^'@]+)'\.(?!\s*No match)", _innermost(error))
-    return found[1] if found else None
+    match = re.search(r"Could not override '([^'@]+)'\.(?!\s*No match)", _innermost(error))
+    return match[1] if match else None
 
 
 def _innermost(error: BaseException) -> str:

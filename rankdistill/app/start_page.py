@@ -154,18 +154,18 @@ def versions() -> str:
     """Of this package and of those that its results depend on; none of them is imported."""
     lines = []
     for name in ("rankdistill", "torch", "transformers", "trl", "vllm"):
-        found = next(filter(None, map(installed, (name, f"{name}-cpu"))), "not installed")
-        lines.append(f"{name} {found}")
+        version = next(filter(None, map(installed, (name, f"{name}-cpu"))), "not installed")
+        lines.append(f"{name} {version}")
     return "\n".join([*lines, f"python {platform.python_version()}"])
 
 
 def _recipes() -> Iterator[str]:
-    told = {recipe.name: recipe.what for recipe in catalogue.recipes()}
+    purposes = {recipe.name: recipe.what for recipe in catalogue.recipes()}
     width = columns()
     for place, (heading, names) in enumerate(catalogue.RECIPES.items()):
         yield ("\n" if place else "") + f"{heading}:"
         for name in names:
-            yield f"  {name:<21}" + shorten(told[name], width - 23, placeholder=" ...")
+            yield f"  {name:<21}" + shorten(purposes[name], width - 23, placeholder=" ...")
 
 
 def _tools() -> Iterator[str]:

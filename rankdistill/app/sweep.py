@@ -93,8 +93,8 @@ class Sweep(Callback):
         outcomes = self.outcomes()
         say(f"\n[bold]sweep[/]  {self.folder}")
         for outcome in outcomes:
-            told = f"{outcome.state:<7} {outcome.name}"
-            say(f"{told}: {outcome.sentence}" if outcome.sentence else told)
+            line = f"{outcome.state:<7} {outcome.name}"
+            say(f"{line}: {outcome.sentence}" if outcome.sentence else line)
         return not any(outcome.state == "failed" for outcome in outcomes)
 
     def outcomes(self) -> list[Outcome]:
@@ -111,11 +111,11 @@ class Sweep(Callback):
         metrics, failure, _ = _stamps(folder)
         metrics_before, failure_before, _ = self._before.get(folder, (0, 0, 0))
         if failure and failure != failure_before:
-            said = (folder / FAILURE).read_text(encoding="utf-8").strip()
-            return Outcome(name, folder, "failed", said)
+            reason = (folder / FAILURE).read_text(encoding="utf-8").strip()
+            return Outcome(name, folder, "failed", reason)
         if not metrics or metrics == metrics_before:
-            said = "it did not finish; the same command continues it."
-            return Outcome(name, folder, "failed", said)
+            reason = "it did not finish; the same command continues it."
+            return Outcome(name, folder, "failed", reason)
         stages = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["stages"]
         reused = all(stage["reused"] for stage in stages)
         return Outcome(name, folder, "reused" if reused else "ok")

@@ -67,8 +67,8 @@ def check_sampler(run: Run, model: Model, loaded: Any = None) -> None:
     network = model.load_on_device() if loaded is None else loaded
     network = bind(network, run.settings.train.layout.name)
     own = run.settings.sampler is not None  # which says nothing of its precision
-    found = {run.sampled_by(model)["dtype"] or "float32", model.loading.precision}
-    exact = found == {"float32"} and not own
+    dtypes = {run.sampled_by(model)["dtype"] or "float32", model.loading.precision}
+    exact = dtypes == {"float32"} and not own
     tolerance = TOLERANCES[exact]
     for output in outputs:
         said = json.loads((output.path / FILE).read_text(encoding="utf-8"))

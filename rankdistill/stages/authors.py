@@ -93,8 +93,8 @@ def _check_view(settings: Any) -> None:
 
 def _check_endpoint(settings: Any) -> None:
     check_endpoint(settings.sample.endpoint)
-    asked = endpoint_writes(settings) or endpoint_reads(settings)
-    if settings.sample.endpoint.model is not None and not asked:
+    used = endpoint_writes(settings) or endpoint_reads(settings)
+    if settings.sample.endpoint.model is not None and not used:
         raise UserError(
             f"sample.endpoint.model is '{settings.sample.endpoint.model}', and the teacher writes "
             "nothing: set warmup=sft, sample.teacher_response=true, sample.teacher_revision=true, "

@@ -75,8 +75,8 @@ def measure_suites(
 
 def _others(suite: Suite, run: Run) -> dict[str, Any]:
     """What a suite measures that is no model of the run."""
-    found = suite.others(run).items()
-    return {name: block(name.replace("_", " "), measured) for name, measured in found}
+    measured_by_name = suite.others(run).items()
+    return {name: block(name.replace("_", " "), measured) for name, measured in measured_by_name}
 
 
 def block(label: str, measured: Measured) -> dict[str, Any]:

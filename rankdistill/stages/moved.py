@@ -29,12 +29,12 @@ def names_ours(text: str) -> bool:
 
 def renamed(text: str) -> tuple[str, dict[str, str]]:
     """The text with today's names and all else as it was; the names that changed, by the old."""
-    found: dict[str, str] = {}
+    by_old: dict[str, str] = {}
 
     def today(match: re.Match[str]) -> str:
         old = match[2]
         if old in MOVED:
-            found[old] = MOVED[old]
+            by_old[old] = MOVED[old]
         return match[1] + MOVED.get(old, old)
 
-    return _TARGET.sub(today, text), found
+    return _TARGET.sub(today, text), by_old

@@ -198,15 +198,15 @@ def _learned_from(
     run: Run, settings: PPOTrainOptions, rewarding: Rewarding | None
 ) -> dict[str, Any]:
     """What an identity says of the reward and the teacher."""
-    found: dict[str, Any] = {}
+    identity: dict[str, Any] = {}
     if rewarding is not None:
-        found["reward_model"] = rewarding.model.identity
+        identity["reward_model"] = rewarding.model.identity
     elif settings.reward_coef > 0:
-        found["verifier"] = _verifier(run).identity
-        found |= run.start.thoughts_identity
+        identity["verifier"] = _verifier(run).identity
+        identity |= run.start.thoughts_identity
     if settings.distils:
-        found |= teachers_identity(run, settings)
-    return found
+        identity |= teachers_identity(run, settings)
+    return identity
 
 
 def _critic(run: Run, settings: PPOTrainOptions, student: Model, rewarding: Rewarding) -> Any:

@@ -33,10 +33,10 @@ def augmented(run: Run, prompts: Rows) -> Rows:
     seeds = prompts.of_splits("train").rows
     if not seeds:
         return prompts
-    asked = requests(seeds, augment.requests, augment.evolved, run.settings.seed)
+    wanted = requests(seeds, augment.requests, augment.evolved, run.settings.seed)
     asking = [
         {"prompt_id": f"{request.kind}-{i}", "split": "train", "messages": request.messages}
-        for i, request in enumerate(asked)
+        for i, request in enumerate(wanted)
     ]
     key = {"prompts": prompts.key, "requests": asdict(augment), "code": 1}
     most = settings.max_prompt_tokens

@@ -94,10 +94,10 @@ def diagnostics(ranked: Output) -> dict[str, Any]:
     return json.loads((ranked.path / DIAGNOSTICS).read_text(encoding="utf-8"))
 
 
-def _require_agreement(found: Mapping[str, Any], least: float | None) -> None:
+def _require_agreement(figures: Mapping[str, Any], least: float | None) -> None:
     if least is None:
         return
-    alpha, raters = found["validation"], found["raters"]
+    alpha, raters = figures["validation"], figures["raters"]
     if alpha is None:
         raise UserError(
             f"rank.min_agreement is {least}, and there is no agreement to measure on the "

@@ -68,8 +68,8 @@ def begin_run(run: Run, report: RunReport, planned: str) -> None:
     folder = shown(run.folder)
     file = f"log {folder}/{HydraConfig.get().job.name}.log"
     say(f"[bold]rankdistill {__version__}[/]  recipe={report.recipe}  into {escape(folder)}")
-    for told in filter(None, (planned, file)):
-        say(f"[dim]{escape(told)}[/]")
+    for line in filter(None, (planned, file)):
+        say(f"[dim]{escape(line)}[/]")
 
 
 def write_run_folder(run: Run, report: RunReport, folders: Mapping[str, Path]) -> None:

@@ -94,11 +94,13 @@ def _ask(
     """Write a row for each prompt that gets a response, and return the stage's counts."""
     shards, taken = partial.shards(), partial.shards("counts")
     done = set(values_of(shards.rows(), "prompt_id"))
-    asked = "teacher_messages" if source == "teacher" else "messages"
-    requests = [(key, p.get(asked) or p["messages"]) for key, p in by_id.items() if key not in done]
+    column = "teacher_messages" if source == "teacher" else "messages"
+    requests = [
+        (key, p.get(column) or p["messages"]) for key, p in by_id.items() if key not in done
+    ]
     started, tokens = time.monotonic(), 0
     with EndpointWriter(endpoint, options) as writer:
-        said = writer.check()
+        served_model = writer.check()
         with progress(len(by_id), "prompts", done=len(done)) as bar:
             for name, responses, counts in writer.write(requests, source):
                 if responses:
@@ -109,7 +111,7 @@ def _ask(
     return {
         **_counts(shards.rows(), taken.rows(), len(by_id)),
         "tokens_per_second": tokens / (time.monotonic() - started),
-        **said,
+        **served_model,
     }
 
 

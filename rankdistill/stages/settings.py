@@ -288,17 +288,17 @@ def _check_augment(settings: Settings) -> None:
 
 def _check_demands(settings: Settings) -> None:
     """Refuse a verifier of demands where no prompt has any, before anything is sampled."""
-    asked = [*settings.scorer.members.values()]
-    asked += [] if settings.judge is None else [*settings.judge.members.values()]
-    if not any(scorer.checks_demands for scorer in asked):
+    scorers = [*settings.scorer.members.values()]
+    scorers += [] if settings.judge is None else [*settings.judge.members.values()]
+    if not any(scorer.checks_demands for scorer in scorers):
         return
-    given, keep = settings.rank.path is not None, settings.prompts.keep
-    ranked_only = given and (settings.reward.only or settings.quick is None)
-    drawn = settings.prompts.instructions is not None and not given
+    ranked_set, keep = settings.rank.path is not None, settings.prompts.keep
+    ranked_only = ranked_set and (settings.reward.only or settings.quick is None)
+    drawn = settings.prompts.instructions is not None and not ranked_set
     if drawn or ranked_only or "instruction_id_list" in keep:
         return
-    where = "the ranked set (rank.path) has" if given else "the prompts have"
-    remedy = "recipe=ranked_set" if given else "prompts=instructions"
+    where = "the ranked set (rank.path) has" if ranked_set else "the prompts have"
+    remedy = "recipe=ranked_set" if ranked_set else "prompts=instructions"
     raise UserError(
         f"score.rule=ifeval checks the demands of prompts, and {where} none that are known: take "
         f"{remedy}, another score, or keep their columns by "
@@ -325,9 +325,9 @@ def _check_rounds(settings: Settings) -> None:
             f"{remedy}, and train.epochs as you like."
         )
     if settings.rank.path is not None or settings.reward.only:
-        given = "reward.only" if settings.reward.only else "rank.path"
+        key = "reward.only" if settings.reward.only else "rank.path"
         raise UserError(
-            f"rounds is {settings.rounds}, but {given} leaves nothing to repeat: {remedy}."
+            f"rounds is {settings.rounds}, but {key} leaves nothing to repeat: {remedy}."
         )
 
 

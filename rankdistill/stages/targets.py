@@ -33,15 +33,15 @@ def check_target(group: str, options: Mapping[str, Any]) -> None:
         UserError: it names a function, or a class of another kind.
     """
     kind = _KINDS.get(group, _SUITE)
-    found = _named(options["_target_"])
-    if isinstance(found, type) and not kind.holds(found):
+    target = _named(options["_target_"])
+    if isinstance(target, type) and not kind.holds(target):
         raise UserError(
-            f"{found.__name__}, which '{group}' names, is no {kind.noun}: let the class "
+            f"{target.__name__}, which '{group}' names, is no {kind.noun}: let the class "
             f"{kind.does}."
         )
-    if found is not None and not isinstance(found, type):
+    if target is not None and not isinstance(target, type):
         raise UserError(
-            f"'{group}' names `_target_: {options['_target_']}`, which is {_what(found)}: name a "
+            f"'{group}' names `_target_: {options['_target_']}`, which is {_what(target)}: name a "
             f"{kind.noun}, a class that must {kind.does}."
         )
     for key, value in options.items():
@@ -50,10 +50,10 @@ def check_target(group: str, options: Mapping[str, Any]) -> None:
 
 def _check_inner(key: str, value: Any) -> None:
     if isinstance(value, Mapping):
-        found = _named(value["_target_"]) if "_target_" in value else None
-        if found is not None and not (isinstance(found, type) and is_dataclass(found)):
+        target = _named(value["_target_"]) if "_target_" in value else None
+        if target is not None and not (isinstance(target, type) and is_dataclass(target)):
             raise UserError(
-                f"'{key}' names `_target_: {value['_target_']}`, which is {_what(found)}: what a "
+                f"'{key}' names `_target_: {value['_target_']}`, which is {_what(target)}: what a "
                 "key holds may be a dataclass alone."
             )
         for name, inner in value.items():
@@ -70,8 +70,8 @@ def _named(target: Any) -> Any:
         return None
 
 
-def _what(found: Any) -> str:
-    return "a function" if callable(found) else f"a {type(found).__name__}"
+def _what(target: Any) -> str:
+    return "a function" if callable(target) else f"a {type(target).__name__}"
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,10 @@ class _Kind:
     holds: Callable[[type], bool]
 
 
-def _is_objective(found: type) -> bool:
+def _is_objective(cls: type) -> bool:
     """By its members, since `Objective` is a protocol."""
-    named = any(
-        "needs_reference" in vars(kind).get("__annotations__", ()) for kind in found.__mro__
-    )
-    return "__call__" in dir(found) and (named or hasattr(found, "needs_reference"))
+    named = any("needs_reference" in vars(kind).get("__annotations__", ()) for kind in cls.__mro__)
+    return "__call__" in dir(cls) and (named or hasattr(cls, "needs_reference"))
 
 
 _SCORER = _Kind(
