@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from rankdistill import http_client
 from rankdistill.models import (
     Loading,
     Model,
@@ -123,6 +124,14 @@ class NothingDrawn:
 
     def get_legend_handles_labels(self) -> tuple[list[Any], list[str]]:
         return [], []
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are repeated at once, and no key of this machine's is sent."""
+    monkeypatch.setattr(http_client, "BACKOFF_S", 0.01)
+    monkeypatch.setattr(http_client, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -9,24 +9,17 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
-import forked
 import pytest
 from fake_endpoint import KEY, FakeEndpoint, shown
-from tiny_run import TINY, refusal, run_here
+from tiny_run import TINY, refusal, run_by_two, run_here
 
-from rankdistill import http_client
 from rankdistill.errors import UserError
 from rankdistill.sample import SamplingOptions
 from rankdistill.sample.endpoint import EndpointWriter
 from rankdistill.schema import EndpointConfig
 from rankdistill.store import Store
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(http_client, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(http_client, "LONGEST_PAUSE_S", 0.05)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 def says(question: str) -> Any:
@@ -198,16 +191,10 @@ def test_a_served_teacher_writes_and_judges_a_whole_run(monkeypatch, tmp_path, t
     with FakeEndpoint(brain) as moved:
         run_here(monkeypatch, tmp_path, *arguments(moved))
         assert set(moved.requests) <= {"Say yes.", *(q for q in moved.requests if "A test." in q)}
-        two = tmp_path / "two"
-        two.mkdir()
-        both = forked.together(
-            "rankdistill", *arguments(moved), "hydra.run.dir=run", cwd=two,
-            RANKDISTILL_HOME=str(two / "home"), CUDA_VISIBLE_DEVICES="",
-        )  # fmt: skip
-        assert [done.returncode for done in both] == [0, 0], both[0].stderr[-2000:]
+        two = run_by_two(tmp_path / "two", *arguments(moved))
     losses = [
         [row["loss"] for row in json.loads(file.read_text())["training_history"] if "loss" in row]
-        for file in (folder / "metrics.json", two / "run" / "metrics.json")
+        for file in (folder / "metrics.json", two / "metrics.json")
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4) and len(losses[0]) > 1
     metrics = json.loads((folder / "metrics.json").read_text())

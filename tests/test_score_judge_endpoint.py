@@ -11,16 +11,10 @@ import pytest
 from fake_endpoint import KEY, FakeEndpoint, shown
 from judge_data import NOBODY, group, judged, scorer, values
 
-from rankdistill import http_client
 from rankdistill.errors import UserError
 from rankdistill.score.judge.verdicts import RATINGS
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(http_client, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(http_client, "LONGEST_PAUSE_S", 0.05)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 def by_length(question: str) -> str:

@@ -9,15 +9,10 @@ from fake_endpoint import FakeEndpoint, shown
 from suite_rows import OUTPUTS, QUESTIONS, REFERENCES, write
 from tiny_run import run_here
 
-from rankdistill import http_client
 from rankdistill.score.judge.verdicts import Reply
 from rankdistill.suites.mt_bench import read_rating
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(http_client, "BACKOFF_S", 0.01)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 def measured(monkeypatch, tmp_path, teacher, name: str, server: FakeEndpoint, *more: str) -> dict:

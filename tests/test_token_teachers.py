@@ -8,18 +8,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import forked
 import pytest
 import torch
 from conftest import build_model, build_tokenizer
 from fake_endpoint import KEY, FakeEndpoint
 from ppo_task import TOKENIZER, config, policy, prompts, trainer
 from served_teacher import at, reads_as
-from tiny_run import TINY, composed, refusal, run_here
+from tiny_run import TINY, composed, refusal, run_by_two, run_here
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
-from rankdistill import http_client
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
 from rankdistill.objectives.divergences import divergence_named
@@ -35,11 +33,7 @@ DISTIL = {
 GROUPS = [TokenGroup([5, 6, 7], [[8, 9, 2], [10]]), TokenGroup([11], [[12, 13, 14, 15]])]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(http_client, "BACKOFF_S", 0.01)
-    monkeypatch.setattr(http_client, "LONGEST_PAUSE_S", 0.05)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 def writes(question: str) -> Any:
@@ -327,16 +321,9 @@ def test_a_served_teacher_in_a_whole_run_in_one_process_and_in_two(
     with read_by(teacher) as moved:
         run_here(monkeypatch, tmp_path, *arguments(moved))
         assert len(moved.requests) == 2  # what is asked at start-up
-        two = tmp_path / "two"
-        two.mkdir()
-        both = forked.together(
-            "rankdistill", *arguments(moved), "hydra.run.dir=run", cwd=two,
-            RANKDISTILL_HOME=str(two / "home"), CUDA_VISIBLE_DEVICES="",
-        )  # fmt: skip
-        assert [done.returncode for done in both] == [0, 0], both[0].stderr[-2000:]
+        two = run_by_two(tmp_path / "two", *arguments(moved))
     ours, theirs = (
-        json.loads((path / "run" / "metrics.json").read_text())["training_history"]
-        for path in (tmp_path, two)
+        json.loads((run / "metrics.json").read_text())["training_history"] for run in (folder, two)
     )
     for one, other in zip(ours, theirs, strict=True):
         assert one == pytest.approx(other, abs=1e-4)

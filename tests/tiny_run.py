@@ -7,6 +7,7 @@ from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
+import forked
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -77,6 +78,17 @@ def run_here(monkeypatch, folder: Path, *arguments: str) -> Path:
     recipe = [] if named else ["recipe=none"]
     monkeypatch.setattr(sys, "argv", ["rankdistill", *recipe, *arguments, "hydra.run.dir=run"])
     main()
+    return folder / "run"
+
+
+def run_by_two(folder: Path, *arguments: str) -> Path:
+    """The command in two processes of one launch, with a store in `folder`; their run folder."""
+    folder.mkdir()
+    both = forked.together(
+        "rankdistill", *arguments, "hydra.run.dir=run", cwd=folder,
+        RANKDISTILL_HOME=str(folder / "home"), CUDA_VISIBLE_DEVICES="",
+    )  # fmt: skip
+    assert [done.returncode for done in both] == [0, 0], both[0].stderr[-2000:]
     return folder / "run"
 
 
