@@ -189,12 +189,12 @@ _outline = _Outline([])
 
 
 def _say_reused() -> None:
-    found, _outline.reused = _outline.reused, []
-    if not found:
+    reused, _outline.reused = _outline.reused, []
+    if not reused:
         return
-    names = list(dict.fromkeys(stage for _, stage in found))
+    names = list(dict.fromkeys(stage for _, stage in reused))
     several = f"{names[0]} to {names[-1]}" if len(names) > 3 else ", ".join(names)
-    numbers = [number.partition("/")[0] for number, _ in found if number]
+    numbers = [number.partition("/")[0] for number, _ in reused if number]
     span = "-".join(dict.fromkeys((numbers[0], numbers[-1]))) if numbers else ""
     lead = f"{span:>{_outline.width - 1}} " if span else " " * _outline.width
     _say_indented(f"[dim]{lead}[/][bold cyan]{'reused':<9}[/] ", f"{several}", "")

@@ -150,21 +150,21 @@ class Client:
             UserError: a URL has the model not, or URLs serve different models.
         """
         told = self.connection
-        found = {url: self._of_model(url) for url in told.urls}
+        by_url = {url: self._of_model(url) for url in told.urls}
         first = told.urls[0]
-        for url, said in found.items():
-            if said is None and len(found) > 1:
+        for url, said in by_url.items():
+            if said is None and len(by_url) > 1:
                 raise UserError(
                     f"{url} ({told.url_key}) does not say what it serves (/models), so it is not "
                     "known whether the URLs serve the same model: leave it out, or give one URL."
                 )
-            if said is not None and _same(said) != _same(found[first] or {}):
+            if said is not None and _same(said) != _same(by_url[first] or {}):
                 raise UserError(
                     f"{first} and {url} ({told.url_key}) serve different models as "
-                    f"'{told.settings.model}' ({_same(found[first] or {})} and {_same(said)}): "
+                    f"'{told.settings.model}' ({_same(by_url[first] or {})} and {_same(said)}): "
                     "give URLs of one model."
                 )
-        return found
+        return by_url
 
     def _of_model(self, url: str) -> dict[str, Any] | None:
         """What a URL says of the model. UserError: it says that it serves others only."""

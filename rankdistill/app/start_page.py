@@ -65,15 +65,15 @@ def keys() -> tuple[Key, ...]:
     The files are read as text, so that neither Hydra nor torch is imported.
     """
     conf = files("rankdistill.conf")
-    found = list(_of_file(conf / "config.yaml", "", ""))
+    of_files = list(_of_file(conf / "config.yaml", "", ""))
     for group in sorted(entry.name for entry in conf.iterdir() if entry.is_dir()):
         if group not in NO_KEYS:
             for name, path in catalogue.yaml_files(conf / group).items():
-                found += _of_option(path, group, f"{group}={name}")
-    found += _of_file(conf / "plan.yaml", "", "python -m rankdistill.plan")
+                of_files += _of_option(path, group, f"{group}={name}")
+    of_files += _of_file(conf / "plan.yaml", "", "python -m rankdistill.plan")
     for name, path in catalogue.suite_files().items():
-        found += _of_file(path, f"eval.{name}", f"eval=[{name}]")
-    return tuple(found)
+        of_files += _of_file(path, f"eval.{name}", f"eval=[{name}]")
+    return tuple(of_files)
 
 
 def _of_option(path: Traversable, group: str, option: str) -> Iterator[Key]:

@@ -208,13 +208,13 @@ def _differences(
     by_request: bool,
 ) -> list[Difference]:
     """Every pair, and where the same prompts were answered, how often one wins."""
-    found = pair_differences(tables, seed=SEED)
-    if not sampled or (by_request and any(d.paired_seeds == 0 for d in found)):
-        return found
+    differences = pair_differences(tables, seed=SEED)
+    if not sampled or (by_request and any(d.paired_seeds == 0 for d in differences)):
+        return differences
     of = {objective.label: objective for objective in objectives}
-    won = [_won(of[d.better], of[d.worse], prompts, by_request) for d in found]
+    won = [_won(of[d.better], of[d.worse], prompts, by_request) for d in differences]
     wins = of_differences(won, len(objectives), null=0.5, seed=SEED)
-    return [replace(d, wins=one) for d, one in zip(found, wins, strict=True)]
+    return [replace(d, wins=one) for d, one in zip(differences, wins, strict=True)]
 
 
 def _won(

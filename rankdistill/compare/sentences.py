@@ -123,28 +123,28 @@ def _control(comparison: Comparison) -> Finding | None:
 def _placebos(comparison: Comparison) -> list[Finding]:
     """Whether ranks that say nothing give a gain as well: then a gain is not the ranking's."""
     labels = [o.label for o in comparison.ordered if o.placebo]
-    found = []
+    sentences = []
     for label in labels:
         lead = comparison.lead(label)
         who = "The placebo" if len(labels) == 1 else label
         said = f"{who}, trained on permuted ranks, gains {told(lead, comparison)}"
         if not lead.excludes():
-            found.append(Finding("good", f"{said}: noise."))
+            sentences.append(Finding("good", f"{said}: noise."))
         elif lead.mean < 0:
-            found.append(Finding("plain", f"{said}: such ranks do harm."))
+            sentences.append(Finding("plain", f"{said}: such ranks do harm."))
         else:
             text = f"{said}: warning: so much of a gain is not the ranking's."
-            found.append(Finding("warning", text))
-    return found
+            sentences.append(Finding("warning", text))
+    return sentences
 
 
 def _cautions(comparison: Comparison) -> list[Finding | None]:
-    found: list[Finding | None] = [
+    cautions: list[Finding | None] = [
         Finding("warning", f"Failed: {run.folder.name}: {run.sentence}")
         for run in comparison.failed
     ]
     if comparison.seeds == 1 and len(comparison.objectives) > 1:
-        found.append(
+        cautions.append(
             Finding(
                 "warning",
                 "One seed: this compares these trained students. Whether another seed would turn "
@@ -153,23 +153,23 @@ def _cautions(comparison: Comparison) -> list[Finding | None]:
         )
     elif comparison.seeds == 2 and not comparison.verified:
         text = "Two seeds tell little about how much seeds differ: intervals are wide for it."
-        found.append(Finding("plain", text))
+        cautions.append(Finding("plain", text))
     verified = comparison.verified
     prompts = verified.base_prompts if verified else len(comparison.prompts)
     if prompts < FEW_PROMPTS:
         unit = "base prompts" if verified else "prompts"
-        found.append(Finding("warning", f"Only {prompts} {unit}: the intervals are rough."))
+        cautions.append(Finding("warning", f"Only {prompts} {unit}: the intervals are rough."))
     if comparison.not_verified:
-        found.append(Finding("warning", comparison.not_verified))
+        cautions.append(Finding("warning", comparison.not_verified))
     if comparison.left_out:
         text = f"{comparison.left_out} prompts have no value in every run and are left out."
-        found.append(Finding("warning", text))
+        cautions.append(Finding("warning", text))
     unpaired = [d for d in comparison.told_differences if d.paired_seeds == 0]
     if unpaired:
         named = "; ".join(f"{d.better} and {d.worse}" for d in unpaired)
         text = f"No seed in common, so their warm-ups and samples differ too: {named}."
-        found.append(Finding("warning", text))
-    return found
+        cautions.append(Finding("warning", text))
+    return cautions
 
 
 def of_several_versions(comparison: Comparison) -> Finding | None:

@@ -313,17 +313,17 @@ def verified_columns() -> list[str]:
 
 def verified_values(verified: VerifiedTables, label: str) -> dict[str, float | str | None]:
     """Of these columns."""
-    found: dict[str, float | str | None] = {}
+    values: dict[str, float | str | None] = {}
     for line in LINES:
         if (figure := figure_of(verified, label, line.name)) is None:
             continue
         name, interval = f"verified.{line.name}", figure.interval
-        found |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        found[f"{name}_per_seed"] = ";".join(str(v) for _, v in sorted(figure.per_seed.items()))
+        values |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        values[f"{name}_per_seed"] = ";".join(str(v) for _, v in sorted(figure.per_seed.items()))
     better = [
         d.worse for d in verified.differences if d.better == label and d.tested.beyond_noise
     ]  # fmt: skip
-    return found | {"verified.beyond_noise_over": ";".join(better)}
+    return values | {"verified.beyond_noise_over": ";".join(better)}
 
 
 def _cell(verified: VerifiedTables, label: str, line: Measure) -> Cell:

@@ -64,21 +64,21 @@ def _packages() -> Iterator[Check]:
     for needed in _requirements():
         if needed.marker is not None:
             continue
-        found = installed(needed.name)
+        version = installed(needed.name)
         remedy = f"pip install '{needed}'"
-        if found is None:
+        if version is None:
             yield Check(needed.name, "not installed", "broken", remedy)
-        elif not needed.specifier.contains(found, prereleases=True):
-            yield Check(needed.name, f"{found}, needs {needed.specifier}", "broken", remedy)
+        elif not needed.specifier.contains(version, prereleases=True):
+            yield Check(needed.name, f"{version}, needs {needed.specifier}", "broken", remedy)
         elif needed.name in ("torch", "transformers", "trl", "hydra-core"):
-            yield Check(needed.name, found)
+            yield Check(needed.name, version)
 
 
 def _imports() -> Iterator[Check]:
     """Each in a process of its own: a broken build may end it."""
     for name in (*IMPORTS, *COMPANIONS):
-        found = installed(name) or installed(f"{name}-cpu")
-        if found is None:
+        version = installed(name) or installed(f"{name}-cpu")
+        if version is None:
             if name == "vllm":
                 yield Check(
                     "vllm", "not installed: responses are sampled with transformers", "note",
@@ -88,12 +88,12 @@ def _imports() -> Iterator[Check]:
         why = import_failure(name)
         if why is None:
             if name == "vllm":
-                yield Check("vllm", found)
+                yield Check("vllm", version)
             continue
-        remedy = f"pip install --force-reinstall {name}=={found}"
+        remedy = f"pip install --force-reinstall {name}=={version}"
         if name in COMPANIONS:
             remedy = f"pip uninstall -y {' '.join(c for c in COMPANIONS if installed(c))}"
-        yield Check(name, f"{found} cannot be imported ({why})", "broken", remedy)
+        yield Check(name, f"{version} cannot be imported ({why})", "broken", remedy)
 
 
 def import_failure(name: str) -> str | None:

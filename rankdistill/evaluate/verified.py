@@ -161,14 +161,14 @@ def best_of_weights(scores: Sequence[float], n: int) -> list[float]:
 
 def kinds_of(prompts: Sequence[Mapping[str, Any]], rule: str) -> list[str]:
     """The kinds of demands that prompts have."""
-    found: set[str] = set()
+    kinds: set[str] = set()
     for prompt in prompts:
         columns = row_columns(prompt)
         if "demands" in columns:
-            found |= {demand.kind for demand in demands_of(columns)}
+            kinds |= {demand.kind for demand in demands_of(columns)}
         else:
-            found |= {*map(_bare, _names(columns))} if rule == "ifeval" else {rule}
-    return sorted(found)
+            kinds |= {*map(_bare, _names(columns))} if rule == "ifeval" else {rule}
+    return sorted(kinds)
 
 
 def _names(columns: Mapping[str, Any]) -> list[str]:

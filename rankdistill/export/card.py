@@ -217,10 +217,10 @@ def published(source: Source) -> Source:
     config, metrics = source.config or {}, source.metrics
     names = {path: _last(path) for path in texts_in(config) if _is_local(path)}
     names[str(source.folder.absolute())] = source.folder.absolute().name
-    found = _mapped(metrics, names)
-    if found and found.get("command"):
-        found["command"] = _command(found["command"])
-    return replace(source, config=_mapped(source.config, names), metrics=found)
+    shared_metrics = _mapped(metrics, names)
+    if shared_metrics and shared_metrics.get("command"):
+        shared_metrics["command"] = _command(shared_metrics["command"])
+    return replace(source, config=_mapped(source.config, names), metrics=shared_metrics)
 
 
 def _mapped(value: Any, names: Mapping[str, str]) -> Any:

@@ -51,13 +51,13 @@ def write_project(folder: Path) -> None:
 
 
 def _tree(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:
-    found: list[tuple[str, Traversable]] = []
+    files: list[tuple[str, Traversable]] = []
     for entry in folder.iterdir():
         if entry.is_dir():
-            found += _tree(entry, f"{prefix}{entry.name}/") if entry.name[0] != "_" else []
+            files += _tree(entry, f"{prefix}{entry.name}/") if entry.name[0] != "_" else []
         else:
-            found.append((prefix + entry.name, entry))
-    return found
+            files.append((prefix + entry.name, entry))
+    return files
 
 
 if __name__ == "__main__":

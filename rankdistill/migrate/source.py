@@ -57,7 +57,7 @@ def read(file: Path) -> dict[str, Any]:
     """
     text = text_of(file)
     try:
-        found = yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark: Any = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
@@ -65,12 +65,12 @@ def read(file: Path) -> dict[str, Any]:
             f"'{file}' is no YAML{where}: give a configuration of `trl sft`, `trl dpo` or of the "
             "alignment-handbook."
         ) from error
-    if not isinstance(found, Mapping) or not found:
+    if not isinstance(values, Mapping) or not values:
         raise UserError(
             f"'{file}' holds no mapping of names to values: give a configuration of `trl sft`, "
             "`trl dpo` or of the alignment-handbook."
         )
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in values.items()}
 
 
 class _Loader(yaml.SafeLoader):

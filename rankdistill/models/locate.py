@@ -186,13 +186,13 @@ def folder_digest(folder: Path) -> str:
 def content_files(folder: Path) -> list[str]:
     """The files that `from_pretrained` may read, sorted, as paths relative to the folder."""
     here = os.listdir(folder)
-    found = {folder / name for name in here if any(fnmatchcase(name, p) for p in _CONTENT)}
-    found |= {file for pattern in _IN_FOLDERS for file in folder.glob(pattern)}
+    files = {folder / name for name in here if any(fnmatchcase(name, p) for p in _CONTENT)}
+    files |= {file for pattern in _IN_FOLDERS for file in folder.glob(pattern)}
     if any(name.endswith(".py") for name in here):  # it may import from folders beside it
         for parent, folders, names in os.walk(folder):
             folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-            found |= {Path(parent, name) for name in names if name.endswith(".py")}
-    return sorted(file.relative_to(folder).as_posix() for file in found if file.is_file())
+            files |= {Path(parent, name) for name in names if name.endswith(".py")}
+    return sorted(file.relative_to(folder).as_posix() for file in files if file.is_file())
 
 
 def _stamps(folder: Path) -> list[Any]:

@@ -307,14 +307,14 @@ class Planner:
         def fits(changed: TrainingStep) -> bool:
             return changed.memory().total + around <= room(self.hardware)
 
-        found = remedy(training, fits, least, group)
-        if found is None and group == "warmup" and stage.memory.others:
+        proposal = remedy(training, fits, least, group)
+        if proposal is None and group == "warmup" and stage.memory.others:
             around = stage.memory.process  # the teacher's outputs from disk, not the teacher
             first = "warmup.teacher_outputs=top_k"
-            found = remedy(training, fits, least, group)
+            proposal = remedy(training, fits, least, group)
             enough = fits(training)
-            return replace(stage, remedy=first if enough else f"{first} {found or NOTHING}")
-        return replace(stage, remedy=found or NOTHING)
+            return replace(stage, remedy=first if enough else f"{first} {proposal or NOTHING}")
+        return replace(stage, remedy=proposal or NOTHING)
 
     @property
     def epoch_group(self) -> int:

@@ -67,21 +67,21 @@ def requests(
     for number in range(count):
         if number < round(evolved * count):
             how = _EVOLUTIONS[number % len(_EVOLUTIONS)]
-            asked = (
+            question = (
                 f"Rewrite the task below. {how} It must stay answerable in words alone and must "
                 f"not be answered. Reply with the rewritten task only.\n\nTask: "
                 f"{generator.choice(texts)}"
             )
-            made.append(AugmentRequest("evolve", [Message(role="user", content=asked)]))
+            made.append(AugmentRequest("evolve", [Message(role="user", content=question)]))
         else:
             shown = generator.sample(texts, min(SHOWN, len(texts)))
             listed = "\n\n".join(f"Task {i}: {text}" for i, text in enumerate(shown, start=1))
-            asked = (
+            question = (
                 "Here are tasks that people give to an assistant.\n\n"
                 f"{listed}\n\nWrite one more task, about another topic than these and as varied as "
                 "they are. Do not answer it. Reply with the task only."
             )
-            made.append(AugmentRequest("instruct", [Message(role="user", content=asked)]))
+            made.append(AugmentRequest("instruct", [Message(role="user", content=question)]))
     return made
 
 
@@ -171,9 +171,9 @@ class Language:
         own = sum(_script(letter) in self._scripts for letter in letters)
         if own < LEAST * len(letters):
             return False
-        found = _words(text)
-        known = sum(word in self._words for word in found)
-        return len(found) < LONG or known >= COMMON_WORDS * len(found)
+        words_of_text = _words(text)
+        known = sum(word in self._words for word in words_of_text)
+        return len(words_of_text) < LONG or known >= COMMON_WORDS * len(words_of_text)
 
 
 def _words(text: str) -> list[str]:

@@ -89,12 +89,12 @@ def response_text(value: Any, name: str, where: str = "") -> str | None:
     if isinstance(value, str) and turned is None:
         return value if value.strip() else None
     try:
-        found = turns(turned or value, name, where, speaker="assistant")
+        messages = turns(turned or value, name, where, speaker="assistant")
     except OddRow:
         return None
-    if not found or role_of(found[-1]) != "assistant":
+    if not messages or role_of(messages[-1]) != "assistant":
         return value if isinstance(value, str) else None
-    return _said(found[-1]) or None
+    return _said(messages[-1]) or None
 
 
 def row_turns(
@@ -109,13 +109,13 @@ def row_turns(
     value = value_at(row, name)
     if name == "instruction" and isinstance(value, str):
         value = "\n\n".join([value, *_passages(row)])
-    found = turns(value, name, where)
+    messages = turns(value, name, where)
     if (history := _earlier(row, name)) is not None:
-        found = [*_history(history, where), *found]
+        messages = [*_history(history, where), *messages]
     system = next((row[key] for key in SYSTEM if _is_text(row.get(key)) and key != name), None)
-    if system is not None and found and role_of(found[0]) not in ("system", "developer"):
-        found = [{"role": "system", "content": encodable(system, "system", where)}, *found]
-    return name, found
+    if system is not None and messages and role_of(messages[0]) not in ("system", "developer"):
+        messages = [{"role": "system", "content": encodable(system, "system", where)}, *messages]
+    return name, messages
 
 
 def tools_in(row: Mapping[str, Any], where: str, column: str | None = None) -> str | None:

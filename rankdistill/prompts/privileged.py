@@ -94,16 +94,16 @@ class TeachersView:
 
     def _shown(self, row: Mapping[str, Any], name: str) -> str:
         columns = row_columns(row)
-        found = row.get("response") if name == ANSWER else columns.get(name)
+        value = row.get("response") if name == ANSWER else columns.get(name)
         if name == BEST:
             scored = [r for r in row.get("responses", []) if _score(r) > -math.inf]
-            found = max(scored, key=_score)["text"] if scored else None
-        if found is None:
+            value = max(scored, key=_score)["text"] if scored else None
+        if value is None:
             raise UserError(
                 f"{KEY} shows {{{name}}}, which the prompt {row['prompt_id']} does not have: give "
                 "prompts that have it, or another template."
             )
-        return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _score(response: Mapping[str, Any]) -> float:

@@ -140,12 +140,12 @@ class Evaluated:
         return any(not self._grams.isdisjoint(self._of(m["content"])) for m in messages)
 
     def _of(self, text: str) -> Iterator[tuple[str, ...]]:
-        found = words(text)
-        if len(found) < self._n:
-            if len(found) >= LEAST_WORDS:
-                yield tuple(found)
+        in_order = words(text)
+        if len(in_order) < self._n:
+            if len(in_order) >= LEAST_WORDS:
+                yield tuple(in_order)
             return
-        yield from zip(*(found[start:] for start in range(self._n)), strict=False)
+        yield from zip(*(in_order[start:] for start in range(self._n)), strict=False)
 
 
 def evaluated_identity(sets: Sequence[str], n: int) -> dict[str, Any]:

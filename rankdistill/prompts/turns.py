@@ -204,13 +204,13 @@ def parsed(text: str) -> Any:
 
 def written_messages(text: str) -> list[Turn] | None:
     """The messages that a table's cell holds, written as JSON or Python; None of other text."""
-    found = parsed(text)
-    if isinstance(found, Mapping):
-        found = [found] if _is_message(found) else _held(found)
-    if not isinstance(found, list) or not found:
+    content = parsed(text)
+    if isinstance(content, Mapping):
+        content = [content] if _is_message(content) else _held(content)
+    if not isinstance(content, list) or not content:
         return None
-    messages = all(isinstance(turn, Mapping) and _is_message(turn) for turn in found)
-    return found if messages else None
+    messages = all(isinstance(turn, Mapping) and _is_message(turn) for turn in content)
+    return content if messages else None
 
 
 def _exchange(turn: Turn) -> list[Turn]:

@@ -191,17 +191,17 @@ def _prompt(
         chosen: The column of the better response; where that is the prompt's, its end is one.
     """
     try:
-        name, found = row_turns(row, where, column)
+        name, messages = row_turns(row, where, column)
     except OddRow as odd:
         if odd.reason != "no_prompt" or (column is not None and not has_column(row, column)):
             raise
         return [], False
     if name == chosen:
-        return before_response(found), False
-    closed = list(found)
+        return before_response(messages), False
+    closed = list(messages)
     while closed and role_of(closed[-1]) == "assistant" and _is_blank(closed[-1]):
         closed.pop()
-    return closed, len(closed) < len(found)
+    return closed, len(closed) < len(messages)
 
 
 def _is_blank(turn: Turn) -> bool:

@@ -234,13 +234,13 @@ def shown_prompts(metrics: Metrics, answers: Iterable[Mapping[str, Any]]) -> lis
         return []
     after, before = (model["prompt_scores"] for model in roles if model)
     rows = {row["prompt_id"]: row for row in answers}
-    found = {name: after[name] - before[name] for name in after.keys() & before.keys()}
-    ordered = sorted(found, key=lambda name: (found[name], name))
+    differences = {name: after[name] - before[name] for name in after.keys() & before.keys()}
+    ordered = sorted(differences, key=lambda name: (differences[name], name))
     places = {name: place for place, name in enumerate(ordered, start=1)}
     return [
         Shown(
             places[name],
-            found[name],
+            differences[name],
             rows[name]["messages"],
             {
                 model: rows[name]["responses"][model][0]

@@ -258,14 +258,14 @@ def _cut(metrics: Metrics) -> str:
 
 def _lengths(axes: Axes, metrics: Metrics) -> bool:
     shown = [metrics[role] for role in ("baseline", "trained", "teacher")]
-    found = False
+    drawn = False
     for name in [name for name in shown if name in metrics["models"]]:
         model = metrics["models"][name]
         lengths = [n for row in model["response_lengths"].values() for n in row]
         scores = [s for row in model["response_scores"].values() for s in row]
         if not lengths:
             continue
-        found = True
+        drawn = True
         shade = colour(metrics, name)
         axes.scatter(
             lengths,
@@ -278,6 +278,6 @@ def _lengths(axes: Axes, metrics: Metrics) -> bool:
         )
     axes.set_xlabel("tokens of the response")
     axes.set_ylabel("judge score")
-    if found:
+    if drawn:
         legend_above(axes, markerscale=2.0)
-    return found
+    return drawn

@@ -157,12 +157,12 @@ def known_items(library: Path | None = None) -> list[tuple[str, str, str]]:
         library: A folder with modules; None is the standard library.
     """
     root = library or Path(sysconfig.get_paths()["stdlib"])
-    found = []
+    items = []
     for file in _sources(root):
         module = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        found += _documented(ast.parse(file.read_bytes()), module)
-    summaries = Counter(query.lower() for _, query, _ in found)
-    return [item for item in found if summaries[item[1].lower()] == 1]
+        items += _documented(ast.parse(file.read_bytes()), module)
+    summaries = Counter(query.lower() for _, query, _ in items)
+    return [item for item in items if summaries[item[1].lower()] == 1]
 
 
 def _sources(root: Path) -> Iterator[Path]:

@@ -99,7 +99,7 @@ class EndpointWriter:
         """
         each = self._options.responses_per_prompt
         done: queue.SimpleQueue[str] = queue.SimpleQueue()
-        asked: dict[str, list[Future[Answer]]] = {}
+        pending: dict[str, list[Future[Answer]]] = {}
         left: dict[str, int] = {}
         waiting, failure = iter(requests), None
         while True:
@@ -111,10 +111,10 @@ class EndpointWriter:
                     break
                 name, messages = request
                 left[name] = each
-                asked[name] = [self._submit(name, messages, k) for k in range(each)]
-                for future in asked[name]:
+                pending[name] = [self._submit(name, messages, k) for k in range(each)]
+                for future in pending[name]:
                     future.add_done_callback(lambda _, name=name: done.put(name))
-            if not asked:
+            if not pending:
                 break
             try:
                 name = done.get(block=failure is None)
@@ -125,7 +125,7 @@ class EndpointWriter:
                 continue
             del left[name]
             try:
-                answers = [future.result() for future in asked.pop(name)]
+                answers = [future.result() for future in pending.pop(name)]
             except UserError as error:
                 failure = error
                 continue

@@ -36,14 +36,14 @@ class Likelihood(LikelihoodOptions, Scorer):
 
     @property
     def identity(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"scorer": self.name, "code": 1}
+        own: dict[str, Any] = {"scorer": self.name, "code": 1}
         # vLLM's rounding differs from that of transformers, wherever its server is.
-        found |= identity_of(self, instead=("contrast", "through"))
+        own |= identity_of(self, instead=("contrast", "through"))
         if self.through != "transformers":
-            found["through"] = "vllm"
+            own["through"] = "vllm"
         if self.contrast == "unconditional":
-            return {**found, "contrast": self.contrast}
-        return {**found, "contrast": identity(self.contrast)} if self.contrast else found
+            return {**own, "contrast": self.contrast}
+        return {**own, "contrast": identity(self.contrast)} if self.contrast else own
 
     @property
     def runs_here(self) -> bool:

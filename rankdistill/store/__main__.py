@@ -220,15 +220,15 @@ def _chosen(store: Store, options: argparse.Namespace) -> list[Entry]:
         raise UserError(
             f"--older-than {options.older_than} is not an age: write 45s, 90m, 12h, 30d or 2w."
         )
-    found = inventory.entries(store)
-    stages = {entry.stage for entry in found}
-    if options.stage and found and options.stage not in stages:
+    entries = inventory.entries(store)
+    stages = {entry.stage for entry in entries}
+    if options.stage and entries and options.stage not in stages:
         raise UserError(
             f"No outputs of the stage '{options.stage}': {suggest(options.stage, stages)}"
         )
     return [
         entry
-        for entry in found
+        for entry in entries
         if (not options.stage or entry.stage == options.stage)
         and (age is None or entry.age_seconds >= age)
         and (not options.partial or not entry.complete)

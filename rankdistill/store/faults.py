@@ -98,8 +98,8 @@ def writing(place: Path, remedy: str) -> Iterator[None]:
 
 def _first_of(error: OSError) -> str:
     """`shutil.Error` holds a list of what happened to which file."""
-    found = error.args[0] if error.args else str(error)
-    return str(found[0][-1] if isinstance(found, list) and found else found)
+    reason = error.args[0] if error.args else str(error)
+    return str(reason[0][-1] if isinstance(reason, list) and reason else reason)
 
 
 def _denied_sentence(root: Path, error: OSError) -> str:

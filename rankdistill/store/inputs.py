@@ -103,8 +103,8 @@ def sha256(path: Path) -> str:
 def stamp_of(file: Path) -> list[int]:
     """Size, mtime and ctime in nanoseconds, inode: no program can set back the ctime, and another
     file in the place of this one has another inode."""
-    found = file.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def remembered_sha256(path: Path) -> str:

@@ -203,8 +203,8 @@ def _modified(path: Path) -> float | None:
 
 def _stamp(path: str) -> list[int] | None:
     with suppress(OSError):
-        found = os.stat(path)
-        return [found.st_size, found.st_ino, found.st_mtime_ns]
+        status = os.stat(path)
+        return [status.st_size, status.st_ino, status.st_mtime_ns]
     return None
 
 

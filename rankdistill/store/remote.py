@@ -141,12 +141,12 @@ class Remote:
 
     def _manifest(self, key: str) -> dict[str, Any] | None:
         try:
-            found = json.loads(self._files.cat_file(self._place(key)))
+            manifest = json.loads(self._files.cat_file(self._place(key)))
         except FileNotFoundError:
             return None
-        if not manifests.is_of(found, key) or not all(map(is_inside, found["files"])):
+        if not manifests.is_of(manifest, key) or not all(map(is_inside, manifest["files"])):
             raise DamagedRemote(f"{key} is damaged in {self.address}: its manifest.")
-        return found
+        return manifest
 
     def _place(self, key: str) -> str:
         return f"{self._root}/outputs/{key}.json"

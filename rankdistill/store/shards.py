@@ -245,13 +245,13 @@ def is_whole(path: Path) -> bool:
     Raises:
         FileNotFoundError: it is gone.
     """
-    match, found = _SHARD.fullmatch(path.name), path.stat()
-    stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    match, status = _SHARD.fullmatch(path.name), path.stat()
+    stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if match is None or _whole.get(path) == stamp:
         return match is not None
     with open(path, "rb") as file:
         whole = hashlib.file_digest(file, "sha256").hexdigest().startswith(match[3])
-    if whole and time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > _SETTLED_NS:
+    if whole and time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
         _whole[path] = stamp
     return whole
 

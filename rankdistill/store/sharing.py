@@ -167,17 +167,17 @@ def _done(folder: Path, chunk: range) -> Path:
 
 def _gathered(folder: Path, names: Sequence[str], chunks: Sequence[range]) -> Iterator[Any] | None:
     """All rows in order; None where some are missing, whose chunks are then to be made again."""
-    found: dict[str, tuple[LazyRows, int]] = {}
+    by_name: dict[str, tuple[LazyRows, int]] = {}
     for place in folder.glob("rows-*"):  # whose rows are then read by their places, in any order
         become_columns(place)
     for rows in _of_processes(folder):
-        found |= {name: (rows, place) for place, name in enumerate(rows.values("prompt_id"))}
-    missing = [chunk for chunk in chunks if any(names[place] not in found for place in chunk)]
+        by_name |= {name: (rows, place) for place, name in enumerate(rows.values("prompt_id"))}
+    missing = [chunk for chunk in chunks if any(names[place] not in by_name for place in chunk)]
     for chunk in missing:  # it was marked, and the machine lost its power before the rows were kept
         _done(folder, chunk).unlink(missing_ok=True)
     if missing:
         return None
-    places = map(found.__getitem__, names)
+    places = map(by_name.__getitem__, names)
     return (rows[place] for rows, place in places)
 
 

@@ -197,9 +197,9 @@ def _is_free(to: Path, name: str, ours: Files) -> bool:
 def _stamp(file: Path) -> Stamp | None:
     """None where it is no file."""
     with suppress(OSError):
-        found = file.lstat()
-        if stat.S_ISREG(found.st_mode):
-            return [found.st_size, found.st_mtime_ns]
+        status = file.lstat()
+        if stat.S_ISREG(status.st_mode):
+            return [status.st_size, status.st_mtime_ns]
     return None
 
 

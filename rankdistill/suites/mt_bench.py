@@ -132,17 +132,17 @@ class MTBench(MTBenchOptions, JudgedSuite):
         def mean(key: str, title: str, meaning: str, values: list[float], part: bool) -> Figure:
             return mean_figure(key, title, meaning, values, share=False, detail=part)
 
-        told = "Mean rating, 1 to 10"
+        explanation = "Mean rating, 1 to 10"
         overall = [fmean(of.values()) for of in ratings.values()]
-        figures = [mean("score", "MT-Bench", f"{told}, of both turns.", overall, False)]
+        figures = [mean("score", "MT-Bench", f"{explanation}, of both turns.", overall, False)]
         for turn in (1, 2):
             values = [of[turn] for of in ratings.values() if turn in of]
             title = f"MT-Bench, turn {turn}"
-            figures.append(mean(f"turn_{turn}", title, f"{told}.", values, False))
+            figures.append(mean(f"turn_{turn}", title, f"{explanation}.", values, False))
         category = {row["id"]: row["category"] for row in self._asked}
         for name in dict.fromkeys(category.values()):
             values = [fmean(of.values()) for key, of in ratings.items() if category[key] == name]
-            figures.append(mean(name, f"MT-Bench, {name}", f"{told}.", values, True))
+            figures.append(mean(name, f"MT-Bench, {name}", f"{explanation}.", values, True))
         return Measured(figures, counts)
 
     @cached_property

@@ -60,25 +60,25 @@ def peak_memory() -> Iterator[dict[str, int]]:
     weights included, MiB. `peak_gpu_mib`: what PyTorch held on this process's GPU; not there
     without one.
     """
-    found: dict[str, int] = {"peak_mib": _resident()}
+    peaks: dict[str, int] = {"peak_mib": _resident()}
     ended = threading.Event()
 
     def look() -> None:
         while not ended.wait(INTERVAL_S):
-            found["peak_mib"] = max(found["peak_mib"], _resident())
+            peaks["peak_mib"] = max(peaks["peak_mib"], _resident())
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
     try:
-        yield found
+        yield peaks
     finally:
         ended.set()
         watcher.join()
-        found["peak_mib"] = max(found["peak_mib"], _resident())
+        peaks["peak_mib"] = max(peaks["peak_mib"], _resident())
         if torch.cuda.is_available():
-            found["peak_gpu_mib"] = torch.cuda.max_memory_allocated() // MIB
+            peaks["peak_gpu_mib"] = torch.cuda.max_memory_allocated() // MIB
 
 
 def _resident() -> int:

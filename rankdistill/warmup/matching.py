@@ -133,12 +133,12 @@ def _modules(model: Any, layers: str, attention: bool, count: int) -> dict[str, 
             f"teacher's, which has {len(own)}: set warmup.layers=last and warmup.attention=false."
         )
     chosen = [own[-(-(i + 1) * len(own) // count) - 1] for i in range(count)]
-    found: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
     if layers != LAST:
-        found = {f"layer_{i}": layer for i, layer in enumerate(chosen)}
+        modules = {f"layer_{i}": layer for i, layer in enumerate(chosen)}
     if attention:
-        found |= {f"attention_{i}": _attention(layer) for i, layer in enumerate(chosen)}
-    return found
+        modules |= {f"attention_{i}": _attention(layer) for i, layer in enumerate(chosen)}
+    return modules
 
 
 def _attention(layer: nn.Module) -> nn.Module:

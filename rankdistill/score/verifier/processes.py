@@ -83,19 +83,19 @@ class _Process:
 
     def _asked(self, texts: Sequence[str], columns: Mapping[str, Any]) -> list[Checked]:
         """The answers up to and with the one that ends the process, or all of them."""
-        found: list[Checked] = []
+        checked: list[Checked] = []
         try:
             self._connection.send_bytes(json.dumps({"texts": texts, "columns": columns}).encode())
             for _ in texts:
                 if not self._connection.poll(self._limit_s):
-                    found.append(Checked(failed=f"it took more than {self._limit_s:g} s"))
+                    checked.append(Checked(failed=f"it took more than {self._limit_s:g} s"))
                     self.close()
                     break
-                found.append(Checked(**json.loads(self._connection.recv_bytes())))
+                checked.append(Checked(**json.loads(self._connection.recv_bytes())))
         except (EOFError, OSError):
-            found.append(Checked(failed="the process that checked it ended"))
+            checked.append(Checked(failed="the process that checked it ended"))
             self.close()
-        return found
+        return checked
 
     def _start(self) -> None:
         ours, its = socket.socketpair()

@@ -124,14 +124,14 @@ class Experience:
         if self.weights is None:
             return None
         assert config.divergence is not None
-        found: list[Support | None] = []
+        supports: list[Support | None] = []
         for episode in (self.episodes[i] for i in prompts):
-            found += episode.supports or [None] * len(episode.scores)
-        size = next((s.ids.shape[1] for s in found if s is not None), 1)
+            supports += episode.supports or [None] * len(episode.scores)
+        size = next((s.ids.shape[1] for s in supports if s is not None), 1)
         lengths = self.mask[self.rows(prompts)].sum(dim=1).tolist()
         parts = [
             _unknown(length, size) if s is None else s
-            for s, length in zip(found, lengths, strict=True)
+            for s, length in zip(supports, lengths, strict=True)
         ]
         ids, values, tail = (torch.cat(columns) for columns in zip(*parts, strict=True))
         return SupportRows(

@@ -197,12 +197,12 @@ class Rollouts:
         """
         rows = [self._prompts[i] for i in chosen]
         shown = [_tokens(self._shown[i], row) for i, row in zip(chosen, responses, strict=True)]
-        found, failure = [], None
+        read, failure = [], None
         try:
-            found = self._readers(rows, shown) if rows else []
+            read = self._readers(rows, shown) if rows else []
         except UserError as error:
             failure = str(error)
-        could = any(reading is not None for group in found for reading in group)
+        could = any(reading is not None for group in read for reading in group)
         everyone = gather_object([(failure, could)])
         for told, _ in everyone:
             if told is not None:
@@ -213,7 +213,7 @@ class Rollouts:
                 "longest prompt and response (vllm serve --max-model-len), or look at what it "
                 "answers; the same command continues from the last checkpoint."
             )
-        return found
+        return read
 
     def _look(self, groups: Sequence[TokenGroup]) -> list[dict[str, Any]]:
         """The policy's log-probabilities and values of groups, each a list of lists of floats."""

@@ -205,19 +205,19 @@ class PPOTrainer:
     def _warn(self, experience: Experience) -> None:
         """A line, once, for what makes the rewards say little."""
         count, figures = len(experience.mask), experience.figures
-        found = []
+        warnings = []
         if figures.get("score_std") == 0:
-            found.append(
+            warnings.append(
                 f"All {count} responses of a rollout have the reward {figures['score']:g}, so only "
                 "the KL is learnt from: look at the reward if this goes on."
             )
         if figures["cut_share"] == 1:
-            found.append(
+            warnings.append(
                 f"All {count} responses of a rollout were cut at "
                 f"{self.config.sampling.max_response_tokens} tokens, so none shows how to end: "
                 "raise the rollouts' max_response_tokens."
             )
-        for line in found:
+        for line in warnings:
             if line.partition(",")[2] not in self._said:
                 self._said.add(line.partition(",")[2])
                 say(line)
