@@ -66,8 +66,8 @@ class Recipe:
 
 def yaml_files(folder: Traversable) -> dict[str, Traversable]:
     """The YAML files of a folder by what an option is called, in that order."""
-    found = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
-    return {name.removesuffix(".yaml"): found[name] for name in sorted(found)}
+    entries = {entry.name: entry for entry in folder.iterdir() if entry.name.endswith(".yaml")}
+    return {name.removesuffix(".yaml"): entries[name] for name in sorted(entries)}
 
 
 def recipe_files() -> dict[str, Traversable]:
@@ -125,5 +125,5 @@ def groups() -> dict[str, list[str]]:
     for name in ("accelerate", "hardware"):  # the launcher's, and the planner's
         folders.remove(name)
     options = {name: list(yaml_files(conf / name)) for name in folders}
-    found = {name: names for name, names in options.items() if names}
-    return {**found, "eval": list(suite_files()), "recipe": list(recipe_files())}
+    filled = {name: names for name, names in options.items() if names}
+    return {**filled, "eval": list(suite_files()), "recipe": list(recipe_files())}

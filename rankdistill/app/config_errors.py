@@ -270,9 +270,9 @@ def _not_utf_8(arguments: Sequence[str]) -> str:
 def _own_files(arguments: Sequence[str]) -> Iterator[Path]:
     """The YAML files in the folders of `--config-dir` and `hydra.searchpath`."""
     line = " ".join(arguments)
-    found = re.findall(r"(?:--config-dir|-cd)[= ]([^ ]+)", line)
-    found += re.findall(r"file://([^\],' ]+)", line)
-    for folder in found:
+    folders = re.findall(r"(?:--config-dir|-cd)[= ]([^ ]+)", line)
+    folders += re.findall(r"file://([^\],' ]+)", line)
+    for folder in folders:
         yield from sorted(Path(folder).expanduser().rglob("*.y*ml"))
 
 

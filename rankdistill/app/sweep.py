@@ -160,9 +160,9 @@ def _points(config: Any) -> list[list[str]]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    from_config = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    overrides = parser.parse_overrides([*given, *config.hydra.overrides.task])
+    overrides = parser.parse_overrides([*from_config, *config.hydra.overrides.task])
     if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
         return BasicSweeper.split_arguments(overrides, None)[0]
     values = [_listed(override) for override in overrides]
