@@ -46,10 +46,10 @@ def figure_tables(metrics: Mapping[str, Any]) -> Iterator[FigureTable]:
     if metrics.get("ranked_set") is not None:
         heads = zip(metrics["ranked_set"]["models"], ranked_labels(metrics), strict=True)
         yield FigureTable("Held-out rankings", list(heads), ranked_rows(metrics))
-    if names := writer_labels(metrics):
-        yield FigureTable(WRITERS, _named(names), writer_rows(metrics))
     if metrics.get("ranking"):
         yield FigureTable(RANKING, _named(ranking_labels(metrics)), ranking_rows(metrics))
+    if names := writer_labels(metrics):
+        yield FigureTable(WRITERS, _named(names), writer_rows(metrics))
     if has_reward(metrics):
         yield FigureTable(gate_title(metrics), _named(GATE_COLUMNS), gate_rows(metrics))
         if rows := reward_rows(metrics):
