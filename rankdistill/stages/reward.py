@@ -29,7 +29,7 @@ from rankdistill.trainer.arguments import RankingConfig, optimised
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.progress import peak_memory
 from rankdistill.trainer.shares import by_shares
-from rankdistill.trainer.stopping import run_training
+from rankdistill.trainer.stopping import attended
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,8 @@ def _train(
         tokenizer,
         settings,
     )
-    run_training(trainer)
+    with attended(trainer):
+        trainer.train(resume_from_checkpoint=True)
     figures: dict[str, Any] = {"groups": len(training), "steps": trainer.state.global_step}
     model = trainer.accelerator.unwrap_model(trainer.model)
     scale = Scale.of(_logits(model, _of_the_student(training), tokenizer, settings))

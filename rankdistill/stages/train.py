@@ -22,7 +22,7 @@ from rankdistill.trainer.checkpoints import owes_evaluation
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.progress import peak_memory
-from rankdistill.trainer.stopping import run_training
+from rankdistill.trainer.stopping import attended
 
 INDIRECT = ("learning_rate", "learning_rate_grid", "learning_rate_scale")
 """The peak learning rate is in the key, so the keys it is computed from are not."""
@@ -110,7 +110,8 @@ def _train(
         processing_class=tokenizer,
         eval_dataset=own_groups(_with_reference(validation, reference), tokenizer) or None,
     )
-    run_training(trainer)
+    with attended(trainer):
+        trainer.train(resume_from_checkpoint=True)
     save_trained(trainer, tokenizer, partial.path / "model", load)
     if trainer.is_world_process_zero():
         (partial.path / "history.json").write_text(json.dumps(trainer.state.log_history))

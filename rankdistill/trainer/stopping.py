@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import TrainOutput
 
 from rankdistill.console import is_main_process
 from rankdistill.trainer.progress import show_progress
@@ -48,11 +47,12 @@ def saves_when_stopped(trainer: Trainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_training(trainer: Trainer, checkpoint: bool | str | None = True) -> TrainOutput:
-    """The whole training, or what is left of it behind a checkpoint; see `saves_when_stopped`."""
+@contextmanager
+def attended(trainer: Trainer) -> Iterator[None]:
+    """In the block, a training shows its progress, and stops as `saves_when_stopped` has it."""
     show_progress(trainer)
     with saves_when_stopped(trainer):
-        return trainer.train(resume_from_checkpoint=checkpoint)
+        yield
 
 
 class _Stop(TrainerCallback):

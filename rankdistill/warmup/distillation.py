@@ -18,7 +18,7 @@ from rankdistill.rows import Group
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
-from rankdistill.trainer.stopping import run_training
+from rankdistill.trainer.stopping import attended
 from rankdistill.warmup.matching import MODULE
 from rankdistill.warmup.rows import TokenRow, figures, token_rows
 from rankdistill.warmup.schema import DistillationOptions
@@ -109,7 +109,8 @@ class Distillation(DistillationOptions, Warmup):
             validation=measured,
             processing_class=supervision.tokenizer,
         )
-        result = run_training(trainer)
+        with attended(trainer):
+            result = trainer.train(resume_from_checkpoint=True)
         model._modules.pop(MODULE, None)  # of use while training only
         save_trained(trainer, supervision.tokenizer, out, load)
         return {**figures(trainer, result, rows), **told.figures, **trainer.memory_figures}

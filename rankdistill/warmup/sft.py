@@ -19,7 +19,7 @@ from rankdistill.trainer.arguments import UnnumberedCPU
 from rankdistill.trainer.checkpoints import last_checkpoint
 from rankdistill.trainer.modes import enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
-from rankdistill.trainer.stopping import run_training
+from rankdistill.trainer.stopping import attended
 from rankdistill.warmup.conversations import Conversations
 from rankdistill.warmup.rows import TokenRow, figures, token_rows
 from rankdistill.warmup.schema import SFTOptions
@@ -97,7 +97,8 @@ class SFTWarmup(SFTOptions, Warmup):
             eval_dataset=_labelled(measured) if measured else None,
             processing_class=tokenizer,
         )
-        result = run_training(trainer, last_checkpoint(how.checkpoints))
+        with attended(trainer):
+            result = trainer.train(resume_from_checkpoint=last_checkpoint(how.checkpoints))
         save_trained(trainer, tokenizer, out, load)
         return figures(trainer, result, rows)
 
