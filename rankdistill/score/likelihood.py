@@ -93,12 +93,12 @@ class Likelihood(LikelihoodOptions, Scorer):
         self, groups: Sequence[Group], access: TeacherAccess, done: int
     ) -> Iterator[list[list[float]]]:
         """Through transformers, one micro-batch after the other."""
-        teacher = LikelihoodReader.load(access.teacher, groups, access)
-        contrast: LikelihoodReader | None = None
+        teacher = Reader.load(access.teacher, groups, access)
+        contrast: Reader | None = None
         if self.contrast == "unconditional":
             contrast = replace(teacher, tokens=_bare(teacher.tokens, access.teacher))
         elif self.contrast:
-            contrast = LikelihoodReader.load(self._contrasted(access), groups, access)
+            contrast = Reader.load(self._contrasted(access), groups, access)
         for indices in micro_batches(teacher.tokens, self.max_batch_tokens, access.layout):
             indices = [i for i in indices if i >= done]
             if not indices:
@@ -170,7 +170,7 @@ def _bare(tokens: Sequence[TokenGroup], model: Model) -> list[TokenGroup]:
 
 
 @dataclass(frozen=True)
-class LikelihoodReader:
+class Reader:
     """A model, and the groups in its tokens."""
 
     model: Any
@@ -178,7 +178,7 @@ class LikelihoodReader:
     tokens: list[TokenGroup]
 
     @classmethod
-    def load(cls, model: Model, groups: Sequence[Group], access: TeacherAccess) -> LikelihoodReader:
+    def load(cls, model: Model, groups: Sequence[Group], access: TeacherAccess) -> Reader:
         """The model, and the groups, which `access.writer` wrote, in its tokens."""
         bound = bind(model.load_on_device(), access.layout)
         return cls(bound, access.layout, _tokens(model, groups, access))

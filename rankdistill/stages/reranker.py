@@ -28,7 +28,7 @@ from rankdistill.retrieval.search import (
     require_bm25s,
 )
 from rankdistill.rows import Group, row_columns
-from rankdistill.score.likelihood import LikelihoodReader
+from rankdistill.score.likelihood import Reader
 from rankdistill.stages.evaluate import block
 from rankdistill.stages.rank import diagnostics, rank
 from rankdistill.stages.retrieve import by_passage, by_query_likelihood, graded_by_teacher, retrieve
@@ -258,7 +258,7 @@ def _teacher_timed(run: Run, groups: Sequence[Group]) -> Callable[[int], Any] | 
     request, tokenizer = run.settings.retrieval.request, run.start.tokenizer()
     asked = [by_passage([group], request, tokenizer) for group in groups]
     groups = [group for part in asked for group in part]
-    reader = LikelihoodReader.load(run.teacher, groups, run.teacher_access(run.start))
+    reader = Reader.load(run.teacher, groups, run.teacher_access(run.start))
     starts = [0]
     for part in asked:
         starts.append(starts[-1] + len(part))

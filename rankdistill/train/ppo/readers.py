@@ -39,7 +39,7 @@ Readings = list[list[Reading | None]]
 """`[group][response]`; None of a response that could not be read."""
 
 
-class Reader(Protocol):
+class TokenReader(Protocol):
     """Reads responses token by token."""
 
     counts: Counter[str]
@@ -114,7 +114,7 @@ class Readers:
         column: None where there is one.
     """
 
-    def __init__(self, readers: Mapping[str, Reader], column: str | None) -> None:
+    def __init__(self, readers: Mapping[str, TokenReader], column: str | None) -> None:
         self._readers, self._column = dict(readers), column
 
     def __call__(self, rows: Sequence[Any], groups: Sequence[TokenGroup]) -> Readings:

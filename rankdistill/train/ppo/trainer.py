@@ -32,7 +32,7 @@ from rankdistill.train.ppo.checkpoint import Progress, last_complete, restore, s
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Experience
 from rankdistill.train.ppo.losses import KLController
-from rankdistill.train.ppo.readers import LocalReader, Reader, Readers
+from rankdistill.train.ppo.readers import LocalReader, Readers, TokenReader
 from rankdistill.train.ppo.rollout import Reward, Rollouts
 from rankdistill.train.ppo.update import Updates
 from rankdistill.trainer.modes import enable_gradient_checkpointing
@@ -53,8 +53,8 @@ class PPOTrainer:
         reward: Groups with sampled responses -> their scores; None: `config.reward_coef` is 0.
         sampler: Writes the rollouts.
         reference: What the KL is taken to, the teacher of `advantage=teacher`: a model, or another
-            `Reader`; by value of `teacher_column` where there are several. None: the policy as it
-            is now, of one with adapters the model without them.
+            `TokenReader`; by value of `teacher_column` where there are several. None: the policy as
+            it is now, of one with adapters the model without them.
         critic: A reward model that becomes the critic; None: a head on the policy's backbone.
         report_to: accelerate's trackers.
         loading: How the sampler loads the policy, whose folder it is given.
@@ -154,7 +154,7 @@ class PPOTrainer:
             self.controller.coefficient = self.progress.kl_coefficient
         return self.progress.iteration
 
-    def _reader(self, policy: Any, reference: Any) -> Reader:
+    def _reader(self, policy: Any, reference: Any) -> TokenReader:
         """Reads as the reference, which is frozen and put on the device where it is a model."""
         if reference is not None and not isinstance(reference, nn.Module):
             return reference
