@@ -161,9 +161,9 @@ class RolloutOptions(SamplingParameters):
     prompts: int
 
     def __post_init__(self) -> None:
+        above_zero("train.rollout", self, "temperature")
         super().__post_init__()
         at_least("train.rollout", self, 1, "prompts")
-        above_zero("train.rollout", self, "temperature")
 
 
 @dataclass(frozen=True, kw_only=True)
