@@ -15,7 +15,6 @@ _CALLED = {"cluster": "student, asked otherwise"}
 """Writers whose name in the ranked set says nothing to a reader."""
 
 
-
 def writer_labels(metrics: Mapping[str, Any]) -> list[str]:
     """The columns: the writers; none where there is one."""
     names: Mapping[str, Any] = _of(metrics).get("writers", {})
