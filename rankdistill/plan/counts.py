@@ -88,8 +88,8 @@ def count(settings: Settings, plan: PlanConfig) -> Counts:
     half = prompts.max_prompt_tokens / 2
     found = source.prompt if source.prompt is not None else half
     prompt = plan.prompt_tokens if plan.prompt_tokens is not None else found + demanded
-    unknown = sampled or source.response is None
-    wanted = taken * longest if unknown else min(longest, source.response)
+    most = taken * longest
+    wanted = most if sampled or source.response is None else min(longest, source.response)
     return Counts(
         **split,
         prompt=min(prompt, prompts.max_prompt_tokens),
