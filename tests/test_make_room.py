@@ -15,6 +15,7 @@ from rankdistill.score.likelihood import Likelihood
 from rankdistill.score.reward_model import RewardModel
 from rankdistill.stages import run as run_module
 from rankdistill.stages.comparison import Reference
+from rankdistill.stages.ppo import _train
 from rankdistill.stages.run import Run
 from rankdistill.train.ppo import rollout
 from rankdistill.train.ppo.rollout import Rollouts
@@ -67,8 +68,21 @@ def test_models_of_the_evaluation_and_an_engine_take_turns(
     assert reference.held_out(run) is held and answers.model.loads == 2
     assert first.closed == (kind == "cuda")
     run.sampler()
-    apart = reference.held_out(run) is not held
-    assert apart == (kind == "cuda")
+    again = reference.held_out(run)
+    assert (again is not held) == (kind == "cuda")
+    run.close_sampler()  # before other models are loaded
+    assert (reference.held_out(run) is not again) == (kind == "cuda")
+
+
+def test_ppo_has_the_engines_room_before_it_loads_a_model() -> None:
+    class Room(Exception): ...
+
+    def hold_models() -> None:
+        raise Room
+
+    unloaded: Any = object()
+    with pytest.raises(Room):
+        _train(SimpleNamespace(hold_models=hold_models), *[unloaded] * 6)  # type: ignore[arg-type]
 
 
 def test_a_scorer_that_loads_a_model_asks_for_the_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import io
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +18,12 @@ from ranking_trainer_data import TOKENIZER, config, ragged_groups
 from tiny_run import PPO, TINY, run_here
 from transformers import PreTrainedModel
 
-from rankdistill import RankingTrainer
+from rankdistill import RankingTrainer, vllm_worker
 from rankdistill.forward import bind
 from rankdistill.models import device, load_model, release
 from rankdistill.models import model as model_module
 from rankdistill.models.model import Loading, Model
 from rankdistill.stages.run import Run
-from rankdistill.vllm_worker import free_share
 
 
 @pytest.fixture
@@ -114,7 +115,20 @@ def test_an_engine_asks_for_what_is_free(free: Any, share: float, monkeypatch: A
     """On the fuller one of two GPUs of 80; 0.85 is the most."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (free[gpu], 80))
-    assert free_share(0.85) == pytest.approx(share)
+    assert vllm_worker.free_share(0.85) == pytest.approx(share)
+
+
+def test_an_engine_is_started_with_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    class LLM:
+        def __init__(self, gpu_memory_utilization: float) -> None:
+            asked.append(gpu_memory_utilization)
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM))
+    monkeypatch.setattr(vllm_worker, "free_share", lambda most: most / 2)
+    vllm_worker.Worker(io.StringIO()).start({"gpu_memory_utilization": 0.5})
+    assert asked == [0.25]
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,16 @@ def test_refused_before_anything_runs(monkeypatch, capsys, tmp_path, teacher, ar
     assert sentence in said and not list((tmp_path / "home").rglob("manifest.json"))
 
 
+@pytest.mark.parametrize("method", [[], ["train=distillation"]])
+def test_a_launch_that_shards_models_is_refused_before_anything_runs(
+    method, monkeypatch, capsys, tmp_path, teacher
+):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    said = refusal(monkeypatch, capsys, tmp_path, *PPO, f"teacher.path={teacher}", *method)
+    assert "needs the whole model in every process, and this launch shards it (DeepSpeed)" in said
+    assert not list((tmp_path / "home").rglob("manifest.json"))
+
+
 def test_the_reward_model_of_another_tokenizer_reads_the_text(monkeypatch, tmp_path, teacher):
     """A backbone with a token more in front: its ids differ, so it reads the text."""
     from conftest import SPECIAL, build_model, build_tokenizer

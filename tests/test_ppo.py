@@ -296,6 +296,12 @@ def test_options_that_are_refused(tmp_path, options, sentence):
         config(tmp_path, **options)
 
 
+def test_shards_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match=r"^PPO needs the whole model .* \(DeepSpeed\): start it"):
+        trainer(tmp_path)
+
+
 def test_no_prompt(tmp_path):
     with pytest.raises(UserError, match="at least one prompt"):
         trainer(tmp_path, prompts=[], policy=policy())

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean, pstdev
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,8 @@ from transformers import (
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import encode_prompt
+from rankdistill.models.model import Loading, Model
+from rankdistill.stages.reward import ModelReward, read_in
 from rankdistill.train.reward.gate import check_gate, gate_figures
 from rankdistill.train.reward.model import (
     PADDING_TOKEN,
@@ -148,6 +152,32 @@ def test_new_head_has_the_stated_spread(folder):
         for _ in range(4)
     ]
     assert fmean(spread) == pytest.approx((layer.in_features + 1) ** -0.5, rel=0.25)
+
+
+def test_a_frozen_one_is_read_in_its_precision_and_rewards_in_float32(folder):
+    path = folder()
+
+    def read(precision: str) -> tuple[Any, list[float]]:
+        layout, own = SimpleNamespace(name="shared"), SimpleNamespace(max_batch_tokens=64)
+        settings = SimpleNamespace(seed=0, train=SimpleNamespace(layout=layout), reward=own)
+        model = Model(path, {}, Loading(precision))
+        made = ModelReward(SimpleNamespace(settings=settings), model, model, new_head=True)  # type: ignore[arg-type]
+        rows: Any = [
+            {"messages": [{"role": "user", "content": "abc"}],
+             "responses": [{"token_ids": [5, 9, 30 + k]} for k in range(8)]}
+        ]  # fmt: skip
+        return made._loaded, made(rows)[0]
+
+    model, found = read("bfloat16")
+    exact = read("float32")[1]
+    assert model.model.embed_tokens.weight.dtype == torch.bfloat16
+    assert score_layer(model).weight.dtype == torch.float32
+    assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
+    assert found == pytest.approx(exact, abs=0.05)
+    rounded = torch.tensor(found).bfloat16().tolist()
+    assert sum(a != b for a, b in zip(found, rounded, strict=True)) > 4
+    assert read_in(Model(path, {}, Loading("bfloat16"))) == {"rewards_in": "bfloat16"}
+    assert read_in(Model(path, {}, Loading("float32"))) == {}
 
 
 def test_equal_and_not_finite_rewards_are_refused():

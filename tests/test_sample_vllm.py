@@ -208,7 +208,7 @@ def test_engines_on_gpus_have_gpus_of_their_own(monkeypatch) -> None:
         "dtype": "float32", "tensor_parallel_size": 2,
     }  # fmt: skip
     assert device_arguments(0.5, 100) == {"gpu_memory_utilization": 0.5}
-    with pytest.raises(UserError, match=r"data_parallel=3 and .* for 6 GPUs, and there are 4"):
+    with pytest.raises(UserError, match=r"4 GPUs, and .*data_parallel=3 and .* ask for 6:"):
         VLLMSampler(tensor_parallel=2, data_parallel=3)
 
 

@@ -8,17 +8,22 @@ import random
 import re
 from collections import Counter
 from concurrent.futures import Future
+from types import SimpleNamespace
 
 import pytest
+from conftest import build_tokenizer
 from fake_endpoint import shown
 from judge_data import group, scorer
 
 from rankdistill.endpoint import Answer
 from rankdistill.errors import UserError
+from rankdistill.models import Loading
+from rankdistill.score.judge import engine
 from rankdistill.score.judge.modes import MODES, Brief
 from rankdistill.score.judge.prompts import load_criterion, load_frame
 from rankdistill.score.judge.scorer import run
 from rankdistill.score.judge.verdicts import ENUMERATED, Reply, duel_form, order_form, rating_form
+from rankdistill.stages.score import _gpus
 
 
 def brief(mode: str, **changes) -> Brief:
@@ -263,6 +268,35 @@ def test_a_prompt_of_the_users_needs_its_placeholders(tmp_path):
 def test_what_is_refused_at_start_up(changes, told):
     with pytest.raises(UserError, match=told):
         scorer("judge", **changes)
+
+
+@pytest.mark.parametrize(("gpus", "devices"), [(1, "3"), (4, "0,1,2,3")])
+def test_a_judge_of_a_launch_has_the_gpus_of_its_process(gpus, devices, monkeypatch, tmp_path):
+    """A stand-in for the child: only what it is started with."""
+    given = []
+
+    class Child:
+        def __init__(self, folder, answers, environment):
+            given.append(environment)
+            self.send = lambda request: answers.put((self, {"ready": True}))
+            self.close = lambda: answers.put((self, None))
+
+    monkeypatch.setattr(engine, "VLLMProcess", Child)
+    monkeypatch.setattr(engine, "max_positions", lambda folder: 512)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    judge = scorer("judge", tensor_parallel_size=gpus)
+    model = SimpleNamespace(folder=tmp_path, tokenizer=build_tokenizer, loading=Loading())
+    engine.Engine(model, judge, 0).close()  # type: ignore[arg-type]
+    assert given == [{"CUDA_VISIBLE_DEVICES": devices}]
+    assert _gpus(judge) == gpus and _gpus(scorer("likelihood")) is None
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    if gpus > 2:
+        told = r"There are 2 GPUs, and score.tensor_parallel_size=4 ask for 4: lower it"
+        with pytest.raises(UserError, match=told):
+            engine.Engine(model, judge, 0)  # type: ignore[arg-type]
 
 
 def test_what_changes_verdicts_is_in_the_identity_and_nothing_else():

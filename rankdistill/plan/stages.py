@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rankdistill.bench.flops import Work, sequences
-from rankdistill.plan.memory import forward_memory, model_bytes
+from rankdistill.plan.memory import ADAM, forward_memory, model_bytes
 from rankdistill.plan.planner import PASSES, Planner, precise
 from rankdistill.plan.served import QUESTION, judged, written
 from rankdistill.plan.served import read as read_by_servers
@@ -253,6 +253,17 @@ def _teachers_here(planner: Planner) -> list[Shape]:
     ]
 
 
+def _rewarding(planner: Planner) -> tuple[Shape, Any]:
+    """What a reward model begins as, and the group of its precision."""
+    settings: Any = planner.settings
+    backbone = settings.reward.backbone
+    if backbone == "teacher":
+        return planner.teacher, settings.teacher
+    if backbone == "warmed_up":
+        return planner.student, settings.student
+    return planner.shape(backbone, settings.student), settings.student
+
+
 def _ppo(planner: Planner) -> Iterator[PlannedStage]:
     """Policy, reference or teachers, perhaps a reward model and a critic; an engine writes between
     updates, and servers read."""
@@ -261,14 +272,17 @@ def _ppo(planner: Planner) -> Iterator[PlannedStage]:
     rollout, shape = train.rollout, planner.student
     group = planner.group(rollout.responses_per_prompt)
     own = model_bytes(shape, "float32", None)
-    models = own * train.learns_reward
+    reward, models = shape, 0.0
+    if train.learns_reward:
+        reward, loaded_as = _rewarding(planner)
+        models += model_bytes(reward, precise(loaded_as.precision), None)
     teachers = _teachers_here(planner) if train.distils else []
     if train.distils:
         models += sum(planner.held(teacher, settings.teacher) for teacher in teachers)
     elif not settings.student.lora.r:  # with adapters the policy is its own reference
         models += own
     if train.critic == "separate" and train.advantage == "gae":
-        models += 16 * shape.parameters
+        models += (4 + 4 + ADAM) * reward.parameters
     prompts = round(counts.train * train.epochs)
     written = planner.sampling("", shape, prompts, rollout.responses_per_prompt)
     read = times(group, prompts)
@@ -277,7 +291,7 @@ def _ppo(planner: Planner) -> Iterator[PlannedStage]:
     # Of several teachers the largest is taken to read all.
     largest = [max(teachers, key=lambda shape: shape.parameters)] if teachers else []
     readers = [shape, *(largest if train.distils else [shape])]
-    readers += [shape] * train.learns_reward
+    readers += [reward] * train.learns_reward
     forwards = sum(read.inference(cost(reader)) for reader in readers)
     updates = times(group, counts.train * train.ppo_epochs)
     share = -(-train.prompts_per_step // planner.hardware.devices)

@@ -321,8 +321,13 @@ def device_arguments(gpu_memory_utilization: float, length: int | None = None) -
     return {**CPU_ARGUMENTS, **whole}
 
 
-def environments(engines: int, gpus_each: int) -> list[dict[str, str]]:
+def environments(
+    engines: int, gpus_each: int, key: str = "sample.tensor_parallel"
+) -> list[dict[str, str]]:
     """What every engine's environment adds: the devices, or the threads, that are its own.
+
+    Args:
+        key: That says `gpus_each`.
 
     Raises:
         UserError: there are not as many GPUs.
@@ -330,17 +335,17 @@ def environments(engines: int, gpus_each: int) -> list[dict[str, str]]:
     if not torch.cuda.is_available():
         if gpus_each > 1:
             raise UserError(
-                f"sample.tensor_parallel={gpus_each} spreads an engine over GPUs, and there are "
-                "none: leave it at 1."
+                f"{key}={gpus_each} spreads an engine over GPUs, and there are none: leave it at 1."
             )
         threads = max(1, torch.get_num_threads() // engines)
         return [{"OMP_NUM_THREADS": str(threads)} if engines > 1 else {} for _ in range(engines)]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
     if engines * gpus_each > len(visible):
+        more = f"sample.data_parallel={engines} and " if engines > 1 else ""
         raise UserError(
-            f"sample.data_parallel={engines} and sample.tensor_parallel={gpus_each} ask for "
-            f"{engines * gpus_each} GPUs, and there are {len(visible)}: lower one of them."
+            f"There are {len(visible)} GPUs, and {more}{key}={gpus_each} ask for "
+            f"{engines * gpus_each}: lower {'one of them' if more else 'it'}."
         )
     if engines * gpus_each == 1:  # of several processes of a machine, each has its own
         visible = [visible[int(os.environ.get("LOCAL_RANK") or 0) % len(visible)]]

@@ -19,7 +19,7 @@ from rankdistill.rows import Group
 from rankdistill.sample import SamplingOptions
 from rankdistill.score import Scorer, score_groups
 from rankdistill.score.scorer import TeacherAccess
-from rankdistill.stages.reward import ModelReward, Rewarding, reads
+from rankdistill.stages.reward import ModelReward, Rewarding, read_in, reads
 from rankdistill.stages.rounds import needs_reward
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.token_teachers import check_teachers, opened, teachers_identity
@@ -110,6 +110,7 @@ def _train(
     learning_rate: float | None,
     partial: Partial,
 ) -> Mapping[str, Any]:
+    run.hold_models()
     tokenizer = student.tokenizer()
     critic = None if rewarding is None else _critic(run, settings, student, rewarding)
     reference, loaded, served = None, 0, {}
@@ -200,7 +201,7 @@ def _learned_from(
     """What an identity says of the reward and the teacher."""
     identity: dict[str, Any] = {}
     if rewarding is not None:
-        identity["reward_model"] = rewarding.model.identity
+        identity |= {"reward_model": rewarding.model.identity, **read_in(rewarding.model)}
     elif settings.reward_coef > 0:
         identity["verifier"] = _verifier(run).identity
         identity |= run.start.thoughts_identity

@@ -32,7 +32,7 @@ from rankdistill.score.likelihood import Reader
 from rankdistill.stages.evaluate import block
 from rankdistill.stages.rank import diagnostics, rank
 from rankdistill.stages.retrieve import by_passage, by_query_likelihood, graded_by_teacher, retrieve
-from rankdistill.stages.reward import ModelReward, Rewarding, backbone_of, reward_model
+from rankdistill.stages.reward import ModelReward, Rewarding, backbone_of, read_in, reward_model
 from rankdistill.stages.run import Model, Run
 from rankdistill.stages.run_folder import write_run_folder
 from rankdistill.stages.student import student
@@ -142,6 +142,7 @@ def measure_reranking(
         "untrained": backbone_of(run, warm).identity,
         "seed": run.settings.seed,
         "timed_queries": settings.timed_queries,
+        **read_in(rewarding.model),
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from rankdistill.errors import UserError
 from rankdistill.fields import identity_of
 from rankdistill.forward import bind
 from rankdistill.models import Rows, device, recoded, recoding, token_group, token_groups
+from rankdistill.models.load import PRECISIONS
 from rankdistill.models.model import model_of
 from rankdistill.rows import Group
 from rankdistill.stages.agreement import check_sampler
@@ -105,6 +106,8 @@ def reward_model(run: Run, warm: Model, ranked: Output) -> Rewarding:
 class ModelReward:
     """The rewards of responses that a model's tokenizer wrote.
 
+    Its backbone is frozen and in its precision; the head, a row of numbers, stays in float32.
+
     Args:
         model: The reward model.
         writer: The model whose tokenizer the token ids belong to.
@@ -115,6 +118,8 @@ class ModelReward:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.settings.seed)  # of a new head, as `_train` draws it
             loaded: Any = load_reward_model(model.path, **model.loading.options, new_head=new_head)
+        for weight in loaded.base_model.parameters():  # and no rotation, which is exact in float32
+            weight.data = weight.data.to(PRECISIONS[model.loading.precision])
         self._loaded = bind(loaded.to(device()), run.settings.train.layout.name)
         self._tokenizer = model.tokenizer()
         self._model, self._writer = model, writer
@@ -126,6 +131,12 @@ class ModelReward:
         rows = groups if self._same else recoded(groups, self._writer, self._model)
         tokens = [token_group(row, self._tokenizer) for row in rows]
         return rewards(self._loaded, tokens, self._max_batch_tokens)
+
+
+def read_in(model: Model) -> dict[str, Any]:
+    """What the identity of an output of `ModelReward` says of its precision."""
+    precision = model.loading.precision
+    return {} if precision == "float32" else {"rewards_in": precision}
 
 
 def reads(reader: Any, writer: Any) -> bool:
@@ -158,6 +169,7 @@ def reward_answers(
     }
     content = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
     identity = {"code": 1, "reward_model": rewarding.model.identity, "answers": content}
+    identity |= read_in(rewarding.model)
     for writer in writers.values():
         identity |= recoding(writer, rewarding.model)
 

@@ -123,12 +123,16 @@ class Run:
         served = isinstance(self.writing_teacher, ServedModel)
         return self.start if served else self.teacher
 
-    @property
-    def workers(self) -> tuple[int, bool]:
-        """How many processes sample and score together, and whether this one does."""
+    def workers(self, gpus_each: int | None = None) -> tuple[int, bool]:
+        """How many processes sample or score together, and whether this one does.
+
+        Args:
+            gpus_each: That the engine of one takes; None: a sampler's.
+        """
         if self.settings.cluster is not None:
             return 1, console.is_main_process()
-        return workers(os.environ, torch.accelerator.device_count(), self.gpus_each)
+        gpus = torch.accelerator.device_count()
+        return workers(os.environ, gpus, gpus_each or self.gpus_each)
 
     @property
     def gpus_each(self) -> int:
@@ -246,20 +250,20 @@ class Run:
         return self._sampler
 
     def close_sampler(self) -> None:
-        """Free the sampler's memory before a training stage."""
+        """Free what the sampler, and models that wait to be read again, hold of an accelerator."""
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None
-            release()
+        self._make_room()
 
     def hold_models(self, let_go: Callable[[], Any] = lambda: None) -> None:
-        """Close the sampler for models that are about to be loaded; the next one ends them.
+        """Close the sampler for models that are about to be loaded; what comes next ends them.
 
         An accelerator has no room for both. A CPU shares its memory among all, so there both stay.
 
         Args:
-            let_go: Drops the models; called before a sampler is opened. Left out where they are
-                dropped by then.
+            let_go: Drops the models; called before a sampler is opened, or other models are loaded.
+                Left out where they are dropped by then.
         """
         if device().type != "cpu":
             self.close_sampler()

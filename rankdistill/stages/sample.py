@@ -70,7 +70,7 @@ def sample(
     named = ["held out" if split == "heldout" else split for split in splits]
     where = f"{run.sampler_name}, {' and '.join(named)}"
     what = f"{who or source}: {len(prompts)} prompts x {responses_per_prompt} ({where})"
-    number, takes_part = run.workers
+    number, takes_part = run.workers()
     every = number > 1 and takes_part
     output = run.stage("sample", what, identity, make, every_rank=every)
     run.unchecked.setdefault(model.path, []).append(output)
@@ -86,7 +86,7 @@ def _sample_rows(
     partial: Partial,
 ) -> Mapping[str, Any]:
     asked = _Asked(run, model, prompts.rows, options, source)
-    if run.settings.cluster is not None or run.workers[0] > 1 or was_shared(partial):
+    if run.settings.cluster is not None or run.workers()[0] > 1 or was_shared(partial):
         seconds = _write_together(run, asked, partial)
     else:
         seconds = _write_alone(asked, partial)

@@ -132,7 +132,7 @@ def _score(run: Run, groups: Rows, what: str, name: str, scorer: Scorer) -> Outp
                 bar.advance(len(part))
         return _counts(shards.rows(), taken.rows(), name)
 
-    number, takes_part = run.workers
+    number, takes_part = run.workers(_gpus(scorer))
     has_cluster = run.settings.cluster is not None
     # A server does not answer faster where several processes ask, and other rules see all groups.
     together = (
@@ -163,7 +163,7 @@ def _together(
     names = [str(name) for name in values_of(rows, "prompt_id")]
     place_of, spent = {name: place for place, name in enumerate(names)}, Counter[str]()
     cluster = run.settings.cluster if on_cluster else None
-    number = run.workers[0] if cluster is None else cluster.max
+    number = run.workers(_gpus(work.scorer))[0] if cluster is None else cluster.max
     at_once = max(1, math.ceil(len(names) / (CHUNKS_EACH * number)))
 
     def here(_: Sequence[int], left: Sequence[int]) -> Iterator[Any]:
@@ -189,6 +189,12 @@ def _together(
         return {}
     alone = partial.shards("counts").rows()  # of an earlier attempt by one process
     return _counts(partial.shards().rows(), [spent, *alone], work.name)
+
+
+def _gpus(scorer: Scorer) -> int | None:
+    """That an engine of its own takes; None: it has none."""
+    asked = scorer.questions(2)
+    return None if asked is None else asked.tensor_parallel_size
 
 
 def _are_told_apart(groups: Rows) -> bool:

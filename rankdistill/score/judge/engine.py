@@ -16,7 +16,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import Model, Thoughts, encode_prompt
 from rankdistill.rows import Response
 from rankdistill.sample.model_folder import max_positions
-from rankdistill.sample.vllm import device_arguments
+from rankdistill.sample.vllm import device_arguments, environments
 from rankdistill.sample.vllm_process import Answers, VLLMProcess
 from rankdistill.score.judge.endpoint import TOP_LOGPROBS
 from rankdistill.score.judge.modes import Question
@@ -46,7 +46,9 @@ class Engine:
         self._number, self._closed = 0, False
         self._scratch = tempfile.TemporaryDirectory(prefix="rankdistill-judge-")
         self._answers: Answers = queue.Queue()
-        self._process = VLLMProcess(Path(self._scratch.name), self._answers, {})
+        gpus = options.tensor_parallel_size
+        [own] = environments(1, gpus, "score.tensor_parallel_size")
+        self._process = VLLMProcess(Path(self._scratch.name), self._answers, own)
         self._token = lru_cache(None)(lambda id: self._tokenizer.decode([id]))
         arguments = {
             "model": str(folder),

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from rankdistill.forward import GroupBatch, LMHead, TokenLogps, bind
 from rankdistill.forward.head import rows_at_once
-from rankdistill.train.reward.model import score_layer
+from rankdistill.train.reward.model import readout, score_layer
 from rankdistill.trainer.modes import disable_dropout
 from rankdistill.warmup.head import Target
 
@@ -60,7 +60,7 @@ class ActorCritic(nn.Module):
             return logps, None if critic is None else critic(group_batch=batch, head=_score(critic))
 
         def both(hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> tuple[Tensor, Tensor]:
-            return self._logps(hidden, lm_head, batch), _values(critic, hidden)
+            return self._logps(hidden, lm_head, batch), readout(critic, hidden)
 
         return self.policy(group_batch=batch, head=both)
 
@@ -99,9 +99,4 @@ def value_head(policy: Any) -> nn.Linear:
 
 def _score(critic: Any) -> Any:
     layer = score_layer(critic)
-    return lambda hidden, lm_head, batch: _values(layer, hidden)
-
-
-def _values(layer: nn.Linear, hidden: Tensor) -> Tensor:
-    values = layer(hidden.to(layer.weight.dtype)).squeeze(-1)
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    return lambda hidden, lm_head, batch: readout(layer, hidden)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from rankdistill.console import say
+from rankdistill.distributed import refuse_sharding
 from rankdistill.errors import UserError
 from rankdistill.forward import bind
 from rankdistill.models import Loading, WithoutAdapters, place
@@ -60,7 +62,7 @@ class PPOTrainer:
         loading: How the sampler loads the policy, whose folder it is given.
 
     Raises:
-        UserError: no prompt.
+        UserError: no prompt; a launch that shards models.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class PPOTrainer:
     ) -> None:
         if not prompts:
             raise UserError("PPO needs at least one prompt to write responses to.")
+        refuse_sharding("PPO", os.environ)
         self.config = config
         self.accelerator = _accelerator(config, report_to)
         several = reference if isinstance(reference, Mapping) else {"": reference}

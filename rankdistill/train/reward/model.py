@@ -88,6 +88,12 @@ def score_layer(model: nn.Module) -> nn.Linear:
     )
 
 
+def readout(layer: nn.Linear, hidden: Tensor) -> Tensor:
+    """[N, D] hidden states -> [N] the one output of a layer, at least float32."""
+    values = layer(hidden.to(layer.weight.dtype)).squeeze(-1)
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def shift_of(model: Any) -> float:
     """What is added to a reward model's logit."""
     return float(getattr(model.config, SHIFT, 0.0))
@@ -118,8 +124,7 @@ def logits(model: nn.Module, groups: Sequence[TokenGroup]) -> tuple[Tensor, Tens
     batch = collate([with_next_token(group) for group in groups], bound_layout(model)).to(device)
 
     def head(hidden: Tensor, lm_head: LMHead, batch: GroupBatch) -> Tensor:
-        values = layer(hidden[last_rows(batch)]).squeeze(-1)
-        return values.to(torch.promote_types(values.dtype, torch.float32))
+        return readout(layer, hidden[last_rows(batch)])
 
     values = model(group_batch=batch, head=head)
     mask = batch.mask.to(values.device)
