@@ -12,17 +12,27 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from conftest import build_model
+from forward_oracle import ragged_groups
 from hydra.errors import HydraException
 from tiny_run import composed
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import Trainer
 from transformers.integrations import deepspeed
 
+from rankdistill import RankingTrainer
 from rankdistill.accelerate import configurations, of_machines, path_of
 from rankdistill.app import catalogue
 from rankdistill.errors import UserError
-from rankdistill.forward import LMHead
+from rankdistill.forward import LMHead, bind
 from rankdistill.models import load_model
 from rankdistill.stages.ppo import check_ppo
+from rankdistill.train.groups import RankedGroup
+from rankdistill.train.reference import ReferenceConfig, reference_logps
+from rankdistill.train.reward.trainer import RewardTrainer
 from rankdistill.train.schema import PPOTrainOptions, TrainOptions
+from rankdistill.trainer.modes import weights_in
+from rankdistill.warmup.sft import SFTTrainer
+from rankdistill.warmup.trainer import DistillationTrainer
 
 NAMES = [f"{kind}_{gpus}gpu" for kind in ("zero2", "zero3", "fsdp2") for gpus in (1, 8)]
 
@@ -104,6 +114,38 @@ def test_a_head_whose_weight_zero_3_holds_is_called():
     assert LMHead(model, True).linear
     model.lm_head.weight.ds_id = 3  # DeepSpeed's mark of a parameter that it has cut
     assert not LMHead(model, True).linear
+
+
+@pytest.mark.parametrize(
+    "trainer", [RankingTrainer, RewardTrainer, DistillationTrainer, SFTTrainer]
+)
+def test_every_trainer_keeps_what_shards_return_in_float32(trainer, monkeypatch):
+    """In bfloat16 accelerate's policy rounds outputs and sums of gradients to it."""
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.bfloat16, torch.bfloat16)
+    plugin = types.SimpleNamespace(mixed_precision_policy=policy)
+    accelerator = types.SimpleNamespace(state=types.SimpleNamespace(fsdp_plugin=plugin))
+
+    def create(self):
+        self.accelerator = accelerator
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", create)
+    object.__new__(trainer).create_accelerator_and_postprocess()
+    kept = plugin.mixed_precision_policy
+    assert (kept.param_dtype, kept.reduce_dtype) == (torch.bfloat16, torch.float32)
+    assert kept.output_dtype is None
+
+
+def test_a_reference_is_computed_as_a_sharded_policy_is(monkeypatch):
+    """In bfloat16 throughout, its norms too, which autocast leaves in float32."""
+    model = bind(build_model())
+    group = RankedGroup("0", ragged_groups()[0], (), ())
+    under_autocast = reference_logps([group], model, ReferenceConfig(bf16=True))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    found = reference_logps([group], model, ReferenceConfig(bf16=True))
+    assert next(model.parameters()).dtype == torch.float32
+    with weights_in(model, torch.bfloat16):
+        assert found == reference_logps([group], model, ReferenceConfig())
+    assert found != under_autocast
 
 
 @pytest.mark.parametrize("kind", ["FSDP", "DeepSpeed"])

@@ -83,6 +83,17 @@ def keep_float32(accelerator: Any) -> None:
         )
 
 
+class KeepsFloat32:
+    """Comes before a Trainer of transformers' among the bases of a class; see `keep_float32`."""
+
+    accelerator: Any
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Trainer's; what a sharded model returns stays in float32."""
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        keep_float32(self.accelerator)
+
+
 @contextmanager
 def weights_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Computes as a sharded model does: in `dtype` throughout, where autocast leaves norms be.

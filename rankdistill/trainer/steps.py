@@ -27,7 +27,7 @@ from rankdistill.models.device import release
 from rankdistill.trainer.arguments import RankingConfig
 from rankdistill.trainer.batches import RankedBatch, step_loader
 from rankdistill.trainer.checkpoints import last_checkpoint, not_finite, stop
-from rankdistill.trainer.modes import keep_float32
+from rankdistill.trainer.modes import KeepsFloat32
 
 IN_STEP = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 """Launches whose processes wait for each other in every forward pass: none can stop alone."""
@@ -43,7 +43,7 @@ def equally_many(parts: list[list[int]], passes: int) -> list[list[int]]:
     return parts + [[] for _ in range(passes - len(parts))]
 
 
-class StepTrainer(Trainer, ABC):
+class StepTrainer(KeepsFloat32, Trainer, ABC):
     """transformers' Trainer on rows of tokens (`batches.TrainingRow`), with a model that is bound.
 
     A step's loss is ``sum(losses) / weight`` over the step's rows, the same whatever the processes,
@@ -68,11 +68,6 @@ class StepTrainer(Trainer, ABC):
     @abstractmethod
     def weight(self, rows: Sequence[Any]) -> int:
         """What a step's sum of losses is divided by is the sum of this over its rows."""
-
-    def create_accelerator_and_postprocess(self) -> None:
-        """Trainer's; what a sharded model returns stays in float32."""
-        super().create_accelerator_and_postprocess()
-        keep_float32(self.accelerator)
 
     @property
     def layout(self) -> str:

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from trl.trainer import sft_trainer
 from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from rankdistill.errors import UserError
 from rankdistill.models import Model
 from rankdistill.rows import Group
 from rankdistill.trainer.arguments import UnnumberedCPU
 from rankdistill.trainer.checkpoints import last_checkpoint
-from rankdistill.trainer.modes import enable_gradient_checkpointing
+from rankdistill.trainer.modes import KeepsFloat32, enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
 from rankdistill.trainer.stopping import attended
 from rankdistill.warmup.conversations import Conversations
@@ -30,6 +30,10 @@ IGNORED = -100
 
 class _SFTArguments(UnnumberedCPU, SFTConfig):
     """See both."""
+
+
+class SFTTrainer(KeepsFloat32, sft_trainer.SFTTrainer):
+    """TRL's."""
 
 
 @dataclass(frozen=True, kw_only=True)
