@@ -53,11 +53,12 @@ def test_a_part_that_crashes_or_hangs_is_a_line(
     assert "ended with code" in claims[0]["figure"] and claims[1]["figure"] == "no end within 0 s"
 
 
-def test_every_part_is_there_and_they_fit_into_ten_minutes() -> None:
+def test_every_part_is_there_and_all_but_engines_end_within_a_quarter_of_an_hour() -> None:
     for part in PARTS:
         module, _, name = part.function.partition(":")
         assert callable(getattr(import_module(module), name))
     assert [part.number for part in PARTS] == list(range(1, 16))
+    assert sum(part.seconds for part in PARTS[:-1]) <= 900
 
 
 def test_parts_by_number() -> None:

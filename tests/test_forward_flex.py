@@ -16,6 +16,7 @@ import torch
 from conftest import build_model
 from forward_oracle import ragged_groups
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rankdistill.forward import LAYOUTS, attention, bind, collate, flex, response_logps
 from rankdistill.forward.batch import AttentionPlan, Segment
@@ -81,6 +82,28 @@ def test_blocks_from_bounds_are_those_of_all_pairs() -> None:
                 real = torch.arange(getattr(wanted, places).shape[-1]) < number[..., None]
                 pair = [getattr(mask, places)[real] for mask in (made, wanted)]
                 assert torch.equal(*pair)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most numbers of a tensor that an operation returned."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in (out if isinstance(out, tuple) else (out,)) if torch.is_tensor(x)]
+        self.numbers = max([self.numbers, *(x.numel() for x in tensors)])
+        return out
+
+
+@pytest.mark.parametrize("window", [None, 500])
+def test_a_mask_of_many_tokens_is_small(window: int | None) -> None:
+    """Nothing of L^2, which is 2.7e8 here; six numbers per token, and one per pair of blocks."""
+    length = 16_384
+    plan = AttentionPlan((Segment(length // 2, (length // 4, length // 4)),))
+    with Largest() as largest:
+        flex.block_mask(plan, window, "cpu")
+    assert largest.numbers <= 6 * length + (length // flex.BLOCK + 1) ** 2
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import build_model
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rankdistill.forward import LMHead, TokenGroup, bind, collate
 from rankdistill.objectives.divergences import DIVERGENCES
@@ -189,6 +191,39 @@ def test_bfloat16_autocast_keeps_the_loss_in_float32():
     torch.testing.assert_close(low.loss, exact.loss, rtol=0.05, atol=0.05)
     low.loss.backward()
     assert all(p.grad.isfinite().all() for p in student.parameters())
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that an accelerator would start a kernel for; views start none."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        of = [returned.alias_info for returned in func._schema.returns]
+        self.count += not any(alias is not None and not alias.is_write for alias in of)
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_accelerator_is_started_few_times_for_many_tokens():
+    """4,096 rows of 151,936 logits: in blocks of a CPU's size there would be 12,000 kernels."""
+    rows, vocabulary = 4096, 151_936
+    hidden = torch.empty(rows, 8, device="meta")
+    teacher = torch.empty(rows, vocabulary, device="meta")
+
+    class Target:
+        def open(self, rows):
+            return lambda logits, block: DIVERGENCES["forward_kl"](
+                logits, teacher[rows][block], 2.0
+            )
+
+    head = DistillationHead(Target(), 1.0)
+    chunks = head.chunks(hidden, SimpleNamespace(vocabulary=vocabulary))  # type: ignore[arg-type]
+    with Launches() as launches:
+        for chunk in chunks:
+            logits = torch.empty_like(teacher[chunk])
+            targets = torch.empty(len(logits), dtype=torch.long, device="meta")
+            head_module._work_out(head, logits, targets, head.target.open(chunk), True)
+    assert len(chunks) == 3 and 100 < launches.count <= 500
 
 
 def test_low_rank_adapter_on_the_output_layer_is_trained():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rankdistill.bench.gpu import Claim
 from rankdistill.bench.gpu.parts import VOCABULARY, Bench, relative
-from rankdistill.forward import LMHead, TokenLogps, flex
+from rankdistill.forward import LMHead, TokenGroup, TokenLogps, collate, flex, response_logps
 from rankdistill.forward.batch import AttentionPlan, Segment
 
 GIB = 2**30
@@ -111,7 +111,7 @@ def graphs(bench: Bench) -> list[Claim]:
     started = time.perf_counter()
     flex.block_mask(plan, None, bench.device)
     took = 1000 * (time.perf_counter() - started)
-    claims = [_kernels(bench)]
+    claims = [_kernels(bench), _models_in_turn(bench)]
     name, figure, target = f"mask of {length} tokens", f"{took:.2f} ms", "<= 1 ms"
     if not bench.timed:
         return [*claims, Claim.untried(name, f"{figure}, which means nothing here", target)]
@@ -137,6 +137,33 @@ def _kernels(bench: Bench) -> Claim:
             if not flex.works(query, key):
                 left.append(f"{heads} heads of {size} in {dtype}")
     return Claim.of(name, ", ".join(left) or "10 shapes run", target, not left)
+
+
+def _models_in_turn(bench: Bench) -> Claim:
+    """Ragged batches of a teacher, a student that trains or is read, and one more in float32.
+
+    At the limit of kernels a call raises, and the part ends.
+    """
+    batches = 6 if bench.tiny else 200
+    half = torch.bfloat16 if bench.device == "cuda" else torch.float32
+    teacher, student = bench.build("7B/8", dtype=half), bench.build("1.5B")
+    turns = ((teacher, False, True), (student, True, True), (student, False, True),
+             (bench.build("0.5B"), False, False))  # fmt: skip
+    draw = random.Random(0)
+    for turn in range(batches):
+        model, trains, lower = turns[turn % len(turns)]
+        lengths = [draw.randint(1, 12 if bench.tiny else 300) for _ in range(draw.randint(2, 6))]
+        prompt, *responses = [[5 + i % 200 for i in range(length)] for length in lengths]
+        batch = collate([TokenGroup(prompt, responses)]).to(bench.device)
+        with torch.set_grad_enabled(trains), torch.autocast(bench.device, half, enabled=lower):
+            logps = response_logps(model, batch).logps
+        if trains:
+            logps.sum().backward()
+    name, most = f"kernels for {batches} batches of 3 models", flex.RECOMPILE_LIMIT
+    if bench.device != "cuda":
+        return Claim.untried(name, "no GPU", f"<= {most}")
+    found = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return Claim.of(name, str(found), f"<= {most}", found <= most)
 
 
 def output_layer(bench: Bench) -> list[Claim]:

@@ -18,7 +18,10 @@ from rankdistill.objectives import DPO, RRHF
 from rankdistill.sample.sampler import SamplingOptions
 from rankdistill.sample.transformers import decode
 
-POINTS = [("1.5B", 4, 512, 256, 0.35), ("1.5B", 8, 1024, 256, 0.35), ("7B/8", 4, 512, 256, 0.45)]
+POINTS = [
+    ("1.5B", 4, 512, 256, 0.35), ("1.5B", 8, 1024, 256, 0.35), ("1.5B", 4, 512, 512, 0.35),
+    ("7B/8", 4, 512, 256, 0.45), ("7B/8", 8, 1024, 256, 0.45),
+]  # fmt: skip
 """Model, K, P, R and the share of the measured product's rate that a step reaches."""
 FLASH = "padded, flash-attn"
 """Padded rows by the package itself; `padded` takes torch's attention, which has its kernel."""
