@@ -214,12 +214,9 @@ def test_a_request_that_is_likely_anyway_has_no_advantage(monkeypatch, tiny_dir)
     sums = {"a": [-5.0, -1.0], "b": [-0.5, -9.5]}
     prior = {"a": -9.0, "b": -2.0}
 
-    def known(model, groups, layout, budget):
-        if len(groups) == 1:
-            return [[prior["a"], prior["b"]]]  # in the order of the names
-        return [sums["a"], sums["b"]]
-
-    monkeypatch.setattr(guards, "_sums", known)
+    # First behind the answers, then behind none, in the order of the names.
+    read = iter([[sums["a"], sums["b"]], [[prior["a"], prior["b"]]]])
+    monkeypatch.setattr(guards, "policy_values", lambda model, batches, summed: next(read))
     groups = [group({"base": "a"}, "of a"), group({"base": "b"}, "of b")]
     model = build_model()
     found = belongs(groups, ["a", "b"], model_in(tiny_dir), model, "shared", 512, seed=0)
