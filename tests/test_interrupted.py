@@ -84,7 +84,8 @@ def test_a_second_ctrl_c_takes_nothing_from_what_the_first_one_says(pause):
         run.send_signal(signal.SIGINT)
         time.sleep(pause)
     said = run.communicate()[1].splitlines()
-    assert run.returncode == 130 and "Traceback" not in said
+    # On a busy machine the second one may come when all is said, and then ends the process at once.
+    assert run.returncode in (130, -signal.SIGINT)
     assert said[0].endswith("The same command continues from what is saved:") and len(said) == 2
 
 
