@@ -134,7 +134,8 @@ def check_run_folder(folder: Path) -> None:
     parent = folder.absolute().parent
     # Folders of the machine's root are no runs.
     near = parent.is_dir() and parent != Path(parent.anchor)
-    others = [p.name for p in parent.iterdir() if p.is_dir()] if near else []
+    shown = (p for p in parent.iterdir() if p.is_dir() and p.name[0] != ".") if near else ()
+    others = [path.name for path in shown]
     nearest = suggest(folder.name, others) if others else "give the folder of a finished run."
     raise UserError(f"There is no run folder '{folder}': {nearest}")
 

@@ -145,7 +145,7 @@ def test_versions_of_what_the_results_depend_on():
     assert [line.split()[0] for line in lines[:-1]] == names and lines[-1] == "False"
 
 
-@pytest.mark.parametrize("tool", ["chat", "compare", "export", "serve"])
+@pytest.mark.parametrize("tool", ["chat", "compare", "export", "search", "serve"])
 def test_a_folder_that_is_not_there_is_told_before_torch_is_imported(tool):
     code = (
         f"import sys\nfrom rankdistill.{tool}.__main__ import main\n"

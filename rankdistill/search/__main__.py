@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="write the re-ranker for sentence-transformers' CrossEncoder and vLLM's /score",
     )
     given = parser.parse_args(arguments)
+    shell.check_run_folder(given.run)
 
     from rankdistill.console import console, quiet
     from rankdistill.search.cross_encoder import save_cross_encoder
