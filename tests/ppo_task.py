@@ -68,12 +68,12 @@ def policy(seed: int = 0, scale: float = 5.0, heads: int = 4) -> Any:
 
 def trainer(folder: Path, reward: Any = share_of_wanted, **more: Any) -> PPOTrainer:
     """A trainer of the task; `more` are options of `PPOConfig` and arguments of `PPOTrainer`."""
-    own = ("policy", "reference", "critic", "sampler", "prompts")
+    own = ("policy", "reference", "critic", "sampler", "prompts", "tokenizer")
     ours = {key: more.pop(key) for key in own if key in more}
     options = config(folder, **more)
     return PPOTrainer(
         ours.get("policy") or policy(options.seed),
-        options, ours.get("prompts", prompts()), TOKENIZER, reward,
+        options, ours.get("prompts", prompts()), ours.get("tokenizer", TOKENIZER), reward,
         ours.get("sampler") or TransformersSampler(), reference=ours.get("reference"),
         critic=ours.get("critic"),
     )  # fmt: skip

@@ -204,6 +204,7 @@ def _learned_from(
         identity |= {"reward_model": rewarding.model.identity, **read_in(rewarding.model)}
     elif settings.reward_coef > 0:
         identity["verifier"] = _verifier(run).identity
+    if (settings.reward_coef > 0 and rewarding is None) or settings.missing_eos_penalty > 0:
         identity |= run.start.thoughts_identity
     if settings.distils:
         identity |= teachers_identity(run, settings)

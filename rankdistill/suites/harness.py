@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rankdistill.console import result
 from rankdistill.errors import UserError, first_line
 from rankdistill.evaluate.schema import HarnessOptions
 from rankdistill.fields import identity_of
@@ -25,7 +26,7 @@ from rankdistill.models.device import device
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.store.inputs import sha256
 from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
-from rankdistill.thoughts import CLOSE
+from rankdistill.suites.thinking import generates_answers
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
@@ -206,17 +207,24 @@ class HarnessSuite(HarnessOptions, Suite):
             "data": self.data_identity(),
             "dtype": run.settings.sample.vllm.dtype if self.backend == "vllm" else None,
             **identity_of(self, instead=("path",)),
-            **model.thoughts_identity,
+            **({"thoughts": 2} if model.thoughts_identity else {}),
         }
 
         def make(partial: Partial) -> Mapping[str, Any]:
             run.close_sampler()
             rows = self._rows(run, model, partial)
             partial.shards("items").put(rows)
-            return {"items": len(rows)}
+            lost = sum(row.get("text") == "" for row in rows) if model.thoughts_identity else 0
+            return {"items": len(rows), **({"thoughts_without_answer": lost} if lost else {})}
 
         what = f"{role}: {self.name}, {self.about()}"
-        return self._measured(run.stage("evaluate", what, identity, make))
+        output = run.stage("evaluate", what, identity, make)
+        if lost := output.manifest["counts"].get("thoughts_without_answer"):
+            result(
+                f"{lost} responses have no answer behind their thought: raise "
+                f"eval.{self.name}.max_response_tokens."
+            )
+        return self._measured(output)
 
     def task(self, files: Mapping[str, str] | None, scratch: Path) -> Any:
         """The task for lm-eval: a file that includes its own, with local data for the hub's.
@@ -262,20 +270,22 @@ class HarnessSuite(HarnessOptions, Suite):
         if self.backend == "vllm":
             from rankdistill.suites.resuming import vllm_model
 
-            with vllm_model(run, model, self.batch_size, **thoughts_left_out(model)) as lm:
+            with vllm_model(run, model, self.batch_size) as lm:
+                generates_answers(lm, model, chat=self.chat_template)
                 yield lm
             return
         from lm_eval.models import huggingface
 
         loaded: Any = huggingface.HFLM
-        yield loaded(
+        lm = loaded(
             pretrained=model.load_on_device(),
             tokenizer=model.path,
             batch_size=self.batch_size,
             trust_remote_code=model.loading.trust_remote_code,
             device=str(device()),
-            **thoughts_left_out(model),
         )
+        generates_answers(lm, model, chat=self.chat_template)
+        yield lm
 
     def _files(self) -> dict[str, Path]:
         needed = self.splits if self.shots else self.splits[:1]
@@ -321,11 +331,6 @@ class HarnessSuite(HarnessOptions, Suite):
             mean = sum(flat) / len(flat)
             return Figure(key, title, meaning, mean, None, None, len(flat))
         return mean_figure(key, title, meaning, [float(value) for value in values])
-
-
-def thoughts_left_out(model: Model) -> dict[str, Any]:
-    """What has lm-eval measure the answer of a model that thinks before it."""
-    return {"think_end_token": CLOSE} if model.thoughts_identity else {}
 
 
 _BACKENDS = {"hf": "transformers", "vllm": "vLLM"}

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import LM
@@ -78,12 +79,8 @@ def _name(kind: str, arguments: Any) -> str:
 
 
 @contextmanager
-def vllm_model(run: Run, model: Model, batch_size: int | str, **more: Any) -> Iterator[Any]:
-    """lm-eval's `VLLM` of a model, with the engine's options of `sample.vllm`; ends its engine.
-
-    Args:
-        more: Arguments of lm-eval's own.
-    """
+def vllm_model(run: Run, model: Model, batch_size: int | str) -> Iterator[Any]:
+    """lm-eval's `VLLM` of a model, with the engine's options of `sample.vllm`; ends its engine."""
     from rankdistill.models import release
     from rankdistill.sample.vllm import device_arguments
     from rankdistill.vllm_worker import free_share
@@ -102,13 +99,23 @@ def vllm_model(run: Run, model: Model, batch_size: int | str, **more: Any) -> It
         batch_size=batch_size,
         trust_remote_code=model.loading.trust_remote_code,
         **arguments,
-        **more,
     )
+    # Its own gives the template an `enable_thinking` that nobody has set.
+    lm.apply_chat_template = partial(_chat, model.tokenizer())
     try:
         yield lm
     finally:
         # Its processes would keep the memory until this one ends.
         lm.model.llm_engine.engine_core.shutdown()
+
+
+def _chat(tokenizer: Any, history: list[Any], add_generation_prompt: bool = True) -> str:
+    return tokenizer.apply_chat_template(
+        history,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=not add_generation_prompt,
+    )
 
 
 def _back_end() -> Any:

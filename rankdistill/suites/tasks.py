@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
 from rankdistill.evaluate.schema import IFEvalOptions
+from rankdistill.models import Model
 from rankdistill.suites.harness import HarnessSuite, local_data
 
 if TYPE_CHECKING:
@@ -51,6 +52,19 @@ class HellaSwag(HarnessSuite):
         ),
         "acc,none": ("hellaswag", "The right ending has the highest log-probability (acc)."),
     }
+
+    def check(self, run: Run) -> None:
+        """As for every task; an ending is no beginning of a thought."""
+        super().check(run)
+        models = (run.start, run.teacher, run.base) if self.chat_template else ()
+        for model in models:
+            if isinstance(model, Model) and model.thoughts_identity:
+                raise UserError(
+                    f"eval.hellaswag.chat_template=true has an ending follow the prompt, where the "
+                    f"chat template of {model.path} has a thought: have it leave thoughts out "
+                    "('student.chat_template_kwargs={enable_thinking: false}', where it reads "
+                    "that), or set eval.hellaswag.chat_template=false."
+                )
 
 
 PUNKT = "tokenizers/punkt_tab"

@@ -78,7 +78,8 @@ class PPOMethod(Optimiser):
         kl_horizon: Responses over which it is steered (Ziegler et al. 2019).
         cut: What a response that the length limit cut does. `terminal`: it is scored as it is and
             ends there. `bootstrap`: it gets no score, and goes on with the critic's value.
-        missing_eos_penalty: Subtracted from the score of a cut response.
+        missing_eos_penalty: Subtracted from the score of a cut response, and of one that ended
+            before its thought did.
         stop_kl: Nats per token between the policies before and after an update; beyond, the rest of
             the iteration's updates is left out. None never does.
         max_kl: Nats per token to the reference; beyond, the run stops. None never does.

@@ -43,6 +43,14 @@ class Episode:
     """The teacher's likeliest tokens, where a divergence is learned; None of one not read."""
     unread: list[bool] | None = None
     """The teacher could not read it: its `reference_logps` are `logps`. None: it read all."""
+    thought_tokens: list[int] | None = None
+    """Of each response; None: no response thought."""
+    unanswered: list[bool] | None = None
+    """It ended, by EOS or cut, before its thought did; None likewise."""
+
+    def misses_end(self, k: int) -> bool:
+        """Whether response k was cut, or ended inside its thought."""
+        return self.cut[k] or (self.unanswered is not None and self.unanswered[k])
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +175,7 @@ def token_rewards(
 
 def worths(episodes: Sequence[Episode], config: PPOConfig) -> Tensor:
     """[N] what each response is worth: `reward_coef` times its score, less `missing_eos_penalty` if
-    it was cut.
+    it was cut, or ended before its thought did.
 
     With ``cut: bootstrap`` a response that was cut is worth the critic's value of where it stands
     instead (Pardo et al. 2018, arXiv:1712.00378), discounted as the next state's.
@@ -179,7 +187,7 @@ def worths(episodes: Sequence[Episode], config: PPOConfig) -> Tensor:
             if episode.cut[k] and config.cut == "bootstrap":
                 assert episode.next_values is not None
                 earned = config.gamma * episode.next_values[k]
-            worth.append(earned - config.missing_eos_penalty * episode.cut[k])
+            worth.append(earned - config.missing_eos_penalty * episode.misses_end(k))
     return torch.tensor(worth)
 
 
@@ -205,4 +213,18 @@ def _figures(
         "entropy": -mean(logps, mask),
         "response_tokens": float(mask.sum(dim=1).double().mean()),
         "cut_share": fmean(cut),
+        **_thought_figures(episodes, mask),
+    }
+
+
+def _thought_figures(episodes: Sequence[Episode], mask: Tensor) -> dict[str, float]:
+    """Mean tokens of thought and answer, and the share without an answer; {} where none thought."""
+    thought = [n for e in episodes for n in e.thought_tokens or [0] * len(e.scores)]
+    lost = [x for e in episodes for x in e.unanswered or [False] * len(e.scores)]
+    if not any(thought) and not any(lost):
+        return {}
+    return {
+        "thought_tokens": fmean(thought),
+        "answer_tokens": float(mask.sum()) / len(thought) - fmean(thought),
+        "no_answer": fmean(lost),
     }

@@ -29,6 +29,7 @@ from rankdistill.rows import Group
 from rankdistill.sample.agreement import COMPARED, Gap, gap_between
 from rankdistill.sample.sampler import Sampler, response_seed
 from rankdistill.store.removal import folders_named, refuse_link
+from rankdistill.thoughts import has_no_answer
 from rankdistill.train.ppo.config import PPOConfig
 from rankdistill.train.ppo.experience import Episode
 from rankdistill.train.ppo.readers import Readers, Reading, Readings
@@ -183,6 +184,8 @@ class Rollouts:
                 scores=[float(score) for score in of_group],
                 **look,
                 **_as_read(look["logps"], read),
+                thought_tokens=[r.get("thought_tokens", 0) for r in row["responses"]],
+                unanswered=[has_no_answer(r["text"]) for r in row["responses"]],
             )
             for row, group, of_group, look, read in zip(
                 rows, tokens, scores, looks, readings, strict=True

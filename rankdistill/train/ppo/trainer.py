@@ -220,6 +220,12 @@ class PPOTrainer:
                 f"{self.config.sampling.max_response_tokens} tokens, so none shows how to end: "
                 "raise the rollouts' max_response_tokens."
             )
+        if lost := round(figures.get("no_answer", 0.0) * count):
+            warnings.append(
+                f"{lost} of {count} responses of a rollout ended before their thought did, and a "
+                "verifier gives what has no answer 0: raise the rollouts' max_response_tokens, or "
+                "have the template leave thoughts out (student.chat_template_kwargs)."
+            )
         for line in warnings:
             if line.partition(",")[2] not in self._said:
                 self._said.add(line.partition(",")[2])
