@@ -235,6 +235,7 @@ def _work(folder: Path, phases: Sequence[str]) -> None:
         print("done", file=out, flush=True)
         sys.stdin.readline()
         print(json.dumps({**spent, **_memory()}), file=out, flush=True)
+    sys.stdin.read()  # what others map is shared only as long as this process has it too
 
 
 if __name__ == "__main__":
