@@ -32,17 +32,11 @@ HEADS = ("logps", "distil", "distil in chunks", "ppo", "reward")
 Case = tuple[str, bool, str, bool | str]
 """Head, whether the tables are tied, precision, gradient checkpointing."""
 CASES: list[Any] = [
-    *product(HEADS, (False, True), ("no", "bf16"), (False,)),
-    *product(HEADS, (True,), ("no",), (True, "selective")),
+    *product(HEADS, (False, True), ("no", "bf16"), (False, True, "selective")),
     ("micro-batches", False, "bf16", True),
     ("micro-batches", True, "no", "selective"),
-]
-OF_TWO: list[Any] = [
     ("micro-batches", True, "no", True),
-    ("distil in chunks", False, "no", False),
-    ("distil in chunks", True, "bf16", True),
 ]
-"""Those that two processes try."""
 
 
 def student(head: str, tied: bool, checkpointing: bool | str) -> Any:
@@ -129,8 +123,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     DistillationHead.__dataclass_fields__["chunk_rows"].default = 7
-    cases: list[Any] = CASES if dist.get_world_size() == 1 else OF_TWO
-    found: dict[str, Any] = {json.dumps(case): measured(*case) for case in cases}
+    found: dict[str, Any] = {json.dumps(case): measured(*case) for case in CASES}
     if dist.get_world_size() == 1:
         found["log ratio"] = log_ratio()
     Path(sys.argv[1], f"{dist.get_rank()}.json").write_text(json.dumps(found))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
 from forked import run, together
-from fsdp2_heads import CASES, OF_TWO
+from fsdp2_heads import CASES
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +24,24 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads((folder / "0.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The figures by case, as each of two processes finds them."""
+    folder = tmp_path_factory.mktemp("fsdp2-of-two")
+    for done in together("fsdp2_heads", str(folder)):
+        assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_losses_and_gradients_are_those_of_the_whole_model(case: Any, alone: Any) -> None:
     check(alone, case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_two_processes_have_the_gradients_of_one(case: Any, both: Any) -> None:
+    for found in both:
+        check(found, case)
 
 
 def test_a_policy_that_equals_its_reference_has_log_ratios_of_0(alone: Any) -> None:
@@ -35,18 +49,10 @@ def test_a_policy_that_equals_its_reference_has_log_ratios_of_0(alone: Any) -> N
     assert alone["log ratio"] < 1e-6
 
 
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
-    for done in together("fsdp2_heads", str(tmp_path)):
-        assert done.returncode == 0, done.stderr[-3000:]
-    for rank in "01":
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        for case in OF_TWO:
-            check(found, case)
-
-
 def check(found: Any, case: Any) -> None:
     figures, exact = found[json.dumps(case)], case[2] == "no"
     expected, loss = figures["loss"]
     assert figures["dtype"] == "torch.float32"
-    assert loss == pytest.approx(expected, rel=1e-5 if exact else 0.002)
+    # Rewards have signs, so that their sum may be less than what rounding makes of one of them.
+    assert loss == pytest.approx(expected, rel=1e-5 if exact else 0.002, abs=0.0 if exact else 0.01)
     assert figures["gradient"] < (1e-5 if exact else 0.05)
