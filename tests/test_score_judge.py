@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from concurrent.futures import Future
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from conftest import build_tokenizer
@@ -270,18 +271,27 @@ def test_what_is_refused_at_start_up(changes, told):
         scorer("judge", **changes)
 
 
+class Child:
+    """Stands for the process of an engine: keeps what it is started with."""
+
+    started: ClassVar[list[Child]] = []
+
+    def __init__(self, folder, answers, environment):
+        self.environment, self._answers, self.asked = environment, answers, {}
+        self.started.append(self)
+
+    def send(self, request):
+        self.asked = request
+        self._answers.put((self, {"ready": True}))
+
+    def close(self):
+        self._answers.put((self, None))
+
+
 @pytest.mark.parametrize(("gpus", "devices"), [(1, "3"), (4, "0,1,2,3")])
 def test_a_judge_of_a_launch_has_the_gpus_of_its_process(gpus, devices, monkeypatch, tmp_path):
-    """A stand-in for the child: only what it is started with."""
-    given = []
-
-    class Child:
-        def __init__(self, folder, answers, environment):
-            given.append(environment)
-            self.send = lambda request: answers.put((self, {"ready": True}))
-            self.close = lambda: answers.put((self, None))
-
     monkeypatch.setattr(engine, "VLLMProcess", Child)
+    Child.started.clear()
     monkeypatch.setattr(engine, "max_positions", lambda folder: 512)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
@@ -289,14 +299,28 @@ def test_a_judge_of_a_launch_has_the_gpus_of_its_process(gpus, devices, monkeypa
     monkeypatch.setenv("LOCAL_RANK", "3")
     judge = scorer("judge", tensor_parallel_size=gpus)
     model = SimpleNamespace(folder=tmp_path, tokenizer=build_tokenizer, loading=Loading())
-    engine.Engine(model, judge, 0).close()  # type: ignore[arg-type]
-    assert given == [{"CUDA_VISIBLE_DEVICES": devices}]
+    judging = engine.Engine(model, judge, 0)  # type: ignore[arg-type]
+    judging.close()
+    assert [child.environment for child in Child.started] == [{"CUDA_VISIBLE_DEVICES": devices}]
+    # As many at once as vLLM chooses for the card: an H100 decodes 1024, and none of them waits.
+    assert "max_num_seqs" not in Child.started[0].asked["engine"] and judging.capacity == 2 * 1024
     assert _gpus(judge) == gpus and _gpus(scorer("likelihood")) is None
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     if gpus > 2:
         told = r"There are 2 GPUs, and score.tensor_parallel_size=4 ask for 4: lower it"
         with pytest.raises(UserError, match=told):
             engine.Engine(model, judge, 0)  # type: ignore[arg-type]
+
+
+def test_a_judge_on_a_cpu_answers_as_many_as_a_sampler_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(engine, "VLLMProcess", Child)
+    Child.started.clear()
+    monkeypatch.setattr(engine, "max_positions", lambda folder: 512)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    model = SimpleNamespace(folder=tmp_path, tokenizer=build_tokenizer, loading=Loading())
+    judging = engine.Engine(model, scorer("judge", concurrency=2), 0)  # type: ignore[arg-type]
+    judging.close()
+    assert Child.started[0].asked["engine"]["max_num_seqs"] == 64 and judging.capacity == 128
 
 
 def test_what_changes_verdicts_is_in_the_identity_and_nothing_else():

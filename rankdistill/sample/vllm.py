@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from rankdistill.errors import UserError
-from rankdistill.models import Model, Thoughts, export_untied
+from rankdistill.models import Loading, Model, Thoughts, export_untied
 from rankdistill.rows import Response
 from rankdistill.sample.model_folder import (
     EngineFolder,
@@ -79,14 +79,12 @@ class VLLMSampler(Sampler):
         tensor_parallel: int = 1,
         data_parallel: int | None = None,
     ) -> None:
-        if max_num_seqs is None and not torch.cuda.is_available():
-            max_num_seqs = ON_CPU
-        self.max_num_seqs = max_num_seqs or MOST_AT_ONCE
+        self.max_num_seqs, at_once = decoded_at_once(max_num_seqs)
         self._engines, self._gpus_each = data_parallel, tensor_parallel
         environments(data_parallel or 1, tensor_parallel)  # refused here, before any work
         self._arguments = {
             "dtype": dtype,
-            **({} if max_num_seqs is None else {"max_num_seqs": max_num_seqs}),
+            **at_once,
             "tensor_parallel_size": tensor_parallel,
         }
         self._share = gpu_memory_utilization
@@ -96,6 +94,11 @@ class VLLMSampler(Sampler):
         self._model: Any = None
         self._shape: dict[str, Any] = {}
         self._length = 0
+
+    def precision(self, loading: Loading) -> str | None:
+        """Of the engine, see `Sampler`; not known where vLLM chooses it."""
+        dtype = self._arguments["dtype"]
+        return None if dtype == "auto" else dtype
 
     def prompts_at_once(self, options: SamplingOptions) -> int:
         """As many as an engine decodes at once."""
@@ -304,6 +307,17 @@ class VLLMSampler(Sampler):
 
 CPU_ARGUMENTS = {"enforce_eager": True, "block_size": 32}
 """Compiling costs more than it saves. Blocks of 32 tokens, so that short prompts are shared too."""
+
+
+def decoded_at_once(asked: int | None = None) -> tuple[int, dict[str, int]]:
+    """Most sequences that an engine decodes at once, and the argument that says so.
+
+    Without it vLLM chooses, which it does by the card. On a CPU there are `ON_CPU`.
+    """
+    if asked is None and torch.cuda.is_available():
+        return MOST_AT_ONCE, {}
+    most = asked or ON_CPU
+    return most, {"max_num_seqs": most}
 
 
 def device_arguments(gpu_memory_utilization: float, length: int | None = None) -> dict[str, Any]:

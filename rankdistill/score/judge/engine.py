@@ -16,7 +16,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import Model, Thoughts, encode_prompt
 from rankdistill.rows import Response
 from rankdistill.sample.model_folder import max_positions
-from rankdistill.sample.vllm import device_arguments, environments
+from rankdistill.sample.vllm import decoded_at_once, device_arguments, environments
 from rankdistill.sample.vllm_process import Answers, VLLMProcess
 from rankdistill.score.judge.endpoint import TOP_LOGPROBS
 from rankdistill.score.judge.modes import Question
@@ -50,10 +50,13 @@ class Engine:
         [own] = environments(1, gpus, "score.tensor_parallel_size")
         self._process = VLLMProcess(Path(self._scratch.name), self._answers, own)
         self._token = lru_cache(None)(lambda id: self._tokenizer.decode([id]))
+        most, at_once = decoded_at_once()
+        self.capacity = 2 * most
+        """Questions that it has in hand, so that none of its places waits for the next."""
         arguments = {
             "model": str(folder),
             "dtype": options.dtype,
-            "max_num_seqs": options.concurrency,
+            **at_once,
             "tensor_parallel_size": options.tensor_parallel_size,
             "max_model_len": self._length,
             "generation_config": "vllm",
@@ -65,10 +68,6 @@ class Engine:
         if self._answers.get()[1] is None:
             raise self._death()
         threading.Thread(target=self._read, daemon=True).start()
-
-    @property
-    def capacity(self) -> int:
-        return 2 * self._options.concurrency
 
     def submit(self, question: Question) -> Future[Answer]:
         """A question that is too long for the model is set aside."""
