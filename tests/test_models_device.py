@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import sys
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from rankdistill.models import device, load_model, release
 from rankdistill.models import model as model_module
 from rankdistill.models.model import Loading, Model
 from rankdistill.stages.run import Run
+from rankdistill.trainer import progress
+from rankdistill.trainer.progress import peak_memory
 
 
 @pytest.fixture
@@ -171,3 +174,26 @@ def test_no_stage_leaves_a_model_behind(
         assert len(left.pop("train")) <= 2
     assert {name for name in left if left[name]} <= {"sample", "evaluate"}, left
     assert [each() for each in made] == [None] * len(made)
+
+
+def test_the_memory_of_a_card_is_that_of_all_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine's too, which PyTorch knows nothing of. A card of 80 MiB, of which 50 are taken."""
+    taken = [30, 50, 40]
+    card = torch.device("cuda", 1)
+    monkeypatch.setattr(progress, "device", lambda: card)
+    for name, value in (
+        ("is_available", True), ("reset_peak_memory_stats", None), ("max_memory_allocated", 9 << 20)
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda *asked, value=value: value)
+
+    def free(asked: torch.device) -> tuple[int, int]:
+        assert asked == card
+        return (80 - (taken.pop(0) if len(taken) > 1 else taken[0])) << 20, 80 << 20
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free)
+    monkeypatch.setattr(progress, "INTERVAL_S", 0.001)
+    with peak_memory() as memory:
+        while len(taken) > 1:
+            time.sleep(0.001)
+    assert memory["peak_mib"] > 0
+    assert (memory["peak_gpu_mib"], memory["peak_card_mib"]) == (9, 50)

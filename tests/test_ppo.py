@@ -14,8 +14,10 @@ from conftest import build_model
 from ppo_task import WANTED, config, policy, prompts, share_of_wanted, trainer
 
 from rankdistill.errors import UserError
+from rankdistill.models import Loading
 from rankdistill.sample.agreement import Gap
 from rankdistill.sample.transformers import TransformersSampler
+from rankdistill.sample.vllm import VLLMSampler
 from rankdistill.train.ppo.losses import KLController
 from rankdistill.train.ppo.rollout import check_agreement
 from rankdistill.train.reward.model import load_reward_model
@@ -267,13 +269,28 @@ class Stale(TransformersSampler):
 def test_a_sampler_that_writes_with_other_weights_is_found_out(tmp_path):
     said = refused(trainer(tmp_path, epochs=9, learning_rate=0.1, sampler=Stale()))
     assert "the sampler 'stale' and the trainer differ by" in said
-    assert "sample.vllm.dtype" in said
+    assert "take sample=transformers" in said
 
 
-def test_one_token_in_a_hundred_that_is_far_off_is_found_out():
-    check_agreement(Gap(0.03, 0.2), 0.05, "vllm", 0)  # rounding in bfloat16
-    with pytest.raises(UserError, match=r"by 0\.900 at the 99th percentile"):
-        check_agreement(Gap(0.03, 0.9), 0.05, "vllm", 0)
+def test_how_far_a_sampler_may_be_off_is_a_matter_of_precision(tmp_path):
+    def said(gap, dtype, **options):
+        sampler, options = VLLMSampler(dtype=dtype), config(tmp_path, **options)
+        with pytest.raises(UserError) as error:
+            check_agreement(gap, sampler, Loading(), options, 2)
+        return str(error.value)
+
+    rounding, bf16 = Gap(0.03, 0.2), {"mixed_precision": "bf16"}
+    check_agreement(rounding, VLLMSampler(dtype="bfloat16"), Loading(), config(tmp_path, **bf16), 0)
+    check_agreement(rounding, VLLMSampler(dtype="float32"), Loading(), config(tmp_path, **bf16), 0)
+    exact = said(rounding, "float32")
+    assert "In iteration 3 the sampler 'vllm' and the trainer differ by 0.030 nats" in exact
+    assert "above 0.01 or 6 times that (computed in float32)" in exact
+    assert "responses: take sample=transformers, which" in exact
+    tail = said(Gap(0.03, 0.9), "float32", **bf16)
+    assert "0.900 at the 99th percentile, above 0.1 or 6 times that" in tail
+    assert "(computed in float32 and bfloat16)" in tail
+    assert "sample in bfloat16 as well (sample.vllm.dtype), or take" in tail
+    assert "above 0.02 or" in said(rounding, "bfloat16", sampler_tolerance=0.02, **bf16)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +306,7 @@ def test_one_token_in_a_hundred_that_is_far_off_is_found_out():
         ({"lam": 1.5}, "train.lam"),
         ({"ppo_epochs": 0}, "train.ppo_epochs"),
         ({"stop_kl": -1.0}, "train.stop_kl"),
+        ({"sampler_tolerance": 0.0}, "train.sampler_tolerance"),
     ],
 )
 def test_options_that_are_refused(tmp_path, options, sentence):

@@ -16,7 +16,7 @@ from rankdistill.models import decode_response
 from rankdistill.rows import Response
 from rankdistill.sample import SamplingOptions, open_sampler, resolve_sampler, response_seed
 from rankdistill.sample.model_folder import stop_ids
-from rankdistill.sample.transformers import TransformersSampler, choose, filtered
+from rankdistill.sample.transformers import Races, TransformersSampler, filtered
 
 EOS = 2
 PROMPTS = [
@@ -264,14 +264,19 @@ def test_filters(top_k: int, top_p: float, temperature: float) -> None:
         torch.testing.assert_close(row / row.sum(), expected, atol=1e-6, rtol=1e-4)
 
 
-def test_generators_advance_alike_whatever_the_filters() -> None:
-    logits = torch.randn(1, 50)
-    states = []
-    for changed in ({}, {"top_k": 3}, {"top_p": 0.5}, {"temperature": 0.3}):
-        generator = torch.Generator().manual_seed(5)
-        choose(logits, options(**changed), [generator])
-        states.append(generator.get_state())
-    assert all(torch.equal(state, states[0]) for state in states)
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_a_rows_noise_is_its_own_whoever_is_beside_it(ahead: int) -> None:
+    """Also where an accelerator draws several tokens' at once, and rows have ended since."""
+    logits = torch.zeros(3, 50)
+    seeds, cpu = [5, 6, 7], torch.device("cpu")
+    races, alone = Races(seeds, cpu, ahead), Races(seeds[1:2], cpu, ahead)
+    together = [races.noise(rows, logits) for rows in ([0, 1, 2], [0, 1, 2], [1, 2], [1, 2], [1])]
+    places = (1, 1, 0, 0, 0)
+    for noise, place in zip(together, places, strict=True):
+        assert torch.equal(noise[place], alone.noise([0], logits)[0])
+    assert len({float(noise[place, 0]) for noise, place in zip(together, places, strict=True)}) == 5
+    many = Races([8], cpu, ahead).noise([0], torch.zeros(1, 100_000))
+    assert many.mean() == pytest.approx(1.0, abs=0.02) and many.var() == pytest.approx(1, abs=0.05)
 
 
 def test_seeds_are_hashed() -> None:

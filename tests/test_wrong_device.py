@@ -16,11 +16,13 @@ import torch
 from conftest import build_model
 from forward_oracle import ragged_groups
 from ppo_task import policy, prompts, trainer
+from ranking_trainer_data import TOKENIZER, strictly_ranked
+from ranking_trainer_data import config as ranking_config
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForSequenceClassification
 
-from rankdistill import objectives
+from rankdistill import RankingTrainer, objectives
 from rankdistill.evaluate.tokens import (
     KnownRows,
     entropy_and_divergence,
@@ -32,6 +34,7 @@ from rankdistill.objectives.divergences import DIVERGENCES
 from rankdistill.sample import SamplingOptions
 from rankdistill.sample.transformers import decode
 from rankdistill.train.groups import RankedGroup
+from rankdistill.train.ppo.experience import Experience
 from rankdistill.train.ranking import candidates
 from rankdistill.train.reward.model import logits, rewards
 from rankdistill.train.reward.trainer import LOSSES, ranking_loss
@@ -49,12 +52,18 @@ OBJECTIVES = [
 ]  # fmt: skip
 
 
+WAITS = {"tolist", "item", "cpu", "numpy", "nonzero", "unique", "masked_select",
+         "__int__", "__float__", "__bool__", "__index__"}  # fmt: skip
+
+
 class Watch(TorchFunctionMode):
-    """Follows tensors through functions, and keeps the names of those that mixed."""
+    """Follows tensors through functions, and keeps the names of those that mixed, or waited."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mixed: list[str] = []
+        self.waited: list[str] = []
+        """The CPU wants to know what the accelerator has not computed yet."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -63,6 +72,8 @@ class Watch(TorchFunctionMode):
         places = {place for x in tensors if x.dim() > 0 and (place := where(x))}
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
+        if name in WAITS or (name == "__getitem__" and _by_mask(args[1])):
+            self.waited += [name] * ("accelerator" in map(where, tensors))
         if func in MADE:
             place = "accelerator" if kwargs.get("device") is not None else "cpu"
         elif func is torch.Tensor.to and any(isinstance(x, torch.device | str) for x in given):
@@ -72,13 +83,19 @@ class Watch(TorchFunctionMode):
         elif func is torch.Tensor.cpu:
             place = "cpu"
         else:
-            place = next(iter(places)) if len(places) == 1 else None
+            known = places or {place for x in tensors if (place := where(x))}
+            place = next(iter(known)) if len(known) == 1 else None
             if len(places) > 1 and name not in ("__get__", "__set__", "copy_"):
                 self.mixed.append(name)
         for x in tree_leaves(result):
             if isinstance(x, torch.Tensor) and place is not None:
                 x._where = place  # type: ignore[attr-defined]
         return result
+
+
+def _by_mask(index: Any) -> bool:
+    """Whether how many rows there are is seen from the values of an index."""
+    return any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in tree_leaves(index))
 
 
 def where(tensor: torch.Tensor) -> str | None:
@@ -98,6 +115,14 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     watching = Watch()
     yield watching
     assert not watching.mixed
+
+
+def test_it_sees_what_waits() -> None:
+    with Watch() as watching:
+        numbers = torch.zeros(2).to("cpu")
+        assert int(numbers.sum() + 0) == 0 and len(numbers[numbers > 0]) == 0
+        assert torch.zeros(2).sum().item() == 0
+    assert watching.waited == ["__int__", "__getitem__"]
 
 
 def batch_of(groups: Any, layout: str = "shared") -> Any:
@@ -210,3 +235,38 @@ def test_the_sampler(top_p: float, watch: Watch) -> None:
     requests = [("a", [5, 9, 30]), ("b", [7, 8])]
     with watch:
         decode(model, requests, SamplingOptions(2, 1.0, top_p, 0, 4, 0), [2])
+
+
+def test_a_training_step_waits_twice_however_many_passes_it_has(tmp_path: Path) -> None:
+    """To see whether the loss, and whether the gradient is finite."""
+    waited = []
+    for steps in (1, 3):
+        ranking = RankingTrainer(
+            on_accelerator(build_model(layers=1)),
+            ranking_config(tmp_path, prompts_per_step=2, max_steps=steps, max_batch_tokens=1,
+                           logging_steps=9),
+            strictly_ranked(6),
+            processing_class=TOKENIZER,
+        )  # fmt: skip
+        with Watch() as watching:
+            ranking.train()
+        waited.append(len(watching.waited))
+    assert waited[1] - waited[0] == 2 * 2, watching.waited
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 4096])
+def test_an_update_of_ppo_waits_twice_however_many_passes_it_has(
+    max_batch_tokens: int, tmp_path: Path
+) -> None:
+    task = trainer(
+        tmp_path, policy=on_accelerator(policy()), prompts=prompts(4), epochs=1, ppo_epochs=1,
+        advantage="gae", prompts_per_rollout=4, prompts_per_step=2,
+        max_batch_tokens=max_batch_tokens,
+        sampling={"responses_per_prompt": 2, "max_response_tokens": 4},
+    )  # fmt: skip
+    on_accelerator(task.model)
+    task.optimizer.param_groups[0]["fused"] = True  # as on CUDA
+    experience = Experience.of(task.rollouts(0), task.config, 0.1)
+    with Watch() as watching:
+        task._updates(experience, 0)
+    assert watching.waited == ["cpu", "__float__"] * 2

@@ -57,6 +57,16 @@ class Loading:
             "trust_remote_code": self.trust_remote_code,
         }
 
+    @property
+    def for_sampling(self) -> Loading:
+        """As a sampler of this process loads a model: not quantised, on a CPU in float32."""
+        attention, precision = self.attn_implementation, self.precision
+        if device().type == "cpu":  # which is slower in fewer bits
+            precision = "float32"
+        if precision == "float32" and attention.startswith("flash_attention"):
+            attention = "sdpa"  # the other computes in 16 bits only
+        return replace(self, precision=precision, quantization=None, attn_implementation=attention)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -84,16 +94,8 @@ class Model:
 
     @property
     def for_sampling(self) -> Model:
-        """The same, as a sampler of this process loads it: not quantised, on a CPU in float32."""
-        attention, precision = self.loading.attn_implementation, self.loading.precision
-        if device().type == "cpu":  # which is slower in fewer bits
-            precision = "float32"
-        if precision == "float32" and attention.startswith("flash_attention"):
-            attention = "sdpa"  # the other computes in 16 bits only
-        whole = replace(
-            self.loading, precision=precision, quantization=None, attn_implementation=attention
-        )
-        return replace(self, loading=whole)
+        """The same, as a sampler of this process loads it."""
+        return replace(self, loading=self.loading.for_sampling)
 
     def load(self) -> PreTrainedModel:
         """The model as it is, frozen and in evaluation mode, on the CPU.

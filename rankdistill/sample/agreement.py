@@ -13,6 +13,15 @@ COMPARED = 4
 """Responses that are compared: one to each of the first prompts."""
 TAIL = 6.0
 """The 99th percentile may be as many times the tolerance: rounding in bfloat16 has such a tail."""
+TOLERANCES = {"float32": 0.01, "float16": 0.02, "bfloat16": 0.1}
+"""Nats per token that two computations in a precision may differ by on average. Rounding in
+bfloat16 comes to hundredths, in float16 to an eighth of that; other weights to tenths and more."""
+
+
+def tolerance_of(*precisions: str | None) -> float:
+    """By the coarsest of the precisions; the largest where one is not known."""
+    most = max(TOLERANCES.values())
+    return max(TOLERANCES.get(name or "", most) for name in precisions)
 
 
 class Gap(NamedTuple):
@@ -22,15 +31,24 @@ class Gap(NamedTuple):
     p99: float
     """99th percentile."""
 
-    def within(self, tolerance: float) -> bool:
-        """Whether it is rounding, by a tolerance of the mean, nats; not where it is no number."""
-        return self.mean <= tolerance and self.p99 <= TAIL * tolerance
+    def beyond(
+        self, sampler: str | None, model: str | None, tolerance: float | None = None
+    ) -> str | None:
+        """What differs, as the end of a sentence; None: it is rounding.
 
-    def told(self, most: str) -> str:
-        """What is said of one that is not; `most` names the tolerance."""
+        Args:
+            sampler, model: The precisions that they compute in; None: it is not known.
+            tolerance: Of the mean, nats; None: `tolerance_of` the two.
+        """
+        most = tolerance_of(sampler, model) if tolerance is None else tolerance
+        if self.mean <= most and self.p99 <= TAIL * most:  # NaN is not
+            return None
+        computed = " and ".join(dict.fromkeys(name or "an unknown precision" for name in (
+            sampler, model)))  # fmt: skip
         return (
             f"differ by {self.mean:.3f} nats per token on the same responses, and by "
-            f"{self.p99:.3f} at the 99th percentile, above {most} or {TAIL:g} times that"
+            f"{self.p99:.3f} at the 99th percentile, above {most:g} or {TAIL:g} times that "
+            f"(computed in {computed})"
         )
 
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rankdistill.models.model import Model
+from rankdistill.models.model import Loading, Model
 from rankdistill.rows import Response
 from rankdistill.schema import SamplingParameters
 
@@ -46,6 +46,10 @@ class Sampler(AbstractContextManager, ABC):
     def identity(self) -> dict[str, Any]:
         """What its responses depend on beside its name and the arguments of `sample`; hashed."""
         return {}
+
+    def precision(self, loading: Loading) -> str | None:
+        """That it computes a model in which is loaded so; None: it does not say."""
+        return None
 
     def prepare(self, model: Model, requests: Sequence[Request], options: SamplingOptions) -> None:
         """Load what `sample` needs for these arguments, so that its first response need not wait.

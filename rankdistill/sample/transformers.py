@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from rankdistill.errors import UserError
-from rankdistill.models.model import Model
+from rankdistill.models.model import Loading, Model
 from rankdistill.models.thoughts import Thoughts
 from rankdistill.rows import Response
 from rankdistill.sample.model_folder import check_positions, contents, stop_ids, to_response
@@ -45,6 +45,10 @@ class TransformersSampler(Sampler):
             raise UserError(f"sample.transformers.batch_size is {batch_size}; give at least 1.")
         self.batch_size = batch_size
         self._loaded: tuple[Any, PreTrainedModel] | None = None
+
+    def precision(self, loading: Loading) -> str:
+        """The model's, see `Sampler`; on a CPU float32."""
+        return loading.for_sampling.precision
 
     def prompts_at_once(self, options: SamplingOptions) -> int:
         """Those of one batch, so that batches are the same whoever samples them."""
@@ -121,15 +125,13 @@ def decode(
     # At temperature 0 the responses are the same: one is computed.
     drawn = options.responses_per_prompt if options.temperature > 0 else 1
     state, logits = _prefill(model, requests, drawn)
-    generators = [
-        torch.Generator(model.device).manual_seed(response_seed(options.seed, prompt_id, k))
-        for prompt_id, _ in requests
-        for k in range(drawn)
-    ]
-    written: list[list[int]] = [[] for _ in generators]
+    seeds = [response_seed(options.seed, name, k) for name, _ in requests for k in range(drawn)]
+    races = Races(seeds, model.device, 1 if model.device.type == "cpu" else AHEAD)
+    written: list[list[int]] = [[] for _ in seeds]
     alive = list(range(len(written)))
     while True:
-        tokens = choose(logits, options, [generators[row] for row in alive])
+        noise = races.noise(alive, logits) if options.temperature > 0 else None
+        tokens = choose(logits, options, noise)
         for row, token in zip(alive, tokens.tolist(), strict=True):
             written[row].append(token)
         going = [i for i, row in enumerate(alive) if written[row][-1] not in ends]
@@ -203,26 +205,60 @@ def _prefill(
     return state, output.logits[:, -1].repeat_interleave(repeats, 0)
 
 
-def choose(
-    logits: Tensor, options: SamplingOptions, generators: Sequence[torch.Generator]
-) -> Tensor:
+AHEAD = 4
+"""Tokens of a row whose noise is drawn at once on an accelerator, where the start of a kernel for
+every row and token takes longer than the draws."""
+
+
+class Races:
+    """The noise of the draws of several rows, each row's from a generator of its own.
+
+    So a row's noise depends on its seed and on `ahead`, and not on which rows are drawn beside it.
+
+    Args:
+        seeds: One per row.
+        device: Of the logits.
+        ahead: Tokens whose noise is drawn at once.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device, ahead: int = 1) -> None:
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        self._ahead, self._used = ahead, ahead
+        self._rows: list[int] = []
+        self._drawn = torch.empty(0, device=device)
+
+    def noise(self, rows: Sequence[int], logits: Tensor) -> Tensor:
+        """[N, V] float32, exponential: for the next token of N rows, by index.
+
+        They are the rows of the call before, or some of them; each advances by V draws.
+        """
+        if self._used == self._ahead:
+            self._used, self._rows = 0, list(rows)
+            shape = (len(rows), self._ahead, logits.shape[-1])
+            self._drawn = torch.empty(shape, device=logits.device)
+            for row, drawn in zip(rows, self._drawn, strict=True):
+                drawn.exponential_(generator=self._generators[row])
+        of_token = self._drawn[:, self._used]
+        self._used += 1
+        if len(rows) == len(self._rows):
+            return of_token
+        places = {row: place for place, row in enumerate(self._rows)}
+        return of_token[torch.tensor([places[row] for row in rows], device=logits.device)]
+
+
+def choose(logits: Tensor, options: SamplingOptions, noise: Tensor | None) -> Tensor:
     """[N] token ids drawn from [N, V] logits: temperature, then top-k, then top-p, then the draw.
 
-    That is an exponential race: the token with the largest p/q, q from the row's generator, as in
+    That is an exponential race: the token with the largest p/q, q the noise of `Races`, as in
     vLLM. Rounding in p changes the winner only where two tokens all but tie, which is far rarer
     than a boundary of the cumulated distribution that moves past a uniform draw.
 
     Args:
-        generators: N, one per row; each is advanced by V draws whatever the filters are. Not used
-            at temperature 0.
+        noise: [N, V]; None at temperature 0, where the likeliest token is taken.
     """
-    if options.temperature == 0:
+    if noise is None:
         return logits.argmax(-1)
-    probabilities = filtered(logits, options)
-    noise = torch.empty_like(probabilities)
-    for row, generator in zip(noise, generators, strict=True):
-        row.exponential_(generator=generator)
-    return probabilities.div_(noise).argmax(-1)
+    return filtered(logits, options).div_(noise).argmax(-1)
 
 
 def filtered(logits: Tensor, options: SamplingOptions) -> Tensor:

@@ -23,9 +23,6 @@ from rankdistill.sample.agreement import COMPARED, gap_between
 from rankdistill.stages.run import Model, Run
 
 FILE = "sampler_logps.json"
-TOLERANCES = {True: 0.01, False: 0.1}
-"""Nats per token, by whether both are known to compute in float32. In bfloat16 rounding alone comes
-to hundredths; other weights to tenths and more."""
 
 
 def keep_logps(
@@ -66,17 +63,16 @@ def check_sampler(run: Run, model: Model, loaded: Any = None) -> None:
         return
     network = model.load_on_device() if loaded is None else loaded
     network = bind(network, run.settings.train.layout.name)
-    own = run.settings.sampler is not None  # which says nothing of its precision
-    dtypes = {run.sampled_by(model)["dtype"] or "float32", model.loading.precision}
-    exact = dtypes == {"float32"} and not own
-    tolerance = TOLERANCES[exact]
+    # A sampler of one's own says nothing of its precision.
+    own = run.settings.sampler is not None
+    theirs = None if own else run.sampled_by(model)["dtype"] or "float32"
     for output in outputs:
         said = json.loads((output.path / FILE).read_text(encoding="utf-8"))
         gap = gap_between(said["logps"], network, said["pairs"])
-        if not gap.within(tolerance):
+        if differs := gap.beyond(theirs, model.loading.precision):
             raise UserError(
                 f"The sampler '{run.sampler_name}' and the model {model.path} that it wrote with "
-                f"{gap.told(f'{tolerance:g}')}: it had other weights, or rounds "
+                f"{differs}: it had other weights, or rounds "
                 f"far more; remove what it wrote (python -m rankdistill.store remove {output.key}) "
                 "and take sample=transformers, or float32 throughout."
             )

@@ -35,7 +35,7 @@ from rankdistill.train.schema import PPOTrainOptions, TrainOptions
 
 WRITERS = ("student", "teacher", "endpoint")
 """Names in `sample.writers` that are no paths."""
-UNSAID = ("seconds", "peak_mib", "peak_gpu_mib", "models", "belongs_of")
+UNSAID = ("seconds", "peak_mib", "peak_gpu_mib", "peak_card_mib", "models", "belongs_of")
 """Counts that the log and the report have, and the terminal has not."""
 IN_WORDS = {
     "belongs": "share that belong to their request",

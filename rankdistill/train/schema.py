@@ -88,8 +88,9 @@ class PPOMethod(Optimiser):
             and teacher at each token, times `kl_coef`, in the place of the token's advantage.
         top_k: Of `divergence`: the teacher's likeliest tokens that are told apart; the rest is one
             more outcome.
-        sampler_tolerance: Nats per token by which sampler and trainer may disagree on average about
-            the same response, 6 times as much at the 99th percentile; beyond, the run stops.
+        sampler_tolerance: Nats per token by which sampler and trainer may differ on average about
+            the same response, 6 times as much at the 99th percentile; beyond, the run stops. None:
+            by the precisions of the two.
 
     `epochs` are passes over the prompts; `warmup_ratio` and `save_steps` count iterations.
 
@@ -118,7 +119,7 @@ class PPOMethod(Optimiser):
     missing_eos_penalty: float = 0.0
     stop_kl: float | None = None
     max_kl: float | None = irrelevant(1.0)
-    sampler_tolerance: float = irrelevant(0.05)
+    sampler_tolerance: float | None = irrelevant(None)
     teacher_column: str | None = added(None)
     divergence: str | None = added(None)
     top_k: int = added(16)
@@ -130,8 +131,8 @@ class PPOMethod(Optimiser):
         require_choice("train.advantage", self.advantage, ADVANTAGES)
         require_choice("train.cut", self.cut, CUTS)
         at_least("train", self, 1, "ppo_epochs", "prompts_per_step", "kl_horizon", "top_k")
-        above_zero("train", self, "clip", "sampler_tolerance")
-        for key in ("value_clip", "kl_target", "stop_kl", "max_kl"):
+        above_zero("train", self, "clip")
+        for key in ("value_clip", "kl_target", "stop_kl", "max_kl", "sampler_tolerance"):
             value = getattr(self, key)
             require(f"train.{key}", value, value is None or value > 0, "above 0, or null")
         at_least("train", self, 0, "value_weight", "reward_coef", "kl_coef", "missing_eos_penalty")

@@ -109,6 +109,10 @@ class RankingConfig(UnnumberedCPU, TrainingArguments):
     dataloader_pin_memory: bool = field(
         default=False, metadata={"help": "Batches hold token ids, tensors are made per pass."}
     )
+    # A loss that is not finite stops the training, which one look per step finds out.
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether such losses are left out of the logged mean."}
+    )
     # A search for unused parameters in every backward pass finds none: the whole policy is used.
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Whether some parameters may stay without gradient."}

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
@@ -66,14 +65,11 @@ def not_finite(parts: Sequence[tuple[Sequence[Any], Tensor]]) -> list[str]:
         parts: Rows and their losses [k]; where these are not one per row, all the rows are named.
     """
     names: list[str] = []
-    # One transfer from the device for all parts.
-    all_finite = torch.stack([losses.isfinite().all() for _, losses in parts]).tolist()
-    for (rows, losses), finite in zip(parts, all_finite, strict=True):
-        each = losses.isfinite().tolist() if not finite and len(losses) == len(rows) else None
-        named = (
-            rows if each is None else [r for r, good in zip(rows, each, strict=True) if not good]
-        )
-        names += [] if finite else [row.prompt_id for row in named]
+    for rows, losses in parts:
+        finite = losses.isfinite().tolist()
+        if len(finite) != len(rows):
+            finite = [all(finite)] * len(rows)
+        names += [row.prompt_id for row, good in zip(rows, finite, strict=True) if not good]
     return names
 
 

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from rankdistill.console import Bar
+from rankdistill.models.device import device
 
 
 def show_progress(trainer: Trainer) -> None:
@@ -57,28 +58,39 @@ def peak_memory() -> Iterator[dict[str, int]]:
     """The largest memory in the block, in the dict that it yields, when the block ends.
 
     `peak_mib`: resident memory of this process and its children (a sampler's engine among them),
-    weights included, MiB. `peak_gpu_mib`: what PyTorch held on this process's GPU; not there
-    without one.
+    weights included, MiB. Not there without a GPU: `peak_gpu_mib`, what PyTorch held on this
+    process's, and `peak_card_mib`, what all processes did, an engine among them.
     """
-    peaks: dict[str, int] = {"peak_mib": _resident()}
+    peaks: dict[str, int] = {}
     ended = threading.Event()
+    card = device() if torch.cuda.is_available() else None
 
     def look() -> None:
-        while not ended.wait(INTERVAL_S):
-            peaks["peak_mib"] = max(peaks["peak_mib"], _resident())
+        seen = {"peak_mib": _resident(), **({} if card is None else {"peak_card_mib": _used(card)})}
+        peaks.update({name: max(peaks.get(name, 0), value) for name, value in seen.items()})
 
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    watcher = threading.Thread(target=look, daemon=True)
+    def watch() -> None:
+        while not ended.wait(INTERVAL_S):
+            look()
+
+    if card is not None:
+        torch.cuda.reset_peak_memory_stats(card)
+    look()
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         yield peaks
     finally:
         ended.set()
         watcher.join()
-        peaks["peak_mib"] = max(peaks["peak_mib"], _resident())
-        if torch.cuda.is_available():
-            peaks["peak_gpu_mib"] = torch.cuda.max_memory_allocated() // MIB
+        look()
+        if card is not None:
+            peaks["peak_gpu_mib"] = torch.cuda.max_memory_allocated(card) // MIB
+
+
+def _used(card: torch.device) -> int:
+    free, total = torch.cuda.mem_get_info(card)
+    return (total - free) // MIB
 
 
 def _resident() -> int:

@@ -211,8 +211,11 @@ class StepTrainer(KeepsFloat32, Trainer, ABC):
             batch.parts = micro_batches(tokens, self.args.max_batch_tokens, self.layout)
         rows = [row for batch in batch_samples for row in batch.groups]
         self._step_prompts = [row.prompt_id for row in rows]
-        mine = [self.weight(rows), *(len(batch.parts) for batch in batch_samples)]
-        everyone: Any = self.accelerator.gather(torch.tensor([mine], device=device))
+        everyone: Any = torch.tensor(
+            [[self.weight(rows), *(len(batch.parts) for batch in batch_samples)]]
+        )
+        if self.accelerator.num_processes > 1:  # alone, a step need not wait for the last one
+            everyone = self.accelerator.gather(everyone.to(device))
         for batch, passes in zip(batch_samples, everyone[:, 1:].amax(dim=0).tolist(), strict=True):
             # Even without prompts at all one is needed: gradients are exchanged in the step's last.
             batch.parts = equally_many(batch.parts, max(passes, 1))
@@ -227,10 +230,10 @@ class StepTrainer(KeepsFloat32, Trainer, ABC):
         return norm
 
     def _stop_unless_finite(self, parts: list[tuple[list[Any], Tensor]]) -> None:
-        bad = not_finite(parts)
-        count = torch.tensor(len(bad), device=self.args.device)
-        if int(self.accelerator.reduce(count, reduction="sum")) > 0:  # type: ignore[arg-type]
-            stop("loss", bad, self)
+        bad = sum((~losses.isfinite()).sum() for _, losses in parts)
+        # One transfer from the device, over all parts and processes.
+        if int(self.accelerator.reduce(bad, reduction="sum")) > 0:  # type: ignore[arg-type]
+            stop("loss", not_finite(parts), self)
 
 
 class Averages:

@@ -110,7 +110,8 @@ def _agree(bench: Bench, name: str, sampler: VLLMSampler, model: Model, loaded: 
     gap = gap_between(list(sampler.response_logps(model, pairs)), loaded, pairs)
     most = GAP[model.loading.precision]
     target = f"<= {most:g} nats per token, {TAIL * most:g} at the 99th percentile"
-    return Claim.of(name, f"{gap.mean:.1e}, {gap.p99:.1e}", target, gap.within(most))
+    rounded = gap.beyond(None, None, most) is None
+    return Claim.of(name, f"{gap.mean:.1e}, {gap.p99:.1e}", target, rounded)
 
 
 def _several(bench: Bench, models: list[Model]) -> list[Claim]:

@@ -48,6 +48,11 @@ class PPOConfig(PPOMethod):
         require_choice("train.layout", self.layout, LAYOUTS)
         at_least("train", self, 1, "prompts_per_rollout")
 
+    @property
+    def precision(self) -> str:
+        """That the policy computes in while it is trained."""
+        return {"bf16": "bfloat16", "fp16": "float16"}.get(self.mixed_precision, "float32")
+
     def _check_sampling(self) -> None:
         sampling = self.sampling
         if sampling.top_p < 1 or sampling.top_k > 0:

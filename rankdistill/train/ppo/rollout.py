@@ -144,7 +144,8 @@ class Rollouts:
                 self._sampler.close()  # gradients and the optimiser want its room
         broadcast_object_list(told)
         self.sampler_gap = None if told[1] is None else told[1].mean
-        check_agreement(told[1], self._config.sampler_tolerance, self._sampler.name, iteration)
+        if told[1] is not None:
+            check_agreement(told[1], self._sampler, self._loading, self._config, iteration)
         return told[0]
 
     def _exported(self, iteration: int) -> Path:
@@ -238,7 +239,7 @@ class Rollouts:
         rows = [len(response) for group in groups for response in group.responses]
 
         def lists(flat: Tensor | None) -> list[list[float]] | None:
-            return None if flat is None else [x.tolist() for x in flat[kept].split(rows)]
+            return None if flat is None else [x.tolist() for x in flat[kept].cpu().split(rows)]
 
         found = {
             "logps": lists(logps),
@@ -310,17 +311,23 @@ def disagreement(
         return gap_between(theirs, policy, pairs)
 
 
-def check_agreement(gap: Gap | None, tolerance: float, sampler: str, iteration: int) -> None:
+def check_agreement(
+    gap: Gap, sampler: Sampler, loading: Loading, config: PPOConfig, iteration: int
+) -> None:
     """Stops a run whose sampler writes with another policy than the one that is trained.
 
     Raises:
-        UserError: the disagreement is above the tolerance, or not a number.
+        UserError: they differ by more than rounding, or by no number.
     """
-    if gap is None or gap.within(tolerance):
+    theirs, ours = sampler.precision(loading), config.precision
+    differs = gap.beyond(theirs, ours, config.sampler_tolerance)
+    if differs is None:
         return
+    remedy = "take sample=transformers, which loads every policy anew"
+    if theirs != ours:
+        remedy = f"sample in {ours} as well (sample.vllm.dtype), or {remedy}"
     raise UserError(
-        f"In iteration {iteration + 1} the sampler '{sampler}' and the trainer "
-        f"{gap.told(f'train.sampler_tolerance={tolerance:g}')}, so PPO would learn from another "
-        "policy's responses: sample in the trainer's precision (sample.vllm.dtype), with "
-        "sample=transformers, or in float32 throughout."
+        f"In iteration {iteration + 1} the sampler '{sampler.name}' and the trainer {differs}, so "
+        f"PPO would learn from another policy's responses: {remedy}; train.sampler_tolerance says "
+        "how much they may differ by."
     )

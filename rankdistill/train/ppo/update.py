@@ -108,6 +108,7 @@ class Updates:
             totals[:-1] += sums
             totals[-1] = torch.maximum(totals[-1], drift)
         everyone: Any = self._accelerator.gather(totals[None].float())
+        everyone = everyone.cpu()  # one transfer for all figures
         means = (everyone[:, :-1].double().sum(dim=0) / tokens).tolist()
         figures = dict(zip(FIGURES, means, strict=True))
         if not math.isfinite(figures["loss"]):
@@ -171,5 +172,5 @@ def _watched(new: Tensor, old: Tensor, mask: Tensor, clip: float) -> tuple[Tenso
     ratio = log_ratio.exp()
     off = (ratio - 1.0).abs()
     moved = torch.expm1(log_ratio) - log_ratio
-    sums = torch.stack([ratio[mask].sum(), (off > clip).double().sum(), moved.sum()])
+    sums = torch.stack([ratio.where(mask, 0.0).sum(), (off > clip).double().sum(), moved.sum()])
     return sums, off.max()
