@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import frozen
 import pytest
 import torch
-from hydra._internal.hydra import Hydra
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from scipy import stats
+from shortcuts import shortcuts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -36,7 +32,6 @@ from rankdistill.models import (
     locate,
     save_model,
 )
-from rankdistill.report import svg
 
 # What several test files share asserts too, and should say as much as they do when it fails.
 pytest.register_assert_rewrite("tiny_run")
@@ -99,31 +94,7 @@ INTERVALS = (
     "test_compare", "test_evaluate", "test_rank_diagnostics", "test_report", "test_reward_model",
     "test_suites_length_control", "test_verified_figures",
 )  # fmt: skip
-"""Files of tests that look at what is drawn."""
-bootstrap = stats.bootstrap
-
-
-def few_draws(*samples: Any, n_resamples: int = 0, **options: Any) -> Any:
-    return bootstrap(*samples, n_resamples=200, **options)
-
-
-class NothingDrawn:
-    """Axes that take everything and show nothing."""
-
-    def __getattr__(self, name: str) -> NothingDrawn:
-        return NothingDrawn()
-
-    def __call__(self, *_: Any, **__: Any) -> NothingDrawn:
-        return self
-
-    def set_yticks(self, places: Sequence[float], labels: Sequence[str] = ()) -> None:
-        self.labels = [NothingDrawn() for _ in labels]
-
-    def get_yticklabels(self) -> list[NothingDrawn]:
-        return self.labels
-
-    def get_legend_handles_labels(self) -> tuple[list[Any], list[str]]:
-        return [], []
+"""Files of tests that look at intervals."""
 
 
 @pytest.fixture
@@ -136,25 +107,19 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out what takes much of a tiny run's time and few tests look at.
-
-    Figures are empty but in tests of reports and comparisons, and in those marked `drawn`. Files
-    are not forced to the disk, since only a loss of power would show. Hydra does not compose once
-    more to see whether a configuration makes a sweep of a run; none of ours does. Intervals are of
-    200 draws instead of 10,000 but where they are looked at. Transformers writes the JSON of each
-    configuration that it loads for a log that nobody reads.
-    """
+    """Figures are drawn in tests of reports and comparisons, and in those marked `drawn`."""
     named = request.path.stem.startswith(("test_report", "test_compare"))
-    if not named and request.node.get_closest_marker("drawn") is None:
-        monkeypatch.setattr(svg, "rc_context", nullcontext)
-        monkeypatch.setattr(svg, "Figure", lambda **_: SimpleNamespace(add_subplot=NothingDrawn))
-        monkeypatch.setattr(FigureCanvasSVG, "__init__", lambda *_: None)
-        monkeypatch.setattr(FigureCanvasSVG, "print_svg", lambda _, to, **__: to.write("<svg/>"))
-    if not request.path.stem.startswith(INTERVALS):
-        monkeypatch.setattr(stats, "bootstrap", few_draws)
-    monkeypatch.setattr(PreTrainedConfig, "__repr__", object.__repr__)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
-    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
+    figures = named or request.node.get_closest_marker("drawn") is not None
+    intervals = request.path.stem.startswith(INTERVALS)
+    for place, name, instead in shortcuts(figures=figures, intervals=intervals):
+        monkeypatch.setattr(place, name, instead)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def garbage_of_other_files() -> None:
+    """What earlier files left is not looked through when a training asks for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 # What a tiny model of an architecture needs beyond the common settings.

@@ -24,7 +24,10 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from shortcuts import shortcuts
+
 PRELOADED = [
+    "shortcuts",
     "rankdistill.app.cli", "rankdistill.stages.pipeline", "rankdistill.sample.transformers",
     "rankdistill.warmup.logits",
 ]  # fmt: skip
@@ -151,6 +154,9 @@ def _become(
     sys.argv = [module, *arguments]
     # A command of the package must find all that it imports without the tests' folder.
     ours = Path(HERE, f"{module}.py").is_file()
+    if ours or module == "rankdistill":  # a tool is run for what it shows
+        for place, name, instead in shortcuts():
+            setattr(place, name, instead)
     sys.path[:] = [cwd, *(path for path in sys.path if path and (ours or path != HERE))]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from dataclasses import replace
@@ -51,6 +52,7 @@ def test_ways_take_turns_there_and_back():
     one, other = ["before", "a", "a gave 1"], ["before", "b", "b gave 2"]
     assert calls == one + other + other + one
     assert {name: len(of_way) for name, of_way in turns.items()} == {"a": 2, "b": 2}
+    assert gc.get_freeze_count() > 0  # what was kept from the search for garbage before, still is
 
 
 def test_the_peak_is_what_a_call_took_beyond_what_was_there():

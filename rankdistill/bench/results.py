@@ -67,6 +67,7 @@ def take_turns(
     """
     turns: dict[str, list[Turn]] = {name: [] for name in ways}
     gc.collect()
+    kept = gc.get_freeze_count()
     gc.freeze()  # what is there stays: collecting garbage need not look at it before every turn
     try:
         with progress(rounds * len(ways), "runs") as bar:
@@ -77,7 +78,8 @@ def take_turns(
                 after(name, result)
                 bar.advance(note=name)
     finally:
-        gc.unfreeze()
+        if not kept:
+            gc.unfreeze()
     return turns
 
 

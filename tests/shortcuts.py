@@ -1,0 +1,61 @@
+"""What takes much of a tiny run's time, and few tests look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+from hydra._internal.hydra import Hydra
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from scipy import stats
+from transformers import PreTrainedConfig
+
+from rankdistill.report import svg
+
+bootstrap = stats.bootstrap
+
+
+def few_draws(*samples: Any, n_resamples: int = 0, **options: Any) -> Any:
+    return bootstrap(*samples, n_resamples=200, **options)
+
+
+class NothingDrawn:
+    """Axes that take everything and show nothing."""
+
+    def __getattr__(self, name: str) -> NothingDrawn:
+        return NothingDrawn()
+
+    def __call__(self, *_: Any, **__: Any) -> NothingDrawn:
+        return self
+
+    def set_yticks(self, places: Sequence[float], labels: Sequence[str] = ()) -> None:
+        self.labels = [NothingDrawn() for _ in labels]
+
+    def get_yticklabels(self) -> list[NothingDrawn]:
+        return self.labels
+
+    def get_legend_handles_labels(self) -> tuple[list[Any], list[str]]:
+        return [], []
+
+
+def shortcuts(*, figures: bool = False, intervals: bool = False) -> Iterator[tuple[Any, str, Any]]:
+    """What is put in the place of which attribute.
+
+    Without `figures` they are empty, without `intervals` these are of 200 draws instead of 10,000.
+    Files are not forced to the disk, since only a loss of power would show. Hydra does not compose
+    once more to see whether a configuration makes a sweep of a run; none of ours does. Transformers
+    writes the JSON of each configuration that it loads for a log that nobody reads.
+    """
+    if not figures:
+        yield svg, "rc_context", nullcontext
+        yield svg, "Figure", lambda **_: SimpleNamespace(add_subplot=NothingDrawn)
+        yield FigureCanvasSVG, "__init__", lambda *_: None
+        yield FigureCanvasSVG, "print_svg", lambda _, to, **__: to.write("<svg/>")
+    if not intervals:
+        yield stats, "bootstrap", few_draws
+    yield PreTrainedConfig, "__repr__", object.__repr__
+    yield os, "fsync", lambda _: None
+    yield Hydra, "get_mode", lambda *_, **__: None
