@@ -147,14 +147,37 @@ def test_commands_run(point, folder, shared_home, teacher, monkeypatch, tmp_path
     assert json.loads((run / "metrics.json").read_text())["stages"]
 
 
-def test_the_program_of_the_quick_start(teacher, tmp_path, monkeypatch):
+@pytest.fixture
+def program(teacher) -> str:
+    """The program of the quick start, with a model that is here."""
     page = (ROOT / "docs" / "index.md").read_text()
-    program = re.search(r"```python\n(.*?)```", page, re.DOTALL)
-    assert program is not None and program[1] in (ROOT / "README.md").read_text()
+    shown = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert shown is not None and shown[1] in (ROOT / "README.md").read_text()
+    return shown[1].replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(teacher))
+
+
+def test_the_program_of_the_quick_start(program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = program[1].replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(teacher))
-    exec(compile(code, "quick start", "exec"), {})
+    exec(compile(program, "quick start", "exec"), {})
     assert (tmp_path / "out").is_dir()
+
+
+def test_the_program_of_the_quick_start_in_a_notebook(program, tmp_path, monkeypatch):
+    """In a cell, whose kernel is a process of its own: the bar, and what was trained."""
+    nbclient = pytest.importorskip("nbclient", reason="the extra `dev` has it")
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    for name in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    (tmp_path / "cell").mkdir()
+    notebook = new_notebook(cells=[new_code_cell(program)])
+    nbclient.NotebookClient(
+        notebook, timeout=240, resources={"metadata": {"path": str(tmp_path / "cell")}}
+    ).execute()
+    assert (tmp_path / "cell" / "out").is_dir()
+    outputs = notebook.cells[0].outputs
+    shown = " ".join(str(out.data) for out in outputs if "data" in out)
+    assert "<progress" in shown and "TrainOutput" in shown
 
 
 @pytest.mark.slow
