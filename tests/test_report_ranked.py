@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -11,7 +12,14 @@ from report_rows import run_report
 from rich.console import Console
 
 from rankdistill.evaluate.ranked import RankedSet, Ranking
-from rankdistill.report import metrics_of, render, terminal_tables, write_report
+from rankdistill.report import (
+    metrics_of,
+    print_summary,
+    print_tables,
+    render,
+    terminal_tables,
+    write_report,
+)
 from rankdistill.report.headline import findings, headline
 from rankdistill.report.ranked import ranked_rows
 from rankdistill.statistics import paired_difference
@@ -97,6 +105,11 @@ def test_a_run_that_samples_nothing_has_all_its_files(tmp_path: Path):
     table = console.export_text()
     assert "40 held-out rankings, 240 pairs" in table and "longer first" in table
     assert max(map(len, table.splitlines())) <= 80
+    for told in (print_summary, print_tables):
+        out = io.StringIO()
+        told(metrics, Console(file=out, width=80, highlight=False))
+        # The verdict and below it the tables, as of any other run.
+        assert " ".join(out.getvalue().split()).startswith(headline(metrics))
 
 
 def test_beside_sampled_figures_it_is_a_table_of_its_own(tmp_path: Path):

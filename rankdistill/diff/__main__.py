@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with writing(given.to, "make its folder writable or make space, or give another --to"):
             write_atomically(given.to, text.encode("utf-8", errors="replace"))
     console = Console(highlight=False)
-    console.print(terminal_table(rows[: given.shown], *names))
     console.print(headline(rows), soft_wrap=True)
+    console.print(terminal_table(rows[: given.shown], *names))
     if given.to is not None:
         console.print(str(given.to), soft_wrap=True)
     return 0

@@ -34,12 +34,10 @@ _BESIDE_VERIFIED = (
 """Figures of the models that say something beside which demands are followed."""
 
 
-def terminal_tables(metrics: Mapping[str, Any], width: int = WIDTH) -> list[Table | Text]:
-    """The figures of all models, on held-out rankings, and of a reward model, as far as any are.
-
-    Of a verified run first which demands are followed, and last the sentence that says it.
-    """
-    tables: list[Table | Text] = [*_grids(metrics, width)]
+def terminal_tables(metrics: Mapping[str, Any], width: int = WIDTH) -> list[Table]:
+    """The figures of all models, on held-out rankings, and of a reward model, as far as any are; of
+    a verified run first which demands are followed."""
+    tables = _grids(metrics, width)
 
     def fit(title: str, heads: Sequence[str], rows: Sequence[Row], caption: str = "") -> None:
         tables.extend(_tables(title, caption, heads, rows, metrics, width))
@@ -59,18 +57,17 @@ def terminal_tables(metrics: Mapping[str, Any], width: int = WIDTH) -> list[Tabl
         fit(title, ranked_labels(metrics), ranked_rows(metrics))
     if has_reward(metrics):
         fit(gate_title(metrics), GATE_COLUMNS, gate_rows(metrics))
-    if metrics.get("verified"):
-        tables.append(Text(headline(metrics)))
     return tables
 
 
 def print_tables(metrics: Mapping[str, Any], console: Console) -> None:
-    """Prints them to where the console prints: as wide as a terminal is, and 100 columns elsewhere,
-    where nothing says how wide it may be."""
+    """Prints the verdict and below it the tables to where the console prints: as wide as a terminal
+    is, and 100 columns elsewhere, where nothing says how wide it may be."""
     width = console.width if console.is_terminal else max(console.width, WIDTH)
     out = Console(
         file=console.file, width=width, force_terminal=console.is_terminal, highlight=False
     )
+    out.print(Text("\n".join(textwrap.wrap(headline(metrics), width)), style="bold"))
     out.print(*terminal_tables(metrics, width))
 
 
