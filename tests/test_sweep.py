@@ -67,12 +67,14 @@ def stages(folder: Path) -> list[dict]:
         ("+objective.sft_wight=1,2", "did you mean 'sft_weight'?"),
         ("prompts.path=starter,nope.jsonl", "nope.jsonl"),
         ("train.epochz=2", "did you mean 'epochs'?"),
+        # Below what only one of the points has.
+        ("recipe=rrhf,likelihood prompts.instructions.kinds=[words]", "instructions is null"),
     ],
 )
 def test_a_mistake_in_any_point_is_told_before_the_first(
     monkeypatch, capsys, tmp_path, argument, said
 ):
-    assert said in refused(monkeypatch, capsys, tmp_path, argument)
+    assert said in refused(monkeypatch, capsys, tmp_path, *argument.split(" "))
 
 
 def test_so_is_one_with_another_sweeper(monkeypatch, capsys, tmp_path):
@@ -89,6 +91,10 @@ def test_a_key_that_only_the_options_of_the_sweep_have(monkeypatch, tmp_path):
     assert {objective.beta for objective in ran} == {0.3}
     targets = {objective["_target_"].rpartition(".")[2] for objective in ran}
     assert targets == {"DPO", "SimPO"}
+    monkeypatch.setattr(pipeline, "run", lambda config, **_: ran.append(config.prompts))
+    below = "prompts.instructions.kinds=[words]"  # null without a recipe
+    swept(monkeypatch, tmp_path, "recipe=rrhf,best_of_n", below, "hydra.sweep.dir=b")
+    assert [prompts.instructions.kinds for prompts in ran[2:]] == [["words"]] * 2
 
 
 def test_a_plug_in_that_is_not_installed(monkeypatch, capsys, tmp_path):

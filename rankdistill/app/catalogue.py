@@ -43,7 +43,9 @@ RECIPES = {
     ),
     "Your own data and models": ("ranked_set", "served_teacher", "evaluate", "reranker"),
     "Reward model and PPO": ("reward_model", "ppo", "ppo_group"),
-    "Distillation on what the student itself writes": ("on_policy", "self_distillation"),
+    "Distillation on what the student itself writes": (
+        "on_policy", "off_policy", "self_distillation",
+    ),
     "Distillation, without a ranking": (
         "warmup_comparison", "distilbert_style", "gsm8k_logits_bundled", "gsm8k_logits",
     ),

@@ -27,14 +27,14 @@ def _enter(entry: Callable[[], object]) -> None:
     """
     from hydra.errors import HydraException
 
-    from rankdistill.app.config_errors import unknown_override
+    from rankdistill.app.config_errors import key_below_null, unknown_override
 
     while True:
         try:
             entry()
             return
-        except HydraException as error:
-            key = unknown_override(error)
+        except (HydraException, AssertionError) as error:
+            key = unknown_override(error) or key_below_null(error, sys.argv)
             if "--multirun" not in sys.argv or not _left_to_points(f"{key}="):
                 raise
 

@@ -21,8 +21,8 @@ def composition_errors() -> tuple[type[Exception], ...]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    # OmegaConf's of keys for a group that is null is an AttributeError.
-    plain = (YAMLError, ValueError, RecursionError, AttributeError)
+    # OmegaConf's of keys for a group that is null is an AttributeError or an AssertionError.
+    plain = (YAMLError, ValueError, RecursionError, AttributeError, AssertionError)
     return HydraException, OmegaConfBaseException, *plain
 
 
@@ -37,10 +37,13 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     from omegaconf.errors import OmegaConfBaseException
 
     text = _innermost(error)
-    if type(error) is AttributeError:
-        if "full_key: " not in str(error):
+    if type(error) in (AttributeError, AssertionError):
+        below = key_below_null(error, arguments)
+        key = below and below.rpartition(".")[0]
+        if "full_key: " in str(error):
+            key = str(error).partition("full_key: ")[2].split()[0]
+        if key is None:
             raise error  # a fault of ours, which a sentence would hide
-        key = str(error).partition("full_key: ")[2].split()[0]
         return f"{key} is null, which takes no keys: choose an option of its group that has them."
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return explain_yaml(error, arguments) or _first_sentence(text)
@@ -144,6 +147,19 @@ def unknown_override(error: Exception) -> str | None:
     """The key that an override names and no configuration has; None of any other error."""
     match = re.search(r"Could not override '([^'@]+)'\.(?!\s*No match)", _innermost(error))
     return match[1] if match else None
+
+
+def key_below_null(error: Exception, arguments: Sequence[str]) -> str | None:
+    """The key of an override below one that is null, which OmegaConf does not name; or None."""
+    if not str(error).startswith("Unexpected type for root"):
+        return None
+    for argument in arguments:
+        key, _, value = argument.lstrip("+").partition("=")
+        parent = key.rpartition(".")[0]
+        left_to_points = value.startswith("choice(")
+        if "." in parent and not left_to_points and not _keys(parent, arguments):
+            return key
+    return None
 
 
 def _innermost(error: BaseException) -> str:

@@ -141,10 +141,17 @@ def _train(
     return {
         "iterations": len(trainer.history),
         "steps": trainer.progress.steps,
+        **_written(trainer.history),
         "models": 2 + references + (rewarding is not None) + (critic is not None),
         **_taken(trainer.history),
         **served,
     }
+
+
+def _written(history: Sequence[Mapping[str, float]]) -> dict[str, int]:
+    """Responses of all iterations, and their tokens, which `ppo_epochs` passes learn from."""
+    tokens = sum(row["responses"] * row["response_tokens"] for row in history)
+    return {"responses": int(sum(row["responses"] for row in history)), "tokens": round(tokens)}
 
 
 def _taken(history: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -211,6 +211,7 @@ def _figures(
         "kl_response": float(k1[read.any(dim=1)].double().sum(dim=1).mean()),
         # Unbiased: the tokens are the policy's own.
         "entropy": -mean(logps, mask),
+        "responses": float(len(mask)),
         "response_tokens": float(mask.sum(dim=1).double().mean()),
         "cut_share": fmean(cut),
         **_thought_figures(episodes, mask),
