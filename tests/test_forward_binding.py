@@ -221,6 +221,24 @@ def test_an_architecture_that_cannot_is_padded_and_says_so(
             torch.testing.assert_close(logps, expected, rtol=0, atol=1e-4)
 
 
+def test_a_soft_cap_is_kept_by_sdpa_in_every_layout() -> None:
+    """Whose own function would leave it out."""
+    groups = ragged_groups()
+    model = bind(lively_model("gemma2").float())
+    assert model.config._attn_implementation == "sdpa"
+    padded, shared = (
+        response_logps(model, collate(groups, layout)).token_logps
+        for layout in ("padded", "shared")
+    )
+    torch.testing.assert_close(padded, shared, rtol=0, atol=1e-4)
+
+
+def test_weights_that_come_later_are_not_tried() -> None:
+    with torch.device("meta"):
+        model = bind(build_model("llama"), "shared")
+    assert bound_layout(model) == "shared"
+
+
 def test_an_unknown_architecture_is_tried(caplog: pytest.LogCaptureFixture) -> None:
     """One layer attends by itself, whatever it is handed: only trying it shows that."""
     model = lively_model("llama")

@@ -55,33 +55,33 @@ def test_the_mask_is_the_tree(name: str, window: int | None) -> None:
     assert torch.equal(mask[0, 0], by_definition(plan, window))
 
 
-def test_blocks_from_bounds_are_those_of_all_pairs() -> None:
-    """On random plans, with blocks so small that there are many of them."""
-    draw = random.Random(0)
+@pytest.mark.parametrize("seed", range(8))
+def test_blocks_from_bounds_are_those_of_all_pairs(seed: int) -> None:
+    """On a random plan, with blocks so small that there are many of them."""
+    draw = random.Random(seed)
 
     def segment() -> Segment:
         return Segment(
             draw.randint(1, 60), tuple(draw.randint(1, 40) for _ in range(draw.choice([0, 1, 3])))
         )
 
-    for _ in range(25):
-        plan = AttentionPlan(tuple(segment() for _ in range(draw.randint(1, 5))))
-        length, size = sum(plan.sizes), draw.choice([4, 16, 32])
-        for window in (None, 1, 7, 50):
-            made = flex.block_mask(plan, window, "cpu", size)
-            sees = flex.tree_mask(plan, window, "cpu")
-            wanted = create_block_mask(sees, None, None, length, length, "cpu", BLOCK_SIZE=size)
-            assert made.shape == wanted.shape
-            assert torch.equal(made.to_dense(), wanted.to_dense())
-            for counts, places in (
-                ("kv_num_blocks", "kv_indices"), ("full_kv_num_blocks", "full_kv_indices"),
-                ("q_num_blocks", "q_indices"), ("full_q_num_blocks", "full_q_indices"),
-            ):  # fmt: skip
-                number = getattr(wanted, counts)
-                assert torch.equal(getattr(made, counts), number)
-                real = torch.arange(getattr(wanted, places).shape[-1]) < number[..., None]
-                pair = [getattr(mask, places)[real] for mask in (made, wanted)]
-                assert torch.equal(*pair)
+    plan = AttentionPlan(tuple(segment() for _ in range(1 + seed % 5)))
+    length, size = sum(plan.sizes), (4, 16, 32)[seed % 3]
+    for window in (None, 1, 7, 50):
+        made = flex.block_mask(plan, window, "cpu", size)
+        sees = flex.tree_mask(plan, window, "cpu")
+        wanted = create_block_mask(sees, None, None, length, length, "cpu", BLOCK_SIZE=size)
+        assert made.shape == wanted.shape
+        assert torch.equal(made.to_dense(), wanted.to_dense())
+        for counts, places in (
+            ("kv_num_blocks", "kv_indices"), ("full_kv_num_blocks", "full_kv_indices"),
+            ("q_num_blocks", "q_indices"), ("full_q_num_blocks", "full_q_indices"),
+        ):  # fmt: skip
+            number = getattr(wanted, counts)
+            assert torch.equal(getattr(made, counts), number)
+            real = torch.arange(getattr(wanted, places).shape[-1]) < number[..., None]
+            pair = [getattr(mask, places)[real] for mask in (made, wanted)]
+            assert torch.equal(*pair)
 
 
 class Largest(TorchDispatchMode):
@@ -161,6 +161,22 @@ def test_a_kernel_that_is_right_is_taken(
     assert flex._tried(torch.device("cpu"), dtype, 4, 2, 16)
 
 
+def test_the_kernel_is_compiled_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all lengths at once."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: (function, options))
+    asked = flex._kernel.__wrapped__
+    assert asked("cpu") is flex.flex_attention
+    assert asked("cuda") == (flex.flex_attention, {"dynamic": True})
+
+
+def test_another_device_takes_as_many_keys_as_queries() -> None:
+    """With a mask, of a window here: shapes alone, of tensors that are nowhere."""
+    query, *rest = (torch.empty(1, heads, 13, 16, device="meta") for heads in (4, 2, 2))
+    plan = AttentionPlan((Segment(4, (3, 1, 5)),))
+    options = attention.AttentionOptions(0.3, 0.0, 3, None)
+    assert attention.grouped_attention(query, *rest, plan, options).shape == (1, 13, 4, 16)
+
+
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Those that are compiled, as on CUDA; what is compiled runs as it is."""
@@ -229,15 +245,18 @@ def test_it_stays_compiled_where_layers_are_computed_again(
 @pytest.mark.parametrize(
     ("size", "dtype", "card", "small"),
     [(128, torch.float32, 99, True), (64, torch.bfloat16, 99, False),
-     (256, torch.bfloat16, 99, True), (128, torch.float32, 227, False)],
+     (256, torch.bfloat16, 99, True), (256, torch.bfloat16, 160, False),
+     (128, torch.float32, 227, False)],
 )  # fmt: skip
 def test_tiles_are_small_where_shared_memory_is(
     size: int, dtype: torch.dtype, card: int, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """KiB of an RTX 4090 and of an H100."""
+    """KiB of an RTX 4090, of an A100 and of an H100; Triton takes powers of two."""
     properties = SimpleNamespace(shared_memory_per_block_optin=card * 2**10)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    assert (flex._kernel_options(torch.zeros(1, 1, 1, size, dtype=dtype)) is not None) == small
+    tiles = flex._kernel_options(torch.zeros(1, 1, 1, size, dtype=dtype))
+    assert (tiles is not None) == small
+    assert all(number.bit_count() == 1 for number in (tiles or {}).values())
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
@@ -285,7 +304,9 @@ def test_it_is_taken_on_cuda_where_it_can_be() -> None:
             self.dtype, self.shape = dtype, (1, 4, 9, size)
 
     half, double = OnCUDA(torch.bfloat16, 64), OnCUDA(torch.float64, 64)
+    least = OnCUDA(torch.bfloat16, 16)
     assert attention.flex_fits(half, half, 0.0)  # type: ignore[arg-type]
+    assert attention.flex_fits(least, least, 0.0)  # type: ignore[arg-type]
     assert not attention.flex_fits(half, half, 0.1)  # type: ignore[arg-type]
     assert not attention.flex_fits(double, double, 0.0)  # type: ignore[arg-type]
     assert not attention.flex_fits(OnCUDA(half.dtype, 8), OnCUDA(half.dtype, 8), 0.0)  # type: ignore[arg-type]

@@ -55,6 +55,15 @@ def test_gradients_are_the_derivatives(linear: bool) -> None:
     assert torch.autograd.gradcheck(lambda rows: logps(rows, head, batch), (hidden,))
 
 
+def test_a_layer_of_which_a_part_is_elsewhere_is_not_whole() -> None:
+    """As ZeRO-3 marks what it has cut into shards."""
+    model = lively_model("phi")
+    head = LMHead(model, only_linear(model))
+    assert head.linear and model.lm_head.bias is not None
+    model.lm_head.weight.ds_id = 0
+    assert not head.whole and not head.linear
+
+
 def test_a_second_backward_gives_the_same() -> None:
     """The kept logits are used up by the first: the second computes them again."""
     model = lively_model("llama")

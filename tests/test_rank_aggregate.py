@@ -52,6 +52,8 @@ def test_borda_by_hand():
     # a beats both (1), b beats c (1/2), c none; then b and c tie: each 1/2.
     assert borda([vote("a", "b", "c"), vote("bc")], 3) == [1.0, 0.5, 0.25]
     assert borda([vote("a", "bc")], 3) == [1.0, 0.25, 0.25]
+    # Rounded, so that two ways to the same value end in a tie.
+    assert borda([vote("a", "b", "c", "d")], 4) == [1.0, 0.666666667, 0.333333333, 0.0]
 
 
 @pytest.mark.parametrize("seed", range(5))

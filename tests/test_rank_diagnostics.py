@@ -118,6 +118,13 @@ def test_flips_cycles_and_ties_by_hand():
     assert found["flips"]["mean"] == 1 / 4 and found["ties"]["mean"] == 1 / 9
     assert found["first_wins"]["mean"] == 5 / 8
     assert (found["triples"], found["cyclic"]) == (1, 1.0)
+    # A prompt without ballots takes nothing from those of the others.
+    silent = group("q", "a", "b")
+    for r in silent["responses"]:
+        r["scores"] = {"judge": 0.0}
+    both = diagnose([g, silent])
+    assert both["scorers"]["judge"]["ballots"] == found and both["raters"] == "ballots"
+    assert diagnose([silent])["raters"] is None
 
 
 def test_krippendorffs_alpha_of_his_own_example():

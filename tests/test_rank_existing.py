@@ -110,6 +110,12 @@ def test_a_transcript_of_several_turns():
     assert messages == [*HI, HELLO, {"role": "user", "content": "Why?\n\nIn two words."}]
 
 
+def test_a_text_behind_an_open_turn_begins_without_its_space_and_tokens_stay_with_their_text():
+    row = {"prompt": "Human: Hi\n\nAssistant:", "responses": [
+        {"text": " a", "score": 1}, {"text": " b", "score": 0, "token_ids": [5, 6]}]}  # fmt: skip
+    assert texts(row) == (HI, [("a", 1.0), (" b", 0.0)])
+
+
 def test_pku_with_the_second_better():
     row = {"prompt": "Hi", "response_0": "a", "response_1": "b", "better_response_id": 1}
     assert texts(row)[1] == [("a", 0.0), ("b", 1.0)]
@@ -156,6 +162,7 @@ def test_responses_are_tokenised_cut_and_marked(tmp_path):
     assert whole["token_ids"] == TOKENIZER("abcd", add_special_tokens=False)["input_ids"]
     assert (short["text"], short["finish_reason"], short["whole_tokens"]) == ("ab", "stop", 3)
     assert short["token_ids"][-1] == TOKENIZER.eos_token_id
+    assert "prompt_tokens" not in group  # the responses stand behind the whole prompt
     assert counts["cut"] == 1 and counts["read"] == 1
 
 

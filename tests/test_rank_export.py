@@ -63,6 +63,17 @@ def test_trls_pairs_never_tie(folder, tmp_path, pairs, expected, capsys):
     assert f"{len(expected)} rows" in capsys.readouterr().out
 
 
+def test_tools_are_a_column_of_trls_rows_and_have_no_place_in_ultrafeedbacks(tmp_path):
+    tools = '[{"name": "add"}]'
+    given = {**GROUPS[1], "messages": [{**GROUPS[1]["messages"][0], "tools": tools}]}
+    to = tmp_path / "pairs.jsonl"
+    export(iter([GROUPS[0], given]), to, "trl")
+    assert [row.get("tools") for row in rows(to)] == [None, tools]
+    assert rows(to)[1]["prompt"] == GROUPS[1]["messages"]
+    with pytest.raises(UserError, match="The prompt 'b' has tools"):
+        export(iter([given]), to, "ultrafeedback")
+
+
 def test_trl_reads_what_is_written(folder, tmp_path):
     from datasets import load_dataset
     from trl import is_conversational
@@ -128,6 +139,14 @@ def test_system_turns_and_sets_without_aspects_come_back(how, ending, tmp_path):
     [back] = load_groups(to)
     assert back["messages"] == TOLD["messages"]
     assert [(r["text"], r["score"]) for r in back["responses"]] == [("good", 2.0), ("bad", 1.0)]
+
+
+def test_a_group_keeps_what_it_has_beside_its_ranking_and_a_row_of_another_format_nothing(tmp_path):
+    pair = {"prompt": "Hi", "chosen": "a", "rejected": "b", "note": 1}
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in ({**GROUPS[0], "set": "x"}, pair)))
+    kept, read = load_groups(path)
+    assert kept["set"] == "x" and not {"note", "chosen"} & set(read)
 
 
 def test_ranks_without_scores_are_written(tmp_path):
