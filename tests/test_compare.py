@@ -60,6 +60,18 @@ def test_runs_that_differ_in_the_seed_alone_are_one_objective(comparison):
     assert {d.paired_seeds for d in comparison.differences} == {2}
 
 
+def test_which_objective_has_one_seed_is_said(sweep):
+    def cautions(*names: str) -> list[str]:
+        runs = read_runs([sweep / f"objective={name}" for name in names])
+        told = [finding.text for finding in findings(compare_runs(runs))]
+        return [text.partition(":")[0] for text in told if text.startswith("One seed")]
+
+    both = ("rrhf,seed=0", "rrhf,seed=1", "dpo,seed=0", "dpo,seed=1")
+    assert cautions(*both) == []
+    assert cautions(*both[:3]) == ["One seed of DPO"]
+    assert cautions("rrhf,seed=0", "dpo,seed=0") == ["One seed"]
+
+
 def test_what_differs_beyond_noise_is_said_and_what_does_not_is_called_equal(comparison):
     said = headline(comparison)
     assert re.match(r"RRHF is ahead of DPO and SimPO beyond noise on 40 held-out prompts", said)

@@ -143,14 +143,15 @@ def _cautions(comparison: Comparison) -> list[Finding | None]:
         Finding("warning", f"Failed: {run.folder.name}: {run.sentence}")
         for run in comparison.failed
     ]
-    if comparison.seeds == 1 and len(comparison.objectives) > 1:
-        cautions.append(
-            Finding(
-                "warning",
+    alone = [o.label for o in comparison.objectives if len(o.runs) == 1]
+    if alone and len(comparison.objectives) > 1:
+        said = f"One seed of {' and '.join(alone)}: whether another would be as far ahead or behind"
+        if len(alone) == len(comparison.objectives):
+            said = (
                 "One seed: this compares these trained students. Whether another seed would turn "
-                "the order around is not in the data; add seed=0,1,2.",
+                "the order around"
             )
-        )
+        cautions.append(Finding("warning", f"{said} is not in the data; add seed=0,1,2."))
     elif comparison.seeds == 2 and not comparison.verified:
         text = "Two seeds tell little about how much seeds differ: intervals are wide for it."
         cautions.append(Finding("plain", text))
