@@ -90,9 +90,11 @@ def test_all_prompts_are_there_and_figures_link_to_theirs(tmp_path):
     assert all(response in text for response in first.values())
     after, before = (metrics["models"][name]["prompt_scores"] for name in ("trained", "warmed_up"))
     gained = sum(after[name] > before[name] for name in after)
-    told = re.search(r'<details id="gained".*?</details>', text, re.DOTALL)
+    # The target is within what is folded, which a browser then opens.
+    told = re.search(r'<details><summary>[^\n]*\n<p id="gained".*?</details>', text, re.DOTALL)
     assert told is not None and told[0].count('href="#prompt-') == gained
     assert links.count("#gained") == 2  # the rows of gain and of wins
+    assert links.count("#all") == 2  # the contents and the row of scores
 
 
 def test_a_kind_links_to_the_prompts_that_ask_for_it():
@@ -112,9 +114,12 @@ def test_a_kind_links_to_the_prompts_that_ask_for_it():
     assert len(lists["title"].numbers) == len(lists["digits"].numbers) == len(names) // 2
     assert lists["marks"].numbers == lists["title"].numbers
     assert lists["kept-out kinds"].numbers == lists["digits"].numbers
+    assert len(lists["trained kinds"].numbers) == len(names) // 2
     assert "words" not in lists  # nobody was asked for them
     links = links_of(list(lists.values()))
     assert links["title"] == lists["title"].id and links["marks"] == "group-marks"
+    assert links["gain, sampled"] == "gained" and links["score"] == "all"
+    assert links_of([]) == {}
 
 
 def test_one_glossary_for_pages_and_docs(page_text):

@@ -23,6 +23,9 @@ from rankdistill.report.rendering import WORDS, environment
 from rankdistill.report.svg import VARIABLES
 from rankdistill.report.table import Cell, number, points
 
+_OF_PROMPTS = ("score", "lead", "over_control", "trained", "strict", "sampled")
+"""Rows whose figures are of the responses that the page shows."""
+
 
 def html_report(comparison: Comparison, title: str, command: str) -> str:
     """The page. Everything but our own SVG is escaped: prompts, answers, names, configurations."""
@@ -49,7 +52,7 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
         "plots": [(plot, Markup(plot.svg)) for plot in plots_of(comparison)],
         "marks": {label: look.mark for label, look in looks(comparison).items()},
         "answered": shown,
-        "links": dict.fromkeys(("score", "lead", "over_control"), "responses") if shown else {},
+        "links": dict.fromkeys(_OF_PROMPTS, "responses") if shown else {},
         "contents": _contents(comparison, len(shown)),
         "config": tables.config_table(comparison),
         "failed": comparison.failed,

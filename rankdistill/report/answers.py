@@ -260,15 +260,18 @@ def prompt_lists(metrics: Metrics, shown: Sequence[Shown]) -> list[PromptList]:
 
 def links_of(lists: Sequence[PromptList]) -> dict[str, str]:
     """The id of a list by a row's key, or by the title of a grid's line or column."""
-    ids = {found.id for found in lists}
+    ids = {"all", *(found.id for found in lists)} if lists else set()
     wanted = {key: target for key, target in _FIGURES.items() if target in ids}
     return wanted | {found.title: found.id for found in lists if found.id.startswith("kind-")}
 
 
 _FIGURES = {
+    "score": "all",
     "score_difference": "gained",
     "win_rate": "gained",
     "cut_share": "cut",
+    "gain, sampled": "gained",
+    "trained kinds": "group-trained",
     "marks": "group-marks",
     "restrictions": "group-restrictions",
     "kept-out kinds": "group-kept_out",
@@ -289,6 +292,7 @@ def _lists(metrics: Metrics, shown: Sequence[Shown]) -> Iterator[PromptList]:
     )  # fmt: skip
     kinds = _kinds_of(metrics)
     for group, title in (
+        ("trained", "trained kinds"),
         ("marks", "marks"),
         ("restrictions", "restrictions"),
         ("kept_out", "kept-out kinds"),
@@ -306,7 +310,8 @@ def _kinds_of(metrics: Metrics) -> dict[str, set[str]]:
     if not arm:
         return {}
     return {
-        kind: {of["group"]} if of["trained"] else {"kept_out"} for kind, of in arm["kinds"].items()
+        kind: {"trained", of["group"]} if of["trained"] else {"kept_out"}
+        for kind, of in arm["kinds"].items()
     }
 
 
