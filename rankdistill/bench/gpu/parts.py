@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
 
 from rankdistill.bench.gpu import Claim
 from rankdistill.bench.settings import BenchSettings, Point, random_group
@@ -22,9 +22,10 @@ SHAPES = {
     "0.5B": (896, 4864, 24, 14, 2, True),
     "1.5B": (1536, 8960, 28, 12, 2, True),
     "7B/8": (3584, 18944, 8, 28, 4, False),
+    "untied": (256, 512, 2, 4, 2, False),
 }
-"""Hidden and intermediate size, layers, heads, of keys, tied tables: Qwen2.5's, and of 7B 8 layers
-of 28."""
+"""Hidden and intermediate size, layers, heads, of keys, tied tables: Qwen2.5's, of 7B 8 layers of
+28, and a small one of which float32 is compared."""
 VOCABULARY = 151_936
 WARM_UPS, TURNS = 3, 10
 NO_TIMES = "times mean nothing here"
@@ -45,6 +46,13 @@ class Bench:
 
     def build(self, shape: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
         """A random model of a shape, bound, on the device."""
+        return bind(self._made(Qwen2ForCausalLM, shape, seed).to(dtype))
+
+    def reward_model(self, shape: str, seed: int = 0) -> Any:
+        """As `build`, with the head of a reward model."""
+        return bind(self._made(Qwen2ForSequenceClassification, shape, seed))
+
+    def _made(self, kind: Any, shape: str, seed: int) -> Any:
         hidden, inner, layers, heads, kv_heads, tied = SHAPES[shape]
         if self.tiny:
             hidden, inner, layers, heads, kv_heads = 64, 96, 2, 2, 1
@@ -60,10 +68,10 @@ class Bench:
             eos_token_id=2,
             pad_token_id=0,
         )
+        config.num_labels = 1  # of a reward model
         torch.manual_seed(seed)
         with torch.device(self.device):
-            model: Any = Qwen2ForCausalLM(config)
-        return bind(model.to(dtype))
+            return kind(config)
 
     def group(self, K: int, P: int, R: int, model: Any) -> TokenGroup:
         """K responses of R tokens to P; a sixteenth of the lengths where it is tiny."""

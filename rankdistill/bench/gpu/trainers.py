@@ -14,13 +14,16 @@ from rankdistill.bench.gpu import Claim
 from rankdistill.bench.gpu.parts import Bench, tokenizer
 from rankdistill.evaluate.tokens import entropy_and_divergence
 from rankdistill.forward import TokenGroup, collate
-from rankdistill.models import release
+from rankdistill.models import Loading, Model, release
+from rankdistill.score.likelihood import Reader
+from rankdistill.score.scorer import TeacherAccess
 from rankdistill.train.groups import RankedGroup
 from rankdistill.train.ranking import RankingConfig, RankingTrainer
 from rankdistill.train.reference import ReferenceConfig, reference_logps
+from rankdistill.train.reward.model import rewards
 from rankdistill.warmup.rows import TokenRow
 from rankdistill.warmup.teachers import Divergence, LiveTeacher
-from rankdistill.warmup.trainer import distil
+from rankdistill.warmup.trainer import DistillationTrainer
 
 MIB = 2**20
 
@@ -44,12 +47,22 @@ def loop(bench: Bench) -> list[Claim]:
 
 
 def _trainer(bench: Bench, model: Any, groups: Sequence[TokenGroup], steps: int) -> RankingTrainer:
-    folder = tempfile.mkdtemp(prefix="rankdistill-bench-")
-    args = RankingConfig(
-        folder, prompts_per_step=8, max_steps=steps, save_strategy="no", disable_tqdm=True,
+    return RankingTrainer(
+        model, _arguments(bench, steps), _rows(groups), processing_class=tokenizer()
+    )
+
+
+def _arguments(bench: Bench, steps: int) -> RankingConfig:
+    return RankingConfig(
+        tempfile.mkdtemp(prefix="rankdistill-bench-"),
+        prompts_per_step=8, max_steps=steps, save_strategy="no", disable_tqdm=True,
         max_batch_tokens=1, bf16=bench.device == "cuda", use_cpu=bench.device == "cpu",
     )  # fmt: skip
-    rows = [
+
+
+def _rows(groups: Sequence[TokenGroup]) -> list[Any]:
+    """The groups as a stage has them."""
+    return [
         {
             "prompt_id": str(i),
             "messages": [{"role": "user", "content": " ".join(map(str, group.prompt))}],
@@ -60,7 +73,6 @@ def _trainer(bench: Bench, model: Any, groups: Sequence[TokenGroup], steps: int)
         }
         for i, group in enumerate(groups)
     ]
-    return RankingTrainer(model, args, rows, processing_class=tokenizer())
 
 
 def _waits(bench: Bench, trainer: Any, steps: int) -> float | None:
@@ -79,7 +91,11 @@ def _waits(bench: Bench, trainer: Any, steps: int) -> float | None:
 
 def given_back(bench: Bench) -> list[Claim]:
     """What is left on the card after each stage of a run in one process."""
-    stages = {"warm-up": _distilled, "reference": _read, "training": _trained, "evaluation": _held}
+    stages = {
+        "warm-up": _distilled, "scores by likelihood": _scored,
+        "scores by a reward model": _rewarded, "reference": _read, "training": _trained,
+        "evaluation": _held,
+    }  # fmt: skip
     claims = []
     for name, stage in stages.items():
         seen = stage(bench)
@@ -108,9 +124,30 @@ def _distilled(bench: Bench) -> list[weakref.ref]:
     student, teacher = bench.build("0.5B"), bench.build("0.5B", seed=1).requires_grad_(False)
     group = bench.group(1, 256, 64, student)
     live = LiveTeacher(teacher, Divergence("forward_kl", 1.0))
-    with bench.autocast():
-        distil(student, live, [TokenRow("0", group, 0)]).loss.backward()
-    return [weakref.ref(student), weakref.ref(teacher)]
+    rows = [TokenRow(str(i), group, i) for i in range(8)]
+    trainer = DistillationTrainer(student, _arguments(bench, 1), rows, live, (1.0, 0.5))
+    trainer.train()
+    return [weakref.ref(student), weakref.ref(teacher), weakref.ref(trainer)]
+
+
+def _scored(bench: Bench) -> list[weakref.ref]:
+    """By a teacher that is loaded from its folder."""
+    with tempfile.TemporaryDirectory(prefix="rankdistill-bench-") as folder:
+        model = bench.build("0.5B")
+        groups = _rows([bench.group(2, 256, 64, model)] * 2)
+        model.save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+        precision = "bfloat16" if bench.device == "cuda" else "float32"
+        teacher = Model(folder, {}, Loading(precision))
+        reader = Reader.load(teacher, groups, TeacherAccess(teacher, teacher))
+        reader.logps(range(len(groups)))
+    return [weakref.ref(model), weakref.ref(reader.model)]
+
+
+def _rewarded(bench: Bench) -> list[weakref.ref]:
+    model = bench.reward_model("0.5B")
+    rewards(model, [bench.group(2, 256, 64, model)] * 2)
+    return [weakref.ref(model)]
 
 
 def _read(bench: Bench) -> list[weakref.ref]:
