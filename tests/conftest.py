@@ -217,7 +217,9 @@ LONGEST = (
     "test_models_device", "test_sweep", "test_suites_harness", "test_docs",
     "test_pipeline_verified", "test_zephyr", "test_configs", "test_pipeline_ppo",
     "test_ranking_trainer", "test_warmup_stages", "test_warmup_recipes", "test_pipeline_faults",
-    "test_sharing", "test_cluster", "test_pipeline_processes", "test_plan",
+    "test_sharing", "test_cluster", "test_pipeline_processes", "test_plan", "test_lora",
+    "test_mixture_runs", "test_pipeline_ranked", "test_ranking_trainer_processes",
+    "test_token_teachers", "test_store_processes", "test_warmup_stage",
 )  # fmt: skip
 
 

@@ -139,25 +139,29 @@ def test_resume_without_a_checkpoint_starts_anew(tmp_path, unbroken):
     assert last_checkpoint(tmp_path / "nowhere") is None
 
 
+def evaluated(folder, on_start) -> RankingTrainer:
+    """A trainer that evaluates after each epoch, and before the first if it is told so."""
+    return RankingTrainer(
+        build_model(), arguments(folder, eval_strategy="epoch", eval_on_start=on_start), ROWS,
+        DPO(), processing_class=TOKENIZER, eval_dataset=ROWS[:3],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def unbroken_evaluations(tmp_path_factory) -> RankingTrainer:
+    trainer = evaluated(tmp_path_factory.mktemp("evaluated"), on_start=True)
+    trainer.train()
+    return trainer
+
+
 @pytest.mark.parametrize("step", [None, 2, 4, 6])
-def test_an_evaluation_that_a_kill_cut_off_is_made_up_for(tmp_path, step):
+def test_an_evaluation_that_a_kill_cut_off_is_made_up_for(tmp_path, unbroken_evaluations, step):
     """Checkpoint 4 is of an epoch's last step, and the evaluation comes after it."""
-    evaluated = {"eval_strategy": "epoch", "eval_on_start": True}
-    whole = RankingTrainer(
-        build_model(), arguments(tmp_path / "whole", **evaluated), ROWS, DPO(),
-        processing_class=TOKENIZER, eval_dataset=ROWS[:3],
-    )  # fmt: skip
-    whole.train()
-    folder = tmp_path / "again"
     if step is not None:
-        source = tmp_path / "whole" / f"checkpoint-{step}"
-        shutil.copytree(source, folder / source.name)
-    assert owes_evaluation(folder) == (step in (None, 4))
-    again = RankingTrainer(
-        build_model(),
-        arguments(folder, eval_strategy="epoch", eval_on_start=owes_evaluation(folder)),
-        ROWS, DPO(), processing_class=TOKENIZER, eval_dataset=ROWS[:3],
-    )  # fmt: skip
+        source = f"{unbroken_evaluations.args.output_dir}/checkpoint-{step}"
+        shutil.copytree(source, tmp_path / f"checkpoint-{step}")
+    assert owes_evaluation(tmp_path) == (step in (None, 4))
+    again = evaluated(tmp_path, on_start=owes_evaluation(tmp_path))
     again.train(resume_from_checkpoint=True)
-    assert logged(again, "eval_loss") == logged(whole, "eval_loss")
+    assert logged(again, "eval_loss") == logged(unbroken_evaluations, "eval_loss")
     assert len(logged(again, "eval_loss")) == 3
