@@ -166,6 +166,14 @@ def test_responses_are_tokenised_cut_and_marked(tmp_path):
     assert counts["cut"] == 1 and counts["read"] == 1
 
 
+def test_a_response_that_thought_has_as_many_tokens_less_in_its_answer(tmp_path):
+    responses = [{"text": "<think>\nab\n</think>\n\nc", "rank": 0}, {"text": "d", "rank": 1}]
+    [group], _ = read(tmp_path, [{"prompt": "Hi", "responses": responses}])
+    thinks, plain = group["responses"]
+    assert 0 < thinks["thought_tokens"] < len(thinks["token_ids"])
+    assert thinks["text"] == responses[0]["text"] and "thought_tokens" not in plain
+
+
 def test_responses_that_are_the_same_once_cut_are_one(tmp_path):
     responses = [{"text": text, "score": i} for i, text in enumerate(("abcX", "abcY", "d"))]
     [group], _ = read(tmp_path, [{"prompt": "Hi", "responses": responses}],

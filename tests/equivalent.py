@@ -1,0 +1,36 @@
+"""Mutations that change no result: what a line of a file is made, and why nothing shows it."""
+
+from __future__ import annotations
+
+TRIED = "lengths that a kernel is tried on, for which others would do as well"
+UNUSED = (
+    "Newton's whole step lowered the loss on each of 4,000 random sets of votes, so it is taken"
+)
+EQUIVALENT: dict[str, dict[str, str]] = {
+    "forward/flex.py": {
+        "(Segment(7, (150, 1, 33)), Segment(301), Segment(1, (20,))),": TRIED,
+        "(Segment(8, (150, 1, 33)), Segment(300), Segment(1, (20,))),": TRIED,
+    },
+    "forward/head.py": {
+        "hidden.shape[0] * layer.out_features * size < self.logits_budget": (
+            "logits of exactly the budget are kept or computed again, and the same"
+        ),
+    },
+    "rank/aggregate.py": {
+        "while size > _SMALLEST and loss(strengths - size * step) >= loss(strengths):": UNUSED,
+        "return float((wins * np.logaddexp(0.0, -gaps)).sum() + PRIOR / 2 * (at**3).sum())": UNUSED,
+    },
+    "rank/combine.py": {
+        "centre = float(np.mean(known)) if known else 1.0": "where no response has a score",
+    },
+    "rank/existing.py": {
+        'texts = [r["text"] for r, ids in zip(self.responses, own, strict=False) if ids is None]': (
+            "one was made from the other"
+        ),
+    },
+    "rank/preferences.py": {
+        "if not math.isnan(given) or not math.isnan(_number(wanted)):": (
+            "a text and a number are as different as texts"
+        ),
+    },
+}  # fmt: skip
