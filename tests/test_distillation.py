@@ -182,6 +182,7 @@ BEST = 'teacher.prompt_template="{prompt} {best}"'
     [
         (["train=ppo", "train.reward_coef=0"], "train=distillation, which learns from the teacher"),
         (["train=ppo", "train.reward=score", "train.critic=separate"], "take train.critic=head"),
+        (["train=distillation", "train.kl_coef=0"], "leaves the teacher nothing to say"),
         (["train=distillation", "rounds=2"], "train=distillation samples anew"),
         (["train=distillation", "train.reward=scores"], "did you mean 'score'"),
         (["train=distillation", "train.cut=bootstrap"], "advantage=teacher has no critic"),

@@ -6,7 +6,8 @@ import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
+from tiny_run import composed
 
 from rankdistill.app.config_errors import explain
 
@@ -78,3 +79,20 @@ def test_an_argument_without_a_value():
     assert explain(refused.value, ["rrhf"]) == (
         "the argument 'rrhf' is no KEY=VALUE: did you mean recipe=rrhf?"
     )
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("prompts.instructions.kinds=[words]", "prompts.instructions is null, which takes no keys"),
+        ("sample.endpoint.urls=http://a/v1", "sample.endpoint.urls takes a list, as in 'sample."),
+        (
+            "prompts.decontaminate=[ifeval]",
+            "takes no list, and has keys of its own: against, ngram",
+        ),
+    ],
+)
+def test_a_value_of_another_shape(argument, said):
+    with pytest.raises((AssertionError, HydraException)) as refused:
+        composed("recipe=likelihood", argument)
+    assert said in explain(refused.value, ["recipe=likelihood", argument])

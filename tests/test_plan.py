@@ -274,10 +274,12 @@ def test_endpoints_are_planned_by_their_calls(capsys):
     assert asked[group] == 60 / 6 * 60  # the limit of requests, not the tokens
     calls = [stage["asked"]["calls"] for stage in found["stages"] if stage["asked"]]
     given = ["recipe=served_teacher", "prompts.limit.train=60", "prompts.limit.validation=10"]
+    given += ["sample.endpoint.dollars_per_million_output_tokens=10"]
     assert main([*given, "hardware=8xa100_40", "plan.spread=fsdp2_8gpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
     [endpoint] = [line for line in lines if line.startswith("http://127.0.0.1:8000/v1 (Qwen/")]
-    assert f"sample, score; {sum(calls):,} calls, " in endpoint
+    told = rf"sample, score; {sum(calls):,} calls, [\d,]+ tokens, [\d.]+ (min|h).*, \$[\d.]+\.$"
+    assert re.search(told, endpoint), endpoint
     here = "The 8 devices of this machine: sample on 1; warmup, train on all by fsdp2_8gpu."
     assert here in lines
 

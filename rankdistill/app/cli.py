@@ -160,7 +160,9 @@ class Job:
         """The validation figure, where a sweeper asks for one."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
+        from omegaconf.errors import OmegaConfBaseException
 
+        from rankdistill.app.config_errors import explain
         from rankdistill.console import label_lines
 
         hydra = HydraConfig.get()
@@ -172,11 +174,12 @@ class Job:
             return _point(config, folder, verbose=bool(hydra.verbose))
         try:
             return _run(config, folder, self._planned)
-        except UserError as error:
+        except (UserError, OmegaConfBaseException) as error:
             if hydra.verbose:
                 raise
             self.failed = True
-            say_mistake(str(error))
+            told = str(error) if isinstance(error, UserError) else explain(error, sys.argv[1:])
+            say_mistake(told)
             return None
 
     def __reduce__(self) -> Any:

@@ -76,8 +76,20 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return _unknown_key(
             key[1], f"in {where[1]}" if where else "in the configuration", arguments
         )
+    if key and (shape := _other_shape(key[1], text, arguments)):
+        return shape
     where = f"{key[1]}: " if key else ""
     return where + _first_sentence(text)
+
+
+def _other_shape(key: str, text: str, arguments: Sequence[str]) -> str | None:
+    """What is said of one value, a list or a mapping where another of these belongs; or None."""
+    if "is not a ListConfig" in text or "Cannot merge ListConfig with DictConfig" in text:
+        return f"{key} takes a list, as in '{key}=[first,second]'"
+    keys = _keys(key, arguments)
+    if keys and "Cannot merge DictConfig with ListConfig" in text:
+        return f"{key} takes no list, and has keys of its own: {', '.join(keys)}"
+    return None
 
 
 def _unreadable(override: str, arguments: Sequence[str]) -> str:

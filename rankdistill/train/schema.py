@@ -152,6 +152,11 @@ class PPOMethod(Optimiser):
                 "train.reward_coef is 0, which leaves nothing to learn but the KL: give more than "
                 "0, or train=distillation, which learns from the teacher."
             )
+        if self.advantage == "teacher" and self.kl_coef == 0:
+            raise UserError(
+                "train.kl_coef is 0, which leaves the teacher nothing to say: give more than 0, or "
+                "train=ppo, which learns from a reward alone."
+            )
 
 
 @dataclass(frozen=True)
