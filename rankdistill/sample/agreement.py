@@ -43,8 +43,8 @@ class Gap(NamedTuple):
         most = tolerance_of(sampler, model) if tolerance is None else tolerance
         if self.mean <= most and self.p99 <= TAIL * most:  # NaN is not
             return None
-        computed = " and ".join(dict.fromkeys(name or "an unknown precision" for name in (
-            sampler, model)))  # fmt: skip
+        known = [name or "an unknown precision" for name in (sampler, model)]
+        computed = " and ".join(dict.fromkeys(known))
         return (
             f"differ by {self.mean:.3f} nats per token on the same responses, and by "
             f"{self.p99:.3f} at the 99th percentile, above {most:g} or {TAIL:g} times that "

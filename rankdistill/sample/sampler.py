@@ -47,8 +47,8 @@ class Sampler(AbstractContextManager, ABC):
         """What its responses depend on beside its name and the arguments of `sample`; hashed."""
         return {}
 
-    def precision(self, loading: Loading) -> str | None:
-        """That it computes a model in which is loaded so; None: it does not say."""
+    def computes_in(self, loading: Loading) -> str | None:
+        """The precision that it computes a model in which is loaded so; None: it does not say."""
         return None
 
     def prepare(self, model: Model, requests: Sequence[Request], options: SamplingOptions) -> None:

@@ -46,7 +46,7 @@ class TransformersSampler(Sampler):
         self.batch_size = batch_size
         self._loaded: tuple[Any, PreTrainedModel] | None = None
 
-    def precision(self, loading: Loading) -> str:
+    def computes_in(self, loading: Loading) -> str:
         """The model's, see `Sampler`; on a CPU float32."""
         return loading.for_sampling.precision
 

@@ -95,8 +95,8 @@ class VLLMSampler(Sampler):
         self._shape: dict[str, Any] = {}
         self._length = 0
 
-    def precision(self, loading: Loading) -> str | None:
-        """Of the engine, see `Sampler`; not known where vLLM chooses it."""
+    def computes_in(self, loading: Loading) -> str | None:
+        """The engine's precision, see `Sampler`; not known where vLLM chooses it."""
         dtype = self._arguments["dtype"]
         return None if dtype == "auto" else dtype
 

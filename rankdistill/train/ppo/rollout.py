@@ -319,7 +319,7 @@ def check_agreement(
     Raises:
         UserError: they differ by more than rounding, or by no number.
     """
-    theirs, ours = sampler.precision(loading), config.precision
+    theirs, ours = sampler.computes_in(loading), config.precision
     differs = gap.beyond(theirs, ours, config.sampler_tolerance)
     if differs is None:
         return
