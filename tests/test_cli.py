@@ -93,7 +93,9 @@ def test_cfg_job_works_from_any_directory(tmp_path):
             "train.epochz=1",
             "'train' has no key 'epochz' (on the command line): did you mean 'epochs'?",
         ),
-        ("train.epochs=x", "train.epochs: Value 'x' of type 'str' could not be converted to Float"),
+        ("train.epochs=x", "train.epochs takes a number, and 'x' is none: `python -m rankdistill "),
+        ("seed=1.5", "seed takes a whole number, and '1.5' is none: `python -m rankdistill seed "),
+        ("student.use_liger_kernel=maybe", "takes true or false, and 'maybe' is none"),
         ("train.layout=sharde", "expected one of [shared, packed, padded]"),
         ("trian=ranking", "did you mean 'train'"),
         ("objective.sft_wight=2", "did you mean 'sft_weight'?"),
@@ -105,6 +107,11 @@ def test_a_wrong_name_or_type_is_one_sentence(argument, sentence):
     assert sentence in refused(*recipe, argument)
 
 
+def test_a_refused_command_leaves_nothing(tmp_path):
+    assert "nope.jsonl" in refused("recipe=likelihood", "prompts.path=nope.jsonl", cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
@@ -112,7 +119,7 @@ def test_a_wrong_name_or_type_is_one_sentence(argument, sentence):
             "train:\n  epochz: 3\n",
             "'train' has no key 'epochz' (in recipe/mine): did you mean 'epochs'?",
         ),
-        ("train:\n  epochs: many\n", "train.epochs: Value 'many'"),
+        ("train:\n  epochs: many\n", "train.epochs takes a number, and 'many' is none"),
         ("trian:\n  epochs: 3\n", "did you mean 'train'"),
     ],
 )

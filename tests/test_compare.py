@@ -186,6 +186,7 @@ def test_what_models_wrote_is_escaped(sweep, tmp_path):
     (run / "answers.jsonl").write_text("\n".join([json.dumps(row), *rows[1:]]) + "\n")
     page = compare([run, sweep / "objective=rrhf,seed=0"], tmp_path / "to").read_text()
     assert "alert(1)" in page and "<script>alert" not in page
+    assert "<h1>2 objectives, 2 runs</h1>" in page
 
 
 def test_answers_stand_side_by_side_by_disagreement(comparison):

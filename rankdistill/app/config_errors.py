@@ -78,6 +78,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         )
     if key and (shape := _other_shape(key[1], text, arguments)):
         return shape
+    if key and (wrong := _wrong_kind(key[1], text)):
+        return wrong
     where = f"{key[1]}: " if key else ""
     return where + _first_sentence(text)
 
@@ -90,6 +92,23 @@ def _other_shape(key: str, text: str, arguments: Sequence[str]) -> str | None:
     if keys and "Cannot merge DictConfig with ListConfig" in text:
         return f"{key} takes no list, and has keys of its own: {', '.join(keys)}"
     return None
+
+
+_KINDS = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
+_NOT_OF_KIND = re.compile(
+    r"Value '(.*)' (?:of type '\w+' could not be converted to (\w+)|is not a valid (bool))"
+)
+
+
+def _wrong_kind(key: str, text: str) -> str | None:
+    """The sentence where a value is not of its key's kind."""
+    if not (found := _NOT_OF_KIND.search(text)):
+        return None
+    kind = found[2] or found[3]
+    return (
+        f"{key} takes {_KINDS.get(kind, kind)}, and '{found[1]}' is none: `python -m rankdistill "
+        f"{key} --explain` says what it means"
+    )
 
 
 def _unreadable(override: str, arguments: Sequence[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -18,16 +20,19 @@ class NewFolder(Callback):
 
     made: Path | None = None
     """What this command made; None where it was there."""
+    above: Sequence[Path] = ()
+    """The folders above it that were not there either, the nearest first."""
 
     def on_run_start(self, config: Any, **kwargs: Any) -> None:
         """Before Hydra makes it."""
         folder = Path(config.hydra.run.dir).absolute()
         NewFolder.made = None if folder.exists() else folder
+        NewFolder.above = [parent for parent in folder.parents if not parent.exists()]
 
     @classmethod
     def remove_unused(cls) -> None:
-        """Removes it where it holds nothing but what Hydra wrote, the refusal's log, and a lock
-        that no other run holds by now."""
+        """Removes it, and what was made above it, where it holds nothing but what Hydra wrote, the
+        refusal's log, and a lock that no other run holds by now."""
         folder = cls.made
         if folder is None or not folder.is_dir():
             return
@@ -36,6 +41,9 @@ class NewFolder(Callback):
         if unused and not is_held(folder / LOCK):
             _end_logs(folder)
             rmtree(folder)
+            with suppress(OSError):  # another run is in it by now
+                for parent in cls.above:
+                    parent.rmdir()
 
 
 def _end_logs(folder: Path) -> None:

@@ -39,6 +39,7 @@ def compare_and_tell(folders: Sequence[Path], to: Path) -> tuple[Path, str]:
     from rankdistill.errors import UserError
     from rankdistill.report import tell_moved
     from rankdistill.store.faults import writing
+    from rankdistill.store.words import counted
     from rankdistill.store.written import METRICS, put_files
 
     read = read_runs(folders)
@@ -46,7 +47,7 @@ def compare_and_tell(folders: Sequence[Path], to: Path) -> tuple[Path, str]:
         raise UserError(f"{to} is the folder of a run; give another folder with --to.")
     comparison = compare_runs(read)
     runs = sum(len(objective.runs) for objective in comparison.objectives)
-    title = f"{len(comparison.objectives)} objectives, {runs} runs"
+    title = f"{counted(len(comparison.objectives), 'objective')}, {counted(runs, 'run')}"
     command = f"python -m rankdistill.compare {_shell(folders)} --to {_shell([to])}"
     pages = {
         "report.html": html_report(comparison, title, command),
