@@ -3,6 +3,7 @@ reward, the lengths and what is said."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from conftest import build_tokenizer
 from judge_data import NOBODY, scorer
 from ppo_task import policy, prompts, trainer
-from test_distillation import DISTIL
+from test_distillation import DISTIL, SUMS, made, sums
 from test_thoughts import Remembering
+from tiny_run import run_here
 from transformers import AddedToken
 
 from rankdistill.models import Thoughts
@@ -88,3 +90,27 @@ def test_every_method_trains_and_says_once_what_has_no_answer(method, tmp_path, 
     for row in run.history:
         assert row["thought_tokens"] + row["answer_tokens"] == row["response_tokens"] == 5.5
         assert row["no_answer"] == 0.5 and row.get("score", 0.5) == 0.5
+
+
+def test_a_thinking_policy_in_a_whole_run(monkeypatch, tmp_path):
+    folder, tokenizer = tmp_path / "student", build_tokenizer()
+    tokenizer.chat_template = TOKENIZER.chat_template
+    policy().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    given = [a for a in SUMS if not a.startswith(("student.keep_layers=", "score"))]
+    ran = run_here(
+        monkeypatch, tmp_path, *given, sums(tmp_path), f"teacher.path={folder}",
+        f"student.path={folder}", "student.keep_layers=null", "score=verifier",
+        "score.rule=regex", "score.pattern='[^,]'",
+        "train=ppo", "train.reward=score", "train.advantage=group", "train.missing_eos_penalty=1",
+    )  # fmt: skip
+    metrics = json.loads((ran / "metrics.json").read_text())
+    [training] = made(ran, "train")
+    assert training.manifest["identity"]["thoughts"] == 1
+    counts, history = training.manifest["counts"], metrics["training_history"]
+    assert counts["responses"] == sum(row["responses"] for row in history)
+    # Six bytes close no thought: there is nothing to reward, though the rule would take a thought.
+    for row in history:
+        assert (row["no_answer"], row["answer_tokens"], row["score"]) == (1.0, 0.0, 0.0)
+        assert row["thought_tokens"] == row["response_tokens"]
+    assert metrics["models"]["trained"]["thought_only"] == 1.0
