@@ -209,7 +209,7 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Files of half a minute and more. The second needs no bundled model, which whoever has the first
+# Files of ten seconds and more. The second needs no bundled model, which whoever has the first
 # converts meanwhile. Docs and Zephyr take stages from the store of the recipes, so they come when
 # these are done.
 LONGEST = (
