@@ -24,10 +24,10 @@ RECIPES = [
 
 
 STEPS = {
-    "iterative_dpo": 6, "distilbert_style": 0, "warmup_comparison": 0, "off_policy": 0, "ppo": 4,
+    "iterative_dpo": 4, "distilbert_style": 0, "warmup_comparison": 0, "off_policy": 0, "ppo": 4,
     "on_policy": 4,
 }  # fmt: skip
-"""Three rounds of two; warm-ups alone; PPO has all twelve prompts, not only those that rank."""
+"""Two rounds of two; warm-ups alone; PPO has all twelve prompts, not only those that rank."""
 TRAININGS = {"warmup": "student", "reward": "backbone", "train": "student"}
 """Stages that train, and what their identities call the model that they start from."""
 

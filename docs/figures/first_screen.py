@@ -1,15 +1,15 @@
 """The picture of the README: demands followed by every arm, pooled over the seeds of a recipe.
 
-python docs/figures/first_screen.py RUN... --placebo RUN... --best-of-n RUN... --to first_screen.svg
+python docs/figures/first_screen.py RUN... --two-rounds RUN... --placebo RUN... --best-of-n RUN...
 
 Each RUN is the folder of a finished verified run. Of those named first all arms are shown, of the
-placebo's and of best of n's the trained student. Intervals resample base prompts over all seeds.
+others the trained student. Intervals resample base prompts over all seeds.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -30,10 +30,14 @@ ARMS = (
     ("best_of_n", "SFT on the best of 8", "#b58900"),
     ("trained", "trained on the ranking", "#1f77b4"),
     ("trained_greedy", "... greedy", "#1f77b4"),
+    ("two_rounds", "... in two rounds", "#1f77b4"),
+    ("two_rounds_greedy", "... in two rounds, greedy", "#1f77b4"),
     ("teacher", "teacher", "#2e7d32"),
     ("teacher_prompted", "... with a better prompt", "#2e7d32"),
 )
 """(arm, heading, colour), from the top."""
+BESIDE = ("two_rounds", "placebo", "best_of_n")
+"""Arms that are trained students of other runs."""
 
 
 def rows_of(runs: Sequence[Path]) -> list[DemandRow]:
@@ -42,15 +46,15 @@ def rows_of(runs: Sequence[Path]) -> list[DemandRow]:
     return [DemandRow(**row) for table in tables for row in table.to_pylist()]
 
 
-def draw(
-    runs: Sequence[Path], placebo: Sequence[Path], best_of_n: Sequence[Path], to: Path
-) -> None:
-    """Writes the picture."""
+def draw(runs: Sequence[Path], beside: Mapping[str, Sequence[Path]], to: Path) -> None:
+    """Writes the picture; `beside` names the arms of runs of which trained students are shown."""
     by_arm: dict[str, list[DemandRow]] = {}
     for row in rows_of(runs):
         by_arm.setdefault(row.arm, []).append(row)
-    by_arm["placebo"] = [row for row in rows_of(placebo) if row.arm == "trained"]
-    by_arm["best_of_n"] = [row for row in rows_of(best_of_n) if row.arm == "trained"]
+    for arm, others in beside.items():
+        for row in rows_of(others):
+            if row.arm in ("trained", "trained_greedy"):
+                by_arm.setdefault(row.arm.replace("trained", arm), []).append(row)
     shown = [(title, colour, by_arm[arm]) for arm, title, colour in ARMS if by_arm.get(arm)]
     figure, axes = plt.subplots(figsize=(5.4, 0.3 * len(shown) + 0.8))
     for place, (_, colour, rows) in enumerate(shown):
@@ -75,11 +79,11 @@ def draw(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--placebo", type=Path, nargs="*", default=[])
-    parser.add_argument("--best-of-n", type=Path, nargs="*", default=[])
+    for arm in BESIDE:
+        parser.add_argument(f"--{arm.replace('_', '-')}", type=Path, nargs="*", default=[])
     parser.add_argument("--to", type=Path, default=Path("docs/figures/first_screen.svg"))
     given = parser.parse_args()
-    draw(given.runs, given.placebo, given.best_of_n, given.to)
+    draw(given.runs, {arm: getattr(given, arm) for arm in BESIDE}, given.to)
 
 
 if __name__ == "__main__":
