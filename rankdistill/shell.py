@@ -143,7 +143,7 @@ def check_run_folder(folder: Path) -> None:
 def parser(tool: str, description: str, **more: Any) -> argparse.ArgumentParser:
     """Of the command line `python -m rankdistill.TOOL`; `more` is argparse's."""
     prog = f"python -m rankdistill.{tool}"
-    return argparse.ArgumentParser(prog, description=description, **more)
+    return Parser(prog, description=description, **more)
 
 
 class Parser(argparse.ArgumentParser):

@@ -95,6 +95,7 @@ def test_cfg_job_works_from_any_directory(tmp_path):
         ),
         ("train.epochs=x", "train.epochs takes a number, and 'x' is none: `python -m rankdistill "),
         ("seed=1.5", "seed takes a whole number, and '1.5' is none: `python -m rankdistill seed "),
+        ("seed=null", "seed takes a value, and not null: `python -m rankdistill seed --explain`"),
         ("student.use_liger_kernel=maybe", "takes true or false, and 'maybe' is none"),
         ("train.layout=sharde", "expected one of [shared, packed, padded]"),
         ("trian=ranking", "did you mean 'train'"),
@@ -110,6 +111,8 @@ def test_a_wrong_name_or_type_is_one_sentence(argument, sentence):
 def test_a_refused_command_leaves_nothing(tmp_path):
     assert "nope.jsonl" in refused("recipe=likelihood", "prompts.path=nope.jsonl", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
+    told = refused("--config-dir", "nope", "recipe=likelihood", cwd=tmp_path)
+    assert "for --config-dir: give the one with your files" in told
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from hydra.errors import HydraException
@@ -17,6 +18,7 @@ from rankdistill.app.synonyms import SYNONYMS
 from rankdistill.errors import UserError
 from rankdistill.models.locate import check_path, locate
 from rankdistill.prompts.sources import check_source
+from rankdistill.store.written import check_run
 
 
 def shape(*arguments: str) -> str:
@@ -100,6 +102,8 @@ def test_recipe_none_is_the_defaults():
         ("epochs=3", "did you mean 'train.epochs'?"),
         ("batch_size=8", "did you mean 'train.prompts_per_step'?"),
         ("output_dir=out", "did you mean name=NAME, which makes the folder runs/NAME"),
+        ("hardware=a100", "it is the planner's: python -m rankdistill.plan"),
+        ("plan.price=2", "it is the planner's: python -m rankdistill.plan"),
         ("nothing_like_it=1", "'student', 'teacher', 'train', 'warmup'"),
     ],
 )
@@ -156,6 +160,19 @@ def test_a_folder_that_is_not_there_is_told_before_torch_is_imported(tool):
     assert done.stderr == (
         "error: There is no run folder '/nope': give the folder of a finished run.\n"
     )
+
+
+@pytest.mark.parametrize("tool", sorted({*catalogue.TOOLS} - {"accelerate"}))  # takes no options
+def test_a_tool_says_a_wrong_option_in_a_sentence(tool, capsys):
+    main = import_module(f"rankdistill.{tool}.__main__").main
+    assert main(["--nope", "a", "b", "c", "d"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1, told
+
+
+def test_a_folder_without_a_run_is_not_called_unfinished(tmp_path):
+    with pytest.raises(UserError, match="There is no run in"):
+        check_run(tmp_path)
 
 
 def test_a_pipe_that_closes_is_no_traceback():

@@ -218,7 +218,7 @@ def test_a_misspelt_argument_in_a_yaml_of_ones_own(monkeypatch, capsys, tmp_path
         (["rank.responses_per_prompt=1"], "rank.responses_per_prompt is 1; it must be at least 2"),
         (["rank.max_response_tokens=0"], "rank.max_response_tokens is 0; it must be at least 1"),
         (["eval.ranked.length_match=1"], "eval.ranked.length_match is 1.0; it must be in [0, 1)"),
-        (["eval=[ranked]"], "no suite of `eval` applies"),
+        (["eval=[ranked]"], "give rank.path=FILE"),
         (["eval=[]"], "no suite of `eval` applies"),
         (["rank.path=rankd.jsonl"], "did you mean 'ranked.jsonl'?"),
         (["rank.path=ranked.jsonl", "rank.score_column=ratng"], "did you mean 'rating'?"),

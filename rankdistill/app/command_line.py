@@ -126,7 +126,7 @@ def word_remedy(word: str, arguments: Sequence[str] = ()) -> str:
     if having:
         return f"{no}: did you mean {' or '.join(having[:3])}?"
     near = get_close_matches(word, groups["recipe"], n=1, cutoff=0.75)
-    return f"{no}: did you mean recipe={near[0]}?" if near else no
+    return f"{no}: {f'did you mean recipe={near[0]}?' if near else 'take it away, or name its key'}"
 
 
 def several_values(override: str, arguments: Sequence[str]) -> str:

@@ -80,6 +80,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return shape
     if key and (wrong := _wrong_kind(key[1], text)):
         return wrong
+    if folder := re.search(r"Additional config directory '(.+)' not found", text):
+        return f"there is no folder '{folder[1]}' for --config-dir: give the one with your files"
     where = f"{key[1]}: " if key else ""
     return where + _first_sentence(text)
 
@@ -102,13 +104,13 @@ _NOT_OF_KIND = re.compile(
 
 def _wrong_kind(key: str, text: str) -> str | None:
     """The sentence where a value is not of its key's kind."""
+    meaning = f"`python -m rankdistill {key} --explain` says what it means"
+    if "is not Optional" in text:
+        return f"{key} takes a value, and not null: {meaning}"
     if not (found := _NOT_OF_KIND.search(text)):
         return None
     kind = found[2] or found[3]
-    return (
-        f"{key} takes {_KINDS.get(kind, kind)}, and '{found[1]}' is none: `python -m rankdistill "
-        f"{key} --explain` says what it means"
-    )
+    return f"{key} takes {_KINDS.get(kind, kind)}, and '{found[1]}' is none: {meaning}"
 
 
 def _unreadable(override: str, arguments: Sequence[str]) -> str:

@@ -84,6 +84,8 @@ def ours(name: str) -> str | None:
     Args:
         name: A key as it was typed; of a dotted one the last part counts.
     """
+    if name.partition(".")[0] in ("hardware", "plan"):
+        return "it is the planner's: python -m rankdistill.plan with the same arguments"
     last = name.rpartition(".")[2]
     key = SYNONYMS.get(name) or SYNONYMS.get(last.lower())
     if key is None or key == name:

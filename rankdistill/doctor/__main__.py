@@ -12,8 +12,10 @@ from rankdistill.doctor.checks import checks
 SIGNS = {"ok": "ok", "note": "-", "broken": "BROKEN"}
 
 
+@shell.says_mistakes
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a line per check, and what mends it; exit code 1 where something is broken."""
+    """Prints a line per check, and what mends it; exit code 1 where something is broken, 2 on a
+    person's mistake."""
     parser = shell.parser(
         "doctor",
         "Look at versions, broken installations, GPU and driver, the store, missing "

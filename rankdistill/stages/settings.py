@@ -353,6 +353,11 @@ def _check_suites(settings: Settings) -> None:
         )
     applies = ranked is not None and settings.rank.path is not None and settings.trains
     if quick is None and not applies and not settings.suites:
+        if ranked is not None and settings.rank.path is None:
+            raise UserError(
+                "eval=[ranked] asks for the order of a ranked set: give rank.path=FILE, whose rows "
+                "have a prompt and its scored or ranked responses (or eval=[quick])."
+            )
         raise UserError(NO_SUITE)
     if quick is not None and not settings.trains and settings.base is None:
         raise UserError(

@@ -125,6 +125,8 @@ def check_run(run: Path, *folders: str) -> None:
             are of.
     """
     if not (run / METRICS).is_file():
+        if not any((run / begun).exists() for begun in (".hydra", LOCK, RECORD)):
+            raise UserError(f"There is no run in '{run}': give the folder of a finished run.")
         raise UserError(
             f"The run in '{run}' is not finished (no {METRICS}): run its command again, it "
             "continues where it stopped."
