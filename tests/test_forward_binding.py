@@ -224,8 +224,11 @@ def test_an_architecture_that_cannot_is_padded_and_says_so(
 def test_a_soft_cap_is_kept_by_sdpa_in_every_layout() -> None:
     """Whose own function would leave it out."""
     groups = ragged_groups()
-    model = bind(lively_model("gemma2").float())
-    assert model.config._attn_implementation == "sdpa"
+    model = lively_model("gemma2").float()
+    for layer in model.model.layers:  # so low that it is felt
+        layer.self_attn.attn_logit_softcapping = 0.01
+    bind(model)
+    assert model.config._attn_implementation == "sdpa" and bound_layout(model) == "shared"
     padded, shared = (
         response_logps(model, collate(groups, layout)).token_logps
         for layout in ("padded", "shared")
