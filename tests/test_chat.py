@@ -86,7 +86,7 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
     for name, told in [
         (f"http://127.0.0.1:{free_port()}/v1", "Nobody answers"),
         (str(tmp_path / "none"), "no run folder"),
-        (str(tmp_path), "not finished"),
+        (str(tmp_path), "There is no run in"),
     ]:
         assert chat.main([name]) == 2
         error = capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys, monkeypatch):
             ([str(run), "--port", port], "can't be listened on"),
             ([str(run), "--host", "0.0.0.0"], "without a key"),
             ([str(run) + "s"], "did you mean 'student'"),
-            ([str(tmp_path / "unfinished")], "not finished"),
+            ([str(tmp_path / "unfinished")], "There is no run in"),
         ]:
             assert main(arguments) == 2, arguments
             error = capsys.readouterr().err

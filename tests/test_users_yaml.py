@@ -33,7 +33,7 @@ FILES = [
     ("objective: null\n", "objective is null; it must be one of the group's options"),
     ("defaults: [override /objective: null]\n", "objective is null; it must be one of"),
     ("eval: 3\n", "eval is 3; it must be one of the group's options"),
-    ("seed: 1e999\n", "seed: Value 'inf'"),
+    ("seed: 1e999\n", "seed takes a whole number"),
 ]
 
 
