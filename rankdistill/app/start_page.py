@@ -105,7 +105,7 @@ def _of_file(path: Traversable, prefix: str, option: str) -> Iterator[Key]:
 HEAD = """A student writes, a teacher ranks, the student learns it.
 
 Begin with  python -m rankdistill recipe=tour   # minutes
-a result    python -m rankdistill recipe=dpo    # 16 minutes
+a result    python -m rankdistill recipe=dpo    # 15 minutes
 then read   runs/dpo/report.html
 own files   python -m rankdistill.init my_project
 """
