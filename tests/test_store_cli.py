@@ -76,7 +76,10 @@ def test_the_list_reads_a_manifest_once_and_again_when_it_is_another(filled, cap
     first, one = listed(), filled["one"].key
     with monkeypatch.context() as unread:
         unread.setattr("rankdistill.store.manifest.read", lambda folder: pytest.fail(str(folder)))
-        assert listed() == first
+        again = listed()
+    for line in (*first.values(), *again.values()):
+        line[4] = "now" if line[4] == "1 s" else line[4]  # a second may pass between the two
+    assert again == first
     age(filled["one"], "2020-01-01T00:00:00+00:00")
     assert listed()[one][4] == first[filled["old"].key][4] != first[one][4]
     age(filled["one"], "2999-01-01T00:00:00+00:00")  # the clock was put back
