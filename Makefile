@@ -35,11 +35,11 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/basedpyright
 
-# Four processes of one thread each on two cores: most tests are too small to use two threads, and many wait. The files go in the order
+# Three processes of one thread each on two cores: most tests are too small to use two threads, and many wait. The files go in the order
 # of tests/conftest.py, the longest first; pytest-xdist would have those of most tests first. A process that dies ends the
 # run, with its test's name: pytest-xdist would start another one, and at the end wait for ever.
 tests: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # The versions in the environment, without what makes torch a CPU's.
 lock: $(READY)
