@@ -7,6 +7,9 @@ UNUSED = (
     "Newton's whole step lowered the loss on each of 4,000 random sets of votes, so it is taken"
 )
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "compare/statistics.py": {
+        "return float(min(2.0, result.pvalue))": "a p-value is at most 1",
+    },
     "forward/flex.py": {
         "(Segment(7, (150, 1, 33)), Segment(301), Segment(1, (20,))),": TRIED,
         "(Segment(8, (150, 1, 33)), Segment(300), Segment(1, (20,))),": TRIED,
@@ -14,6 +17,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "forward/head.py": {
         "hidden.shape[0] * layer.out_features * size < self.logits_budget": (
             "logits of exactly the budget are kept or computed again, and the same"
+        ),
+    },
+    "objectives/lists.py": {
+        "logps=torch.where(mask, candidates.logps.to(dtype), 1.0),": (
+            "what is padded is masked wherever it is read"
         ),
     },
     "rank/aggregate.py": {
@@ -32,5 +40,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "if not math.isnan(given) or not math.isnan(_number(wanted)):": (
             "a text and a number are as different as texts"
         ),
+    },
+    "statistics.py": {
+        "batch = min(1, _VALUES_AT_ONCE // array.size)": "how many resamples are drawn at once",
     },
 }  # fmt: skip

@@ -100,6 +100,8 @@ def test_what_has_no_mean_is_refused(values):
 def test_unpaired_lists_are_refused():
     with pytest.raises(ValueError):
         paired_difference([1.0, 2.0], [1.0], seed=0)
+    with pytest.raises(ValueError):
+        win_rate([1.0, 2.0], [1.0], seed=0)
 
 
 def test_ties_count_half():

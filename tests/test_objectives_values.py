@@ -101,7 +101,8 @@ VALUES = [
     (CPO(), PAIR, log_loss(0.1 * (-10 + 4)) + 10 / 5),
     # Log-ratios 1 and 4, reference point 2.5.
     (KTO(), PAIR, (1 / (1 + exp(0.1 * (1 - 2.5))) + 1 / (1 + exp(0.1 * (2.5 - 4)))) / 2),
-    (KTO(score_threshold=-1, desirable_weight=2), PAIR,
+    # The worse one's score is the threshold, so both are desirable.
+    (KTO(score_threshold=0, desirable_weight=2), PAIR,
      2 * (1 / (1 + exp(0.1 * (1 - 2.5))) + 1 / (1 + exp(0.1 * (4 - 2.5)))) / 2),
     (SFT(), PAIR, 10 / 5),
     (SFT("sum"), PAIR, 10),
