@@ -9,6 +9,10 @@ UNUSED = (
 EQUIVALENT: dict[str, dict[str, str]] = {
     "compare/statistics.py": {
         "return float(min(2.0, result.pvalue))": "a p-value is at most 1",
+        "batch=max(1, _VALUES_AT_ONCE / values.size),": "how many are drawn at once",
+        "return min((len(table) for table in tables if len(table) > 1), default=2)": (
+            "where no table has two seeds there is no spread to give freedom to"
+        ),
     },
     "forward/flex.py": {
         "(Segment(7, (150, 1, 33)), Segment(301), Segment(1, (20,))),": TRIED,

@@ -61,7 +61,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "statistics": (
         "statistics.py compare/statistics.py",
-        "evaluate_statistics compare_statistics verified_figures report_quality",
+        "evaluate_statistics compare_statistics verified_figures report_quality compare_verified",
     ),
     "rank": (
         "rank/*.py",

@@ -150,6 +150,24 @@ def test_two_prompts_are_tested_by_flipping_their_signs():
     assert told.p_value == 0.5  # of four ways of signs, two are as far from 0
 
 
+def test_a_table_that_is_given_twice_is_as_wide_as_alone():
+    table = np.random.default_rng(3).normal(size=(3, 12))
+    alone, first, second = (
+        estimate
+        for tables in ([table], [table, table])
+        for estimate in of_differences(tables, 2, seed=0)
+    )
+    assert (first.low, first.high) == pytest.approx((alone.low, alone.high))
+    assert (second.low, second.high) == pytest.approx((alone.low, alone.high), abs=0.05)
+
+
+def test_a_long_tail_is_on_its_own_side_of_the_interval():
+    values = np.array([[0.0] * 18 + [10.0, 10.0]] * 2)  # of two seeds that are alike
+    tail, mirrored = (of_differences([t], 2, seed=0)[0] for t in (values, -values))
+    assert tail.high - tail.mean > 1.2 * (tail.mean - tail.low)
+    assert mirrored.mean - mirrored.low > 1.2 * (mirrored.high - mirrored.mean)
+
+
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
