@@ -23,6 +23,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "logits of exactly the budget are kept or computed again, and the same"
         ),
     },
+    "objectives/divergences.py": {
+        "ratio = (log_a - log_b).masked_fill(log_a == -math.inf, 1.0)": "its weight is 0",
+    },
     "objectives/lists.py": {
         "logps=torch.where(mask, candidates.logps.to(dtype), 1.0),": (
             "what is padded is masked wherever it is read"
