@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from rankdistill.compare import statistics
-from rankdistill.compare.statistics import Estimate, holm, of_differences, of_objectives
+from rankdistill.compare.statistics import (
+    Estimate,
+    holm,
+    of_differences,
+    of_objectives,
+    pair_differences,
+)
 
 PROMPTS, OBJECTIVES, TIMES = 40, 3, 120
 
@@ -166,6 +172,13 @@ def test_a_long_tail_is_on_its_own_side_of_the_interval():
     tail, mirrored = (of_differences([t], 2, seed=0)[0] for t in (values, -values))
     assert tail.high - tail.mean > 1.2 * (tail.mean - tail.low)
     assert mirrored.mean - mirrored.low > 1.2 * (mirrored.high - mirrored.mean)
+
+
+def test_objectives_without_a_seed_in_common_are_compared_by_their_means():
+    two_seeds, another = {0: np.full(9, 1.0), 1: np.full(9, 1.2)}, {2: np.full(9, 1.5)}
+    (found,) = pair_differences({"two": two_seeds, "one": another}, seed=0)
+    assert (found.better, found.worse, found.paired_seeds) == ("one", "two", 0)
+    assert found.tested.estimate.mean == pytest.approx(0.4)
 
 
 def test_holm_by_hand():
