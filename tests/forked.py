@@ -21,16 +21,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from glob import glob
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import pytest
 from shortcuts import shortcuts
 
-PRELOADED = [
-    "shortcuts",
-    "rankdistill.app.cli", "rankdistill.stages.pipeline", "rankdistill.sample.transformers",
-    "rankdistill.warmup.logits",
-]  # fmt: skip
 HERE = str(Path(__file__).parent)
 
 
@@ -134,7 +131,10 @@ def shares(work: Callable[..., None], *arguments: Any, processes: int = 2) -> No
 @cache
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(["preloaded"])
+    with pytest.MonkeyPatch.context() as patch:  # it does not get this process's `sys.path`
+        patch.setenv("PYTHONPATH", HERE, prepend=os.pathsep)
+        forkserver.ensure_running()
     return context
 
 
@@ -151,6 +151,8 @@ def _become(
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         getattr(sys, name).reconfigure(encoding="utf-8", line_buffering=True)
+    # A fork server passes over what it cannot import, and each fork would import it again.
+    assert "preloaded" in sys.modules
     sys.argv = [module, *arguments]
     # A command of the package must find all that it imports without the tests' folder.
     ours = Path(HERE, f"{module}.py").is_file()
