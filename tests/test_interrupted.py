@@ -12,10 +12,12 @@ from pathlib import Path
 
 import forked
 import pytest
-from tiny_run import TINY
+from tiny_run import TINY, run_here
+from transformers import AutoModelForCausalLM
 
 from rankdistill import console
 from rankdistill.app import cli
+from rankdistill.shell import Terminated
 from rankdistill.shell import run as run_tool
 
 FAST = [part for part in TINY if not part.startswith("warmup.")]
@@ -105,6 +107,28 @@ def test_a_program_that_runs_a_command_keeps_its_signal_handlers(number, monkeyp
         cli.main()
     assert ended.value.code == 128 + number
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == [own, own]
+
+
+def test_an_interruption_that_a_library_answers_with_an_error_is_none_of_a_model_s(
+    tmp_path, monkeypatch, capsys, teacher
+):
+    """As torch does where a signal arrives while transformers enters the context of a device."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            raise Terminated
+        finally:
+            raise RuntimeError("trying to pop from empty mode stack")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", interrupted)
+    given = ["recipe=rrhf", *FAST, f"teacher.path={teacher}", "warmup=none"]
+    with pytest.raises(SystemExit) as ended:
+        run_here(monkeypatch, tmp_path, *given)
+    assert ended.value.code == 143
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("Stopped in student") and len(said) == 2
+    (attempt,) = (tmp_path / "home" / "partial").glob("student-*/attempt.json")
+    assert '"state": "stopped"' in attempt.read_text()
 
 
 def test_where_the_work_stands(capsys):

@@ -195,9 +195,10 @@ def _in_worker() -> Job:
 
 
 def _run(config: Any, folder: Path, planned: Planned | None = None) -> float | None:
-    from rankdistill.stages.pipeline import run
+    with shell.importing():
+        from rankdistill.stages.pipeline import run
 
-    with writable(folder, ANOTHER_FOLDER):
+    with shell.interruptions_kept(), writable(folder, ANOTHER_FOLDER):
         return run(config, planned=planned)
 
 

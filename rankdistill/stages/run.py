@@ -28,6 +28,7 @@ from rankdistill.sample import (
 )
 from rankdistill.schema import Precision, StudentConfig, TeacherConfig
 from rankdistill.score.scorer import TeacherAccess
+from rankdistill.shell import interruptions_kept
 from rankdistill.stages.settings import Settings, with_precision
 from rankdistill.store import Output, Partial, Store
 from rankdistill.trackers import tracked
@@ -184,7 +185,7 @@ class Run:
             nonlocal built
             built = True
             console.heading(stage, what)
-            with tracked(self.folder, stage):
+            with interruptions_kept(), tracked(self.folder, stage):
                 return make(partial)
 
         started = time.monotonic()
