@@ -23,6 +23,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "logits of exactly the budget are kept or computed again, and the same"
         ),
     },
+    "objectives/checks.py": {
+        "lengths=torch.full((PROMPTS, RESPONSES), 5),": "a trial's lists may have any lengths",
+    },
     "objectives/divergences.py": {
         "ratio = (log_a - log_b).masked_fill(log_a == -math.inf, 1.0)": "its weight is 0",
     },
