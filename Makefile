@@ -37,9 +37,10 @@ types: $(READY)
 
 # Three processes of one thread each on two cores: most tests are too small to use two threads, and many wait. The files go in the order
 # of tests/conftest.py, the longest first; pytest-xdist would have those of most tests first. A process that dies ends the
-# run, with its test's name: pytest-xdist would start another one, and at the end wait for ever.
+# run, with its test's name: pytest-xdist would start another one, and at the end wait for ever. Modules are compiled once, not
+# in each of the many processes that tests start, also where the environment has Python keep nothing.
 tests: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # The versions in the environment, without what makes torch a CPU's.
 lock: $(READY)
