@@ -21,7 +21,11 @@ _IRRELEVANT = "irrelevant"
 _ADDED = "added"
 _CREDENTIALS = re.compile(
     r"[a-z][a-z0-9+.-]*://[^/?#\s'\"]*@"
-    r"|[?&](?:[a-z_-]*(?:key|token|password|passwd|secret|signature)|sig)=",
+    # A password with a mark that should have been escaped; a port has digits only.
+    r"|[a-z][a-z0-9+.-]*://[^/?#\s'\"\[:]+:(?!\d+(?:[/?#]|$)|\$)[^\s'\"]*@"
+    r"|[?&](?:[a-z_-]*(?:key|token|password|passwd|secret|signature)|sig)="
+    r"|://[^\s'\"]*[?&;#](?:[a-z_-]*(?:key|token|password|secret|credentials?|signature)|auth"
+    r"|authorization|bearer|code|jwt|pass|passphrase|passwd|pwd|sig)=",
     re.IGNORECASE,
 )
 
@@ -137,9 +141,14 @@ def _key(group: str, name: str) -> str:
     return f"{group}.{name}" if group else name
 
 
+def has_credentials(text: str) -> bool:
+    """Whether a text is, or has in it, a URL that carries a secret."""
+    return _CREDENTIALS.search(text) is not None
+
+
 def refuse_credentials(key: str, value: Any) -> None:
     """UserError, which does not repeat it, where a text is a URL that carries a secret."""
-    if isinstance(value, str) and _CREDENTIALS.search(value):
+    if isinstance(value, str) and has_credentials(value):
         raise UserError(
             f"{key} carries credentials, which would be written into the run's files: leave them "
             "out of the address, and give a key by the environment (VLLM_API_KEY for "

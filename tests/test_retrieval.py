@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import load_dataset
+from folders import full_disk
 from recipe_files import search, write_rows
 from tiny_run import run_here, shrunk
 from transformers import (
@@ -223,6 +224,10 @@ def search_it(folder: Path, capfd) -> None:
         assert ours == pytest.approx(theirs, abs=1e-4)
     assert main([str(folder), "--export", str(folder / "cross_encoder")]) == 2
     assert "is there already" in capfd.readouterr().err
+    with full_disk(9_000):  # its configuration fits, its weights do not
+        assert main([str(folder), "--export", str(folder / "full")]) == 2
+    assert "full' cannot be written (" in capfd.readouterr().err
+    assert not [*folder.glob("full*"), *folder.glob(".full*")]
 
 
 def test_the_teachers_score_is_the_query_given_the_passage(monkeypatch, tmp_path, teacher, files):

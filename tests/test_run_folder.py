@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ import pytest
 from conftest import build_model, build_tokenizer
 from datasets import Dataset
 from export_runs import config_yaml
-from folders import content, written
+from folders import content, full_disk, written
 from report_rows import run_report
 from tiny_run import refusal
 
@@ -254,19 +253,9 @@ def test_files_of_an_earlier_version_are_replaced(
 # ------------------------------------------------------------------------------ disks without space
 
 
-@contextmanager
-def full_disk(room: int) -> Iterator[None]:
-    """No file may have more bytes; the error names no file, as that of a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 WRITERS: dict[str, Callable[[Path, Path], int]] = {
     **{name: COMMANDS[name] for name in ("export", "compare")},
+    "ranked": lambda run, to: export_command([str(run), "--ranked", "--to", str(to / "ranked")]),
     "diff": lambda run, to: diff([str(run), str(to / "twin"), "--to", str(to / "page.html")]),
     "rank": lambda run, to: rank([str(run), str(to / "pairs.jsonl")]),
     "rank parquet": lambda run, to: rank([str(run), str(to / "pairs.parquet")]),
@@ -305,7 +294,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     run: Path, tmp_path: Path, capsys: Any, command: str
 ) -> None:
     shutil.copytree(run, tmp_path / "twin")
-    for name in ("export", "c", "page.html", "pairs.jsonl", "pairs.parquet"):
+    for name in ("export", "ranked", "c", "page.html", "pairs.jsonl", "pairs.parquet"):
         (tmp_path / name).mkdir()
         written(tmp_path / name / "mine")
     if command == "compare":

@@ -18,6 +18,10 @@ SECRET = "hunter2"
 URLS = [
     f"http://user:{SECRET}@host/v1", f"https://{SECRET}@host", f"s3://a:{SECRET}@b/c",
     f"http://host/v1?api_key={SECRET}", f"https://host/d.jsonl?a=1&X-Amz-Signature={SECRET}",
+    f"http://user:a/{SECRET}@host/v1", f"http://user:a#{SECRET}@host", f"http://user:?{SECRET}@h",
+    f"http://host/v1#access_token={SECRET}", f"http://host/v1;password={SECRET}",
+    f"http://host/v1?pwd={SECRET}", f"https://host/api?code={SECRET}&a=1",
+    f"https://host/a?X-Amz-Credential={SECRET}", f"simplecache::s3://a:{SECRET}@b/c",
 ]  # fmt: skip
 
 
@@ -36,7 +40,8 @@ def test_a_url_with_a_secret_is_told_without_it(url):
 @pytest.mark.parametrize(
     "text",
     ["http://host:8000/v1", "hf://datasets/a/b@main/c", "a@b/c", "https://host/a?download=true",
-     "https://host/@user/a", None, 5],
+     "https://host/@user/a", "http://host:8000/@user/a", "http://host:80?x=a@b", "http://[::1]/a@b",
+     "http://host:${port}/a@b", "https://host/a?author=b&encode=c", "a;code=1", None, 5],
 )  # fmt: skip
 def test_other_addresses_are_taken(text):
     refuse_credentials("prompts.path", text)

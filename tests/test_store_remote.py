@@ -203,6 +203,8 @@ def test_access_that_is_refused_ends_the_run_in_one_sentence(remote, tmp_path):
     ("address", "told"),
     [
         ("s3://key:secret@bucket", "has credentials in it"),
+        ("simplecache::s3://key:secret@bucket", "has credentials in it"),
+        ("s3://bucket?secret=secret", "has credentials in it"),
         ("nothing://bucket", "is no address"),
     ],
 )

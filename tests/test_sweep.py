@@ -11,8 +11,10 @@ from pathlib import Path
 
 import forked
 import pytest
+from folders import full_disk
 from tiny_run import TINY
 
+from rankdistill.app import cli
 from rankdistill.app.cli import Job, main, sentence
 from rankdistill.errors import UserError
 from rankdistill.stages import pipeline
@@ -202,3 +204,15 @@ def test_parallel_points_share_and_a_killed_sweep_continues(
     told = capsys.readouterr().out
     assert "reused  recipe=rrhf" in told and "reused  recipe=dpo" in told
     assert all(stage["reused"] for path in found.values() for stage in stages(path))
+
+
+def test_a_failure_that_cannot_be_written_down_is_told_and_ends_no_sweep(
+    tmp_path, monkeypatch, capsys
+):
+    def full(*_):
+        raise UserError("No space for the store")
+
+    monkeypatch.setattr(cli, "_run", full)
+    with full_disk(0):
+        assert cli._point({}, tmp_path, verbose=False) is None
+    assert "No space for the store" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rankdistill.distributed import say_mistake
 from rankdistill.errors import FAILURE, UserError
 from rankdistill.fields import refuse_credentials
 from rankdistill.store.faults import ANOTHER_FOLDER, writable
+from rankdistill.store.files import write_atomically
 
 
 def _enter(entry: Callable[[], object]) -> None:
@@ -213,7 +215,8 @@ def _point(config: Any, folder: Path, *, verbose: bool) -> float | None:
             traceback.print_exc()
         say_mistake(sentence(error))
         if is_main_process():
-            (folder / FAILURE).write_text(sentence(error) + "\n", encoding="utf-8")
+            with suppress(OSError):  # a full disk may be what it fails by: the others run on
+                write_atomically(folder / FAILURE, f"{sentence(error)}\n".encode())
         return None
     if is_main_process():
         (folder / FAILURE).unlink(missing_ok=True)

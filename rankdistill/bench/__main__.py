@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -127,7 +126,9 @@ def _show(table: Any, report: Any, file: Path | None) -> None:
     # A pipe has no width, and lines that a narrow terminal wraps read better than narrow columns.
     Console(width=max(TABLE_WIDTH, console.width)).print(table)
     if file is not None:
-        file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        from rankdistill.bench import results
+
+        results.write(file, report)
 
 
 def _accept(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import os
 import statistics
 import time
@@ -22,6 +23,7 @@ from rich import box
 from rich.table import Table
 
 from rankdistill.console import progress
+from rankdistill.store.faults import put
 
 _PROC = Path("/proc/self")
 MIB = 2**20
@@ -39,6 +41,12 @@ class Turn:
     """Largest resident memory during the call, above what was there before (weights and gradients
     are), MiB; None where the system does not tell (only Linux does). On an accelerator that of
     tensors there."""
+
+
+def write(file: Path, report: Any) -> None:
+    """Writes what `--json` asks for. UserError: it cannot be written."""
+    data = json.dumps(report, indent=2) + "\n"
+    put(file, data.encode(), "make its folder writable or make space, or give another --json")
 
 
 def median(turns: Sequence[Turn], name: str) -> float | None:

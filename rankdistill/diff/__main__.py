@@ -31,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from rankdistill.diff.changes import changes, headline, html, markdown, terminal_table
-    from rankdistill.store.faults import writing
-    from rankdistill.store.files import write_atomically
+    from rankdistill.store.faults import put
 
     pages = {".html": html, ".md": markdown}
     if given.to is not None and given.to.suffix not in pages:
@@ -41,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = str(given.run_a), str(given.run_b)
     if given.to is not None:
         text = pages[given.to.suffix](rows, *names)
-        with writing(given.to, "make its folder writable or make space, or give another --to"):
-            write_atomically(given.to, text.encode("utf-8", errors="replace"))
+        remedy = "make its folder writable or make space, or give another --to"
+        put(given.to, text.encode("utf-8", errors="replace"), remedy)
     console = Console(highlight=False)
     console.print(headline(rows), soft_wrap=True)
     console.print(terminal_table(rows[: given.shown], *names))

@@ -23,20 +23,17 @@ from rankdistill.export.hub import License, license_of
 from rankdistill.export.place import (
     check_place,
     clear_place,
+    in_making,
     is_current,
     read_record,
     record_of,
-    remove_leftovers,
-    write_maker,
     write_record,
 )
 from rankdistill.export.source import EXPORT, Source
 from rankdistill.models import Model, merged, save_model
-from rankdistill.models.files import new_folder
 from rankdistill.models.load import PRECISIONS, OwnCodeError
 from rankdistill.rank.existing import load_groups
 from rankdistill.report.rendering import environment
-from rankdistill.store.faults import writing
 from rankdistill.store.files import link
 from rankdistill.store.manifest import versions
 
@@ -174,11 +171,8 @@ def export(source: Source, to: Path, options: ExportOptions | None = None) -> Pa
     """
     options = options or ExportOptions()
     check_export(source, to, options)
-    remove_leftovers(to)
     license = _license(source)
-    remedy = "make it writable or make space, or give another --to"
-    with writing(to, remedy), new_folder(to) as partial:
-        write_maker(partial)
+    with in_making(to) as partial:
         _fill(partial, source, license, options)
         record = record_of(source, options.precision, options.quantize)
         clear_place(to)

@@ -12,13 +12,15 @@ import re
 import shutil
 import socket
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.export.source import Source
-from rankdistill.models.files import stem_in_making
+from rankdistill.models.files import new_folder, stem_in_making
 from rankdistill.models.locate import folder_digest
+from rankdistill.store.faults import writing
 from rankdistill.store.files import files_of, read_json
 from rankdistill.store.removal import folders_named, is_folder, is_running
 
@@ -61,6 +63,22 @@ def is_current(record: dict[str, Any], source: Source) -> bool:
     """Whether an export with this record is of the source's model as it is now."""
     made = record_of(source, record["precision"], record["quantize"])
     return made == {name: record[name] for name in made}
+
+
+@contextmanager
+def in_making(to: Path) -> Iterator[Path]:
+    """A `new_folder` that says who makes it until it is complete; what killed ones left goes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    remove_leftovers(to)
+    remedy = "make it writable or make space, or give another --to"
+    with writing(to, remedy), new_folder(to) as partial:
+        write_maker(partial)
+        yield partial
+        if is_made_by(partial, os.getpid()):  # an export of a model has its record there by now
+            (partial / RECORD).unlink()
 
 
 def write_maker(folder: Path) -> None:

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from rankdistill.errors import UserError
 from rankdistill.export.hub import hub_name, license_of
+from rankdistill.export.place import in_making
 from rankdistill.fields import amounts
-from rankdistill.models.files import new_folder
 from rankdistill.report import read_metrics
 from rankdistill.report.markdown_parts import figures, inline, table
 from rankdistill.report.ranking import (
@@ -40,7 +40,8 @@ def export_ranked(run: Path, to: Path, name: str, license: str | None) -> Path:
         license: The hub's name of the one that the set is given under; None: not known.
 
     Raises:
-        UserError: no finished run with a ranked set, or the folder holds something.
+        UserError: no finished run with a ranked set, or the folder holds something or cannot be
+            written.
     """
     check_run(run, "ranked")
     if not list((run / "ranked").glob("*.parquet")):
@@ -50,7 +51,7 @@ def export_ranked(run: Path, to: Path, name: str, license: str | None) -> Path:
     metrics: Any = read_metrics(run)
     config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     card = data_card(metrics, config, name, license)
-    with new_folder(to) as folder:
+    with in_making(to) as folder:
         for file in sorted((run / "ranked").glob("*.parquet")):
             shutil.copyfile(file, folder / file.name)
         card.save(folder / CARD)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from rankdistill import shell
 from rankdistill.errors import UserError
+from rankdistill.store.faults import writing
 
 FOLDER = "FOLDER"
 """Stands in the files for the folder as it was typed."""
@@ -38,16 +40,28 @@ def write_project(folder: Path) -> None:
     Raises:
         UserError: the folder holds something already, or cannot be written.
     """
-    try:
+    made: list[Path] = []
+    with writing(folder, "make space or make the folder above writable, or give another one"):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"'{folder}' is there already, and is not replaced: give a new folder.")
-        for name, source in _tree(files("rankdistill.init") / "project", ""):
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            text = source.read_text(encoding="utf-8").replace(FOLDER, folder.as_posix())
-            target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"'{folder}' cannot be written ({error.strerror}).") from error
+        try:
+            for name, source in _tree(files("rankdistill.init") / "project", ""):
+                target = folder / name
+                above = [place for place in target.parents if not place.exists()]
+                made += [*reversed(above), target]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                text = source.read_text(encoding="utf-8").replace(FOLDER, folder.as_posix())
+                target.write_text(text, encoding="utf-8")
+        except BaseException:
+            _remove(made)
+            raise
+
+
+def _remove(made: Sequence[Path]) -> None:
+    """A half project would be in the way of the next one."""
+    for place in reversed(made):
+        with suppress(OSError):
+            place.rmdir() if place.is_dir() else place.unlink(missing_ok=True)
 
 
 def _tree(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:

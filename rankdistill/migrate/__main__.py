@@ -16,6 +16,7 @@ from rankdistill.migrate.carried import Carried, command, recipe
 from rankdistill.migrate.carry import carry
 from rankdistill.migrate.source import KINDS, kind_of, read, refuse_others, text_of
 from rankdistill.stages.moved import names_ours, renamed
+from rankdistill.store.faults import put
 
 
 @shell.says_mistakes
@@ -50,11 +51,8 @@ def _show_renamed(file: Path, found: Mapping[str, str]) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}).") from error
+    remedy = "make its folder writable or make space, or give another --to"
+    put(file, text.encode("utf-8"), remedy, parents=True)
 
 
 def _show(carried: Carried, kind: str, to: Path | None) -> None:

@@ -16,8 +16,8 @@ from datasets import Dataset, Features
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.rows import Group
-from rankdistill.store.faults import writing
-from rankdistill.store.files import replaced, write_atomically
+from rankdistill.store.faults import put
+from rankdistill.store.files import replaced
 from rankdistill.store.sequences import selected, values_of
 from rankdistill.tool_calls import tools_of
 
@@ -51,9 +51,8 @@ def export(groups: Iterator[dict[str, Any]], to: Path, how: str, pairs: str = "b
     else:
         # Parquet has no object without fields.
         Dataset.from_list([_filled(row) for row in rows]).to_parquet(content)
-    with writing(to, "make its folder writable or make space, or give another place"):
-        to.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(to, content.getvalue())
+    remedy = "make its folder writable or make space, or give another place"
+    put(to, content.getvalue(), remedy, parents=True)
     return len(rows)
 
 

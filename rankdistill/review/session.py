@@ -10,11 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from rankdistill.errors import UserError
 from rankdistill.rank.existing import load_groups, parts
 from rankdistill.rank.write import recorded_tokenizer, write_table
+from rankdistill.report import tell_moved
 from rankdistill.store.faults import writing
 from rankdistill.store.files import append_line
+from rankdistill.store.written import move_aside
 
 SCORER = "human"
 
@@ -80,7 +85,13 @@ class Review:
         self._keep(number, line)
 
     def write(self) -> Path:
-        """The set with the human ranks as a scorer; groups that nobody ranked have none."""
+        """The set with the human ranks as a scorer; groups that nobody ranked have none.
+
+        A person's file in the place of one of its own is moved aside, with a line.
+
+        Raises:
+            UserError: it cannot be written; the journal has the ranks.
+        """
         rows = []
         for number, group in enumerate(self.groups):
             ranks = self.ranks.get(number)
@@ -95,7 +106,12 @@ class Review:
                 for place, response in enumerate(group["responses"])
             ]
             rows.append({**group, "responses": responses})
-        write_table(rows, self.written_to, self._tokenizer)
+        remedy = f"make space or its folder writable, and write it again: {self.journal} has all"
+        with writing(self.written_to, remedy):
+            places = {self.written_to / f"{row['split']}.parquet" for row in rows}
+            others = [file for file in places if file.exists() and not _has_human_ranks(file)]
+            tell_moved([(file, move_aside(file)) for file in sorted(others)])
+            write_table(rows, self.written_to, self._tokenizer)
         return self.written_to
 
     def shown(self, number: int, *, votes: bool = False) -> dict[str, Any]:
@@ -145,6 +161,15 @@ class Review:
                 continue
             if number is not None and "ranks" in row:
                 self._keep(number, row)
+
+
+def _has_human_ranks(file: Path) -> bool:
+    """Whether it is a set as `Review.write` writes it."""
+    try:
+        response = pq.read_schema(file).field("responses").type.value_type
+        return response.field("scores").type.get_field_index(SCORER) >= 0
+    except (OSError, KeyError, AttributeError, pa.ArrowException):
+        return False
 
 
 def _digest(group: Mapping[str, Any]) -> str:

@@ -9,8 +9,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from rankdistill.errors import UserError
+from rankdistill.export.place import in_making
 from rankdistill.models import load_tokenizer
-from rankdistill.models.files import new_folder
 from rankdistill.models.tokenizer import rendered
 from rankdistill.search.reranked import REWARD_MODEL
 from rankdistill.store.written import check_run
@@ -28,8 +28,8 @@ def save_cross_encoder(run: Path, to: Path) -> None:
     score of a pair is the reward without `rankdistill_shift`, which changes no order.
 
     Raises:
-        UserError: the run is not finished, the folder is there, or the tokenizer is none of the
-            package tokenizers.
+        UserError: the run is not finished, the folder is there or cannot be written, or the
+            tokenizer is none of the package tokenizers.
     """
     check_run(run, REWARD_MODEL)
     if to.exists():
@@ -40,7 +40,7 @@ def save_cross_encoder(run: Path, to: Path) -> None:
     join_as_trained(tokenizer)
     model: Any = AutoModelForSequenceClassification.from_pretrained(run / REWARD_MODEL)
     model.config.sentence_transformers = {"activation_fn": IDENTITY}
-    with new_folder(to) as folder:
+    with in_making(to) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 

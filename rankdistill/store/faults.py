@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rankdistill.errors import UserError
-from rankdistill.store.files import footprint
+from rankdistill.store.files import footprint, replaced
 from rankdistill.store.removal import check_not_removed
 from rankdistill.store.sequences import opened
 from rankdistill.store.shards import TENSORS, is_shard
@@ -20,7 +20,12 @@ ANOTHER_FOLDER = "make it writable or make space, or give another run folder wit
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 # What libraries that write in other languages say (safetensors, Arrow) instead of an OSError.
-_FULL_WORDS = ("No space left on device", "os error 28", "Disk quota exceeded")
+_FULL_WORDS = {
+    "No space left on device": errno.ENOSPC,
+    "os error 28": errno.ENOSPC,
+    "Disk quota exceeded": errno.EDQUOT,
+    "File too large": errno.EFBIG,
+}
 # What torch.save says, which has lost the reason: believed if nothing is left on the disk.
 _STREAM_WORDS = ("iostream error", "inline_container", "PytorchStreamWriter", "file write failed")
 _NOTHING_LEFT = 1 << 20
@@ -96,6 +101,31 @@ def writing(place: Path, remedy: str) -> Iterator[None]:
         raise UserError(f"'{place}' cannot be written ({why}): {remedy}.") from error
 
 
+def put(place: Path, data: bytes, remedy: str, *, parents: bool = False) -> None:
+    """Writes a file where a person asked for it: whole, or what was there before stays.
+
+    What a link leads to is written, and a device or a pipe as it is; a file keeps its mode.
+
+    Args:
+        remedy: What to do where it cannot be written, for the end of the sentence.
+        parents: The folders above it are made.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with writing(place, remedy):
+        to = place.expanduser().resolve()
+        if parents:
+            to.parent.mkdir(parents=True, exist_ok=True)
+        if to.exists() and not to.is_file():
+            to.write_bytes(data)
+            return
+        with replaced(to) as new:
+            new.write_bytes(data)
+            if to.exists():
+                shutil.copymode(to, new)
+
+
 def _first_of(error: OSError) -> str:
     """`shutil.Error` holds a list of what happened to which file."""
     reason = error.args[0] if error.args else str(error)
@@ -146,14 +176,15 @@ def _full(error: BaseException, root: Path) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _FULL:
-            return cause.strerror or os.strerror(cause.errno)
-        if any(words in str(cause) for words in _FULL_WORDS):
-            return "No space left on device"
+            return os.strerror(cause.errno)
+        for words, code in _FULL_WORDS.items():
+            if words in str(cause):
+                return os.strerror(code)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     if any(words in str(error) for words in _STREAM_WORDS):
         with suppress(OSError):
             if shutil.disk_usage(_existing(root)).free < _NOTHING_LEFT:
-                return "No space left on device"
+                return os.strerror(errno.ENOSPC)
     return ""
 
 

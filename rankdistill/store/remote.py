@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rankdistill.errors import UserError
+from rankdistill.fields import has_credentials
 from rankdistill.store import manifest as manifests
 from rankdistill.store.files import is_inside, json_bytes, sha256_of, write_atomically
 from rankdistill.store.identity import is_key
@@ -48,8 +49,7 @@ class Remote:
     """
 
     def __init__(self, address: str) -> None:
-        found = urlsplit(address)
-        if found.username or found.password:
+        if has_credentials(address):
             raise UserError(
                 f"{VARIABLE} has credentials in it: leave them out, and let the object store's "
                 "client find them (environment variables, a profile, a role of the machine)."
@@ -57,7 +57,7 @@ class Remote:
         from fsspec.core import url_to_fs
 
         # Listings are not kept: other machines write there meanwhile.
-        options = {"auto_mkdir": True} if found.scheme in ("", "file") else {}
+        options = {"auto_mkdir": True} if urlsplit(address).scheme in ("", "file") else {}
         try:
             self._files, self._root = url_to_fs(address, use_listings_cache=False, **options)
         except ImportError as error:

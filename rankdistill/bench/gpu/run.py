@@ -18,6 +18,7 @@ from typing import Any
 from rankdistill.bench.gpu import PARTS, Claim, Part
 from rankdistill.console import say
 from rankdistill.errors import UserError
+from rankdistill.store.faults import put
 
 PRELOADED = sorted({part.function.partition(":")[0] for part in PARTS})
 """Imported once, before the parts are forked: libraries take a process some seconds."""
@@ -50,7 +51,7 @@ def run(options: GPUOptions, json_file: Path | None) -> int:
     say(results.machine_line(facts))
     say("claim | figure | target | holds/refuted/not run")
     found: list[dict[str, Any]] = []
-    options.log.write_text("", encoding="utf-8")
+    put(options.log, b"", "make its folder writable or make space, or give another --log")
     for part in PARTS:
         if part.number not in options.only:
             continue
@@ -62,7 +63,7 @@ def run(options: GPUOptions, json_file: Path | None) -> int:
             found.append({"part": part.number, "seconds": seconds, **asdict(claim)})
     if json_file is not None:
         report = {"machine": facts, "tiny": options.tiny, "device": options.device, "claims": found}
-        json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        results.write(json_file, report)
     say(f"all that the parts said: {options.log}")
     return int(any(claim["verdict"] == "refuted" for claim in found))
 
