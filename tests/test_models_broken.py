@@ -164,6 +164,15 @@ def with_a_late_eos(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def with_the_length(length: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        file = folder / "tokenizer_config.json"
+        told = {**json.loads(file.read_text()), "model_max_length": length}
+        file.write_text(json.dumps(told))
+
+    return write
+
+
 WRITES_NO_PROMPT = (
     "{% if not add_generation_prompt %}{% for m in messages %}{{ m['content'] }}"
     "{% endfor %}{% endif %}"
@@ -201,6 +210,27 @@ BROKEN = {
     ),
     "a template that opens no response": (
         put("chat_template.jinja", WRITES_NO_PROMPT), "writes nothing of a conversation",
+    ),
+    "a template that counts too far": (
+        put("chat_template.jinja", "{% for i in range(10**9) %}a{% endfor %}"),
+        "cannot write a conversation: Range too big",
+    ),
+    "a template that divides by 0": (
+        put("chat_template.jinja", "{{ 1 / 0 }}"), "cannot write a conversation: division by zero",
+    ),
+    "a template that calls itself": (
+        put("chat_template.jinja", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}"),
+        "cannot write a conversation: maximum recursion depth",
+    ),
+    "another EOS that the model lacks": (
+        put("generation_config.json", '{"eos_token_id": [2, 400]}'),
+        r"generation_config\.json of .* with the token 400, and the model knows 259 tokens",
+    ),
+    "another EOS that is no id": (
+        put("generation_config.json", '{"eos_token_id": "x"}'), "with the token 'x', and the model",
+    ),
+    "a length that is no number": (
+        with_the_length("many"), "has the model_max_length 'many': give a number of tokens",
     ),
     "no text": (put("chat_template.jinja", ""), "no chat template"),
 }  # fmt: skip

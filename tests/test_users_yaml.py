@@ -159,6 +159,16 @@ class Mine:
     def __call__(self, candidates):
         return ObjectiveOutput(-candidates.logps.mean(1), {})
 
+class Plain:
+    needs_reference = False
+
+    def __init__(self, strength):
+        if strength < 0:
+            raise ValueError("a strength below 0")
+
+    def __call__(self, candidates):
+        return ObjectiveOutput(-candidates.logps.mean(1), {})
+
 class NoObjective:
     def __init__(self):
         raise SystemExit("called")
@@ -171,7 +181,7 @@ def function(**given):
 @pytest.mark.parametrize(
     ("group", "target", "told"),
     [
-        ("objective", "sys.exit", "which is a function"),
+        ("objective", "sys.exit", "which is a function: name an objective, a class"),
         ("objective", "os.getpid", "which is a function"),
         ("objective", "subprocess.Popen", "Popen, which 'objective' names, is no objective"),
         ("objective", "own_targets.function", "which is a function"),
@@ -179,6 +189,12 @@ def function(**given):
         ("objective", "missing.Objective", "could not be built from `_target_: missing.Objective"),
         ("score", "rankdistill.objectives.DPO", "DPO, which 'score' names, is no scorer: let the"),
         ("warmup", "builtins.print", "which is a function: name a warm-up"),
+        ("objective", "builtins.type", "type, which 'objective' names, is no objective"),
+        (
+            "objective",
+            "own_targets.Plain",
+            r"own_targets.Plain\) has no key 'sft_weight': ",
+        ),
         ("score", "sys.path", "which is a list: name a scorer"),
     ],
 )
@@ -196,6 +212,8 @@ def test_a_class_of_ones_own_is_taken_and_what_a_key_holds_is_checked(tmp_path, 
     monkeypatch.syspath_prepend(str(tmp_path))
     built = settings._plug_in("objective", {"_target_": "own_targets.Mine"})
     assert not built.needs_reference
+    with pytest.raises(UserError, match=r"'own_targets.Plain': ValueError.'a strength below"):
+        settings._plug_in("objective", {"_target_": "own_targets.Plain", "strength": -1})
     with pytest.raises(UserError, match=r"'objective.beta' names `_target_: sys.exit`"):
         settings._plug_in(
             "objective", {"_target_": "own_targets.Mine", "beta": {"_target_": "sys.exit"}}

@@ -61,7 +61,10 @@ def _remove(made: Sequence[Path]) -> None:
     """A half project would be in the way of the next one."""
     for place in reversed(made):
         with suppress(OSError):
-            place.rmdir() if place.is_dir() else place.unlink(missing_ok=True)
+            if place.is_dir():
+                place.rmdir()
+            else:
+                place.unlink(missing_ok=True)
 
 
 def _tree(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:

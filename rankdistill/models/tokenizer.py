@@ -85,6 +85,11 @@ def _read(path: str, folder: str, trust_remote_code: bool) -> PreTrainedTokenize
             "the default: save the one to be used as `chat_template.jinja` beside it, or as "
             "student.chat_template."
         )
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(
+            f"The tokenizer of '{path}' has the model_max_length {tokenizer.model_max_length!r}: "
+            "give a number of tokens in its tokenizer_config.json."
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"The tokenizer of '{path}' names no EOS token, so a response could never end: "
@@ -96,6 +101,7 @@ def _read(path: str, folder: str, trust_remote_code: bool) -> PreTrainedTokenize
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token = tokenizer.eos_token
     _require_rows(tokenizer, path, rows)
+    _require_ends(path, folder, rows)
     return tokenizer
 
 
@@ -263,7 +269,7 @@ def _written(
         raise UserError(
             f"{where} refuses a conversation with the roles {roles}: {first_line(error)}"
         ) from error
-    except (TypeError, ValueError, LookupError, AttributeError, MemoryError) as error:
+    except Exception as error:  # a template is a program, and fails by whatever it computes
         raise UserError(
             f"The chat template of '{tokenizer.name_or_path}' cannot write a conversation: "
             f"{first_line(error)}"
@@ -315,6 +321,21 @@ def _require_rows(tokenizer: PreTrainedTokenizerBase, path: str, rows: int | flo
                 f"The token '{tokenizer.convert_ids_to_tokens(token_id)}' of '{path}' has the id "
                 f"{token_id:,}, and the model's embedding {rows:,} rows: take a tokenizer that "
                 "fits it, or resize the embedding (`model.resize_token_embeddings`) and save it."
+            )
+
+
+def _require_ends(path: str, folder: str, rows: int | float) -> None:
+    """Refuses further EOS tokens, which the model's configuration names, that are no tokens."""
+    for name in ("generation_config.json", "config.json"):
+        file = Path(folder) / name
+        named = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
+        if named is not None:
+            break
+    for token_id in named if isinstance(named, list) else [0 if named is None else named]:
+        if not isinstance(token_id, int) or not 0 <= token_id < rows:
+            raise UserError(
+                f"The {name} of '{path}' ends a response with the token {token_id!r}, and the "
+                f"model knows {rows:,} tokens: correct its eos_token_id."
             )
 
 

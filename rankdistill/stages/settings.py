@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields, is_dataclass, replace
+from inspect import signature
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -249,10 +250,12 @@ def _refused(group: str, target: str, options: dict[str, Any], text: str) -> str
     if unexpected:
         from hydra.utils import get_class
 
-        valid = [own.name for own in fields(get_class(target))]
+        valid = list(signature(get_class(target)).parameters)
         return f"'{group}' ({target}) has no key '{unexpected[1]}': {suggest(unexpected[1], valid)}"
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    return f"'{group}' could not be built from `_target_: {target}`: {first}"
+    # Hydra's first line says that the call failed, its second one why.
+    said = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    why = " ".join(said[:2]) if said[0].endswith(":") else said[0]
+    return f"'{group}' could not be built from `_target_: {target}`: {why}"
 
 
 def _check(settings: Settings) -> None:

@@ -40,9 +40,10 @@ def check_target(group: str, options: Mapping[str, Any]) -> None:
             f"{kind.does}."
         )
     if target is not None and not isinstance(target, type):
+        article = "an" if kind.noun[0] in "aeiou" else "a"
         raise UserError(
-            f"'{group}' names `_target_: {options['_target_']}`, which is {_what(target)}: name a "
-            f"{kind.noun}, a class that must {kind.does}."
+            f"'{group}' names `_target_: {options['_target_']}`, which is {_what(target)}: name "
+            f"{article} {kind.noun}, a class that must {kind.does}."
         )
     for key, value in options.items():
         _check_inner(f"{group}.{key}", value)
@@ -84,7 +85,9 @@ class _Kind:
 
 def _is_objective(cls: type) -> bool:
     """By its members, since `Objective` is a protocol."""
-    named = any("needs_reference" in vars(kind).get("__annotations__", ()) for kind in cls.__mro__)
+    annotated = (vars(kind).get("__annotations__") for kind in cls.__mro__)
+    # That of `type` itself is no mapping.
+    named = any(isinstance(own, Mapping) and "needs_reference" in own for own in annotated)
     return "__call__" in dir(cls) and (named or hasattr(cls, "needs_reference"))
 
 
