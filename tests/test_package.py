@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -13,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's wheel, built from a copy so that the checkout stays clean."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy to build from, so that the checkout stays clean."""
     source = tmp_path_factory.mktemp("source") / "checkout"
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -24,6 +25,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel."""
     out = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", out, source]
     built = subprocess.run([*command, "--verbose"], check=True, capture_output=True, text=True)
@@ -41,6 +48,17 @@ def test_the_wheel_has_every_package_and_data_file(wheel):
     expected |= {
         str(p.relative_to(ROOT)) for glob in data for p in (ROOT / "rankdistill").rglob(glob)
     }
+    assert expected - inside == set()
+
+
+def test_the_source_distribution_has_what_its_tests_stand_on(source, tmp_path):
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path]
+    subprocess.run([*command, source], check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    there = [path for name in ("tests", "docs") for path in (source / name).rglob("*")]
+    expected = {str(path.relative_to(source)) for path in there if path.is_file()}
+    expected |= {"Makefile", "constraints.txt", "conf/config.yaml"}
     assert expected - inside == set()
 
 
