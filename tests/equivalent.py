@@ -25,6 +25,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "objectives/checks.py": {
         "lengths=torch.full((PROMPTS, RESPONSES), 5),": "a trial's lists may have any lengths",
+        "reference_logps=logps.detach() + 0.5 if with_reference else None,": (
+            "and any reference that is not the policy"
+        ),
     },
     "objectives/divergences.py": {
         "ratio = (log_a - log_b).masked_fill(log_a == -math.inf, 1.0)": "its weight is 0",
