@@ -25,6 +25,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "objectives/checks.py": {
         "lengths=torch.full((PROMPTS, RESPONSES), 5),": "a trial's lists may have any lengths",
+        "logps = torch.tensor([[-6.0, -5.0, -18.0], [-4.0, -8.0, -7.0]], requires_grad=True)": (
+            "and any log-probabilities"
+        ),
         "reference_logps=logps.detach() + 0.5 if with_reference else None,": (
             "and any reference that is not the policy"
         ),
