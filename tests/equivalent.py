@@ -47,14 +47,14 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "rank/combine.py": {
         "centre = float(np.mean(known)) if known else 1.0": "where no response has a score",
     },
-    "rank/existing.py": {
-        'texts = [r["text"] for r, ids in zip(self.responses, own, strict=False) if ids is None]': (
-            "one was made from the other"
-        ),
-    },
     "rank/preferences.py": {
         "if not math.isnan(given) or not math.isnan(_number(wanted)):": (
             "a text and a number are as different as texts"
+        ),
+    },
+    "rank/row.py": {
+        'texts = [r["text"] for r, ids in zip(row.given, own, strict=False) if ids is None]': (
+            "one was made from the other"
         ),
     },
     "statistics.py": {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from rich import box
 from rich.table import Table
 
 from rankdistill.console import progress
+from rankdistill.parallel import cores
 from rankdistill.store.faults import put
 
 _PROC = Path("/proc/self")
@@ -275,9 +275,8 @@ def machine() -> dict[str, Any]:
     import torch
     import transformers
 
-    affinity = getattr(os, "sched_getaffinity", None)
     return {
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,

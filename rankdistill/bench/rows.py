@@ -42,8 +42,9 @@ def measure(sizes: Sequence[int], processes: int) -> Iterator[dict[str, Any]]:
     one for a sampler's rows.
 
     Yields:
-        groups, phase, processes; seconds, cpu_seconds of the phase; uss_mib and pss_mib behind it,
-        of the largest process; peak_mib, the most that was resident until then.
+        groups, phase, processes; seconds of the phase, and cpu_seconds, those of the workers that
+        it started among them; uss_mib and pss_mib behind it, of the largest process; peak_mib, the
+        most that was resident until then.
     """
     for groups in sizes:
         with tempfile.TemporaryDirectory(prefix="rankdistill-rows-") as folder:
@@ -151,6 +152,11 @@ def _said(process: subprocess.Popen[str]) -> str:
     return line
 
 
+def _cpu_seconds() -> float:
+    """Of this process, and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
 def _memory() -> dict[str, float]:
     """MiB of this process, by /proc of Linux."""
     fields = dict[str, float]()
@@ -216,7 +222,7 @@ def _work(folder: Path, phases: Sequence[str]) -> None:
     imported: Any = None
     for phase in ("start", *phases):
         sys.stdin.readline()
-        began, cpu = time.monotonic(), time.process_time()
+        began, cpu = time.monotonic(), _cpu_seconds()
         if phase == "read":
             imported = existing(run)
         elif phase == "rank":
@@ -230,7 +236,7 @@ def _work(folder: Path, phases: Sequence[str]) -> None:
             trained = load_groups(own_groups(rows, tokenizer), tokenizer, None)
             assert len(trained) > 0
         spent = {
-            "seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu
+            "seconds": time.monotonic() - began, "cpu_seconds": _cpu_seconds() - cpu
         }  # fmt: skip
         print("done", file=out, flush=True)
         sys.stdin.readline()

@@ -24,6 +24,7 @@ def encode_answers(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Mapping[str, Any]],
     texts: Sequence[str],
+    prompt: list[int] | None = None,
 ) -> tuple[list[int], list[list[int]]]:
     """Token ids of a conversation and of complete answers to it, as the template writes them.
 
@@ -40,6 +41,7 @@ def encode_answers(
     Args:
         messages: Up to the answer.
         texts: The answers; each gets EOS once.
+        prompt: What `encode_prompt` makes of the messages, where it is known.
 
     Returns:
         The conversation's ids, and the ids of each answer behind it.
@@ -47,7 +49,7 @@ def encode_answers(
     Raises:
         UserError: the template refuses the conversation, or does not write an answer as it is.
     """
-    prompt = encode_prompt(tokenizer, messages)
+    prompt = encode_prompt(tokenizer, messages) if prompt is None else prompt
     wholes = [_whole(tokenizer, messages, prompt, text) for text in texts]
     shared = min([len(prompt), *(_common(prompt, whole) for whole in wholes)])
     eos = tokenizer.eos_token_id
@@ -80,7 +82,7 @@ def encode_texts(
     """
     asked = encode_prompt(tokenizer, messages)
     try:
-        prompt, answers = encode_answers(tokenizer, messages, texts)
+        prompt, answers = encode_answers(tokenizer, messages, texts, asked)
     except UserError:  # what was said is to be read
         prompt, answers = [], []
     if not answers or (whole_prompt and len(prompt) < len(asked)):

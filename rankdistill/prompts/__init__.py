@@ -129,7 +129,7 @@ class _PromptReader:
         self.odd.add_unread(unread_columns(row, self.columns.prompt), where)
         try:
             messages = conversation(row, where, self.columns.prompt)
-            tokens = encoded_length(self.tokenizer, messages, where) if messages else 0
+            tokens = len(encoded_prompt(self.tokenizer, messages, where)) if messages else 0
         except OddRow as error:
             self.odd.add(error)
             return
@@ -192,12 +192,12 @@ def per_set(kept: Sequence[Mapping[str, Any]], sets: Mapping[str, Any]) -> dict[
     return {f"train of {name}": trained.count(name) for name in sets}
 
 
-def encoded_length(
+def encoded_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], where: str
-) -> int:
-    """Tokens of a prompt. OddRow: the chat template refuses it."""
+) -> list[int]:
+    """Token ids of a prompt. OddRow: the chat template refuses it."""
     try:
-        return len(encode_prompt(tokenizer, messages))
+        return encode_prompt(tokenizer, messages)
     except UserError as error:
         raise OddRow("refused_by_template", f"{str(error).rstrip('.')} ({where}).") from error
 

@@ -38,6 +38,9 @@ class OddRow(UserError):
         super().__init__(sentence)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[OddRow], tuple[str, str]]:
+        return type(self), (self.reason, str(self))
+
 
 @dataclass
 class OddRows:

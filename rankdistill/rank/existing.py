@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.models import (
-    Thoughts,
-    decode_response,
-    encode_answers,
-    encode_prompt,
-    encode_response,
-    tokenizer_digest,
-)
-from rankdistill.prompts import encoded_length, kept_columns, per_set, prompt_id, read_rows
+from rankdistill.parallel import in_order
+from rankdistill.prompts import per_set, prompt_id, read_rows
 from rankdistill.prompts.formats import unread_columns
 from rankdistill.prompts.odd_rows import REASONS, OddRow, OddRows
 from rankdistill.prompts.similarity import Evaluated
 from rankdistill.prompts.splits import SPLITS, Splitter
 from rankdistill.rank.formats import prompt_column, ranked_row, with_answers
-from rankdistill.rank.preferences import columns_of
-from rankdistill.rank.ranking import distinct, rank_group
+from rankdistill.rank.ranking import rank_group
+from rankdistill.rank.row import RankedRow, Read, RowReader
 from rankdistill.rank.write import recorded_tokenizer
-from rankdistill.rows import Group, Message, Response, Split
+from rankdistill.rows import Group, Response
 from rankdistill.schema import PromptsConfig, RankConfig
 from rankdistill.store import Shards
 from rankdistill.store.sequences import selected
 from rankdistill.store.written import check_run, is_run_folder
-from rankdistill.thoughts import has_no_answer, has_thoughts
+from rankdistill.thoughts import has_no_answer
 
 
 def read_ranked(
@@ -67,7 +60,7 @@ def read_ranked(
     drawn: list[Any] = []  # what decides which groups are kept, and their places
 
     def read() -> Iterator[Group]:
-        for group in _all_groups(reader, rank.sets):
+        for group in reader.groups():
             known = {key: group.get(key) for key in ("prompt_id", "split", "set") if key in group}
             drawn.append({**known, "place": len(drawn)})
             yield group
@@ -99,185 +92,69 @@ def read_ranked(
     return kept, counts | per_set(chosen, rank.sets)
 
 
-def _all_groups(reader: _RankedReader, sets: Collection[str]) -> Iterator[Group]:
-    """The groups in the order of the sets, those of unpaired responses at the end."""
-    for name in sets:
-        for row in set_rows(name):
-            yield from reader.groups(*row, name if len(sets) > 1 else None)
-    yield from reader.unpaired()
-
-
 class _RankedReader:
-    """Makes groups of a set's rows, one after the other, and counts what becomes of the rest."""
+    """Makes groups of the rows of some sets, and counts what becomes of the others."""
 
     def __init__(
         self, rank: RankConfig, prompts: PromptsConfig, tokenizer: Any, evaluated: Evaluated | None
     ) -> None:
-        self._rank, self._prompts, self._tokenizer = rank, prompts, tokenizer
-        self._evaluated = evaluated
-        self._tokenizer_digest = tokenizer_digest(tokenizer)
-        self._columns = columns_of(rank.columns)
+        self._rank = rank
         self._names: Counter[str] = Counter()
-        self._unpaired: dict[str, _Row] = {}
+        self._unpaired: dict[str, RankedRow] = {}
         self.splitter = Splitter(asdict(prompts.splits), asdict(prompts.limit), seed=0)
+        self._rows = RowReader(rank, prompts, tokenizer, self.splitter, evaluated)
         self.odd = OddRows(rank.named, prompts.strict)
         self.counts: Counter[str] = Counter(read=0, too_long=0)
 
-    def groups(
-        self, where: str, row: Mapping[str, Any], written_by: str | None, of: str | None
-    ) -> list[Group]:
+    def groups(self) -> Iterator[Group]:
+        """In the order of the sets and their rows, those of unpaired responses at the end."""
+        sets = self._rank.sets
+        placed = (
+            (*row, name if len(sets) > 1 else None) for name in sets for row in set_rows(name)
+        )
+        for read in in_order(self._rows.read, placed):
+            yield from self._of(read)
+        for row in in_order(self._rows.tokenised, self._unpaired.values()):
+            yield from self._grouped(row, row.content)
+
+    def _of(self, read: Read) -> list[Group]:
         """Of the next row: one, or none, which is counted; or it waits for its prompt's others."""
         self.counts["read"] += 1
-        try:
-            read = self._read(where, row, written_by, of)
-        except OddRow as error:
-            self.odd.add(error)
+        self.odd.add_unread(read.unread, read.where)
+        row = read.row
+        if isinstance(row, OddRow):
+            self.odd.add(row)
             return []
-        if read is None:
+        if isinstance(row, UserError):
+            raise row
+        if isinstance(row, str):
+            self.counts[row] += 1
             return []
-        if read.responses[0].get("unpaired"):
-            first = self._unpaired.setdefault(read.content, replace(read, responses=[]))
-            first.responses.extend(read.responses)
+        if row.unpaired:
+            first = self._unpaired.setdefault(row.content, replace(row, given=[]))
+            first.given.extend(row.given)
             return []
-        name = str(row.get("prompt_id") or read.content)
-        self._names[name] += 1
-        if self._names[name] > 1:  # pairs of the same prompt are rankings of their own
-            name = f"{name}-{self._names[name]}"
-        return self._grouped(read, name)
+        self._names[row.name] += 1
+        if (number := self._names[row.name]) > 1:  # pairs of the same prompt are rankings
+            return self._grouped(row, f"{row.name}-{number}")
+        return self._grouped(row, row.name)
 
-    def unpaired(self) -> list[Group]:
-        """The groups of rows that have one response each, after the last row."""
-        return [group for name, row in self._unpaired.items() for group in self._grouped(row, name)]
-
-    def _read(
-        self, where: str, row: Mapping[str, Any], written_by: str | None, of: str | None
-    ) -> _Row | None:
-        """The row's parts; None where its prompt stays out, which is counted."""
-        rank, prompts = self._rank, self._prompts
-        asked = prompt_column(row, prompts.column, self._columns)
-        self.odd.add_unread(unread_columns(row, asked), where)
-        messages, given = ranked_row(
-            row, where, column=prompts.column, score=rank.score_column, columns=self._columns
-        )
-        length = encoded_length(self._tokenizer, messages, where) if messages else 0
-        if not messages or length > prompts.max_prompt_tokens:
-            self.counts["too_long" if messages else "empty"] += 1
-            return None
-        # By what it says, whatever it is called: equal prompts share a split.
-        content = prompt_id(messages)
-        stated = row.get(prompts.split_column) if prompts.split_column else None
-        beside = kept_columns(row, prompts.keep, where) if prompts.keep else None
-        split = self.splitter.split_of(content, stated, where)
-        if self._evaluated and split != "heldout" and self._evaluated.has_part_of(messages):
-            self.counts["contaminated"] += 1
-            return None
-        behind = row.get("prompt_tokens")
-        behind = behind if isinstance(behind, int) and behind > 0 else None
-        same = None if written_by is None else written_by == self._tokenizer_digest
-        return _Row(content, split, messages, given, beside, behind, same, of)
-
-    def _grouped(self, row: _Row, name: str) -> list[Group]:
+    def _grouped(self, row: RankedRow, name: str) -> list[Group]:
         """The row as a group; none where it teaches nothing, or the template refuses an answer."""
-        try:
-            group = row.group(name, self._tokenizer, self._rank, self.counts)
-        except UserError as error:
-            self.odd.add(OddRow("refused_by_template", str(error)))
+        self.counts.update(row.counts)
+        if isinstance(row.responses, OddRow):
+            self.odd.add(row.responses)
             return []
-        return [] if group is None else [group]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row that was read, its responses not yet in tokens."""
-
-    content: str
-    """The `prompt_id` of its messages."""
-    split: Split
-    messages: list[Message]
-    responses: list[dict[str, Any]]
-    columns: str | None
-    prompt_tokens: int | None
-    """As in `Group`, where the row brings it."""
-    same_tokenizer: bool | None
-    """Whether this tokenizer wrote the ids that the row brings; None where nothing records it."""
-    set: str | None
-    """As in `Group`."""
-
-    def group(
-        self, name: str, tokenizer: Any, rank: RankConfig, counts: Counter[str]
-    ) -> Group | None:
-        """The row as a group called `name`; None where it teaches nothing, which is counted."""
-        prompt, ids = self._token_ids(tokenizer, counts)
-        responses = [
-            _response(r, i, tokenizer, rank.max_response_tokens)
-            for r, i in zip(self.responses, ids, strict=True)
-        ]
-        thought = [has_thoughts(given["text"]) for given in self.responses]
-        if any(thought):
-            thoughts, asked = Thoughts.of(tokenizer), encode_prompt(tokenizer, self.messages)
-            responses = [
-                thoughts.apart(asked[:prompt], response) if apart else response
-                for response, apart in zip(responses, thought, strict=True)
-            ]
-        responses = _drawn(distinct(responses), rank.responses_per_prompt, name)
-        group = Group(prompt_id=name, split=self.split, messages=self.messages, responses=responses)
-        if prompt is not None:
-            group["prompt_tokens"] = prompt
-        if self.columns is not None:
-            group["columns"] = self.columns
-        if self.set is not None:
-            group["set"] = self.set
-        return group if rank_group(group, 0.0, counts) is not None else None
-
-    def _token_ids(
-        self, tokenizer: Any, counts: Counter[str]
-    ) -> tuple[int | None, list[list[int]]]:
-        """How many of the prompt's tokens the responses stand behind (None: all), and their ids.
-
-        Ids that the row brings are kept where this tokenizer wrote them: where that is recorded, or
-        where they decode to the text and nothing is. Others are counted as `retokenised`.
-        """
-        own = [own_ids(response, tokenizer, self.same_tokenizer) for response in self.responses]
-        texts = [r["text"] for r, ids in zip(self.responses, own, strict=True) if ids is None]
-        if not texts:  # as they were written, behind as much of the prompt as then
-            return self.prompt_tokens, [ids for ids in own if ids is not None]
-        brought = sum(bool(response.get("token_ids")) for response in self.responses)
-        counts["retokenised"] += brought - sum(ids is not None for ids in own)
-        whole = len(encode_prompt(tokenizer, self.messages))
-        prompt, answers = encode_answers(tokenizer, self.messages, texts)
-        if len(prompt) < whole and len(texts) < len(own):
-            # Some stand behind the whole prompt, so all have to.
-            prompt, answers = [0] * whole, [encode_response(tokenizer, text) for text in texts]
-        written = iter(answers)
-        ids = [
-            ids if ids is not None else ended(response, next(written))
-            for response, ids in zip(self.responses, own, strict=True)
-        ]
-        return None if len(prompt) == whole else len(prompt), ids
-
-
-def ended(response: Mapping[str, Any], token_ids: list[int]) -> list[int]:
-    """Without EOS where the response was cut when it was sampled: it must not teach an end."""
-    cut = response.get("finish_reason") == "length" and len(token_ids) > 1
-    return token_ids[:-1] if cut else token_ids
-
-
-def own_ids(
-    response: Mapping[str, Any], tokenizer: Any, same_tokenizer: bool | None
-) -> list[int] | None:
-    """The ids that a response brings, where this tokenizer wrote them.
-
-    Args:
-        same_tokenizer: Whether it did; None, where nothing records it: as the text says.
-    """
-    ids = response.get("token_ids")
-    if same_tokenizer is False or not isinstance(ids, list | tuple) or not ids:
-        return None
-    if same_tokenizer:
-        return list(ids)
-    if not all(isinstance(i, int) and 0 <= i < len(tokenizer) for i in ids):
-        return None
-    return list(ids) if decode_response(tokenizer, ids) == response["text"] else None
+        assert row.responses is not None
+        responses = _drawn(row.responses, self._rank.responses_per_prompt, name)
+        group = Group(prompt_id=name, split=row.split, messages=row.messages, responses=responses)
+        if row.prompt_tokens is not None:
+            group["prompt_tokens"] = row.prompt_tokens
+        if row.columns is not None:
+            group["columns"] = row.columns
+        if row.set is not None:
+            group["set"] = row.set
+        return [] if rank_group(group, 0.0, self.counts) is None else [group]
 
 
 def set_rows(path: str) -> Iterator[tuple[str, Mapping[str, Any], str | None]]:
@@ -302,32 +179,6 @@ def parts(folder: Path) -> list[Path]:
     if not found:
         raise UserError(f"rank.path '{folder}' has no .parquet and no .jsonl file.")
     return found
-
-
-def _response(
-    given: Mapping[str, Any], token_ids: list[int], tokenizer: Any, most: int | None
-) -> Response:
-    """A response in tokens, cut to `most` of them; one that is cut has no EOS."""
-    score = given["score"]
-    whole = given.get("whole_tokens") or len(token_ids)
-    response = Response(
-        text=given["text"],
-        token_ids=token_ids,
-        finish_reason=given.get("finish_reason") or "stop",
-        source=given["source"],
-        whole_tokens=whole,
-        scores=dict(given.get("scores") or {"imported": score}),
-        score=score,
-    )
-    if most is None or len(token_ids) <= most:
-        return response
-    cut = token_ids[:most]
-    return {
-        **response,
-        "text": decode_response(tokenizer, cut),
-        "token_ids": cut,
-        "finish_reason": "length",
-    }
 
 
 def _drawn(responses: list[Response], most: int | None, identifier: str) -> list[Response]:

@@ -5,7 +5,6 @@ vLLM and torch are not imported here, so that asking costs nothing.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import shutil
@@ -27,6 +26,7 @@ import httpx
 
 from rankdistill.errors import UserError
 from rankdistill.http_client import KEY_VARIABLE, LOOPBACK, client
+from rankdistill.parallel import end_with_parent
 from rankdistill.store.files import keep_log
 
 
@@ -204,7 +204,7 @@ class Server(AbstractContextManager["Server"]):
             # In a session of its own: an interrupt from the terminal is ours to pass on.
             self._child = subprocess.Popen(
                 command(serving), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                env=environment(), start_new_session=True, preexec_fn=_end_with_parent,
+                env=environment(), start_new_session=True, preexec_fn=end_with_parent,
             )  # fmt: skip
 
     @property
@@ -268,9 +268,3 @@ class Server(AbstractContextManager["Server"]):
         """To the server and all that it started: they share a process group."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, number)
-
-
-def _end_with_parent() -> None:
-    """In the child: a server does not outlive a parent that is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

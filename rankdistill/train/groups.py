@@ -15,9 +15,9 @@ from rankdistill.console import say
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
 from rankdistill.models import encode_answers, encode_response, token_group
-from rankdistill.rank.existing import ended, own_ids
 from rankdistill.rank.formats import as_group
 from rankdistill.rank.ranking import ranks
+from rankdistill.rank.row import ended, own_ids
 from rankdistill.store.sequences import LazyRows
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import rankdistill
 from rankdistill.errors import UserError
+from rankdistill.parallel import cores
 from rankdistill.score.verifier.rules import Checked, Rule
 
 MOST_PROCESSES = 8
@@ -40,8 +41,7 @@ class Checkers(AbstractContextManager["Checkers"]):
     """
 
     def __init__(self, rule: Rule, limit_s: float, groups: int) -> None:
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        most = 1 if rule.own else min(cores, MOST_PROCESSES)
+        most = 1 if rule.own else min(cores(), MOST_PROCESSES)
         self._count = max(1, min(most, groups // GROUPS_PER_PROCESS))
         self._free: SimpleQueue[_Process] = SimpleQueue()
         for _ in range(self._count):
