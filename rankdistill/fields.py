@@ -152,7 +152,7 @@ def refuse_credentials(key: str, value: Any) -> None:
         raise UserError(
             f"{key} carries credentials, which would be written into the run's files: leave them "
             "out of the address, and give a key by the environment (VLLM_API_KEY for "
-            "score.through, the variable that key_variable names for a judge)."
+            "score.through, else the variable that key_variable names)."
         )
 
 

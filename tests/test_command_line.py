@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 
 import pytest
+from huggingface_hub import constants
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from tiny_run import composed
@@ -133,6 +134,14 @@ def test_a_model_that_is_not_there_is_told_without_making_anything(tmp_path, tea
         with pytest.raises(UserError):
             check_path(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_words_that_stand_for_a_model_or_a_set_are_suggested(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"did you mean 'teacher'\?"):
+        check_path("teacherr", ("teacher", "endpoint"))
+    with pytest.raises(UserError, match=r"did you mean 'gsm8k'"):
+        check_source("gsm9k", instead=("gsm8k", "math500"))
 
 
 def quick(code: str) -> subprocess.CompletedProcess[str]:

@@ -93,6 +93,12 @@ def test_what_the_template_does_not_read_is_refused(given, told, tmp_path):
         written_with(model_in(thoughtful(tmp_path)), None, given, KEY)
 
 
+def test_what_a_template_names_itself_is_no_argument():
+    loop = "{% for key, m in messages %}{%- set said = m %}{{ said }}{% endfor %}"
+    with pytest.raises(UserError, match="reads no 'a': it reads none"):
+        with_arguments(loop, {"a": 1}, "one")
+
+
 def test_student_and_teacher_have_their_own(tmp_path):
     thoughtful(tmp_path / "student")
     paths = [f"student.path={tmp_path / 'student'}", f"base={tmp_path / 'student'}", "rounds=0",

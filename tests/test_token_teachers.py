@@ -353,6 +353,8 @@ def test_refusals(overrides, told):
         (["train.teachers=endpoint"], "give sample.endpoint.urls and sample.endpoint.model"),
         (["train.divergence=kl"], "train.divergence 'kl' is unknown"),
         (["train.teachers=no/such_model"], "no/such_model"),
+        (["train.teachers=teacherr"], "did you mean 'teacher'?"),
+        (["train.teachers=student"], "The model 'student' is no local folder"),
         (
             ["train.teachers={a: {urlz: []}}", "train.teacher_column=topic"],
             "train.teachers.a has a key or a value that sample.endpoint cannot have",
@@ -363,7 +365,7 @@ def test_refusals(overrides, told):
         ),
         (
             ["train.teachers={a: teacher}", "train.teacher_column=topic"],
-            "has no column 'topic' (train.teacher_column): keep it",
+            "has no column 'topic' (train.teacher_column; kept: none): keep it",
         ),
         (
             [

@@ -74,6 +74,10 @@ def test_what_writers_win_and_what_their_order_is_worth():
         (["score=writer"], "give the writers from the strongest to the weakest"),
         (["score=writer", "sample.writers=[teacher,student]"], "cannot judge held-out answers"),
         (["score=writer", "score.order=[a]"], "give at least two writers"),
+        (
+            ["score=writer", "score.order=[teacher,studnt]", "sample.writers=[teacher,student]"],
+            "names the writers teacher, studnt, and the responses are by student, teacher",
+        ),
     ],
 )  # fmt: skip
 def test_refusals(overrides, told):

@@ -68,8 +68,11 @@ def locate(path: str, *, weights: bool = True) -> str:
     return str(snapshot(*_hub_id(path), known=_known_names(), weights=weights))
 
 
-def check_path(path: str) -> None:
+def check_path(path: str, instead: Iterable[str] = ()) -> None:
     """Refuse a model that is not there; converts and downloads nothing.
+
+    Args:
+        instead: Words that may stand in the place of a model, such as `teacher`.
 
     Raises:
         UserError: there is no such model; the nearest names are given.
@@ -84,7 +87,7 @@ def check_path(path: str) -> None:
     else:
         _require_hub_id(path)
         repository, revision = _hub_id(path)
-        commit(repository, revision, known=_known_names())
+        commit(repository, revision, known=[*instead, *_known_names()])
 
 
 def identity(path: str) -> dict[str, str]:

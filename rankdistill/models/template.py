@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,8 @@ _KEYWORDS = {
     "if", "elif", "else", "endif", "for", "endfor", "in", "is", "not", "and", "or", "set", "endset",
     "macro", "endmacro", "true", "false", "none", "defined", *OF_THE_CONVERSATION,
 }  # fmt: skip
+_OWN = re.compile(r"\{%[-+]?\s*(?:for|set|macro)\s+(\w+)(?:\s*,\s*(\w+))?")
+"""What a template names itself: no argument."""
 
 
 def chat_template(name: str) -> str:
@@ -86,9 +89,10 @@ def with_arguments(template: str, arguments: Mapping[str, Any], whose: str) -> s
     names = {text for _, kind, text in Environment().lex(template) if kind == "name"}
     for name in arguments:
         if name not in names:
+            read = names - _KEYWORDS - {own for pair in _OWN.findall(template) for own in pair}
             raise UserError(
                 f"The chat template of {whose} reads no '{name}': "
-                f"{suggest(name, names - _KEYWORDS)}"
+                f"{suggest(name, read) if read else 'it reads none.'}"
             )
     # Not where the caller gives one: a server's request may still say otherwise.
     set_once = (

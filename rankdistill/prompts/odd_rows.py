@@ -93,7 +93,8 @@ class OddRows:
         if count == 1 and not others:
             return self.first[reason]
         rest = sum(number for _, number in others)
+        more = f", and {rest:,} odd in other ways" if rest else ""
         return (
-            f"No row of '{self.path}' is left: {count:,} {REASONS[reason]}, and {rest:,} odd in "
-            f"other ways; the first: {self.first[reason]}"
+            f"No row of '{self.path}' is left: {count:,} {REASONS[reason]}{more}; the first: "
+            f"{self.first[reason]}"
         )

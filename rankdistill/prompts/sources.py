@@ -6,7 +6,7 @@ import csv
 import gzip
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
@@ -54,11 +54,14 @@ def read_rows(path: str) -> Iterator[Row]:
         raise UserError(f"The prompt file '{path}' can't be read: {reason}.") from error
 
 
-def source_identity(path: str) -> dict[str, str]:
+def source_identity(path: str, instead: Iterable[str] = ()) -> dict[str, str]:
     """What determines the rows of `read_rows(path)`, made to be hashed.
 
     The SHA-256 of a file or of a shipped set; of a hub data set its commit, configuration and
     split.
+
+    Args:
+        instead: Words that may stand in the place of a set.
 
     Raises:
         UserError: there is no such file or data set.
@@ -68,16 +71,17 @@ def source_identity(path: str) -> dict[str, str]:
         return {"sha256": hashlib.sha256(shipped.read_bytes()).hexdigest()}
     if not _is_hub(path):
         return {"sha256": sha256(_existing(path))}
-    known = [*SHIPPED, *_files(Path())]
+    known = [*instead, *SHIPPED, *_files(Path())]
     sha = commit(_hub_parts(path)[0], "main", known=known, kind="dataset")
     return {"data": path, "commit": sha}
 
 
-def check_source(path: str, what: str = "prompt file") -> None:
+def check_source(path: str, what: str = "prompt file", instead: Iterable[str] = ()) -> None:
     """Refuse what can't be read, before anything that takes long.
 
     Args:
         what: For the sentence: what the path was to be.
+        instead: Words that may stand in its place.
 
     Raises:
         UserError: there is no such file or data set; of a file also: its first row can't be read,
@@ -85,7 +89,7 @@ def check_source(path: str, what: str = "prompt file") -> None:
     """
     if path not in SHIPPED and not _is_hub(path):
         _existing(path, what)
-    source_identity(path)
+    source_identity(path, instead)
     if not _is_hub(path) and next(read_rows(path), None) is None:
         raise UserError(f"The file '{path}' is empty: write one row per line.")
 

@@ -30,13 +30,15 @@ Written = tuple[str, list[Response], dict[str, Any]]
 
 
 def check_endpoint(settings: EndpointConfig, group: str = GROUP) -> None:
-    """UserError: an address is no URL or carries a secret, or a template argument is odd.
+    """UserError: an address is no URL, carries a secret or is there twice, or arguments are odd.
 
     Args:
         group: Where its keys are in the configuration.
     """
     for url in settings.urls:
         check_url(f"{group}.urls", url, f"that {group}.key_variable names")
+    if len(set(settings.urls)) < len(settings.urls):
+        raise UserError(f"{group}.urls names an address twice: give each server once.")
     template_arguments(settings.chat_template_kwargs, f"{group}.chat_template_kwargs")
 
 

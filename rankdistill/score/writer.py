@@ -41,12 +41,17 @@ class ByWriter(WriterOptions, Scorer):
             UserError: fewer than two of the order's writers wrote.
         """
         order = list(self.order or [])
-        wrote = {response["source"] for group in groups for response in group["responses"]}
-        if groups and len(wrote.intersection(order)) < 2:
+        if groups:
+            self.check_order({r["source"] for group in groups for r in group["responses"]})
+        values = {writer: float(len(order) - place) for place, writer in enumerate(order)}
+        for group in groups[done:]:
+            yield [[values.get(response["source"], math.nan) for response in group["responses"]]]
+
+    def check_order(self, wrote: set[str]) -> None:
+        """UserError: fewer than two of those who write are in the order."""
+        order = list(self.order or [])
+        if len(wrote.intersection(order)) < 2:
             raise UserError(
                 f"score.order names the writers {', '.join(order)}, and the responses are by "
                 f"{', '.join(sorted(wrote))}: name at least two of these."
             )
-        values = {writer: float(len(order) - place) for place, writer in enumerate(order)}
-        for group in groups[done:]:
-            yield [[values.get(response["source"], math.nan) for response in group["responses"]]]

@@ -42,6 +42,7 @@ def check_authors(settings: Any) -> None:
             "score=writer ranks by who wrote: give the writers from the strongest to the weakest, "
             "as in 'sample.writers=[teacher,student]', or of an existing set score.order."
         )
+    _check_orders(ordered, settings)
     if settings.sample.writers is not None and settings.rank.path is not None:
         raise UserError(
             "sample.writers is set, and rank.path brings the responses: set one of them to null."
@@ -52,6 +53,19 @@ def check_authors(settings: Any) -> None:
             "score=writer cannot judge held-out answers, all of which are one writer's: name "
             "another judge, as score@eval.judge=likelihood or score@eval.judge=demands."
         )
+
+
+def _check_orders(ordered: list[ByWriter], settings: Any) -> None:
+    """Refuse an order of which fewer than two write, before they do."""
+    sample = settings.sample
+    if sample.writers is None or settings.rank.path is not None:
+        return
+    wrote = set(sample.counts_of_writers)
+    wrote |= {"teacher_revision"} if sample.teacher_revision else set()
+    wrote |= {"rule"} if sample.rule_rewrite else set()
+    wrote |= {"cluster"} if sample.from_cluster else set()
+    for scorer in ordered:
+        scorer.check_order(wrote)
 
 
 def _check_view(settings: Any) -> None:

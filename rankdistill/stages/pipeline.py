@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from rich.markup import escape
 
 from rankdistill import console
 from rankdistill.cluster.ray import check_cluster
@@ -62,6 +63,7 @@ from rankdistill.stages.served import check_served
 from rankdistill.stages.student import check_models, student
 from rankdistill.stages.token_teachers import check_routes
 from rankdistill.stages.train import train
+from rankdistill.stages.unused import unused
 from rankdistill.stages.validation import Validation, train_at_best_rate
 from rankdistill.stages.verified import Verification, by_split_of, verification_of
 from rankdistill.stages.warmup import check_warmup, warm_up
@@ -99,6 +101,8 @@ def _whole_run(
     store = Store()
     with explained(store.root):
         chosen = settings.build(config)
+        for line in unused(chosen, HydraConfig.get().overrides.task):
+            console.say(escape(line))
         check_prompts(chosen)
         run = Run(chosen, store, folder)
         check_models(run)

@@ -119,7 +119,7 @@ def check_prompts(settings: Settings) -> None:
         if not Path(path).expanduser().is_dir():
             check_source(path, "ranked set")
     for name in settings.prompts.decontaminate.against:
-        check_source(SUITES.get(name, name), "file of an evaluation")
+        check_source(SUITES.get(name, name), "file of an evaluation", SUITES)
     own = settings.warmup.own_conversations
     if own is not None and settings.warmup.lessons is not None:
         check_source(own.path, "file of conversations")

@@ -36,6 +36,8 @@ from rankdistill.train.schema import PPOTrainOptions, TrainOptions
 
 WRITERS = ("student", "teacher", "endpoint")
 """Names in `sample.writers` that are no paths."""
+TEACHERS = ("teacher", "endpoint")
+"""Names in `train.teachers` that are no paths."""
 UNSAID = ("seconds", "peak_mib", "peak_gpu_mib", "peak_card_mib", "models", "belongs_of")
 """Counts that the log and the report have, and the terminal has not."""
 IN_WORDS = {
@@ -76,8 +78,13 @@ class Run:
         named = self.settings.sample.counts_of_writers
         others = [name for name in named if name not in WRITERS]
         teaching = _teaching(self.settings.train)
-        for path in filter(None, (start, teacher.path, self.settings.base, *others, *teaching)):
-            check_path(path)  # all of them, before the first is converted or downloaded
+        # All of them, before the first is converted or downloaded.
+        for path in filter(None, (start, teacher.path, self.settings.base)):
+            check_path(path)
+        for path in others:
+            check_path(path, WRITERS)
+        for path in teaching:
+            check_path(path, TEACHERS)
         teacher = _as_stored("teacher", teacher, teacher.path)
         student = _as_stored("student", student, start)
         self.settings = replace(self.settings, teacher=teacher, student=student)
@@ -288,7 +295,7 @@ def _as_stored(role: str, settings: Any, path: str) -> Any:
 def _teaching(train: TrainOptions) -> list[str]:
     """The paths among `train.teachers`."""
     named = train.named_teachers.values() if isinstance(train, PPOTrainOptions) else ()
-    return [name for name in named if isinstance(name, str) and name not in WRITERS]
+    return [name for name in named if isinstance(name, str) and name not in TEACHERS]
 
 
 def _lora(student: StudentConfig) -> models.LoRA | None:

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rankdistill.distributed import world_size
 from rankdistill.errors import UserError, suggest
 from rankdistill.models import Model, Rows, ServedModel, tokenizer_difference
-from rankdistill.rows import column_of
+from rankdistill.rows import column_of, row_columns
 from rankdistill.sample.endpoint import check_endpoint
 from rankdistill.schema import EndpointConfig
 from rankdistill.stages.run import Run
@@ -65,9 +65,10 @@ def check_routes(run: Run, prompts: Rows) -> None:
     for prompt in prompts:
         value = column_of(prompt, column)
         if value is None:
+            kept = ", ".join(row_columns(prompt)) or "none"
             raise UserError(
-                f"The prompt {prompt['prompt_id']} has no column '{column}' "
-                f"(train.teacher_column): keep it, by 'prompts.keep=[{column}]'."
+                f"The prompt {prompt['prompt_id']} has no column '{column}' (train.teacher_column; "
+                f"kept: {kept}): keep it, by 'prompts.keep=[{column}]'."
             )
         if str(value) not in known:
             raise UserError(
