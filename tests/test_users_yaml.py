@@ -195,6 +195,11 @@ def function(**given):
             "own_targets.Plain",
             r"own_targets.Plain\) has no key 'sft_weight': ",
         ),
+        (
+            "objective",
+            ["os.getpid"],
+            "the `_target_` of 'objective' is .'os.getpid'.: name a class",
+        ),
         ("score", "sys.path", "which is a list: name a scorer"),
     ],
 )

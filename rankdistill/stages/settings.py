@@ -228,6 +228,10 @@ def _plug_in(group: str, options: Any) -> Any:
         raise UserError(
             f"the option of '{group}' has no `_target_`: name the class that implements it."
         )
+    if not isinstance(target, str):
+        raise UserError(
+            f"the `_target_` of '{group}' is {target}: name a class that implements it."
+        )
     if target in MOVED:
         raise UserError(
             f"'{group}' names `{target}`, which is `{MOVED[target]}` now: write "
