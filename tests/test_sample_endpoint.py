@@ -218,5 +218,7 @@ def test_an_endpoint_without_a_task_or_an_address_is_refused(monkeypatch, capsys
     assert "the teacher writes nothing" in told(url)
     assert "give sample.endpoint.urls" in told("sample.teacher_response=true")
     assert "no URL" in told("sample.teacher_response=true", "sample.endpoint.urls=[localhost]")
+    twice = "sample.endpoint.urls=[http://127.0.0.1:9/v1,http://127.0.0.1:9/v1]"
+    assert "names an address twice" in told("sample.teacher_response=true", twice)
     given = ["recipe=served_teacher", "sample.endpoint.urls=[]"]
     assert "'sample.endpoint.urls[0]' not found" in refusal(monkeypatch, capsys, tmp_path, *given)
