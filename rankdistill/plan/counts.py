@@ -12,7 +12,7 @@ from rankdistill.plan.config import PlanConfig
 from rankdistill.plan.shapes import known_data
 from rankdistill.prompts.formats import conversation
 from rankdistill.prompts.odd_rows import OddRow
-from rankdistill.prompts.sources import SHIPPED, read_rows
+from rankdistill.prompts.sources import OWN, read_rows
 from rankdistill.rank.formats import ranked_row, with_answers
 from rankdistill.rank.preferences import columns_of
 from rankdistill.stages.settings import Settings
@@ -154,7 +154,7 @@ def _of_set(settings: Settings, path: str) -> _Source:
     if known:
         return _Source(known["rows"], None, None, known.get("responses"))
     key = "rank.path" if ranked else "prompts.path"
-    if path not in SHIPPED and not Path(path).expanduser().is_file():
+    if path not in OWN and not Path(path).expanduser().is_file():
         raise UserError(
             f"The number of rows of {key} '{path}' is not known before it is read: give it as "
             "plan.prompts=N."

@@ -1,4 +1,4 @@
-"""Rows of prompts from a file, the hub or a shipped set, each with where it stands."""
+"""Rows of prompts from a file, the hub or a set of the package, each with where it stands."""
 
 from __future__ import annotations
 
@@ -16,20 +16,28 @@ import pyarrow.parquet as pq
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.models.hub import commit
+from rankdistill.prompts.problems import problems
 from rankdistill.store.inputs import sha256
 
 SHIPPED = {"starter": "starter_prompts.jsonl", "everyday": "everyday_prompts.jsonl"}
 """The sets that the package carries, by name: files of `rankdistill.data`."""
+GENERATED: Mapping[str, Callable[[], list[dict[str, str]]]] = {"problems": problems}
+"""The sets that the package generates, by name, the same rows every time."""
+OWN = (*SHIPPED, *GENERATED)
 Row = tuple[str, Mapping[str, Any]]
 """Where the row stands, for errors (``line 3 of 'prompts.jsonl'``), and the row."""
 
 
 def read_rows(path: str) -> Iterator[Row]:
-    """The rows of a shipped set, a file, or a hub data set `owner/name[/config][:split]`.
+    """The rows of a set of the package, a file, or a hub data set `owner/name[/config][:split]`.
 
     Raises:
         UserError: there is no such file or data set, it can't be read, or a row is no object.
     """
+    if path in GENERATED:
+        for number, row in enumerate(GENERATED[path](), start=1):
+            yield f"row {number} of '{path}'", row
+        return
     if path in SHIPPED:
         shipped = resources.files("rankdistill.data") / SHIPPED[path]
         with resources.as_file(shipped) as file:
@@ -57,8 +65,8 @@ def read_rows(path: str) -> Iterator[Row]:
 def source_identity(path: str, instead: Iterable[str] = ()) -> dict[str, str]:
     """What determines the rows of `read_rows(path)`, made to be hashed.
 
-    The SHA-256 of a file or of a shipped set; of a hub data set its commit, configuration and
-    split.
+    The SHA-256 of a file, or of a set of the package; of a hub data set its commit, configuration
+    and split.
 
     Args:
         instead: Words that may stand in the place of a set.
@@ -66,12 +74,14 @@ def source_identity(path: str, instead: Iterable[str] = ()) -> dict[str, str]:
     Raises:
         UserError: there is no such file or data set.
     """
+    if path in GENERATED:
+        return {"sha256": hashlib.sha256(json.dumps(GENERATED[path]()).encode()).hexdigest()}
     if path in SHIPPED:
         shipped = resources.files("rankdistill.data") / SHIPPED[path]
         return {"sha256": hashlib.sha256(shipped.read_bytes()).hexdigest()}
     if not _is_hub(path):
         return {"sha256": sha256(_existing(path))}
-    known = [*instead, *SHIPPED, *_files(Path())]
+    known = [*instead, *OWN, *_files(Path())]
     sha = commit(_hub_parts(path)[0], "main", known=known, kind="dataset")
     return {"data": path, "commit": sha}
 
@@ -87,7 +97,7 @@ def check_source(path: str, what: str = "prompt file", instead: Iterable[str] = 
         UserError: there is no such file or data set; of a file also: its first row can't be read,
             or it has none.
     """
-    if path not in SHIPPED and not _is_hub(path):
+    if path not in OWN and not _is_hub(path):
         _existing(path, what)
     source_identity(path, instead)
     if not _is_hub(path) and next(read_rows(path), None) is None:

@@ -14,7 +14,7 @@ from rankdistill.prompts.augment import REASONS, Filter, requests, written
 from rankdistill.prompts.demands import demands_digest
 from rankdistill.prompts.instructions import InstructionOptions, with_demands
 from rankdistill.prompts.similarity import SUITES, Evaluated, evaluated_identity
-from rankdistill.prompts.sources import SHIPPED, check_source
+from rankdistill.prompts.sources import OWN, check_source
 from rankdistill.prompts.splits import SPLITS, require_splits
 from rankdistill.rows import Group, Message, Prompt
 from rankdistill.schema import AugmentConfig, PromptsConfig
@@ -206,7 +206,7 @@ def _identity(
         "limit": asdict(settings.limit),
         "tokenizer": tokenizer,
         # What is read of a row of somebody else's; the shipped sets have always been read alike.
-        **({} if all(path in SHIPPED for path in settings.sets) else {"reader": 4}),
+        **({} if all(path in OWN for path in settings.sets) else {"reader": 4}),
         **contamination_identity(settings),
         **({"split_column": settings.split_column} if settings.split_column != "split" else {}),
         **({"keep": list(settings.keep)} if settings.keep else {}),
