@@ -47,7 +47,8 @@ def test_every_arm_is_measured_and_the_figures_follow_from_the_rows(
     assert list(verified["arms"]) == arms
     # Whichever fit into the tiny model's 512 positions.
     assert verified["prompting"]["chosen"] in verified["prompting"]["validation"]
-    assert set(verified["contrasts"]) == {name for name, *_ in CONTRASTS}
+    assert set(verified["contrasts"]) == {name for name, *_ in CONTRASTS} - {"teacher_best"}
+    assert verified["teacher_best"] is None and verified["arms"]["trained"]["form"] is None
     assert verified["headline"] in ("sampled", "greedy")
     assert set(verified["guards"]) == {"warmed_up", "trained", "teacher"}
     assert verified["guards"]["trained"]["teacher_logp"] < 0
@@ -108,3 +109,31 @@ def test_models_as_they_are_judge_nothing_by_a_teacher(monkeypatch, tmp_path, te
     assert set(found["arms"]) >= {"warmed_up", "warmed_up_greedy", "warmed_up_best_of_2", "trained"}
     sampled = found["contrasts"]["sampled"]["trained"]
     assert (sampled["mean"], sampled["low"], sampled["high"]) == (0, 0, 0)
+
+
+def test_word_problems_have_a_form_and_the_best_of_the_teachers_ways(
+    monkeypatch, tmp_path, teacher, capsys
+):
+    small = [
+        *(a for a in VERIFIED if a.startswith("prompts.limit.")), "prompts.max_prompt_tokens=400",
+        "sample=transformers", "sample.max_response_tokens=40", "student.keep_layers=2",
+    ]  # fmt: skip
+    folder = run_here(
+        monkeypatch, tmp_path, "recipe=evaluate", "eval=[quick,verified]", "prompts=problems",
+        "score=verifier", "eval.verified.majority=3", r"eval.verified.form='\d'",
+        "eval.verified.prompted=false", *small, f"teacher.path={teacher}", f"base={teacher}",
+    )  # fmt: skip
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the teacher's best way: " in told
+    verified = json.loads((folder / "metrics.json").read_text())["verified"]
+    # Four worked examples in bytes do not fit into the tiny model's 512 positions.
+    assert set(verified["teacher_best"]["validation"]) == {"greedy", "majority of 3"}
+    arms, best = verified["arms"], verified["contrasts"]["teacher_best"]
+    assert {"teacher_greedy", "teacher_majority", "teacher_best"} <= set(arms)
+    # The base is the teacher, and drawn bytes hold a digit more often than the right number.
+    assert arms["warmed_up"]["form"]["mean"] > 0.3 > arms["warmed_up"]["trained"]["mean"]
+    assert (best["of"], best["over"]) == ("trained_greedy", "teacher_best")
+    page = (folder / "report.md").read_text()
+    assert "in the wanted form" in page and "best way" in page
+    rows = [DemandRow(**row) for row in pq.read_table(folder / "demands.parquet").to_pylist()]
+    assert {row.kind for row in rows} == {"number", "form"}

@@ -79,6 +79,23 @@ def test_two_examples_of_other_kinds():
             assert kind not in asked and answer["content"] == right
 
 
+def test_train_prompts_with_their_responses_are_examples_where_there_are_any():
+    worked: Any = [
+        {**PLAIN, "messages": [{"role": "user", "content": f"{n} + 1?"}], "response": f"{n + 1}"}
+        for n in range(2)
+    ]
+    shown = [
+        {"role": "user", "content": "0 + 1?"}, {"role": "assistant", "content": "1"},
+        {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"},
+    ]  # fmt: skip
+    assert prompted(PLAIN, "examples", worked) == {
+        **PLAIN, "messages": [*shown, *PLAIN["messages"]]
+    }  # fmt: skip
+    for way in ("system", "repeated"):
+        assert prompted(PLAIN, way, worked) == prompted(PLAIN, way)
+    assert prompted(PLAIN, "examples", []) == prompted(PLAIN, "examples")
+
+
 def test_a_prompt_of_four_kinds_leaves_two_examples():
     shown = [kind for kind, *_ in prompting._EXAMPLES]
     assert len(set(shown)) == len(shown) >= 4 + 2

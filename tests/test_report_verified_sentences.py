@@ -205,3 +205,24 @@ def test_where_the_rule_ranked_nothing_it_is_not_said_to(metrics):
     assert judge_line(metrics) == (
         "Verified by the rule `number`, which also ranked the training responses."
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "verdict"),
+    [
+        ((4, 1, 7), "good", "is right more often than the best of the teacher's ways"),
+        ((1, -2, 4), "plain", "is not told apart from the best of the teacher's ways"),
+        ((-5, -8, -1), "warning", "is right less often than the best of the teacher's ways"),
+    ],
+)
+def test_the_student_is_held_against_the_best_of_its_teachers_ways(metrics, change, kind, verdict):
+    block = metrics["verified"]
+    assert not [found for found in findings(metrics) if "teacher's ways" in found.text]
+    block["teacher_best"] = {
+        "chosen": "majority of 8", "validation": {"greedy": 0.4, "majority of 8": 0.5}
+    }  # fmt: skip
+    block["contrasts"]["teacher_best"] = {**block["contrasts"]["greedy"]}
+    with_contrasts(metrics, teacher_best=change)
+    [told] = [found for found in findings(metrics) if "teacher's ways" in found.text]
+    assert told.kind == kind and verdict in told.text and ", majority of 8: " in told.text
+    assert told.text.endswith("where it was chosen: greedy 40.0 %, majority of 8 50.0 %.")

@@ -27,12 +27,15 @@ SHARES = {
     "marks": ("marks", "followed"),
     "restrictions": ("restrictions", "followed"),
     "kept_out": ("kept_out", "followed"),
+    "form": ("form", "followed"),
     "strict": ("trained", "strict"),
     "own_minus_opposite": ("trained", "own_minus_opposite"),
 }
 """Name of a figure of the trained student: which rows it is of, and what of them."""
 MINUS = {
-    name: (of, over) for name, _, of, over in CONTRASTS if name in (*GAINS, *CONTROLS, "teacher")
+    name: (of, over)
+    for name, _, of, over in CONTRASTS
+    if name in (*GAINS, *CONTROLS, "teacher", "teacher_best")
 }
 """Name of a paired difference: which arm, minus which; of trained kinds."""
 GAIN = MINUS["sampled"]
@@ -251,6 +254,10 @@ LINES = [
     ),
     Measure("kept_out", "Kept-out kinds", "Kinds that no training prompt has.", share_percent),
     Measure(
+        "form", "In the wanted form", "Answers that match `eval.verified.form`, right or wrong.",
+        share_percent,
+    ),
+    Measure(
         "strict", "All demands of a prompt",
         "Answers that follow every demand of a trained kind.", share_percent,
     ),
@@ -280,6 +287,11 @@ LINES = [
         "The same, with the trained student asked in that way as well.", points, True,
     ),
     Measure("teacher", "Over the teacher", "Minus the teacher, as it was asked.", points, True),
+    Measure(
+        "teacher_best", "Over the best of the teacher's ways, greedy",
+        "Greedy, minus the teacher greedily, by majority or after examples, whichever was best on "
+        "validation prompts.", points, True,
+    ),
 ]  # fmt: skip
 
 

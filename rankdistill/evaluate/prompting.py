@@ -6,7 +6,7 @@ validation prompts is given to the student before training, the trained one and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from rankdistill.prompts.instructions import demands_of
 from rankdistill.rows import Message, Prompt, row_columns
@@ -55,6 +55,14 @@ def with_examples(prompt: Prompt) -> list[Message]:
     return [*turns, *prompt["messages"]]
 
 
+def with_worked(prompt: Prompt, worked: Sequence[Prompt]) -> list[Message]:
+    """Train prompts with the responses that the data has, before it."""
+    turns = []
+    for example in worked:
+        turns += [*example["messages"], Message(role="assistant", content=example["response"])]
+    return [*turns, *prompt["messages"]]
+
+
 PROMPTINGS: Mapping[str, Callable[[Prompt], list[Message]]] = {
     "system": with_system,
     "repeated": repeated,
@@ -63,6 +71,14 @@ PROMPTINGS: Mapping[str, Callable[[Prompt], list[Message]]] = {
 """By name; a template without system turns leaves `system` out."""
 
 
-def prompted(prompt: Prompt, name: str) -> Prompt:
-    """The prompt, asked in the way of that name; its id stays, since it asks for the same."""
+def prompted(prompt: Prompt, name: str, worked: Sequence[Prompt] = ()) -> Prompt:
+    """The prompt, asked in the way of that name; its id stays, since it asks for the same.
+
+    Args:
+        prompt: Of any split.
+        name: One of `PROMPTINGS`.
+        worked: Train prompts with responses, which are the examples where there are any.
+    """
+    if name == "examples" and worked:
+        return {**prompt, "messages": with_worked(prompt, worked)}
     return {**prompt, "messages": PROMPTINGS[name](prompt)}

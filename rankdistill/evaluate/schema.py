@@ -6,9 +6,11 @@ The suites themselves, which `_target_` names, add to these how they measure; `q
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rankdistill.errors import UserError
 from rankdistill.fields import at_least, irrelevant, require, require_choice, within
 from rankdistill.score.schema import JudgeEndpoint, check_endpoint
 
@@ -54,13 +56,31 @@ class VerifiedOptions:
     best_of: list[int]
     best_of_prompts: int
     guard_prompts: int
+    form: str | None
+    majority: int | None
     max_batch_tokens: int = irrelevant()
 
     def __post_init__(self) -> None:
         for n in self.best_of:
             require("a value of eval.verified.best_of", n, n >= 1, "at least 1")
-        keys = ("version", "best_of_prompts", "guard_prompts", "max_batch_tokens")
+        keys = ("version", "best_of_prompts", "guard_prompts", "majority", "max_batch_tokens")
         at_least("eval.verified", self, 1, *keys)
+        if self.majority is not None and not self.greedy:
+            raise UserError(
+                "eval.verified.majority holds the greedy student against the teacher: set "
+                "eval.verified.greedy=true."
+            )
+        if self.form is not None:
+            _check_pattern(self.form)
+
+
+def _check_pattern(form: str) -> None:
+    try:
+        re.compile(form)
+    except re.error as error:
+        raise UserError(
+            f"eval.verified.form '{form}' is no regular expression: {error}."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

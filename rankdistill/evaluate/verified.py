@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -23,9 +24,12 @@ from rankdistill.score.verifier.instructions import follows
 from rankdistill.statistics import RESAMPLES, Interval, bootstrap
 from rankdistill.thoughts import answer_of, has_no_answer
 
-SUBSETS = ("trained", "marks", "restrictions", "kept_out")
-"""What figures are averaged over: trained kinds, those of them that are marks or restrictions, and
-kinds that no train prompt has. Kinds outside `demands.yaml` are neither marks nor restrictions."""
+SUBSETS = ("trained", "marks", "restrictions", "kept_out", "form")
+"""What figures are averaged over: trained kinds, those of them that are marks or restrictions,
+kinds that no train prompt has, and the form that `eval.verified.form` asks for. Kinds outside
+`demands.yaml` are neither marks nor restrictions."""
+FORM = "form"
+"""The kind and the group of a row that says whether an answer has that form, whatever it says."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class DemandRow:
     kind: str
     side: str
     group: str
-    """`marks`, `restrictions`, or `other`."""
+    """`marks`, `restrictions`, `form`, or `other`."""
     trained: bool
     """Whether a train prompt has a demand of this kind."""
     answer: int
@@ -72,21 +76,29 @@ class Verified:
     guards: Mapping[str, Mapping[str, Any]]
     """By model."""
     rule: str
+    teacher_best: Mapping[str, Any] | None = None
+    """Which of the teacher's ways to answer was `chosen` on validation, and what each was worth."""
 
 
 def demand_rows(
-    groups: Sequence[Group], arm: str, trained_kinds: Sequence[str], rule: str
+    groups: Sequence[Group],
+    arm: str,
+    trained_kinds: Sequence[str],
+    rule: str,
+    form: str | None = None,
 ) -> list[DemandRow]:
     """The rows of the answers of one arm.
 
     A group whose columns hold no instructions was verified by another rule: its one demand is that
-    rule, and followed is the score. Answers without a score are left out.
+    rule, and followed is the score. Answers without a score are left out. With `form` an answer has
+    one row more, which says whether it has that form and counts as no trained kind.
 
     Args:
         groups: Verified groups.
         arm: Who answered.
         trained_kinds: Of the train prompts, see `kinds_of`.
         rule: `score.rule`, the kind of what is no instruction.
+        form: Pattern of the form that answers were asked for; None asks for none.
     """
     rows = []
     for group in groups:
@@ -95,7 +107,11 @@ def demand_rows(
             score = response.get("score", math.nan)
             if not math.isfinite(score):
                 continue
-            for kind, side, followed, opposite in _demands(group, response["text"], score, rule):
+            demands = _demands(group, response["text"], score, rule)
+            if form is not None:
+                has_form = re.search(form, answer_of(response["text"])) is not None
+                demands.append((FORM, FORM, float(has_form), None))
+            for kind, side, followed, opposite in demands:
                 rows.append(
                     DemandRow(
                         arm=arm,
@@ -103,7 +119,7 @@ def demand_rows(
                         cluster=cluster,
                         kind=kind,
                         side=side,
-                        group=kinds()[kind].group if kind in kinds() else "other",
+                        group=_group_of(kind),
                         trained=kind in trained_kinds,
                         answer=number,
                         followed=followed,
@@ -114,8 +130,16 @@ def demand_rows(
     return rows
 
 
+def _group_of(kind: str) -> str:
+    if kind in kinds():
+        return kinds()[kind].group
+    return FORM if kind == FORM else "other"
+
+
 def best_of_rows(rows: Sequence[DemandRow], arm: str, n: int) -> list[DemandRow]:
     """The rows of the best of `n` answers by the verifier's own score, in expectation.
+
+    Rows of the form say nothing of the score, and are left out.
 
     Of the k answers to a prompt, every choice of n is equally likely; the weight of an answer is
     the chance that it is the best of such a choice, equally good ones sharing it. Tokens are those
@@ -125,7 +149,8 @@ def best_of_rows(rows: Sequence[DemandRow], arm: str, n: int) -> list[DemandRow]
     """
     by_prompt: dict[str, list[DemandRow]] = {}
     for row in rows:
-        by_prompt.setdefault(row.prompt_id, []).append(row)
+        if row.group != FORM:
+            by_prompt.setdefault(row.prompt_id, []).append(row)
     chosen = []
     for own in by_prompt.values():
         scores: dict[int, list[float]] = {}
@@ -294,7 +319,7 @@ def subset(rows: Sequence[DemandRow], name: str) -> list[DemandRow]:
     if name == "trained":
         return [row for row in rows if row.trained]
     if name == "kept_out":
-        return [row for row in rows if not row.trained]
+        return [row for row in rows if not row.trained and row.group != FORM]
     if name in ("marks", "restrictions"):
         return [row for row in rows if row.trained and row.group == name]
     return [row for row in rows if row.kind == name]

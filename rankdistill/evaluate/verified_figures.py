@@ -31,6 +31,12 @@ CONTRASTS = (
     ("prompt_both", "over a better prompt, both with it", "trained_prompted", "warmed_up_prompted"),
     ("teacher", "over the teacher", "trained", "teacher"),
     ("teacher_greedy", "over the teacher, greedy", "trained_greedy", "teacher_greedy"),
+    (
+        "teacher_best",
+        "over the best of the teacher's ways, greedy",
+        "trained_greedy",
+        "teacher_best",
+    ),
     ("teacher_prompt", "over the teacher with a better prompt", "trained", "teacher_prompted"),
 )
 """(name, heading, arm, minus which arm); those whose arms are there are taken."""
@@ -63,6 +69,7 @@ def verified_metrics(verified: Verified, seed: int) -> dict[str, Any]:
         "contrasts": contrasts,
         "headline": min(known, key=lambda name: known[name]["trained"]["mean"], default=None),
         "prompting": verified.prompting,
+        "teacher_best": verified.teacher_best,
         "guards": verified.guards,
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from rankdistill.evaluate.verified import SUBSETS
+from rankdistill.evaluate.verified import FORM, SUBSETS
 from rankdistill.report.plots import Plot, colour
 from rankdistill.report.svg import INK, legend_above, plot
 from rankdistill.report.table import (
@@ -95,6 +95,9 @@ def _of_model(model: str, block: Metrics) -> Iterator[Arm]:
     yield Arm(f"{model}_greedy", model, "greedy", label)
     way = (block["prompting"] or {}).get("chosen", "")
     yield Arm(f"{model}_prompted", model, f"better prompt: {way}", label)
+    for arm in (f"{model}_majority", f"{model}_examples", f"{model}_best"):
+        if arm in known:
+            yield Arm(arm, model, known[arm]["label"].partition(", ")[2], label)
     start = f"{model}_best_of_"
     for n in sorted(int(name.removeprefix(start)) for name in known if name.startswith(start)):
         yield Arm(f"{start}{n}", model, f"best of {n}", label, n)
@@ -133,6 +136,7 @@ def demands_followed(metrics: Metrics) -> Grid:
             "for; trained kinds. A habit or a length alone is worth 0.",
         ),
         Column("all at once", "Answers that follow all trained demands of their prompt."),
+        Column("in the wanted form", "Answers that match `eval.verified.form`, right or wrong."),
         Column(
             "tokens per answer",
             "Mean. Of the best of n: of all n answers, since all of them had to be written.",
@@ -145,12 +149,12 @@ def demands_followed(metrics: Metrics) -> Grid:
 def more_than(metrics: Metrics) -> Grid:
     """One row per contrast of two arms."""
     block = metrics["verified"]
-    titles = (measured(block)[1], "marks", "restrictions", "kept-out kinds")
+    titles = (measured(block)[1], "marks", "restrictions", "kept-out kinds", "in the wanted form")
     lines = []
     for name, contrast in block["contrasts"].items():
         first = name == block["headline"]
         title = f"{contrast['title']} (headline)" if first else contrast["title"]
-        cells = [points_cell(contrast[subset]) for subset in SUBSETS]
+        cells = [points_cell(contrast.get(subset)) for subset in SUBSETS]
         lines.append(Line(title, cells, marked=first))
     about = (
         "The trained student minus another way to answer, on the same prompts, in points with "
@@ -167,7 +171,8 @@ def by_kind(metrics: Metrics) -> Grid:
     block = metrics["verified"]
     before, after = (block["arms"].get(name) for name in ("warmed_up", "trained"))
     contrast = block["contrasts"].get("sampled")
-    if before is None or after is None or contrast is None or len(contrast["kinds"]) < 2:
+    kinds = {} if contrast is None else {k: d for k, d in contrast["kinds"].items() if k != FORM}
+    if before is None or after is None or len(kinds) < 2:
         return Grid("By kind", "", [], [])
     columns = [
         Column(before["label"], "Share of the demands of this kind that its answers follow."),
@@ -179,7 +184,7 @@ def by_kind(metrics: Metrics) -> Grid:
     ]
     lines: list[Line] = []
     section = ""
-    for kind, difference in contrast["kinds"].items():
+    for kind, difference in kinds.items():
         own = before["kinds"][kind], after["kinds"][kind]
         if (heading := _section(own[0])) != section:
             lines.append(Line(section := heading))
@@ -192,9 +197,10 @@ def _arm_line(arm: Arm, figures: Metrics, metrics: Metrics) -> Line:
     tokens = f"{figures['tokens']:.0f}"
     cells = [
         interval_cell(share)(figures["trained"]),
-        *(share_cell(figures[name]) for name in SUBSETS[1:]),
+        *(share_cell(figures[name]) for name in ("marks", "restrictions", "kept_out")),
         share_cell(figures["own_minus_opposite"]["trained"]),
         share_cell(figures["prompt_strict"]),
+        share_cell(figures.get("form")),
         Cell(tokens if arm.best_of is None else f"{tokens} for {arm.best_of}"),
     ]
     marked = arm.name == metrics["trained"]

@@ -69,6 +69,7 @@ def verified_findings(metrics: Metrics) -> list[tuple[str, str]]:
         *_only_sampled(block),
         *_kept_out(block["contrasts"][block["headline"]]),
         *([] if _controls(block) else [("warning", no_control)]),
+        *_teacher_best(block),
         *guard_cautions(metrics),
         *_prompting(block),
     ]
@@ -149,6 +150,26 @@ def _kept_out(contrast: Metrics) -> Iterator[tuple[str, str]]:
     verdict = {1: "more are followed", 0: "no change is shown", -1: "fewer are followed"}[sign]
     kind = {1: "good", 0: "plain", -1: "warning"}[sign]
     yield kind, f"Of kinds of demands that no training prompt has {verdict}: {told}."
+
+
+def _teacher_best(block: Metrics) -> Iterator[tuple[str, str]]:
+    """Whether the student goes beyond what its teacher can be had to answer."""
+    best, contrast = block.get("teacher_best"), block["contrasts"].get("teacher_best")
+    if not best or not contrast or contrast["trained"] is None:
+        return
+    change = contrast["trained"]
+    sign = direction(change)
+    kind = {1: "good", 0: "plain", -1: "warning"}[sign]
+    verdict = {
+        1: "is right more often than", 0: "is not told apart from", -1: "is right less often than"
+    }[sign]  # fmt: skip
+    shares = [f"{way} {share(value)} %" for way, value in best["validation"].items()]
+    yield (
+        kind,
+        f"Greedy, the {block['arms']['trained']['label']} student {verdict} the best of the "
+        f"teacher's ways, {best['chosen']}: {points(change['mean'])} points {_bounds(change)}. On "
+        f"validation prompts, where it was chosen: {', '.join(shares)}.",
+    )
 
 
 def _prompting(block: Metrics) -> Iterator[tuple[str, str]]:

@@ -268,6 +268,7 @@ def _check(settings: Settings) -> None:
     at_least("", settings, 0, "seed")
     _check_suites(settings)
     _check_demands(settings)
+    _check_majority(settings)
     _check_rounds(settings)
     _check_retrieval(settings)
     _check_augment(settings)
@@ -311,6 +312,19 @@ def _check_demands(settings: Settings) -> None:
         f"{remedy}, another score, or keep their columns by "
         "'prompts.keep=[instruction_id_list,kwargs]'."
     )
+
+
+def _check_majority(settings: Settings) -> None:
+    """Refuse a vote among answers that end with no number, before anything is sampled."""
+    verified = settings.verified
+    if verified is None or verified.majority is None:
+        return
+    judges = (settings.judge or settings.scorer).members.values()
+    if not any(scorer.verifies and scorer.rule == "number" for scorer in judges):
+        raise UserError(
+            "eval.verified.majority counts the numbers that answers end with: set "
+            "score=verifier score.rule=number, or eval.verified.majority=null."
+        )
 
 
 def _check_rounds(settings: Settings) -> None:

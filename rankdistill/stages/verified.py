@@ -7,9 +7,10 @@ n samples. None of them trains; what a trained student gains must be more than e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,11 @@ from rankdistill.evaluate.guards import (
     right_share,
     teacher_logp,
 )
+from rankdistill.evaluate.majority import majority_rows
 from rankdistill.evaluate.prompting import PROMPTINGS, prompted
 from rankdistill.evaluate.schema import VerifiedOptions
 from rankdistill.evaluate.verified import (
+    DemandRow,
     Verified,
     best_of_rows,
     demand_rows,
@@ -35,7 +38,7 @@ from rankdistill.evaluate.verified import (
     tally,
 )
 from rankdistill.models import Rows, encode_prompt
-from rankdistill.rows import row_columns
+from rankdistill.rows import Prompt, row_columns
 from rankdistill.sample.model_folder import max_positions
 from rankdistill.score.scorer import Scorer
 from rankdistill.stages.comparison import LABELS, called, evaluation_judge
@@ -48,6 +51,8 @@ from rankdistill.store.sequences import mapped, selected
 
 GUARDED = ("warmed_up", "trained", "teacher")
 """Models whose answers are guarded: what training changed, and what the teacher's are like."""
+WORKED = 4
+"""Train prompts with responses that stand before a prompt as examples."""
 
 
 def verifier_of(settings: Settings) -> Scorer | None:
@@ -100,6 +105,13 @@ class Verification:
         """The kinds of demands that train prompts have."""
         return kinds_of(self.by_split["train"].rows, self.rule)
 
+    @cached_property
+    def worked(self) -> list[Prompt]:
+        """The examples, of prompts with a reference answer; demands have examples of their own."""
+        if self.verifier.checks_demands:
+            return []
+        return [*islice((p for p in self.by_split["train"] if p.get("response")), WORKED)]
+
     def before_training(self, models: Mapping[str, Model]) -> None:
         """Have the students answer while their engine runs, and choose the better prompt.
 
@@ -138,7 +150,7 @@ class Verification:
         for name in [name for name in LABELS if name in arms]:
             label = labels.get(name, f"same entropy, T={sharpened or 1.0:.2f}")
             for arm, groups in arms[name].items():
-                own = demand_rows(groups.rows, arm, self.trained_kinds, self.rule)
+                own = self._rows(groups, arm)
                 way = arm.removeprefix(name).lstrip("_").replace("_", " ")
                 if way == "samples":
                     for n in self.suite.best_of:
@@ -147,16 +159,26 @@ class Verification:
                     continue
                 rows += own
                 headings[arm] = f"{label}, {way}" if way else label
+        best = None
+        if self.suite.majority is not None and "teacher" in models:
+            best = self._teacher_best(models["teacher"], rows, headings)
         guards = {
             name: self._guards(name, model) for name, model in models.items() if name in GUARDED
         }
-        return Verified(rows, headings, self._prompting, guards, self.rule)
+        return Verified(rows, headings, self._prompting, guards, self.rule, best)
+
+    def _rows(self, groups: Rows, arm: str) -> list[DemandRow]:
+        return demand_rows(groups.rows, arm, self.trained_kinds, self.rule, self.suite.form)
 
     def _all_answers(self, name: str, model: Model) -> None:
         """Have one model write all that is measured of it."""
         self._arms(name, model)
         if name in GUARDED and self.by_split["plain"].rows:
             self._plain(name, model)
+        chosen = self.suite.majority is not None and bool(self.by_split["validation"].rows)
+        if name == "teacher" and chosen:
+            for split in ("validation", "heldout"):
+                self._teacher_ways(model, split)
 
     def _arms(self, name: str, model: Model) -> dict[str, Rows]:
         """The verified answers of one model, by arm."""
@@ -189,7 +211,10 @@ class Verification:
             return self._known[what]
         prompts = self.by_split["heldout"] if prompts is None else prompts
         if way is not None:
-            prompts = Rows([prompted(p, way) for p in prompts], f"{prompts.key} {way} 2")
+            worked = self.worked if way == "examples" else []
+            which = f"{way} {[p['prompt_id'] for p in worked]}" if worked else f"{way} 2"
+            asked = [prompted(p, way, worked) for p in prompts]
+            prompts = Rows(asked, f"{prompts.key} {which}")
         source = "teacher" if model == self.run.teacher else "student"
         count = count or self.responses_per_prompt
         name, comma, rest = what.partition(",")
@@ -224,7 +249,8 @@ class Verification:
         room = most - self.run.settings.sample.max_response_tokens
         prompts = [*self.by_split["validation"], *self.by_split["heldout"]]
         try:
-            asked = (encode_prompt(tokenizer, prompted(p, way)["messages"]) for p in prompts)
+            whole = (prompted(p, way, self.worked) for p in prompts)
+            asked = (encode_prompt(tokenizer, prompt["messages"]) for prompt in whole)
             return all(len(ids) <= room for ids in asked)
         except UserError:
             return False  # a template without system messages
@@ -234,9 +260,51 @@ class Verification:
             model, f"{way or 'as asked'}, validation", way=way,
             prompts=self.by_split["validation"],
         )  # fmt: skip
-        rows = demand_rows(groups.rows, "validation", self.trained_kinds, self.rule)
-        of = tally(subset(rows, "trained"))
-        return 0.0 if of is None else float(of.mean(np.ones(len(of.clusters))))
+        return _share(self._rows(groups, "validation"))
+
+    def _teacher_ways(self, teacher: Model, split: str) -> dict[str, list[DemandRow]]:
+        """The teacher's answers to the prompts of a split, by the way that it was had to answer."""
+        prompts, count = self.by_split[split], self.suite.majority
+        greedy = self._answers(teacher, f"teacher, greedy, {split}", 0.0, count=1, prompts=prompts)
+        several = self._answers(
+            teacher, f"teacher, {count} samples, {split}", count=count, prompts=prompts
+        )
+        voted = self._rows(several, "teacher_majority")
+        ways = {
+            "greedy": self._rows(greedy, "teacher_greedy"),
+            f"majority of {count}": majority_rows(several.rows, voted, "teacher_majority"),
+        }
+        if self.worked and self._fits(teacher, "examples"):
+            shown = self._answers(
+                teacher, f"teacher, examples, {split}", 0.0, count=1, way="examples",
+                prompts=prompts,
+            )  # fmt: skip
+            ways[f"{len(self.worked)} examples"] = self._rows(shown, "teacher_examples")
+        return ways
+
+    def _teacher_best(
+        self, teacher: Model, rows: list[DemandRow], headings: dict[str, str]
+    ) -> dict[str, Any] | None:
+        """Add the teacher's ways to the arms, and once more the one that does best on validation.
+
+        Returns:
+            Which one that is, and the figures of all; None without validation prompts.
+        """
+        if not self.by_split["validation"].rows:
+            return None
+        on_validation = self._teacher_ways(teacher, "validation")
+        figures = {way: _share(own) for way, own in on_validation.items()}
+        chosen = max(figures, key=figures.__getitem__)
+        ways = self._teacher_ways(teacher, "heldout")
+        for way, own in ways.items():
+            if own and own[0].arm not in headings:
+                rows += own
+                headings[own[0].arm] = f"teacher, {way}"
+        rows += [replace(row, arm="teacher_best") for row in ways[chosen]]
+        headings["teacher_best"] = f"teacher, best way: {chosen}"
+        shown = ", ".join(f"{way} {100 * figure:.1f} %" for way, figure in figures.items())
+        result(f"the teacher's best way: {chosen} (on validation prompts {shown})")
+        return {"chosen": chosen, "validation": figures}
 
     def _guards(self, name: str, model: Model) -> dict[str, Any]:
         """What a gain that is a hack would cost; see `rankdistill.evaluate.guards`."""
@@ -295,3 +363,9 @@ class Verification:
     def _teacher(self) -> Any:
         self.run.hold_models(lambda: self.__dict__.pop("_teacher", None))
         return self.run.teacher.load_on_device()
+
+
+def _share(rows: Sequence[DemandRow]) -> float:
+    """The macro-average of trained kinds."""
+    of = tally(subset(rows, "trained"))
+    return 0.0 if of is None else float(of.mean(np.ones(len(of.clusters))))
