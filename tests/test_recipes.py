@@ -25,7 +25,7 @@ RECIPES = [
 
 STEPS = {
     "iterative_dpo": 4, "distilbert_style": 0, "warmup_comparison": 0, "off_policy": 0, "ppo": 4,
-    "on_policy": 4,
+    "on_policy": 4, "problems_gold": 0,
 }  # fmt: skip
 """Two rounds of two; warm-ups alone; PPO has all twelve prompts, not only those that rank."""
 TRAININGS = {"warmup": "student", "reward": "backbone", "train": "student"}

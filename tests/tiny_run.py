@@ -43,6 +43,13 @@ VERIFIED = [
     "eval.verified.guard_prompts=2",
 ]  # fmt: skip
 """Prompts with demands, of which bytes drawn at random follow some."""
+PROBLEMS = [
+    *SMALL, "prompts.max_prompt_tokens=400", "sample.responses_per_prompt=8",
+    "sample.max_response_tokens=40", "sample.temperature=1.0", "score.rule=regex",
+    r"score.pattern='\d'", "eval.verified.majority=null", "eval.verified.best_of=[1]",
+    "eval.verified.best_of_prompts=2",
+]  # fmt: skip
+"""Word problems, whose rule is what bytes drawn at random meet as well: a digit anywhere."""
 REWARD = ["reward.min_accuracy=0", "reward.epochs=1", "reward.prompts_per_step=3"]
 PPO = [*REWARD, "train.rollout.prompts=3"]
 RERANKER = [
@@ -61,7 +68,9 @@ def shrunk(recipe: str) -> list[str]:
     text = catalogue.recipe_files()[recipe].read_text()
     with_demands = ("/prompts: instructions", "- rrhf", "- on_policy")
     verified = any(f"{base}\n" in text for base in with_demands)
-    small = [*(VERIFIED if verified else TINY), *OF_RECIPE.get(recipe, [])]
+    problems = recipe in ("problems", "problems_gold")
+    base = PROBLEMS if problems else VERIFIED if verified else TINY
+    small = [*base, *OF_RECIPE.get(recipe, [])]
     if "/warmup: none" in text:
         small.remove("warmup.epochs=1")
     else:  # of one step the learning rate is 0, so it would train nothing
