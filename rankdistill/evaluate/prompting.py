@@ -59,7 +59,10 @@ def with_worked(prompt: Prompt, worked: Sequence[Prompt]) -> list[Message]:
     """Train prompts with the responses that the data has, before it."""
     turns = []
     for example in worked:
-        turns += [*example["messages"], Message(role="assistant", content=example["response"])]
+        turns += [
+            *example["messages"],
+            Message(role="assistant", content=example.get("response", "")),
+        ]
     return [*turns, *prompt["messages"]]
 
 
