@@ -69,6 +69,9 @@ def stages(folder: Path) -> list[dict]:
         ("+objective.sft_wight=1,2", "did you mean 'sft_weight'?"),
         ("prompts.path=starter,nope.jsonl", "nope.jsonl"),
         ("train.epochz=2", "did you mean 'epochs'?"),
+        ("recipe=rrhf,dpo contrasts=[dpo-rrhf,dpo-pro]", "no objective 'pro' for the contrast"),
+        ("objective=rrhf,dpo contrasts=[dpo-plackett_luce]", "no objective 'plackett_luce'"),
+        ("recipe=rrhf,dpo contrasts=dpo-rrhf", "contrasts takes a list"),
         # Below what only one of the points has.
         ("recipe=rrhf,likelihood prompts.instructions.kinds=[words]", "instructions is null"),
     ],
@@ -97,6 +100,18 @@ def test_a_key_that_only_the_options_of_the_sweep_have(monkeypatch, tmp_path):
     below = "prompts.instructions.kinds=[words]"  # null without a recipe
     swept(monkeypatch, tmp_path, "recipe=rrhf,best_of_n", below, "hydra.sweep.dir=b")
     assert [prompts.instructions.kinds for prompts in ran[2:]] == [["words"]] * 2
+
+
+def test_contrasts_are_of_the_points_by_recipe_objective_and_label(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(pipeline, "run", lambda config, **_: ran.append(config.contrasts))
+    given = ["recipe=dpo,best_of_n", "rank.placebo=false,true", "hydra.sweep.dir=sweep"]
+    names = "contrasts=[dpo-best_of_n,dpo_placebo-before,dpo-control]"
+    swept(monkeypatch, tmp_path, *given, names)
+    assert len(ran) == 4 and len(ran[0]) == 3
+    swept(monkeypatch, tmp_path, "objective=dpo,plackett_luce", "hydra.sweep.dir=b",
+          "contrasts=[dpo-plackett_luce]")  # fmt: skip
+    assert list(ran[4]) == ["dpo-plackett_luce"]
 
 
 def test_a_plug_in_that_is_not_installed(monkeypatch, capsys, tmp_path):

@@ -57,8 +57,10 @@ def run_name(overrides: Sequence[str]) -> str:
 
 
 def point_name(overrides: Sequence[str]) -> str:
-    """A folder name for a point of a sweep, within that of the sweep, whose `name` all share."""
-    return run_name([override for override in overrides if not override.startswith("name=")])
+    """A folder name for a point of a sweep, within that of the sweep, whose `name` and `contrasts`
+    all share."""
+    shared = ("name=", "contrasts=")
+    return run_name([override for override in overrides if not override.startswith(shared)])
 
 
 def own_code(folder: Path) -> None:
@@ -146,6 +148,7 @@ class Config:
     round_reference: RoundReference
     seed: int
     name: str | None
+    contrasts: list[str]
     report_to: Any
     """A name or a list of names."""
     retrieval: Any = None

@@ -72,10 +72,15 @@ class Sweep(Callback):
         try:
             _check_plug_ins(config)
             points = _points(config)
+            checked = []
             for name, overrides in zip(_names(points), points, strict=True):  # noqa: B007
-                folder = _checked(config, overrides, len(self.points))
+                point = _checked(config, overrides, len(self.points))
+                checked.append(point)
                 if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
-                    self.points[folder] = overrides
+                    self.points[point.folder] = overrides
+            name = ""
+            if self.points:  # all there will be
+                check_contrasts(checked)
         except UserError as error:
             _refuse(name, str(error))
         except composition_errors() as error:
@@ -184,8 +189,46 @@ def _listed(override: Any) -> list[str]:
     return [f"{key}={override.value().start}"]
 
 
-def _checked(config: Any, overrides: Sequence[str], number: int = 0) -> Path:
-    """The run folder of a point whose configuration composes and builds.
+@dataclass(frozen=True)
+class CheckedPoint:
+    """A point whose configuration composes and builds."""
+
+    folder: Path
+    config: Any
+    recipe: str
+    method: str
+    overrides: Sequence[str]
+
+
+def check_contrasts(points: Sequence[CheckedPoint]) -> None:
+    """UserError: a contrast names an objective that no point is, which would be told at the end."""
+    if not any(point.config.contrasts for point in points):
+        return
+    from omegaconf import OmegaConf
+
+    from rankdistill.compare.contrasts import contrasts_of, names_of
+    from rankdistill.compare.groups import objectives_of
+    from rankdistill.compare.runs import FinishedRun, chosen_objectives, settings_of
+
+    runs = [
+        FinishedRun(
+            point.folder,
+            {
+                "recipe": point.recipe,
+                "title": f"{point.method}: ",
+                "statistics": {"seed": point.config.seed},
+            },
+            settings_of(OmegaConf.to_container(point.config, resolve=True, enum_to_str=True)),
+            chosen_objectives(point.overrides),
+        )
+        for point in points
+    ]
+    names = dict.fromkeys(name for point in points for name in point.config.contrasts)
+    contrasts_of(names, names_of(objectives_of(runs)))
+
+
+def _checked(config: Any, overrides: Sequence[str], number: int = 0) -> CheckedPoint:
+    """A point, looked at before any runs.
 
     Raises:
         UserError: one of its values is refused; Hydra's and OmegaConf's errors as they are.
@@ -195,16 +238,19 @@ def _checked(config: Any, overrides: Sequence[str], number: int = 0) -> Path:
 
     from rankdistill.stages import settings
     from rankdistill.stages.prompts import check_prompts
+    from rankdistill.stages.rounds import method
 
     loader = GlobalHydra.instance().config_loader()
     composed = loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):  # as the launcher does, for a subdir that is made of them
         composed.hydra.job.num, composed.hydra.job.id = number, f"job_{number}"
     folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir).absolute()
+    recipe = composed.hydra.runtime.choices.get("recipe") or "none"
     with open_dict(composed):
         del composed["hydra"]
-    check_prompts(settings.build(composed))
-    return folder
+    built = settings.build(composed)
+    check_prompts(built)
+    return CheckedPoint(folder, composed, recipe, method(built), overrides)
 
 
 def _stamps(folder: Path) -> tuple[int, ...]:

@@ -1,4 +1,5 @@
-"""``python -m rankdistill.compare DIR... [--to DIR]``: which of these runs is better, and is it?"""
+"""``python -m rankdistill.compare DIR... [--to DIR] [--contrast A-B]``: which run is better, if one
+is?"""
 
 from __future__ import annotations
 
@@ -26,11 +27,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--to", metavar="DIR", type=Path, default=Path("comparison"),
         help="folder that the comparison is written to (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--contrast", metavar="A-B", action="append", dest="contrasts",
+        help="a difference named before the run, such as dpo-rrhf or dpo-control (the strongest "
+        "control; before and teacher go as well); may be repeated (default: those that the runs "
+        "name by the key contrasts)",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     for folder in given.folders:
         shell.check_run_folder(folder)
-    page, told = compare_and_tell(given.folders, given.to)
-    print(fill(told, get_terminal_size().columns) if sys.stdout.isatty() else told)
+    page, told = compare_and_tell(given.folders, given.to, given.contrasts)
+    for line in told.splitlines():
+        print(fill(line, get_terminal_size().columns) if sys.stdout.isatty() else line)
     for path in map(page.with_name, FILES):
         if path.is_file():
             print(path)

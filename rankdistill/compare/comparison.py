@@ -6,13 +6,27 @@ And the same prompts answered by each student, side by side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from rankdistill.compare import demands
+from rankdistill.compare.contrasts import (
+    BEFORE,
+    CONTROL,
+    Contrast,
+    OverOwn,
+    Planned,
+    contrasts_in,
+    contrasts_of,
+    names_of,
+    not_measured,
+    over_own_demands,
+    planned_and_rest,
+)
 from rankdistill.compare.groups import ObjectiveRuns, objectives_of
 from rankdistill.compare.runs import FailedRun, FinishedRun, Runs, own_prompts
 from rankdistill.compare.statistics import (
@@ -61,6 +75,10 @@ class Comparison:
     """What that table says; then what is said is said of it, and not of judge scores."""
     not_verified: str | None = None
     """Why there is no such table, where some run was verified."""
+    planned: list[Planned] = field(default_factory=list)
+    """Contrasts that were named before the run, in that order; all else is exploratory."""
+    not_here: list[str] = field(default_factory=list)
+    """Contrasts that the runs name, and that these runs have not."""
 
     @property
     def measure(self) -> str:
@@ -80,6 +98,12 @@ class Comparison:
     def told_differences(self) -> list[Difference]:
         """Of verified demands where there are any."""
         return self.verified.differences if self.verified else self.differences
+
+    @property
+    def exploratory(self) -> list[Difference]:
+        """The told ones that were not named before the run."""
+        named = {planned.contrast.pair for planned in self.planned}
+        return [d for d in self.told_differences if frozenset((d.better, d.worse)) not in named]
 
     @property
     def seeds(self) -> int:
@@ -109,8 +133,17 @@ class Comparison:
         return next(found, None)
 
 
-def compare_runs(runs: Runs) -> Comparison:
-    """All figures that rest on resampling."""
+def compare_runs(runs: Runs, contrasts: Sequence[str] | None = None) -> Comparison:
+    """All figures that rest on resampling.
+
+    Args:
+        runs: What is compared.
+        contrasts: Named before the run, see `contrasts_of`; None: those that the runs'
+            configurations name.
+
+    Raises:
+        UserError: a contrast is not of these runs.
+    """
     objectives = objectives_of(runs.finished)
     sampled = runs.finished[0].sampled
     by_request = own_prompts(runs.finished)
@@ -130,7 +163,7 @@ def compare_runs(runs: Runs) -> Comparison:
     stacks = {label: np.stack(list(rows.values())) for label, rows in tables.items()}
     scores = of_objectives(list(stacks.values()), seed=SEED)
     table, verified, why_not = _verified(objectives)
-    return Comparison(
+    comparison = Comparison(
         objectives=objectives,
         failed=runs.failed,
         prompts=prompts,
@@ -144,6 +177,38 @@ def compare_runs(runs: Runs) -> Comparison:
         verified=verified,
         not_verified=why_not,
     )
+    return _with_planned(comparison, contrasts)
+
+
+def _with_planned(comparison: Comparison, names: Sequence[str] | None) -> Comparison:
+    """The comparison with its contrasts, and all pairs corrected with or without them."""
+
+    @cache
+    def over_own(contrast: Contrast) -> OverOwn:
+        return _over_own(comparison, contrast)
+
+    if names is None:
+        contrasts, not_here = contrasts_in(comparison.objectives, over_own)
+    else:
+        contrasts, not_here = contrasts_of(names, names_of(comparison.objectives)), []
+    if not contrasts:
+        return replace(comparison, not_here=not_here)
+    planned, told = planned_and_rest(contrasts, comparison.told_differences, over_own)
+    found = replace(comparison, planned=planned, not_here=not_here)
+    if comparison.verified is None:
+        return replace(found, differences=told)
+    return replace(found, verified=replace(comparison.verified, differences=told))
+
+
+def _over_own(comparison: Comparison, contrast: Contrast) -> OverOwn:
+    """An objective against what it is held against by itself, by the comparison's measure."""
+    if comparison.verified is not None:
+        return over_own_demands(comparison.verified, contrast, seed=SEED)
+    label, over = contrast
+    found = {BEFORE: comparison.leads, CONTROL: comparison.over_control}.get(over, {})
+    if label not in found:
+        raise not_measured(contrast)
+    return OverOwn(found[label].estimate, "same entropy" if over == CONTROL else over)
 
 
 def _verified(

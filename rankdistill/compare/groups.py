@@ -9,7 +9,7 @@ from typing import Any
 
 from rankdistill.compare.runs import FinishedRun
 
-_NO_DIFFERENCE = ("seed", "report_to", "name")
+_NO_DIFFERENCE = ("seed", "report_to", "name", "contrasts")
 _LABEL_KEYS = 3
 """Most settings that a label names."""
 _MISSING = "-"
@@ -28,6 +28,11 @@ class ObjectiveRuns:
     @property
     def by_seed(self) -> dict[int, FinishedRun]:
         return {run.seed: run for run in self.runs}
+
+    @property
+    def method(self) -> str:
+        """What its title says that it was trained by: `DPO, 2 rounds`."""
+        return _method(self.runs[0])
 
     @property
     def placebo(self) -> bool:
@@ -114,9 +119,7 @@ def _key(run: FinishedRun) -> str:
 def _names(firsts: Sequence[FinishedRun]) -> list[str]:
     """Method and recipe where that tells all apart; else what differs is said beside the method."""
     recipes = [str(run.metrics["recipe"]) for run in firsts]
-    methods = [
-        str(run.metrics["title"]).partition(":")[0].replace("Warmup", " warm-up") for run in firsts
-    ]
+    methods = list(map(_method, firsts))
     if len(set(recipes)) == len(recipes) > 1:
         return [_named(method, recipe) for method, recipe in zip(methods, recipes, strict=True)]
     if len(set(methods)) == len(methods):
@@ -131,6 +134,10 @@ def _names(firsts: Sequence[FinishedRun]) -> list[str]:
         alone = len(shared) == 1 and said
         labels.append(said if alone else f"{method} ({said})" if said else method)
     return _unique(labels)
+
+
+def _method(run: FinishedRun) -> str:
+    return str(run.metrics["title"]).partition(":")[0].replace("Warmup", " warm-up")
 
 
 def _named(method: str, recipe: str) -> str:

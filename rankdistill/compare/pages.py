@@ -10,7 +10,7 @@ from markupsafe import Markup
 from rankdistill.compare import sentences, tables
 from rankdistill.compare.comparison import Answered, Comparison, answered
 from rankdistill.compare.plots import looks, plots_of
-from rankdistill.compare.tables import VERIFIED_DIFFERENCES, rows_of, table_rows
+from rankdistill.compare.tables import DifferenceRow, table_rows
 from rankdistill.compare.verified import (
     VERIFIED_TITLE,
     VerifiedTables,
@@ -21,7 +21,7 @@ from rankdistill.report.html import coded, typeset
 from rankdistill.report.markdown_parts import cell, fenced, figures, inline, prompt_part, table
 from rankdistill.report.rendering import WORDS, environment
 from rankdistill.report.svg import VARIABLES
-from rankdistill.report.table import Cell, number, points
+from rankdistill.report.table import number
 
 _OF_PROMPTS = ("score", "lead", "over_control", "trained", "strict", "sampled")
 """Rows whose figures are of the responses that the page shows."""
@@ -45,7 +45,11 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
         "verified": comparison.verified,
         "verified_rows": [],
         "rows": table_rows(comparison),
+        "planned": tables.planned_rows(comparison),
+        "planned_title": PLANNED_TITLE,
+        "about_planned": tables.PLANNED,
         "differences": tables.difference_rows(comparison),
+        "differences_title": tables.differences_title(comparison),
         "about_differences": tables.about_differences(comparison),
         "wins": tables.win_rows(comparison),
         "about_wins": tables.WINS,
@@ -73,11 +77,15 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
     return templates.get_template("compare.html.j2").render(page)
 
 
+PLANNED_TITLE = "Planned contrasts"
+
+
 def _contents(comparison: Comparison, prompts: int) -> list[tuple[str, str]]:
     """Id and title of the page's parts that there are."""
     parts = [
+        ("planned", PLANNED_TITLE, comparison.planned),
         ("figures", "Figures", True),
-        ("differences", "Differences", comparison.told_differences),
+        ("differences", tables.differences_title(comparison), comparison.exploratory),
         ("plots", "Plots", True),
         ("settings", "What differs", tables.config_table(comparison)),
         ("responses", f"Responses ({prompts})", prompts),
@@ -100,9 +108,8 @@ def markdown_report(comparison: Comparison, title: str, command: str) -> str:
         f"**{inline(sentences.headline(comparison))}**",
         f"> **Note.** {inline(warning)}" if warning else "",
         "\n".join(f"- {inline(finding.text)}" for finding in sentences.findings(comparison)),
-        *(verified_parts(comparison.verified) if comparison.verified else []),
-        *figures("Objectives", labels, table_rows(comparison)),
-        *_differences(comparison),
+        *planned_parts(tables.planned_rows(comparison)),
+        *_figures(comparison, labels),
         *_wins(comparison, labels),
         *_answers(answered(comparison)[:SHOWN]),
         *_config(comparison, labels),
@@ -118,11 +125,17 @@ def markdown_report(comparison: Comparison, title: str, command: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _differences(comparison: Comparison) -> list[str]:
-    """Those of verified demands stand with their table."""
-    if comparison.verified:
-        return []
-    return difference_parts(tables.difference_rows(comparison), tables.DIFFERENCES)
+def _figures(comparison: Comparison, labels: list[str]) -> list[str]:
+    """The tables of objectives, and the differences behind the one that they are of."""
+    objectives = figures("Objectives", labels, table_rows(comparison))
+    pairs = difference_parts(
+        tables.difference_rows(comparison),
+        tables.about_differences(comparison),
+        tables.differences_title(comparison),
+    )
+    if comparison.verified is None:
+        return [*objectives, *pairs]
+    return [*verified_parts(comparison.verified), *pairs, *objectives]
 
 
 def _wins(comparison: Comparison, labels: list[str]) -> list[str]:
@@ -156,16 +169,20 @@ def _failed(comparison: Comparison) -> list[str]:
 
 
 def verified_parts(verified: VerifiedTables) -> list[str]:
-    """The table of demands followed with what its rows mean, and that of differences."""
+    """The table of demands followed with what its rows mean."""
     heading, *shown = figures(VERIFIED_TITLE, list(verified.figures), verified_rows(verified))
-    pairs = difference_parts(rows_of(verified.differences, points), VERIFIED_DIFFERENCES)
-    return [heading, inline(about_verified(verified)), *shown, *pairs]
+    return [heading, inline(about_verified(verified)), *shown]
 
 
-def difference_parts(rows: list[tuple[str, Cell, str, str]], about: str) -> list[str]:
+def planned_parts(rows: list[DifferenceRow]) -> list[str]:
+    """The table of the contrasts that were named before the run."""
+    return difference_parts(rows, tables.PLANNED, PLANNED_TITLE)
+
+
+def difference_parts(rows: list[DifferenceRow], about: str, title: str) -> list[str]:
     """A comparison's table of pairs; nothing without rows."""
     if not rows:
         return []
     told = [[inline(pair), cell(of), inline(p), verdict] for pair, of, p, verdict in rows]
     heads = ["", "difference", "corrected p", ""]
-    return ["## Differences", inline(about), table(heads, told, numbers=True)]
+    return [f"## {title}", inline(about), table(heads, told, numbers=True)]

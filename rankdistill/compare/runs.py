@@ -18,6 +18,9 @@ from rankdistill.report.metrics import FILE, read_metrics
 from rankdistill.stages.moved import MOVED
 from rankdistill.store.written import check_run
 
+OVERRIDES = ".hydra/overrides.yaml"
+"""In a run folder: what the command overrode."""
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -27,6 +30,8 @@ class FinishedRun:
     metrics: Mapping[str, Any]
     config: Mapping[str, Any]
     """By dotted key: `train.epochs`."""
+    chosen: frozenset[str] = frozenset()
+    """The objective that its command named, if it did: `objective=plackett_luce`."""
 
     @property
     def seed(self) -> int:
@@ -120,7 +125,7 @@ def _run_folders(folder: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     """Hydra makes the last of them when a run begins."""
-    return any((folder / name).exists() for name in (FILE, FAILURE, ".hydra/overrides.yaml"))
+    return any((folder / name).exists() for name in (FILE, FAILURE, OVERRIDES))
 
 
 def _read(folder: Path) -> FinishedRun:
@@ -131,7 +136,25 @@ def _read(folder: Path) -> FinishedRun:
         values = OmegaConf.to_container(OmegaConf.load(config))
     except Exception as error:
         raise UserError(f"{config} is not a configuration ({error}); run it again.") from None
-    return FinishedRun(folder, read_metrics(folder), _now(flat(values)))
+    return FinishedRun(folder, read_metrics(folder), settings_of(values), _chosen(folder))
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The settings by dotted key of a configuration that was read from its file."""
+    return _now(flat(config))
+
+
+def chosen_objectives(overrides: Iterable[str]) -> frozenset[str]:
+    """The options of `objective` that a command names."""
+    pairs = (str(override).partition("=") for override in overrides)
+    return frozenset(value for key, _, value in pairs if key == "objective")
+
+
+def _chosen(folder: Path) -> frozenset[str]:
+    try:
+        return chosen_objectives(OmegaConf.load(folder / OVERRIDES))
+    except Exception:  # a name less to call the objective by
+        return frozenset()
 
 
 def _now(values: Iterable[tuple[str, Any]]) -> dict[str, Any]:

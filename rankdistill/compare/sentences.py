@@ -6,13 +6,51 @@ from collections.abc import Iterator
 
 from rankdistill.compare import verified_sentences
 from rankdistill.compare.comparison import Comparison
+from rankdistill.compare.contrasts import Planned
 from rankdistill.compare.runs import FinishedRun
-from rankdistill.compare.wording import NAMED, differences, listed, sentence, told
+from rankdistill.compare.wording import (
+    NAMED,
+    contrast_text,
+    difference_alone,
+    differences,
+    listed,
+    sentence,
+    told,
+)
 from rankdistill.report.headline import FEW_PROMPTS, Finding, judge_warning
 
 
 def headline(comparison: Comparison) -> str:
-    """One sentence: who is ahead beyond noise, and of whom that cannot be said."""
+    """What was planned, where anything was; else who is ahead beyond noise, and of whom that cannot
+    be said."""
+    return _planned(comparison) if comparison.planned else _who_is_ahead(comparison)
+
+
+def told_in_terminal(comparison: Comparison) -> str:
+    """The headline, and a line with the figures of every contrast that was planned."""
+    lines = (contrast_text(planned, comparison) for planned in comparison.planned)
+    return "\n".join([headline(comparison), *lines])
+
+
+def _planned(comparison: Comparison) -> str:
+    """Every contrast with its difference, those beyond noise first."""
+    planned = comparison.planned
+    clear = [p for p in planned if p.tested.beyond_noise]
+    rest = [p for p in planned if not p.tested.beyond_noise]
+
+    def texts(of: list[Planned]) -> str:
+        return "; ".join(f"{p.title} {difference_alone(p.tested.estimate, comparison)}" for p in of)
+
+    if len(planned) == 1:
+        verdict = "is" if clear else "is not"
+        return f"The contrast named before the run {verdict} beyond noise: {texts(planned)}."
+    how_many = {0: "none is", 1: "one is"}.get(len(clear), f"{len(clear)} are")
+    said = f"Of {len(planned)} contrasts named before the run {how_many} beyond noise"
+    said = f"{said}: {texts(clear or rest)}."
+    return f"{said} Not beyond noise: {texts(rest)}." if clear and rest else said
+
+
+def _who_is_ahead(comparison: Comparison) -> str:
     if comparison.verified:
         return verified_sentences.headline(comparison, comparison.verified)
     objectives = comparison.objectives
@@ -53,8 +91,17 @@ def findings(comparison: Comparison) -> list[Finding]:
     else:
         found = [differences(comparison), _leads(comparison), _control(comparison)]
     versions = of_several_versions(comparison)
-    said = [*found, *_placebos(comparison), *_cautions(comparison), versions]
+    exploratory = _exploratory(comparison) if comparison.planned else None
+    said = [exploratory, *found, *_placebos(comparison), *_cautions(comparison), versions]
     return [finding for finding in said if finding is not None]
+
+
+def _exploratory(comparison: Comparison) -> Finding:
+    return Finding(
+        "plain",
+        "All else was not named before the run: it is exploratory, and to be confirmed by another. "
+        + _who_is_ahead(comparison),
+    )
 
 
 def banner(comparison: Comparison) -> str | None:
@@ -162,6 +209,11 @@ def _cautions(comparison: Comparison) -> list[Finding | None]:
         cautions.append(Finding("warning", f"Only {prompts} {unit}: the intervals are rough."))
     if comparison.not_verified:
         cautions.append(Finding("warning", comparison.not_verified))
+    if comparison.not_here:
+        text = (
+            f"Contrasts that the runs name, and that are not here: {listed(comparison.not_here)}."
+        )
+        cautions.append(Finding("warning", text))
     if comparison.left_out:
         text = f"{comparison.left_out} prompts have no value in every run and are left out."
         cautions.append(Finding("warning", text))

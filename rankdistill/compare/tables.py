@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from rankdistill.compare.comparison import Comparison, mean_of
+from rankdistill.compare.contrasts import Planned
 from rankdistill.compare.figures import FIGURES, computed_seconds, suite_rows, training_seconds
 from rankdistill.compare.groups import ObjectiveRuns, config_rows
 from rankdistill.compare.statistics import Difference, Estimate, Tested
@@ -133,15 +134,45 @@ WINS = (
 )
 
 
-def difference_rows(comparison: Comparison) -> list[tuple[str, Cell, str, str]]:
-    """Pair, difference, corrected p-value, verdict; the surest first."""
+DifferenceRow = tuple[str, Cell, str, str]
+"""What minus what, the difference, its corrected p-value, the verdict."""
+PLANNED = (
+    "Named before the run and corrected for each other alone (Holm): below 0.05 is beyond noise. "
+    "The 95 % interval is of each alone, on the same prompts and seeds; from two seeds on it takes "
+    "in how much seeds differ. The strongest of several controls is the one that leaves least, and "
+    "its p-value the largest of theirs."
+)
+EXPLORATORY = "Not named before the run, and to be confirmed by another one. "
+
+
+def planned_rows(comparison: Comparison) -> list[DifferenceRow]:
+    """The contrasts that were named before the run, in that order."""
+    return rows_of_planned(comparison.planned, points if comparison.in_points else signed)
+
+
+def rows_of_planned(
+    planned: Sequence[Planned], text: Callable[[float | None], str]
+) -> list[DifferenceRow]:
+    """The same of any contrasts; `text` tells a difference."""
+    return [
+        (p.title, tested_cell(text, p.tested), p_text(p.tested.adjusted), verdict(p.tested))
+        for p in planned
+    ]
+
+
+def difference_rows(comparison: Comparison) -> list[DifferenceRow]:
+    """Every pair that was not planned, the surest first."""
     text = points if comparison.in_points else signed
-    return rows_of(comparison.told_differences, text)
+    return rows_of(comparison.exploratory, text)
+
+
+def differences_title(comparison: Comparison) -> str:
+    return "Differences, exploratory" if comparison.planned else "Differences"
 
 
 def rows_of(
     differences: Sequence[Difference], text: Callable[[float | None], str]
-) -> list[tuple[str, Cell, str, str]]:
+) -> list[DifferenceRow]:
     """The same of any differences; `text` tells one."""
     ordered = sorted(differences, key=lambda d: (d.tested.adjusted, d.better))
     return [
@@ -157,7 +188,8 @@ def rows_of(
 
 def about_differences(comparison: Comparison) -> str:
     """What stands above them."""
-    return VERIFIED_DIFFERENCES if comparison.verified else DIFFERENCES
+    about = VERIFIED_DIFFERENCES if comparison.verified else DIFFERENCES
+    return EXPLORATORY + about if comparison.planned else about
 
 
 def win_rows(comparison: Comparison) -> list[Row]:

@@ -41,6 +41,7 @@ MINUS = {
 GAIN = MINUS["sampled"]
 """The arms that every run must have."""
 BySeed = Mapping[int, Tally]
+ByArm = Mapping[str, BySeed]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class VerifiedTables:
     differences: list[Difference]
     """Of that share of the trained students, every pair of labels."""
     base_prompts: int
+    minus: Mapping[str, Mapping[str, np.ndarray]]
+    """By a name of `MINUS`, then by label: [seeds, base prompts], whose mean is that figure."""
 
     def gain(self, label: str) -> tuple[str, VerifiedFigure]:
         """The smaller of the sampled and the greedy gain, and which it is."""
@@ -115,7 +118,23 @@ def verified_tables(runs: Sequence[RunDemands], *, seed: int = 0) -> VerifiedTab
         seeds={label: sorted(rows[label]) for label in ordered},
         differences=pair_differences(tables, seed=seed),
         base_prompts=len(clusters),
+        minus={name: _minus_tables(tallies, *arms) for name, arms in MINUS.items()},
     )
+
+
+def _minus_tables(tallies: Mapping[str, ByArm], a: str, b: str) -> dict[str, np.ndarray]:
+    """Arm `a` minus arm `b` of the labels that have both, on the base prompts of all of them."""
+    pairs = {label: _common(of, a, b) for label, of in tallies.items()}
+    clusters = sorted({c for of, _ in pairs.values() for one in of.values() for c in one.clusters})
+
+    def row(one: Tally) -> np.ndarray:
+        return contributions(one, clusters)
+
+    return {
+        label: np.stack([row(of[seed]) - row(over[seed]) for seed in sorted(of)])
+        for label, (of, over) in pairs.items()
+        if of
+    }
 
 
 class OverSeeds(Tally):
@@ -157,7 +176,6 @@ def _by_arm(rows: Sequence[DemandRow]) -> dict[str, list[DemandRow]]:
 
 Rows = Mapping[int, Mapping[str, Sequence[DemandRow]]]
 """By seed and arm."""
-ByArm = Mapping[str, BySeed]
 
 
 def _trained_kinds(rows: Rows) -> dict[str, dict[int, Tally]]:

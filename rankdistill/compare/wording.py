@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rankdistill.compare.comparison import Comparison
+from rankdistill.compare.contrasts import Planned
 from rankdistill.compare.statistics import Difference, Tested
 from rankdistill.report.headline import Finding
 from rankdistill.report.table import points, signed
@@ -27,7 +28,7 @@ def told(difference: Interval, comparison: Comparison, p: float | None = None) -
 
 def differences(comparison: Comparison) -> Finding | None:
     """Which pairs differ beyond noise, and which are to be called equal."""
-    found = comparison.told_differences
+    found = comparison.exploratory
     if not found:
         return None
     clear = [d for d in found if d.tested.beyond_noise]
@@ -43,6 +44,19 @@ def differences(comparison: Comparison) -> Finding | None:
         more = f"; and {len(rest) - NAMED} more below" if len(rest) > NAMED else ""
         said.append(f"Not beyond noise, to be called equal here: {shown}{more}.")
     return Finding("good" if clear else "plain", " ".join(said))
+
+
+def contrast_text(planned: Planned, comparison: Comparison) -> str:
+    """`DPO minus RRHF: -0.21 (95 % interval -0.32 to -0.10, p 0.003), beyond noise`."""
+    tested = planned.tested
+    figures = told(tested.estimate, comparison, tested.adjusted)
+    return f"{planned.title}: {figures}, {verdict(tested)}"
+
+
+def difference_alone(difference: Interval, comparison: Comparison) -> str:
+    """`+5.0 points`, where interval and p-value stand elsewhere."""
+    text = points if comparison.in_points else signed
+    return f"{text(difference.mean)}{' points' if comparison.in_points else ''}"
 
 
 def difference_text(difference: Difference, comparison: Comparison) -> str:

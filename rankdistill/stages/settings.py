@@ -109,7 +109,12 @@ def build(config: DictConfig) -> Settings:
     Raises:
         UserError: A plug-in refuses an argument, or a value is out of its range.
     """
-    groups = set(Settings.__dataclass_fields__) - {"sampler"} | {"score", "eval", "name"}
+    groups = set(Settings.__dataclass_fields__) - {"sampler"} | {
+        "score",
+        "eval",
+        "name",
+        "contrasts",
+    }
     unknown = set(config) - groups
     if unknown:
         name = sorted(map(str, unknown))[0]
