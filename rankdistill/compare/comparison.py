@@ -40,6 +40,7 @@ from rankdistill.compare.statistics import (
     shared_seeds,
     tested,
 )
+from rankdistill.compare.suites import Changes, suite_changes
 from rankdistill.compare.verified import VerifiedTables, unmeasured, verified_tables
 from rankdistill.report.answers import ANSWERS, begins, first_answers
 from rankdistill.statistics import Interval, share_won
@@ -75,6 +76,8 @@ class Comparison:
     """What that table says; then what is said is said of it, and not of judge scores."""
     not_verified: str | None = None
     """Why there is no such table, where some run was verified."""
+    suite_changes: Changes = field(default_factory=dict)
+    """What became of the figures of suites."""
     planned: list[Planned] = field(default_factory=list)
     """Contrasts that were named before the run, in that order; all else is exploratory."""
     not_here: list[str] = field(default_factory=list)
@@ -176,6 +179,7 @@ def compare_runs(runs: Runs, contrasts: Sequence[str] | None = None) -> Comparis
         demands=table,
         verified=verified,
         not_verified=why_not,
+        suite_changes=suite_changes(objectives),
     )
     return _with_planned(comparison, contrasts)
 

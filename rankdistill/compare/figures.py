@@ -25,6 +25,8 @@ class FigureRow(NamedTuple):
     explanation: str
     text: Callable[[float | None], str]
     figure: Figure
+    share: bool = False
+    """A difference of it is told in points of 100."""
 
 
 def role(run: FinishedRun, name: str) -> Mapping[str, Any]:
@@ -198,7 +200,8 @@ FIGURES = [
 def suite_rows(objectives: list[ObjectiveRuns]) -> list[FigureRow]:
     """A row per figure of the suites that all runs measured alike; parts of figures are left out.
 
-    The means are over runs. Their intervals, over a suite's items, are in the runs' own reports.
+    The means are over runs. Intervals over a suite's items are in the runs' own reports, and beside
+    what became of them in training (`rankdistill.compare.suites`).
     """
     runs = [run for objective in objectives for run in objective.runs]
     return [
@@ -208,14 +211,15 @@ def suite_rows(objectives: list[ObjectiveRuns]) -> list[FigureRow]:
             f"{figure['meaning']} {about}.",
             share_percent if figure["share"] else number,
             lambda run, suite=suite, key=key: _figures(run, suite).get(key, {}).get("mean"),
+            figure["share"],
         )
-        for suite, about in _measured_alike(runs)
+        for suite, about in measured_alike(runs)
         for key, figure in _known(runs, suite).items()
         if not figure["detail"]
     ]
 
 
-def _measured_alike(runs: list[FinishedRun]) -> Iterator[tuple[str, str]]:
+def measured_alike(runs: list[FinishedRun]) -> Iterator[tuple[str, str]]:
     """Suite and how it was measured: the same version, number of shots, limit, ... in all runs."""
     first, *others = [run.metrics.get("suites") or {} for run in runs]
     for name, suite in first.items():

@@ -14,6 +14,7 @@ from rankdistill.compare.contrasts import Planned
 from rankdistill.compare.figures import FIGURES, computed_seconds, suite_rows, training_seconds
 from rankdistill.compare.groups import ObjectiveRuns, config_rows
 from rankdistill.compare.statistics import Difference, Estimate, Tested
+from rankdistill.compare.suites import change_columns, change_rows, change_values
 from rankdistill.compare.verified import verified_columns, verified_values
 from rankdistill.compare.wording import p_text, verdict
 from rankdistill.report.stages import duration
@@ -32,11 +33,15 @@ from rankdistill.report.table import (
 def table_rows(comparison: Comparison) -> list[Row]:
     """The rows that there are figures for: better? at what price?"""
     rows = [*_tested_rows(comparison)]
-    for key, title, explanation, text, figure in [*suite_rows(comparison.objectives), *FIGURES]:
+    suites = suite_rows(comparison.objectives)
+    labels = [objective.label for objective in comparison.ordered]
+    changed = change_rows(comparison.suite_changes, suites, labels)
+    for key, title, explanation, text, figure, _ in [*suites, *FIGURES]:
         values = [mean_of(objective, figure) for objective in comparison.ordered]
         if any(value is not None for value in values):
             cells = [Cell(NOTHING if value is None else text(value)) for value in values]
             rows.append(Row(key, title, explanation, cells))
+            rows += [changed[key]] if key in changed else []
     return [*rows, *_cost_rows(comparison)]
 
 
@@ -239,8 +244,8 @@ COLUMNS = [
     "failure",
 ]
 """`_p`: Holm-corrected. `beyond_noise_over`: the objectives that it is better than, by `;`. An
-empty cell: there is no such figure. Figures of evaluation suites follow, as `suite.figure`, and of
-verified demands, as `verified.figure`."""
+empty cell: there is no such figure. Figures of evaluation suites follow, as `suite.figure` and
+`suite.figure.change`, and of verified demands, as `verified.figure`."""
 
 
 def results_csv(comparison: Comparison) -> str:
@@ -248,7 +253,8 @@ def results_csv(comparison: Comparison) -> str:
     text = io.StringIO()
     suites = suite_rows(comparison.objectives)
     verified = comparison.verified
-    columns = [*COLUMNS, *(row.key for row in suites)]
+    changed = comparison.suite_changes
+    columns = [*COLUMNS, *(row.key for row in suites), *change_columns(changed)]
     columns += verified_columns() if verified else []
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -273,6 +279,7 @@ def results_csv(comparison: Comparison) -> str:
             "reused_stages": sum(stage["reused"] for stage in stages),
             "stages": len(stages),
             "folders": ";".join(str(run.folder) for run in objective.runs),
+            **change_values(changed, label),
             **(verified_values(verified, label) if verified else {}),
         }
         writer.writerow(row)

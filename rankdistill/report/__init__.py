@@ -19,6 +19,7 @@ from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
 from rankdistill.report.metrics import FILE, metrics_bytes, metrics_of, read_metrics
 from rankdistill.report.run_report import RunReport, StageRecord
+from rankdistill.report.suite_items import suite_items_file
 from rankdistill.report.summary import print_summary
 from rankdistill.report.terminal import print_tables, terminal_tables
 from rankdistill.store import home
@@ -43,7 +44,8 @@ def write_report(
     report: RunReport, folder: Path, folders: Mapping[str, Path] | None = None
 ) -> dict[str, Any]:
     """Writes `config.yaml`, `answers.jsonl`, `report.md` and `report.html`, of a verified run
-    `demands.parquet` as well, and at last `metrics.json`; returns the metrics.
+    `demands.parquet` as well, of suites `suites.parquet`, and at last `metrics.json`; returns the
+    metrics.
 
     What a person has in their places is moved aside, with a line.
 
@@ -58,6 +60,7 @@ def write_report(
     files = {"config.yaml": report.config_yaml.encode(), **answers_file(answers)}
     if report.verified is not None:
         files |= demands_file(report.verified.rows)
+    files |= suite_items_file(report.suite_items)
     files |= _pages(metrics, report.config_yaml, answers, folder)
     for source in folders.values():
         check_not_removed(source, home())

@@ -15,7 +15,7 @@ from rankdistill.report.ranking import (
 )
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward, reward_rows
 from rankdistill.report.stages import rate_labels, rate_rows, rate_title
-from rankdistill.report.suites import set_labels, set_rows, suite_heads, suite_rows
+from rankdistill.report.suites import set_labels, set_rows, suite_columns, suite_rows
 from rankdistill.report.table import Row, labels, table_rows
 from rankdistill.report.verified_guards import guard_heads, guard_rows
 
@@ -42,7 +42,7 @@ def figure_tables(metrics: Mapping[str, Any]) -> Iterator[FigureTable]:
     if names := set_labels(metrics):
         yield FigureTable("By set of prompts", _named(names), set_rows(metrics))
     if rows := suite_rows(metrics):
-        yield FigureTable("Evaluation suites", list(suite_heads(metrics).items()), rows)
+        yield FigureTable("Evaluation suites", list(suite_columns(metrics).items()), rows)
     if metrics.get("ranked_set") is not None:
         heads = zip(metrics["ranked_set"]["models"], ranked_labels(metrics), strict=True)
         yield FigureTable("Held-out rankings", list(heads), ranked_rows(metrics))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rankdistill.report.ranked import ranked_cautions, ranked_headline
 from rankdistill.report.ranking import ranking_cautions
 from rankdistill.report.reward import has_reward, reward_cautions, reward_headline
-from rankdistill.report.suites import suite_cautions, suite_headline
+from rankdistill.report.suites import suite_cautions, suite_changes, suite_headline
 from rankdistill.report.table import direction, number, percent, signed, tokens
 from rankdistill.report.verified_sentences import (
     has_verified_headline,
@@ -99,7 +99,8 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 def findings(metrics: Mapping[str, Any]) -> list[Finding]:
     """What a reader must know beside the headline, the most important first."""
-    ranked = _ranked(metrics) + [Finding("plain", text) for text in suite_cautions(metrics)]
+    ranked = _suites(metrics) + _ranked(metrics)
+    ranked += [Finding("plain", text) for text in suite_cautions(metrics)]
     if not metrics["models"]:
         return ranked + _ranking(metrics)
     if has_verified_headline(metrics):
@@ -110,6 +111,11 @@ def findings(metrics: Mapping[str, Any]) -> list[Finding]:
         first = [_noise(metrics), _control(metrics)]
     found = [*first, _text_change(metrics), *_cautions(metrics)]
     return [finding for finding in found if finding is not None] + ranked + _ranking(metrics)
+
+
+def _suites(metrics: Mapping[str, Any]) -> list[Finding]:
+    kinds: dict[int, Kind] = {1: "good", 0: "plain", -1: "warning"}
+    return [Finding(kinds[way], text) for way, text in suite_changes(metrics)]
 
 
 def judge_warning(metrics: Mapping[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.ranked import RankedSet
 from rankdistill.evaluate.verified import Verified
+from rankdistill.report.suite_items import SuiteItems
 from rankdistill.rows import Group
 
 
@@ -53,7 +54,10 @@ class RunReport:
     verified: Verified | None = None
     """Which demands verified answers follow; None: no verifier judged here."""
     suites: Mapping[str, Any] | None = None
-    """By suite: `version`, `about`, and the `figures` of its `models`."""
+    """By suite: `version`, `about`, the `figures` of its `models`, and the `changes` of the trained
+    one since the baseline."""
+    suite_items: SuiteItems = field(default_factory=dict)
+    """What these are made of, item by item."""
     ranking: Mapping[str, Any] | None = None
     """How far the training set's ranking can be trusted; see `rankdistill.rank.diagnostics`."""
     reward_model: Mapping[str, Any] | None = None

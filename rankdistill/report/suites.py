@@ -8,7 +8,17 @@ from statistics import fmean
 from typing import Any
 
 from rankdistill.report.run_report import RunReport
-from rankdistill.report.table import Cell, Row, interval_cell, number, share_percent
+from rankdistill.report.table import (
+    NOTHING,
+    Cell,
+    Row,
+    direction,
+    interval_cell,
+    number,
+    points,
+    share_percent,
+    signed,
+)
 from rankdistill.statistics import paired_difference
 
 Metrics = Mapping[str, Any]
@@ -23,13 +33,24 @@ def suite_heads(metrics: Metrics) -> dict[str, str]:
     }
 
 
+CHANGE = "change"
+"""The name of the column that holds the trained model against the one before."""
+
+
+def suite_columns(metrics: Metrics) -> dict[str, str]:
+    """The same, with a column of changes where there are any."""
+    changed = any(suite.get("changes") for suite in _suites(metrics).values())
+    heads = suite_heads(metrics)
+    return {**heads, CHANGE: f"{CHANGE} in points"} if changed else heads
+
+
 def suite_rows(metrics: Metrics, *, details: bool = True) -> list[Row]:
-    """The rows of the table.
+    """The rows of the table, with a cell for each of `suite_columns`.
 
     Args:
         details: With the figures that are parts of others.
     """
-    names = list(suite_heads(metrics))
+    names = [name for name in suite_columns(metrics) if name != CHANGE]
     rows = []
     for suite_name, suite in _suites(metrics).items():
         known = {
@@ -41,7 +62,10 @@ def suite_rows(metrics: Metrics, *, details: bool = True) -> list[Row]:
             found = [suite["models"].get(n, {"figures": {}})["figures"].get(key) for n in names]
             text = share_percent if figure["share"] else number
             explanation = f"{figure['meaning']} {suite['about']}."
-            cells = [interval_cell(text)(f) if f else Cell("-") for f in found]
+            cells = [interval_cell(text)(f) if f else Cell(NOTHING) for f in found]
+            if CHANGE in suite_columns(metrics):
+                minus = points if figure["share"] else signed
+                cells.append(interval_cell(minus, 0.0)((suite.get("changes") or {}).get(key)))
             rows.append(Row(f"{suite_name}.{key}", figure["title"], explanation, cells))
     return rows
 
@@ -50,6 +74,29 @@ def suite_headline(metrics: Metrics) -> str:
     """One sentence where nothing else was measured."""
     models = ", ".join(suite_heads(metrics).values())
     return f"{' and '.join(_suites(metrics))} of: {models}."
+
+
+def suite_changes(metrics: Metrics) -> Iterator[tuple[int, str]]:
+    """Of every suite's first figure whether training raised it, lowered it, or neither beyond noise
+    (1, -1, 0), and a sentence."""
+    baseline, trained = metrics["baseline"], metrics["trained"]
+    for suite in _suites(metrics).values():
+        found = suite.get("changes") or {}
+        if not found:
+            continue
+        key = next(iter(found))
+        models = [suite["models"][name] for name in (baseline, trained)]
+        figure, change = models[0]["figures"][key], found[key]
+        text, minus = (share_percent, points) if figure["share"] else (number, signed)
+        unit = " points" if figure["share"] else ""
+        means = (f"{text(of['figures'][key]['mean'])} ({of['label']})" for of in models)
+        low, high = change["low"], change["high"]
+        interval = "" if low is None else f" [{minus(low)}, {minus(high)}]"
+        yield (
+            direction(change),
+            f"{figure['title']}: {', '.join(means)}: {minus(change['mean'])}{unit}{interval} "
+            f"on the same {change['items']} items.",
+        )
 
 
 def suite_cautions(metrics: Metrics) -> Iterator[str]:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rankdistill.report.headline import MANY_CUT, headline, judge_warning
+from rankdistill.report.suites import suite_changes
 from rankdistill.report.table import interval_text, number, percent, share, signed, tokens
 from rankdistill.report.terminal import terminal_tables
 from rankdistill.report.verified import measured
@@ -43,6 +44,8 @@ def print_summary(metrics: Metrics, console: Console) -> str:
         parts.append(_narrowed(*_models(metrics), width))
     else:
         parts += terminal_tables(metrics, width)
+    for _, change in suite_changes(metrics):
+        parts.append(Text("\n".join(wrap(change, width))))
     if told := _judged(metrics):
         parts.append(Text("\n".join(wrap(told, width)), style="dim"))
     for part in parts:

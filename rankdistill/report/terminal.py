@@ -16,7 +16,7 @@ from rich.text import Text
 from rankdistill.report.headline import headline, judge_warning
 from rankdistill.report.ranked import ranked_labels, ranked_rows
 from rankdistill.report.reward import GATE_COLUMNS, gate_rows, gate_title, has_reward
-from rankdistill.report.suites import suite_heads, suite_rows
+from rankdistill.report.suites import suite_columns, suite_rows
 from rankdistill.report.table import Cell, Grid, Line, Row, labels, table_rows
 from rankdistill.report.verified import verified_grids
 from rankdistill.report.verified_guards import guard_heads, guard_rows
@@ -50,7 +50,7 @@ def terminal_tables(metrics: Mapping[str, Any], width: int = WIDTH) -> list[Tabl
         title = f"{trained['prompts']} held-out prompts, {trained['responses']} responses per model"
         fit(title, labels(metrics), _model_rows(metrics), caption)
     if rows := suite_rows(metrics, details=False):
-        fit("Evaluation suites", list(suite_heads(metrics).values()), rows)
+        fit("Evaluation suites", list(suite_columns(metrics).values()), rows)
     if metrics.get("ranked_set") is not None:
         block = metrics["ranked_set"]
         title = f"{block['prompts']} held-out rankings, {block['pairs']} pairs"

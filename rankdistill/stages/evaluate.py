@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rankdistill import console
+from rankdistill.evaluate.items import ItemValues, change
 from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.schema import QuickOptions
 from rankdistill.evaluate.students import evaluate_model
@@ -49,28 +50,27 @@ def check_suites(run: Run) -> None:
 
 
 def measure_suites(
-    run: Run, models: Mapping[str, Model], labels: Mapping[str, str]
-) -> dict[str, Any] | None:
-    """Every suite's figures of every model; None where no suite is asked for.
+    run: Run, report: RunReport, models: Mapping[str, Model], labels: Mapping[str, str]
+) -> None:
+    """Fill the report with every suite's figures of every model, and how training changed them.
 
     Args:
         models: By their name in the report, in its order.
         labels: Their headings.
     """
-    if not run.settings.suites:
-        return None
-    return {
-        name: {
+    suites, items = {}, {}
+    for name, suite in run.settings.suites.items():
+        measured = {role: suite.measure(run, model, labels[role]) for role, model in models.items()}
+        values = by_item(measured)
+        suites[name] = {
             "version": suite.version,
             "about": suite.about(),
-            "models": {
-                role: block(labels[role], suite.measure(run, model, labels[role]))
-                for role, model in models.items()
-            }
+            "models": {role: block(labels[role], of) for role, of in measured.items()}
             | _others(suite, run),
+            "changes": changes(values, report.trained, report.baseline),
         }
-        for name, suite in run.settings.suites.items()
-    }
+        items[name] = values
+    report.suites, report.suite_items = suites or None, items
 
 
 def _others(suite: Suite, run: Run) -> dict[str, Any]:
@@ -83,9 +83,34 @@ def block(label: str, measured: Measured) -> dict[str, Any]:
     """One model's part of a suite's block in `metrics.json`."""
     figures = {}
     for figure in measured.figures:
-        row = asdict(figure)
+        row = asdict(replace(figure, values=None))
+        del row["values"]
         figures[row.pop("key")] = row
     return {"label": label, "counts": dict(measured.counts), "figures": figures}
+
+
+def by_item(measured: Mapping[str, Measured]) -> dict[str, dict[str, ItemValues]]:
+    """By figure and model, of figures that are made of items."""
+    found: dict[str, dict[str, ItemValues]] = {}
+    for role, of in measured.items():
+        for figure in of.figures:
+            if figure.values is not None and figure.values.ids:
+                found.setdefault(figure.key, {})[role] = figure.values
+    return found
+
+
+def changes(
+    values: Mapping[str, Mapping[str, ItemValues]], trained: str, baseline: str
+) -> dict[str, Any]:
+    """By figure the paired difference of the trained model and the one before, with `items`."""
+    found = {}
+    for key, of in values.items():
+        if trained in of and baseline in of:
+            interval = change(of[trained], of[baseline])
+            if interval is not None:
+                items = len(set(of[trained].ids) & set(of[baseline].ids))
+                found[key] = {**asdict(interval), "items": items}
+    return found
 
 
 @dataclass
@@ -266,5 +291,5 @@ def evaluate(run: Run, report: RunReport) -> None:
         verification = verification_of(run, by_split)
         judge(run, report, quick, by_split["heldout"], models, labels, verification)
         report.models = [replace(model, label=labels[model.name]) for model in report.models]
-    report.suites = measure_suites(run, models, labels)
+    measure_suites(run, report, models, labels)
     write_run_folder(run, report, {})

@@ -259,7 +259,7 @@ def _evaluate(
     run.close_sampler()
     if begun.ranked_set is not None:
         report.ranked_set = order_held_out(run, begun.ranked_set, models)
-    report.suites = measure_suites(run, models, labels)
+    measure_suites(run, report, models, labels)
     run.close_sampler()
     if done.rewarding is not None and report.groups:
         writers = {name: models.get(name, warm) for name in report.groups}

@@ -34,6 +34,7 @@ from rankdistill.stages.authors import check_authors, order_writers
 from rankdistill.stages.moved import MOVED
 from rankdistill.stages.targets import check_target
 from rankdistill.stages.values import check_values
+from rankdistill.suites import SHIPPED
 from rankdistill.suites.suite import Suite
 from rankdistill.trackers import chosen_trackers
 from rankdistill.train.schema import PPOTrainOptions, RewardOptions, TrainOptions
@@ -169,11 +170,17 @@ def _typed(config: DictConfig, path: str) -> Any:
 
 
 def _suites(config: DictConfig) -> dict[str, Suite]:
-    """The suites that a class measures, by name."""
+    """The suites that a class measures, by name.
+
+    A recipe may set keys of a shipped one that `eval` then leaves out: those name no class.
+    """
     nodes = {
         str(name): OmegaConf.to_container(node, resolve=True, enum_to_str=True)
         for name, node in config.eval.items()
         if name not in ("quick", "ranked", "verified", "judge") and node is not None
+    }
+    nodes = {
+        name: node for name, node in nodes.items() if "_target_" in node or name not in SHIPPED
     }
     return {name: _plug_in(f"eval.{name}", node) for name, node in nodes.items()}
 

@@ -19,6 +19,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from rankdistill.errors import UserError
+from rankdistill.evaluate.items import ItemValues
 from rankdistill.evaluate.schema import AlpacaEvalOptions
 from rankdistill.prompts.sources import read_rows
 from rankdistill.score.judge.modes import Question
@@ -109,7 +110,8 @@ class AlpacaEval(AlpacaEvalOptions, JudgedSuite):
                 straight, swapped = row["values"]
                 shares[row["id"]] = (_won(straight, 0) + _won(swapped, 1)) / 2
         rows = [row for row in self._rows if row["id"] in shares]
-        won = [shares[row["id"]] for row in rows]
+        won_by = {row["id"]: shares[row["id"]] for row in rows}
+        won = [*won_by.values()]
         lengths = [float(len(texts[row["id"]])) for row in rows]
         baseline = [float(len(row["output"])) for row in rows]
         counts = {**output.manifest["counts"], "set_aside": len(self._rows) - len(rows)}
@@ -124,9 +126,13 @@ class AlpacaEval(AlpacaEvalOptions, JudgedSuite):
             figures = [mean_figure(*of, []) for of in zip(keys, titles, said, strict=True)]
         else:
             intervals = (mean_interval(won, seed=0), length_controlled(won, lengths, baseline))
+            # The one at equal length is no mean over items.
+            by_item = (ItemValues.of(won_by), None)
             figures = [
-                Figure(key, title, text, of.mean, of.low, of.high, len(won))
-                for key, title, text, of in zip(keys, titles, said, intervals, strict=True)
+                Figure(key, title, text, of.mean, of.low, of.high, len(won), values=values)
+                for key, title, text, of, values in zip(
+                    keys, titles, said, intervals, by_item, strict=True
+                )
             ]
         length = mean_figure(
             "length", "AlpacaEval, length", "Characters of a response.", lengths, share=False

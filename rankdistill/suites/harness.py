@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.console import result
 from rankdistill.errors import UserError, first_line
+from rankdistill.evaluate.items import ItemValues
 from rankdistill.evaluate.schema import HarnessOptions
 from rankdistill.fields import identity_of
 from rankdistill.models.device import device
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.store.inputs import sha256
-from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
+from rankdistill.suites.suite import Figure, Measured, Suite, item_figure
 from rankdistill.suites.thinking import generates_answers
 
 if TYPE_CHECKING:
@@ -319,18 +320,20 @@ class HarnessSuite(HarnessOptions, Suite):
 
     def _measured(self, output: Output) -> Measured:
         rows = output.rows("items")
-        figures = [self._figure(key, *words, rows) for key, words in self.metrics.items()]
-        return Measured(figures, {"items": len(rows)})
+        return Measured(self._figures(rows), {"items": len(rows)})
 
-    def _figure(
-        self, key: str, title: str, meaning: str, rows: Sequence[Mapping[str, Any]]
-    ) -> Figure:
-        values = [row["values"][key] for row in rows]
-        if values and isinstance(values[0], list):  # several verdicts per item, each counted
-            flat = [float(value) for item in values for value in item]
-            mean = sum(flat) / len(flat)
-            return Figure(key, title, meaning, mean, None, None, len(flat))
-        return mean_figure(key, title, meaning, [float(value) for value in values])
+    def _figures(self, rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
+        return [
+            item_figure(key, *words, item_values(rows, key)) for key, words in self.metrics.items()
+        ]
+
+
+def item_values(rows: Sequence[Mapping[str, Any]], key: str) -> ItemValues:
+    """A metric by item: a verdict, or several of which each counts."""
+    values = {row["id"]: row["values"][key] for row in rows}
+    if any(isinstance(value, list) for value in values.values()):
+        return ItemValues.of_lists({id: [*map(float, of)] for id, of in values.items()})
+    return ItemValues.of({id: float(value) for id, value in values.items()})
 
 
 _BACKENDS = {"hf": "transformers", "vllm": "vLLM"}

@@ -129,19 +129,21 @@ class MTBench(MTBenchOptions, JudgedSuite):
         counts = dict(output.manifest["counts"])
         counts["set_aside"] = counts.get("set_aside", 0) + unanswered
 
-        def mean(key: str, title: str, meaning: str, values: list[float], part: bool) -> Figure:
+        def mean(
+            key: str, title: str, meaning: str, values: dict[str, float], part: bool
+        ) -> Figure:
             return mean_figure(key, title, meaning, values, share=False, detail=part)
 
         explanation = "Mean rating, 1 to 10"
-        overall = [fmean(of.values()) for of in ratings.values()]
+        overall = {name: fmean(of.values()) for name, of in ratings.items()}
         figures = [mean("score", "MT-Bench", f"{explanation}, of both turns.", overall, False)]
         for turn in (1, 2):
-            values = [of[turn] for of in ratings.values() if turn in of]
+            values = {name: of[turn] for name, of in ratings.items() if turn in of}
             title = f"MT-Bench, turn {turn}"
             figures.append(mean(f"turn_{turn}", title, f"{explanation}.", values, False))
         category = {row["id"]: row["category"] for row in self._asked}
         for name in dict.fromkeys(category.values()):
-            values = [fmean(of.values()) for key, of in ratings.items() if category[key] == name]
+            values = {k: mean for k, mean in overall.items() if category[k] == name}
             figures.append(mean(name, f"MT-Bench, {name}", f"{explanation}.", values, True))
         return Measured(figures, counts)
 

@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
+from rankdistill.evaluate.items import ItemValues
 from rankdistill.evaluate.schema import PairsOptions
 from rankdistill.models import encode_answers
 from rankdistill.prompts.odd_rows import OddRow, OddRows
 from rankdistill.prompts.sources import read_rows, source_identity
 from rankdistill.rank.formats import ranked_row
-from rankdistill.suites.suite import Figure, Measured, Suite, mean_figure
+from rankdistill.suites.suite import Figure, Measured, Suite, item_figure, mean_figure
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
@@ -122,24 +122,23 @@ class Pairs(PairsOptions, Suite):
         return run.stage("evaluate", what, {**common, **identity}, make)
 
     def _figures(self, output: Output, key: str, title: str, told: str) -> list[Figure]:
-        right: dict[str, list[float]] = {}
+        right: dict[str, dict[str, float]] = {}
         subset = {row["id"]: row["subset"] for row in self._rows}
         for row in output.rows("items"):
             better, worse = row[key]
             share = ((better > worse) + (better >= worse)) / 2
-            right.setdefault(subset[row["id"]], []).append(share)
+            right.setdefault(subset[row["id"]], {})[row["id"]] = share
         meaning = f"Pairs in which {told}"
         if len(right) <= 1:
-            values = next(iter(right.values()), [])
+            values = next(iter(right.values()), {})
             return [mean_figure(key, f"pairs, {title}", f"{meaning}.", values)]
-        mean = fmean(fmean(values) for values in right.values())
-        count = sum(map(len, right.values()))
         text = f"{meaning}; the mean over subsets."
+        overall = item_figure(key, f"pairs, {title}", text, ItemValues.over_subsets(right.values()))
         parts = [
             mean_figure(f"{key}/{name}", f"pairs, {title}, {name}", f"{meaning}.", v, detail=True)
             for name, v in sorted(right.items())
         ]
-        return [Figure(key, f"pairs, {title}", text, mean, None, None, count), *parts]
+        return [overall, *parts]
 
     def _counted(self, output: Output, figures: Sequence[Figure]) -> Measured:
         done = output.manifest["counts"]["pairs"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from rankdistill.statistics import exact_at_ends, mean_interval
+from rankdistill.evaluate.items import ItemValues, interval_of
+from rankdistill.statistics import exact_at_ends
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
@@ -34,6 +35,9 @@ class Figure:
     """In [0, 1], shown in per cent; False: on a scale of its own."""
     detail: bool = False
     """Part of another figure: in the report, not in the terminal's table."""
+    values: ItemValues | None = field(default=None, compare=False, repr=False)
+    """What it is made of, by item, so that models are compared on the same ones; None: it is none
+    of items."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +84,41 @@ def mean_figure(
     key: str,
     title: str,
     meaning: str,
-    values: Sequence[float],
+    values: Sequence[float] | Mapping[str, float],
     *,
     share: bool = True,
     detail: bool = False,
 ) -> Figure:
     """The mean of one value per item, with its interval over items (bootstrap of seed 0).
 
+    Args:
+        values: By the items' ids where models are to be compared on the same ones.
+    """
+    if not isinstance(values, Mapping):
+        named = ItemValues.of(dict(zip(map(str, range(len(values))), values, strict=True)))
+        return replace(item_figure(key, title, meaning, named, share, detail), values=None)
+    return item_figure(key, title, meaning, ItemValues.of(values), share, detail)
+
+
+def item_figure(
+    key: str,
+    title: str,
+    meaning: str,
+    values: ItemValues,
+    share: bool = True,
+    detail: bool = False,
+) -> Figure:
+    """The same of any values by item; `items` counts all of them, instructions too.
+
     Where all shares are 0, or all 1, resampling shows no spread: the bound is then exact (Clopper
     and Pearson 1934).
     """
-    if not values:
-        return Figure(key, title, meaning, None, None, None, 0, share, detail)
-    interval = mean_interval(values, seed=0)
-    if share:
-        interval = exact_at_ends(interval, len(values))
-    mean, low, high = interval.mean, interval.low, interval.high
-    return Figure(key, title, meaning, mean, low, high, len(values), share, detail)
+    count = len(values.ids)
+    if not count:
+        return Figure(key, title, meaning, None, None, None, 0, share, detail, values)
+    interval = interval_of(values)
+    if share and interval.low is not None:
+        interval = exact_at_ends(interval, count)
+    counted = count if len(values.counts) > 1 else round(float(values.counts.sum()))
+    figure = (interval.mean, interval.low, interval.high, counted)
+    return Figure(key, title, meaning, *figure, share, detail, values)

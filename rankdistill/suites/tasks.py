@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rankdistill.errors import UserError
+from rankdistill.evaluate.items import ItemValues
 from rankdistill.evaluate.schema import IFEvalOptions
 from rankdistill.models import Model
-from rankdistill.suites.harness import HarnessSuite, local_data
+from rankdistill.suites.harness import HarnessSuite, item_values, local_data
+from rankdistill.suites.suite import Figure, item_figure
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Run
@@ -98,6 +100,25 @@ class IFEval(IFEvalOptions, HarnessSuite):
             "Instructions that are followed by one of these variants.",
         ),
     }
+
+    means: ClassVar[Mapping[str, tuple[str, str, tuple[str, str]]]] = {
+        f"mean_{how}": (
+            f"ifeval, mean{comma}",
+            f"The mean of the two shares, of prompts and of instructions{comma}.",
+            (f"prompt_level_{how}_acc,none", f"inst_level_{how}_acc,none"),
+        )
+        for how, comma in (("strict", ""), ("loose", ", loose"))
+    }
+    """Title, meaning and what it is the mean of, by key: the one figure of a model's card."""
+
+    def _figures(self, rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
+        means = [
+            item_figure(
+                key, title, meaning, ItemValues.mean_of([item_values(rows, of) for of in parts])
+            )
+            for key, (title, meaning, parts) in self.means.items()
+        ]
+        return [*means, *super()._figures(rows)]
 
     def about(self) -> str:
         """How it was measured, in a few words."""
