@@ -85,8 +85,8 @@ def names_of(objectives: Iterable[ObjectiveRuns]) -> list[Named]:
         first = objective.runs[0]
         recipe = str(first.metrics["recipe"])
         options = [*first.chosen, *([] if recipe == "none" else [recipe])]
-        named = () if objective.placebo else (options, objective.method)
-        found.append(Named(objective.label, *named))
+        named = Named(objective.label, options, objective.method)
+        found.append(Named(objective.label) if objective.placebo else named)
     return found
 
 
