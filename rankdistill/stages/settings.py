@@ -34,8 +34,7 @@ from rankdistill.stages.authors import check_authors, order_writers
 from rankdistill.stages.moved import MOVED
 from rankdistill.stages.targets import check_target
 from rankdistill.stages.values import check_values
-from rankdistill.suites import SHIPPED
-from rankdistill.suites.suite import Suite
+from rankdistill.suites.suite import Suite, shipped
 from rankdistill.trackers import chosen_trackers
 from rankdistill.train.schema import PPOTrainOptions, RewardOptions, TrainOptions
 from rankdistill.warmup.warmup import Warmup
@@ -179,9 +178,8 @@ def _suites(config: DictConfig) -> dict[str, Suite]:
         for name, node in config.eval.items()
         if name not in ("quick", "ranked", "verified", "judge") and node is not None
     }
-    nodes = {
-        name: node for name, node in nodes.items() if "_target_" in node or name not in SHIPPED
-    }
+    ours = shipped()
+    nodes = {name: node for name, node in nodes.items() if "_target_" in node or name not in ours}
     return {name: _plug_in(f"eval.{name}", node) for name, node in nodes.items()}
 
 

@@ -11,12 +11,8 @@ from rankdistill.suites.pairs import Pairs
 from rankdistill.suites.suite import Figure, Measured, Suite
 from rankdistill.suites.tasks import GSM8K, HellaSwag, IFEval
 
-SHIPPED = frozenset(of.name for of in (AlpacaEval, GSM8K, HellaSwag, IFEval, MTBench, Pairs))
-"""What `eval=[...]` calls those of this package."""
-
 __all__ = [
     "GSM8K",
-    "SHIPPED",
     "AlpacaEval",
     "Figure",
     "HellaSwag",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from rankdistill.evaluate.items import ItemValues, interval_of
@@ -12,6 +14,13 @@ from rankdistill.statistics import exact_at_ends
 
 if TYPE_CHECKING:
     from rankdistill.stages.run import Model, Run
+
+
+@cache
+def shipped() -> frozenset[str]:
+    """What `eval=[...]` calls the suites of this package: the names of their YAML files."""
+    names = (entry.name for entry in files("rankdistill.eval").iterdir())
+    return frozenset(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 @dataclass(frozen=True)
