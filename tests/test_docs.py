@@ -106,12 +106,12 @@ def test_every_command_of_the_pages_composes(point, folder):
 ELSEWHERE = (
     "endpoint", "score=judge", "score=reward_model", "score=ensemble", "score=verifier",
     "score.through", "bfloat16", "zephyr", "recipe=warmup_comparison", "recipe=ppo",
-    "recipe=distilbert",
+    "recipe=distilbert", "recipe=ifeval_dpo",
     "pro_ranking_length", "recipe=evaluate", "eval=", "recipe=reranker", "optuna", "hardware=",
     "learning_rate_grid", "hydra/", "report_to", "sample.writers", "{a.jsonl",
     "teacher.prompt_template", "train=distillation", "train=ppo", "cluster=",
 )  # fmt: skip
-"""What tests of its own run: endpoints, hub models, vLLM, warm-ups, PPO."""
+"""What tests of its own run: endpoints, hub models, vLLM, suites, warm-ups, PPO."""
 
 
 def to_run() -> list[str]:
