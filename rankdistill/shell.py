@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import os
 import signal
@@ -108,6 +109,8 @@ def importing() -> Iterator[None]:
     finally:
         if len(sys.modules) > before:
             gc.freeze()
+            # At the end all is looked through: nanobind reports what is still there as leaked.
+            atexit.register(gc.unfreeze)
         if looked_for:
             gc.enable()
 
