@@ -87,12 +87,22 @@ def interruptions_kept() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        seen: BaseException | None = error
-        while seen is not None and not isinstance(seen, KeyboardInterrupt):
-            seen = seen.__cause__ or seen.__context__
-        if seen is not None:
-            raise type(seen) from error
+        interruption = next((e for e in _behind(error) if isinstance(e, KeyboardInterrupt)), None)
+        if interruption is not None:
+            raise type(interruption) from error
         raise
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was raised from or beside, each once: a chain may be a circle."""
+    seen: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        found = left.pop()
+        if found is not None and not any(found is one for one in seen):
+            seen.append(found)
+            left += [found.__cause__, found.__context__]
+            yield found
 
 
 @contextmanager

@@ -51,3 +51,10 @@ def test_an_error_of_its_own_stays_one():
             raise RuntimeError
         except RuntimeError as error:
             raise ValueError("its own") from error
+
+
+def test_a_chain_of_errors_may_be_a_circle():
+    first, second = ValueError("first"), RuntimeError("second")
+    first.__cause__, second.__context__ = second, first
+    with pytest.raises(ValueError, match="first"), interruptions_kept():
+        raise first
