@@ -80,7 +80,9 @@ class Forked:
         if self._process.is_alive():
             self.kill()
             raise subprocess.TimeoutExpired(self.args, timeout)
-        said = [(self._folder / name).read_text() for name in ("stdout", "stderr")]
+        files = [self._folder / name for name in ("stdout", "stderr")]
+        # One that was killed at once has not opened them.
+        said = [file.read_text() if file.exists() else "" for file in files]
         return subprocess.CompletedProcess(self.args, self._process.exitcode, *said)
 
 
