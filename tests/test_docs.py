@@ -106,7 +106,7 @@ def test_every_command_of_the_pages_composes(point, folder):
 ELSEWHERE = (
     "endpoint", "score=judge", "score=reward_model", "score=ensemble", "score=verifier",
     "score.through", "bfloat16", "zephyr", "recipe=warmup_comparison", "recipe=ppo",
-    "recipe=distilbert", "recipe=ifeval_dpo",
+    "recipe=distilbert", "recipe=ifeval_dpo", "heldout=152",
     "pro_ranking_length", "recipe=evaluate", "eval=", "recipe=reranker", "optuna", "hardware=",
     "learning_rate_grid", "hydra/", "report_to", "sample.writers", "{a.jsonl",
     "teacher.prompt_template", "train=distillation", "train=ppo", "cluster=",
