@@ -169,7 +169,7 @@ def test_a_server_that_takes_no_seed_is_asked_without():
 
 
 def test_a_served_teacher_writes_and_judges_a_whole_run(monkeypatch, tmp_path, teacher):
-    """The lessons, a response in each group, and the verdicts; another URL asks for nothing."""
+    """Prompts, lessons, a response in each group, corrections, verdicts; another URL: nothing."""
 
     def brain(question: str) -> Any:
         if "Rate the response" in question:
@@ -182,7 +182,8 @@ def test_a_served_teacher_writes_and_judges_a_whole_run(monkeypatch, tmp_path, t
             f"student.path={teacher}", "student.precision=float32", "teacher.precision=float32",
             "warmup.responses_per_step=4", "warmup.responses_per_prompt=2",
             "eval.quick.sharpening_control=false", f"sample.endpoint.urls=[{server.url}]",
-            "sample.endpoint.model=judge-1", "sample.endpoint.concurrency=4", *more,
+            "sample.endpoint.model=judge-1", "sample.endpoint.concurrency=4",
+            "sample.teacher_revision=true", "prompts.augment.requests=2", *more,
         ]  # fmt: skip
 
     with FakeEndpoint(brain) as server:
@@ -201,7 +202,8 @@ def test_a_served_teacher_writes_and_judges_a_whole_run(monkeypatch, tmp_path, t
     assert "teacher" not in metrics["models"] and metrics["teacher"] is None
     stages = [s for s in metrics["stages"] if s["stage"] == "sample" and "teacher" in s["what"]]
     counted = [s["counts"] for s in stages]
-    assert [c["responses"] for c in counted] == [6, 12, 3]  # in groups, lessons, measured
+    # New prompts, in groups, lessons, measured, corrections.
+    assert [c["responses"] for c in counted] == [2, 6, 12, 3, 9]
     found = Store().find(stages[0]["key"])
     assert found is not None
     manifest = found.manifest
