@@ -67,9 +67,10 @@ class RankingConfig(UnnumberedCPU, TrainingArguments):
             that the responses were sampled at gives the probabilities that they were sampled from.
         max_length: Most tokens of a prompt with its longest response. Longer groups are left out,
             never truncated. None: the model's context.
-        train_sampling_strategy: `random`, `sequential`, or `group_by_cluster`: random, with rows of
-            one `cluster` in one step. Where these ask for opposite things, what is common to both
-            cancels within the step, and only what depends on the request is learned.
+
+    `train_sampling_strategy` is `random`, `sequential`, or `group_by_cluster`: random, with rows of
+    one `cluster` in one step. Where these ask for opposite things, what is common to both cancels
+    within the step, and only what depends on the request is learned.
 
     `use_liger_kernel` takes Liger's norms, rotations and MLPs, and never its loss: that would
     replace the model's forward, in which groups are computed.
