@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import locate
 from rankdistill.store import Partial, Store, key_of
 from rankdistill.store.faults import writing
+from rankdistill.store.inputs import remembered_sha256
 
 # ------------------------------------------------------------------------------------------ damage
 
@@ -174,6 +176,48 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
         Store(tmp_path / "file").output("sample", {}, make_nine)
     with pytest.raises(UserError, match=f"but {tmp_path}/file is a file"):
         Store(tmp_path / "file" / "below").output("sample", {}, make_nine)
+
+
+@pytest.mark.parametrize(
+    ("place", "put"),
+    [
+        *((name, Path.touch) for name in ("locks", "partial", "outputs")),
+        *((f"{name}/KEY", Path.touch) for name in ("partial", "outputs")),
+        ("partial/KEY/files/rows", Path.touch),
+        ("locks/KEY.lock", Path.mkdir),
+        ("locks/KEY.lock", lambda lock: lock.symlink_to("/dev/null")),
+        ("partial/KEY/attempt.json", Path.mkdir),
+        ("outputs/KEY", os.mkfifo),
+    ],
+)
+def test_what_stands_in_the_place_of_one_of_ours_is_named(place, put):
+    store, key = Store(), key_of("sample", {})
+    path = store.root / place.replace("KEY", key)
+    path.parent.mkdir(parents=True)
+    put(path)
+    with pytest.raises(UserError, match=rf"^{path} is not what the store has .*: move it away"):
+        store.output("sample", {}, make_nine)
+    assert os.path.lexists(path)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, Path.mkdir])
+@pytest.mark.timeout(10)
+def test_a_pipe_without_an_end_is_not_read(put):
+    store = Store()
+    output = store.output("sample", {}, make_nine)
+    (store.root / "digests").mkdir()
+    file = store.root / "prompts.jsonl"
+    file.write_text("{}")
+    remembered_sha256(file)
+    (memo,) = (store.root / "digests").iterdir()
+    for path in (output.path / "manifest.json", memo):
+        path.unlink()
+        put(path)
+    assert remembered_sha256(file) == hashlib.sha256(b"{}").hexdigest()
+    assert store.output("sample", {}, make_nine).manifest["counts"] == {"made": 0}
+    (path := store.partial_path(key_of("train", {})) / "attempt.json").parent.mkdir(parents=True)
+    os.mkfifo(path)
+    store.output("train", {}, make_nine)
 
 
 ON_A_FULL_DISK = """

@@ -19,6 +19,7 @@ from rankdistill.store.words import counted, size_text
 ANOTHER_FOLDER = "make it writable or make space, or give another run folder with hydra.run.dir=..."
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 # What libraries that write in other languages say (safetensors, Arrow) instead of an OSError.
 _FULL_WORDS = {
     "No space left on device": errno.ENOSPC,
@@ -33,7 +34,8 @@ _NOTHING_LEFT = 1 << 20
 
 @contextmanager
 def explained(root: Path, key: str = "", partial: Path | None = None) -> Iterator[None]:
-    """Turns "no permission" and "disk full" into a UserError that says what to do.
+    """Turns "no permission", "disk full", and a file where a folder should be, or a folder or link
+    where a file should be, into a UserError that says what to do.
 
     Args:
         root: The store's folder; only what happens inside it is explained.
@@ -58,6 +60,11 @@ def explained(root: Path, key: str = "", partial: Path | None = None) -> Iterato
                     f"The store needs the folder {root}, but {blocking} is a file: set "
                     "RANKDISTILL_HOME to another folder."
                 ) from error
+            if error.errno in _IN_THE_WAY:
+                raise UserError(
+                    f"{_in_the_way(error)} is not what the store has in this place "
+                    f"({error.strerror}): move it away, or set RANKDISTILL_HOME to another folder."
+                ) from error
         raise
 
 
@@ -71,7 +78,7 @@ def writable(folder: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in {*_FULL, *_DENIED, errno.ENOTDIR, errno.EEXIST}:
+        if error.errno not in {*_FULL, *_DENIED, *_IN_THE_WAY}:
             raise
         if not _inside(error, folder):
             raise
@@ -194,6 +201,12 @@ def _inside(error: OSError, root: Path) -> bool:
         return False
     place = Path(os.fsdecode(error.filename))
     return place == root or root in place.parents or place in root.parents
+
+
+def _in_the_way(error: OSError) -> Path:
+    """What stands in the place that could not be opened, made or renamed to."""
+    place = Path(os.fsdecode(error.filename2 or error.filename))
+    return next(there for there in (place, *place.parents) if os.path.lexists(there))
 
 
 def _existing(folder: Path) -> Path:

@@ -126,9 +126,13 @@ def json_bytes(value: Any) -> bytes:
 
 
 def read_json(file: Path) -> Any:
-    """What a file of JSON holds; None where it cannot be read, or a crash left half of it."""
+    """What a file of JSON holds; None where it cannot be read, or a crash left half of it.
+
+    A pipe, which may be another's in a shared store, has no end and is not opened.
+    """
     with suppress(OSError, ValueError):
-        return json.loads(file.read_bytes())
+        if file.is_file():
+            return json.loads(file.read_bytes())
     return None
 
 

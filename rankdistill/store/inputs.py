@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill.errors import UserError
-from rankdistill.store.files import home, sha256_of, write_atomically
+from rankdistill.store.files import home, read_json, sha256_of, write_atomically
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def remembered_sha256(path: Path) -> str:
     known = [str(file), *stamp_of(file)]
     memo = home() / "digests" / f"{hashlib.sha256(str(file).encode()).hexdigest()[:32]}.json"
     # Not there, half written by a process that was killed, or not ours to read.
-    with suppress(OSError, ValueError):
-        *remembered, digest = json.loads(memo.read_text())
+    with suppress(TypeError, ValueError):
+        *remembered, digest = read_json(memo)
         if remembered == known:
             return str(digest)
     digest = sha256_of(file)

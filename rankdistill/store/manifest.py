@@ -86,8 +86,9 @@ def _allow(path: Path) -> None:
 
 def read(folder: Path) -> dict[str, Any] | None:
     """The manifest of the output in `folder`; None if missing, damaged or another output's."""
+    file = folder / NAME
     try:
-        manifest = json.loads((folder / NAME).read_bytes())
+        manifest = json.loads(file.read_bytes()) if file.is_file() else None
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return manifest if is_of(manifest, folder.name) else None
