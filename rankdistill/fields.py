@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
+from urllib.parse import unquote
 
 from rankdistill.errors import UserError, suggest
 
@@ -24,8 +25,9 @@ _CREDENTIALS = re.compile(
     # A password with a mark that should have been escaped; a port has digits only.
     r"|[a-z][a-z0-9+.-]*://[^/?#\s'\"\[:]+:(?!\d+(?:[/?#]|$)|\$)[^\s'\"]*@"
     r"|[?&](?:[a-z_-]*(?:key|token|password|passwd|secret|signature)|sig)="
-    r"|://[^\s'\"]*[?&;#](?:[a-z_-]*(?:key|token|password|secret|credentials?|signature)|auth"
-    r"|authorization|bearer|code|jwt|pass|passphrase|passwd|pwd|sig)=",
+    r"|://[^\s'\"]*[?&;#](?:[a-z_-]*(?:key|token|password|secret|credentials?|signature|auth"
+    r"|session|session_?id|cookie|ticket)|authorization|bearer|code|jwt|pass|passphrase|passwd|pwd"
+    r"|sig)=",
     re.IGNORECASE,
 )
 
@@ -143,16 +145,21 @@ def _key(group: str, name: str) -> str:
 
 def has_credentials(text: str) -> bool:
     """Whether a text is, or has in it, a URL that carries a secret."""
-    return _CREDENTIALS.search(text) is not None
+    return any(_CREDENTIALS.search(form) for form in (text, unquote(text)))
 
 
 def refuse_credentials(key: str, value: Any) -> None:
-    """UserError, which does not repeat it, where a text is a URL that carries a secret."""
-    if isinstance(value, str) and has_credentials(value):
+    """UserError, which does not repeat it, where a text is a URL that carries a secret.
+
+    A key may be one as well: those of `prompts.path` are data sets.
+    """
+    secret_key = has_credentials(key)
+    if secret_key or (isinstance(value, str) and has_credentials(value)):
+        named = key.partition("://")[0].rpartition(".")[0] if secret_key else key
         raise UserError(
-            f"{key} carries credentials, which would be written into the run's files: leave them "
-            "out of the address, and give a key by the environment (VLLM_API_KEY for "
-            "score.through, else the variable that key_variable names)."
+            f"{named or 'An argument'} carries credentials, which would be written into the run's "
+            "files: leave them out of the address, and give a key by the environment (VLLM_API_KEY "
+            "for score.through, else the variable that key_variable names)."
         )
 
 

@@ -22,6 +22,9 @@ URLS = [
     f"http://host/v1#access_token={SECRET}", f"http://host/v1;password={SECRET}",
     f"http://host/v1?pwd={SECRET}", f"https://host/api?code={SECRET}&a=1",
     f"https://host/a?X-Amz-Credential={SECRET}", f"simplecache::s3://a:{SECRET}@b/c",
+    f"http://host/v1?api%5Fkey={SECRET}", f"http://host/v1?%74oken={SECRET}",
+    f"http://host/v1;jsessionid={SECRET}", f"https://host/a?session={SECRET}",
+    f"https://host/a?auth_cookie={SECRET}", f"https://host/a?proxy_auth={SECRET}",
 ]  # fmt: skip
 
 
@@ -49,23 +52,33 @@ def test_other_addresses_are_taken(text):
 
 @pytest.mark.parametrize(
     "argument",
-    [f"score.through='http://user:{SECRET}@host/v1'", f"prompts.path=https://u:{SECRET}@host/a"],
-)
+    [f"score.through='http://user:{SECRET}@host/v1'", f"prompts.path=https://u:{SECRET}@host/a",
+     f"http://user:{SECRET}@host/v1?a=1"],
+)  # fmt: skip
 def test_a_command_with_one_leaves_nothing(tmp_path, monkeypatch, capsys, argument):
     told = refusal(monkeypatch, capsys, tmp_path, "recipe=likelihood", argument)
     assert "carries credentials" in told and SECRET not in told
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("sweep", [[], ["-m"]])
-def test_neither_does_a_recipe_with_one(tmp_path, monkeypatch, capsys, sweep):
+@pytest.mark.parametrize(
+    ("sweep", "keys", "key"),
+    [
+        ([], "prompts: {path: URL}", "prompts.path"),
+        (["-m"], "prompts: {path: URL}", "prompts.path"),
+        ([], "prompts: {path: {URL: 0.5, b.jsonl: 0.5}}", "prompts.path"),
+        ([], "hydra: {job: {env_set: {PROXY: URL}}}", "hydra.job.env_set.PROXY"),
+    ],
+)
+def test_neither_does_a_recipe_with_one(tmp_path, monkeypatch, capsys, sweep, keys, key):
     (tmp_path / "conf" / "recipe").mkdir(parents=True)
     (tmp_path / "conf" / "recipe" / "mine.yaml").write_text(
-        f"# @package _global_\ndefaults: [likelihood]\nprompts: {{path: 'https://a:{SECRET}@b/c'}}\n"
+        "# @package _global_\ndefaults: [likelihood]\n"
+        + keys.replace("URL", f"'https://a:{SECRET}@b/c'")
     )
     given = [*sweep, "--config-dir", "conf", "recipe=mine", *(["seed=0,1"] if sweep else [])]
     told = refusal(monkeypatch, capsys, tmp_path, *given)
-    assert "prompts.path carries credentials" in told and SECRET not in told
+    assert f"{key} carries credentials" in told and SECRET not in told
     assert nothing_has_it(tmp_path)
 
 

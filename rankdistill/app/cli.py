@@ -69,9 +69,9 @@ def command(planned: Planned | None = None) -> None:
     typed = shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]])
     with shell.quiet_pipe(), shell.terminable():
         try:
-            arguments = command_line.ordered(sys.argv[1:])
-            for argument in arguments:  # which Hydra writes down
+            for argument in sys.argv[1:]:  # which Hydra writes down
                 refuse_credentials(argument.partition("=")[0], argument)
+            arguments = command_line.ordered(sys.argv[1:])
             if not _listed(arguments):
                 command_line.refuse_no_recipe(arguments)
                 sys.argv[1:] = arguments

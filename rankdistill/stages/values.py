@@ -50,8 +50,7 @@ def refuse_secrets(config: DictConfig) -> None:
     Args:
         config: Hydra's own keys among it; interpolations stay as they are.
     """
-    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    for key, value in leaves(OmegaConf.to_container(ours, resolve=False)):
+    for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
         refuse_credentials(key, value)
 
 
