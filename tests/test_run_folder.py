@@ -210,6 +210,37 @@ def test_figures_of_another_model_are_refused(
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("config.yaml", None, "there is no config.yaml in"),
+        ("config.yaml", b"student: [", "is not a configuration"),
+        ("config.yaml", b"student: \xff", "is not a configuration"),
+        ("config.yaml", b"- student", "is not the configuration of a run"),
+        ("metrics.json", b'{"format": 2}', "is not of format 2"),
+        ("metrics.json", b"[2]", "is not of format 2"),
+    ],
+)
+def test_a_file_of_a_run_that_is_none_is_one_sentence(
+    run: Path, tmp_path: Path, capsys: Any, file: str, content: bytes | None, why: str
+) -> None:
+    shutil.copytree(run, tmp_path / "twin")
+    (run / file).unlink()
+    if content is not None:
+        (run / file).write_bytes(content)
+    for name in ("export", "ranked", "compare", "report"):
+        assert WRITERS[name](run, tmp_path) == 2, name
+        told = capsys.readouterr().err
+        assert why in told and told.count("\n") == 1, told
+
+
+def test_an_export_needs_to_know_whose_its_model_is(run: Path, tmp_path: Path, capsys: Any) -> None:
+    (run / "config.yaml").write_text("student: 5\nteacher: {path: a}\nobjective: {}\n")
+    for name in ("export", "ranked"):
+        assert WRITERS[name](run, tmp_path) == 2
+        assert "is not the configuration of a run" in capsys.readouterr().err
+
+
 def test_a_file_of_ones_own_beside_the_model_changes_nothing(run: Path) -> None:
     written(run / "model" / "notes.md")
     check_run(run, "model", "ranked")

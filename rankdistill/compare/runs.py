@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from rankdistill.errors import FAILURE, UserError
 from rankdistill.report.answers import DEMANDS
-from rankdistill.report.metrics import FILE, read_metrics
+from rankdistill.report.metrics import FILE, read_config, read_metrics
 from rankdistill.stages.moved import MOVED
 from rankdistill.store.written import check_run
 
@@ -129,13 +129,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _read(folder: Path) -> FinishedRun:
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise UserError(f"there is no config.yaml in {folder}; run its recipe again to write it.")
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(config))
-    except Exception as error:
-        raise UserError(f"{config} is not a configuration ({error}); run it again.") from None
+    values = read_config(folder)
     return FinishedRun(folder, read_metrics(folder), settings_of(values), _chosen(folder))
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
-from omegaconf import OmegaConf
 
 from rankdistill.errors import UserError
 from rankdistill.export.hub import hub_name, license_of
 from rankdistill.export.place import in_making
 from rankdistill.fields import amounts
-from rankdistill.report import read_metrics
+from rankdistill.report import read_config, read_metrics
 from rankdistill.report.markdown_parts import figures, inline, table
 from rankdistill.report.ranking import (
     WRITERS,
@@ -48,8 +47,7 @@ def export_ranked(run: Path, to: Path, name: str, license: str | None) -> Path:
         raise UserError(f"There is no ranked set in '{run}': give a run that ranks.")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"'{to}' is not empty: give another --to, or remove it.")
-    metrics: Any = read_metrics(run)
-    config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    metrics, config = read_metrics(run), read_config(run, "student", "teacher")
     card = data_card(metrics, config, name, license)
     with in_making(to) as folder:
         for file in sorted((run / "ranked").glob("*.parquet")):

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from rankdistill.errors import UserError
 from rankdistill.models.model import Loading
-from rankdistill.report import read_metrics
+from rankdistill.report import read_config, read_metrics
 from rankdistill.shell import check_run_folder
 from rankdistill.store.written import check_run
 
@@ -72,9 +70,8 @@ def open_source(folder: Path, *, trust_remote_code: bool = False) -> Source:
         raise UserError(
             f"There is no student in '{folder}', whose run {why}: give a run that trains one."
         )
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    metrics: Any = read_metrics(folder)
-    return Source(folder, folder / "model", metrics, config, trust_remote_code)  # type: ignore[arg-type]
+    metrics, config = read_metrics(folder), read_config(folder, "student", "teacher", "objective")
+    return Source(folder, folder / "model", metrics, config, trust_remote_code)
 
 
 def _is_model(folder: Path) -> bool:

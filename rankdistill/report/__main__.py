@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rankdistill import shell
-from rankdistill.report import print_tables, read_metrics, render
+from rankdistill.report import print_tables, read_config, read_metrics, render
 
 
 @shell.says_mistakes
@@ -18,13 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     person's mistake."""
     parser = shell.parser(
         "report",
-        "Write report.md and report.html of a run again, from its metrics.json.",
+        "Write report.md and report.html of a run again, from its metrics.json and config.yaml.",
     )
     parser.add_argument("folder", type=Path, help="folder of a finished run")
     folder: Path = parser.parse_args(arguments).folder
     metrics = read_metrics(folder)
-    config = folder / "config.yaml"
-    render(metrics, config.read_text(encoding="utf-8") if config.is_file() else "", folder)
+    read_config(folder)
+    render(metrics, (folder / "config.yaml").read_text(encoding="utf-8"), folder)
     console = Console(highlight=False)
     print_tables(metrics, console)
     console.print(f"{folder / 'report.html'}\n{folder / 'report.md'}", soft_wrap=True)

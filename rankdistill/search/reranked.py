@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import device, encode_prompt, load_tokenizer
+from rankdistill.report import read_config
 from rankdistill.retrieval.search import Retriever, cut_passage, open_retriever, read_collection
 from rankdistill.schema import RetrievalConfig
 from rankdistill.store.written import check_run
@@ -40,7 +39,7 @@ class RerankedSearch:
             UserError: the run is not finished or no search, or its corpus is not there.
         """
         check_run(run, REWARD_MODEL)
-        config: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+        config = read_config(run, "student", "train")
         if not config.get("retrieval"):
             raise UserError(f"'{run}' is no run of recipe=reranker: it has no corpus to search.")
         settings = RetrievalConfig(**config["retrieval"])

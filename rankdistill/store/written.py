@@ -247,14 +247,14 @@ def _read(run: Path) -> dict[str, Files]:
 
 def _with_top(run: Path, written: dict[str, Files]) -> dict[str, Files]:
     """Earlier versions listed no files of the run folder itself: theirs are ours as well."""
-    if _TOP in written or not _is_metrics(run / METRICS):
+    if _TOP in written or not is_metrics(read_json(run / METRICS)):
         return written
     there: Files = {name: None for name in (METRICS, *_BESIDE) if (run / name).is_file()}
     return {**written, _TOP: there}
 
 
-def _is_metrics(file: Path) -> bool:
-    found = read_json(file)
+def is_metrics(found: object) -> bool:
+    """Whether what a file of JSON holds has a run's figures in it."""
     return isinstance(found, dict) and {"format", "recipe", "stages", "models"} <= found.keys()
 
 
