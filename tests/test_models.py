@@ -202,6 +202,18 @@ def test_a_template_of_ones_own_goes_with_the_code_of_sub_folders(
     assert (again / "model-00002-of-00002.safetensors").is_symlink(), "saved again in more files"
 
 
+def test_a_template_of_ones_own_goes_with_the_weights_that_a_link_leads_to_now(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_dir, tmp_path / "model"))
+    for version in ("1", "2"):
+        (tmp_path / version).write_text(version)
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors").symlink_to(tmp_path / version)
+        other = Path(with_chat_template(str(folder), "{{ messages }}"))
+        assert (other / "model.safetensors").read_text() == version
+
+
 @pytest.mark.parametrize(
     ("precision", "dtype"),
     [

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import py_compile
 import sys
 from fractions import Fraction
 
@@ -160,6 +162,17 @@ def test_a_function_of_the_users(own):
     before = scorer("verifier", rule="own_checks:words").identity
     own.write_text(own.read_text() + "# changed\n")
     assert scorer("verifier", rule="own_checks:words").identity != before
+
+
+def test_bytecode_of_another_source_is_not_its(own):
+    """Python itself takes it: both have one size and one second, as the files of an archive."""
+    source = "def check(text, columns):\n    return {}\n"
+    for value in (1, 2):
+        own.write_text(source.format(value))
+        os.utime(own, (10**9, 10**9))
+        if value == 1:
+            py_compile.compile(str(own))
+    assert scores(["a"], {"a": 1}, rule="own_checks:check") == [2.0]
 
 
 @pytest.mark.parametrize(

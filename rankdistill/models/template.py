@@ -16,12 +16,15 @@ from rankdistill.fields import plain
 from rankdistill.models.files import new_folder
 from rankdistill.models.locate import content_files
 from rankdistill.store import home
+from rankdistill.store.files import write_atomically
 from rankdistill.store.locks import held
 
 FILE = "chat_template.jinja"
 """Where transformers reads a folder's template from."""
 OF_THE_CONVERSATION = ("messages", "tools", "documents", "add_generation_prompt")
 """What `apply_chat_template` itself gives a template."""
+_VERSION = "2"
+"""Of the folders that `with_chat_template` makes: the first had links past the model's own."""
 _KEYWORDS = {
     "if", "elif", "else", "endif", "for", "endfor", "in", "is", "not", "and", "or", "set", "endset",
     "macro", "endmacro", "true", "false", "none", "defined", *OF_THE_CONVERSATION,
@@ -104,12 +107,15 @@ def with_arguments(template: str, arguments: Mapping[str, Any], whose: str) -> s
 
 
 def with_chat_template(folder: str, template: str) -> str:
-    """A folder that is the model in `folder`, by links to its files, with another template."""
+    """A folder that is the model in `folder`, by links to its files, with another template.
+
+    A file that is a link is followed when it is read: it may lead elsewhere the next time.
+    """
     source = Path(folder).resolve()
     names = {file.name for file in source.iterdir() if file.is_file()} - {FILE}
     # Code may be in folders; further templates would stand beside the given one.
     names |= {n for n in content_files(source) if "/" in n and not n.endswith(".jinja")}
-    named = "\n".join([str(source), template, *sorted(names)])
+    named = "\n".join([str(source), _VERSION, template, *sorted(names)])
     digest = hashlib.sha256(named.encode()).hexdigest()[:16]
     to = home() / "models" / f"{source.name}-template-{digest}"
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +124,6 @@ def with_chat_template(folder: str, template: str) -> str:
             with new_folder(to) as partial:
                 for name in names:
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                    (partial / name).symlink_to((source / name).resolve())
-                (partial / FILE).write_text(template, encoding="utf-8")
+                    (partial / name).symlink_to(source / name)
+                write_atomically(partial / FILE, template.encode())
     return str(to)

@@ -17,8 +17,9 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
 from rankdistill.errors import UserError, suggest
@@ -32,9 +33,9 @@ _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*")
 def load_function(path: str) -> Callable[..., Any]:
     """The function. UserError: unsafe, not there, or it does not take a response and columns."""
     module_name, name = _parts(path)
-    _file(path)
+    file = _file(path)
     try:
-        module = importlib.import_module(module_name)
+        module = _imported(module_name, file)
     except Exception as error:
         raise UserError(
             f"The module of score.rule={path} can't be imported: {error} ({type(error).__name__})."
@@ -53,6 +54,32 @@ def load_function(path: str) -> Callable[..., Any]:
             f"prompt's kept columns, and return a number ({error})."
         ) from error
     return function
+
+
+class _FromSource(SourceFileLoader):
+    """Takes no bytecode. Python takes it for that of another source of the same size and second,
+    which the files of images and archives have, and its values would be kept as this source's."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        file = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(file), file)
+
+
+def _imported(name: str, file: Path) -> ModuleType:
+    if package := name.rpartition(".")[0]:
+        importlib.import_module(package)
+    if name in sys.modules:
+        return sys.modules[name]
+    loader = _FromSource(name, str(file))
+    spec = importlib.util.spec_from_file_location(name, file, loader=loader)
+    assert spec is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def source_digest(path: str) -> str:
