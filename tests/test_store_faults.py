@@ -24,6 +24,7 @@ from rankdistill.errors import UserError
 from rankdistill.models import locate
 from rankdistill.store import Partial, Store, key_of
 from rankdistill.store.faults import writing
+from rankdistill.store.files import link
 from rankdistill.store.inputs import remembered_sha256
 
 # ------------------------------------------------------------------------------------------ damage
@@ -95,6 +96,22 @@ def test_other_damage_keeps_the_rows_only(victim):
     again = store.output("train", {}, make)
     assert seen == ["rows"] and again.manifest["counts"] == {"made": 0}
     assert again.rows() == rows_of(*range(9)) and (again.path / "model" / "weights.bin").exists()
+
+
+def test_weights_that_were_copied_over_in_a_run_folder_are_seen(tmp_path):
+    """`cp` writes into the file that is there, which is the store's as well."""
+    store = Store()
+    output = store.output("train", {}, make_nine)
+    weights, linked = output.path / "model" / "weights.bin", tmp_path / "weights.bin"
+    sealed = weights.read_bytes()
+    link(weights, linked)
+    os.utime(weights)  # written again as they were, or copied in another order
+    assert store.find(output.key) == output
+    linked.write_bytes(bytes(len(sealed)))
+    assert store.find(output.key) is None
+    again = store.output("train", {}, make_nine)
+    assert (again.path / "model" / "weights.bin").read_bytes() == sealed
+    assert linked.read_bytes() == bytes(len(sealed))
 
 
 def test_a_flipped_bit_in_the_manifest_is_seen():

@@ -23,6 +23,7 @@ from rankdistill.store.files import (
     sync_folder,
     write_atomically,
 )
+from rankdistill.store.inputs import remembered_sha256
 from rankdistill.store.sequences import opened
 from rankdistill.store.shards import TENSORS, is_shard, is_whole
 
@@ -107,8 +108,9 @@ def damaged_files(
 ) -> list[str]:
     """Files of an output that are missing or not what was written, relative to its folder.
 
-    Sizes are compared for all, checksums for the shards; `every_byte` reads the other files too
-    (weights take minutes).
+    Sizes are compared for all, checksums for the shards and for what was written to after the
+    manifest: weights in a run folder are the same files as here, and a person may copy others over
+    them. `every_byte` reads the other files too (weights take minutes).
     """
     if manifest is None:
         return [NAME]
@@ -116,11 +118,14 @@ def damaged_files(
     for relative, written in manifest["files"].items():
         path = folder / relative
         try:
-            intact = path.stat().st_size == written["size"]
+            status = path.stat()
+            intact = status.st_size == written["size"]
             if intact and is_shard(relative):
                 intact = is_whole(path)
             elif intact and every_byte:
                 intact = sha256_of(path) == written["sha256"]
+            elif intact and status.st_mtime_ns > (folder / NAME).stat().st_mtime_ns:
+                intact = remembered_sha256(path) == written["sha256"]
         except (FileNotFoundError, NotADirectoryError):
             intact = False
         if not intact:
