@@ -107,6 +107,18 @@ def test_a_line_after_a_torn_one_is_not_lost(ranked):
     assert Review(ranked).ranks == again.ranks == {2: [0, 1], 1: [1, 0]}
 
 
+def test_a_line_that_is_no_ranking_is_left_out(ranked):
+    review = Review(ranked)
+    review.save(2, [0, 1])
+    whole = review.journal.read_bytes()
+    given = (b'"01"', b"[0]", b"[0, -1]", b'[0, "1"]', b"[0.0, 1.0]", b"[true, 0]", b"null", b"{}")
+    lines = [whole.replace(b"[0, 1]", ranks) for ranks in given]
+    lines += [b"\xff\xfe\n", b"\0" * 512 + b"\n", b"[" * 100_000 + b"\n", b"[1]\n", b"5\n"]
+    review.journal.write_bytes(b"".join([*lines, whole, *lines]))
+    again = Review(ranked)
+    assert again.ranks == {2: [0, 1]} and again.write().is_dir()
+
+
 def test_a_ranking_that_finds_no_space_is_one_sentence_and_no_half_line(ranked):
     review = Review(ranked)
     review.save(2, [0, 1])

@@ -69,8 +69,7 @@ class Review:
             UserError: the journal cannot be written.
         """
         group = self.groups[number]
-        whole = all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks)
-        if len(ranks) != len(group["responses"]) or not whole or min(ranks, default=0) < 0:
+        if not _is_ranking(ranks, group):
             raise ValueError("give one rank, 0 or more, to each response")
         dense = sorted(set(ranks))
         given = [dense.index(rank) for rank in ranks]
@@ -149,18 +148,28 @@ class Review:
         (self.informed.add if line.get("votes_shown", True) else self.informed.discard)(number)
 
     def _read(self) -> None:
-        """The journal's ranks of groups that are still the same; an unfinished line is left out."""
+        """The journal's ranks of groups that are still the same; a line that is none, as a crash
+        leaves it, is left out."""
         if not self.journal.is_file():
             return
         places = {(g["prompt_id"], _digest(g)): n for n, g in enumerate(self.groups)}
-        for line in self.journal.read_text(encoding="utf-8").splitlines():
+        for line in self.journal.read_bytes().splitlines():
             try:
                 row = json.loads(line)
                 number = places.get((row["prompt_id"], row["texts"]))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
-            if number is not None and "ranks" in row:
+            if number is not None and _is_ranking(row.get("ranks"), self.groups[number]):
                 self._keep(number, row)
+
+
+def _is_ranking(ranks: Any, group: Mapping[str, Any]) -> bool:
+    """Whether it has one rank, 0 or more, for each of a group's responses."""
+    return (
+        isinstance(ranks, list | tuple)
+        and len(ranks) == len(group["responses"])
+        and all(type(rank) is int and rank >= 0 for rank in ranks)
+    )
 
 
 def _has_human_ranks(file: Path) -> bool:
