@@ -23,48 +23,62 @@ P = ParamSpec("P")
 
 INTERRUPTED = 130
 """Exit code after SIGINT: 128 and the signal's number."""
-TERMINATED = 143
-"""... after SIGTERM."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a command in an orderly way."""
 CLOSED_PIPE = 141
 """... after SIGPIPE."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which a scheduler or `kill` sends, unwinds the stack as Ctrl-C does."""
+    """SIGTERM, which a scheduler or `kill` sends, and SIGHUP of a terminal that is closed unwind
+    the stack as Ctrl-C does."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+        """Of the process's end: 143 after SIGTERM, 129 after SIGHUP."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises `Terminated` in the block, in this process; its children end as ever."""
+    """SIGTERM and SIGHUP raise `Terminated` in the block, in this process; its children end as
+    ever. A SIGHUP that is ignored, as under `nohup`, stays so."""
     owner = os.getpid()
 
     def terminate(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
-        raise Terminated
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise Terminated(number)
 
+    before: dict[int, Any] = {}
     try:
-        before = signal.signal(signal.SIGTERM, terminate)
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, terminate)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, terminate)
     except ValueError:  # a thread that is not the main one has no say in it
-        yield
-        return
+        pass
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def no_more_interrupts() -> Iterator[None]:
-    """Ctrl-C does nothing in the block, and ends the process without a word after it."""
+    """Ctrl-C, SIGTERM and SIGHUP do nothing in the block, and end the process without a word after
+    it."""
+    ending = [n for n in ENDING if signal.getsignal(n) is not signal.SIG_IGN]
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in ending:
+            signal.signal(number, signal.SIG_IGN)
     except ValueError:  # a thread that is not the main one has no say in it
         yield
         return
     yield
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in ending:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
@@ -89,7 +103,7 @@ def interruptions_kept() -> Iterator[None]:
     except Exception as error:
         interruption = next((e for e in _behind(error) if isinstance(e, KeyboardInterrupt)), None)
         if interruption is not None:
-            raise type(interruption) from error
+            raise type(interruption)(*interruption.args) from error
         raise
 
 

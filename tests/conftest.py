@@ -83,7 +83,10 @@ def signals_as_they_were() -> Iterator[None]:
 
     And in the background of a shell SIGINT is ignored from the start: tests see Python's own way.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():

@@ -145,8 +145,9 @@ def _become(
 ) -> None:
     """Runs in the fork."""
     os.setsid()
-    # A shell that starts the tests in its background has them ignore it.
+    # A shell that starts the tests in its background has them ignore it, and nohup the other one.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -1,7 +1,9 @@
-"""Ctrl-C and SIGTERM end a run in two lines, and the same command continues."""
+"""Ctrl-C, SIGTERM and SIGHUP end a run in two lines, and the same command continues."""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import signal
@@ -17,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from rankdistill import console
 from rankdistill.app import cli
-from rankdistill.shell import Terminated
+from rankdistill.shell import ENDING, Terminated
 from rankdistill.shell import run as run_tool
 
 FAST = [part for part in TINY if not part.startswith("warmup.")]
@@ -32,7 +34,7 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("number", "code", "sweep"),
-    [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, []), (signal.SIGINT, 130, ["-m", "seed=0,1"])],
+    [(signal.SIGHUP, 129, []), (signal.SIGTERM, 143, []), (signal.SIGINT, 130, ["-m", "seed=0,1"])],
 )
 def test_a_run_that_is_stopped_says_where_and_how_it_goes_on(
     tmp_path, teacher, home, number, code, sweep
@@ -91,7 +93,7 @@ def test_a_second_ctrl_c_takes_nothing_from_what_the_first_one_says(pause):
     assert said[0].endswith("The same command continues from what is saved:") and len(said) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ENDING)
 def test_a_program_that_runs_a_command_keeps_its_signal_handlers(number, monkeypatch, capsys):
     def own(*_: object) -> None:
         raise KeyboardInterrupt
@@ -101,12 +103,38 @@ def test_a_program_that_runs_a_command_keeps_its_signal_handlers(number, monkeyp
 
     monkeypatch.setattr(cli, "_compose_and_run", stopped)
     monkeypatch.setattr(sys, "argv", ["rankdistill", "recipe=rrhf"])
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in ENDING:
         signal.signal(each, own)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 128 + number
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == [own, own]
+    assert [signal.getsignal(each) for each in ENDING] == [own, own, own]
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, text)
+
+
+def test_a_closed_terminal_is_told_unless_nohup_has_it_ignored(monkeypatch, capsys):
+    """Nobody may be there to read it."""
+    monkeypatch.setattr(sys, "argv", ["rankdistill", "recipe=rrhf"])
+    hang_up = lambda *_: os.kill(os.getpid(), signal.SIGHUP)  # noqa: E731
+    monkeypatch.setattr(cli, "_compose_and_run", hang_up)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 129 and "The same command continues" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Gone())
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert ended.value.code == 129
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    cli.main()
+    assert capsys.readouterr().err == ""
 
 
 def test_an_interruption_that_a_library_answers_with_an_error_is_none_of_a_model_s(

@@ -15,9 +15,9 @@ from transformers import TrainerCallback
 
 from rankdistill import RankingTrainer
 from rankdistill.objectives import DPO
-from rankdistill.shell import Terminated, terminable
+from rankdistill.shell import ENDING, Terminated, terminable
 from rankdistill.trainer.checkpoints import last_checkpoint, owes_evaluation
-from rankdistill.trainer.stopping import SIGNALS, saves_when_stopped
+from rankdistill.trainer.stopping import saves_when_stopped
 
 ROWS = ragged_groups(10)
 
@@ -90,12 +90,12 @@ def test_a_training_that_is_asked_to_stop_saves_its_step_and_goes_on_from_it(
         how = dataclasses.replace(arguments(tmp_path), save_steps=50)
         return RankingTrainer(build_model(), how, ROWS, DPO(), processing_class=TOKENIZER)
 
-    stopped, handlers = trainer(), [signal.getsignal(n) for n in SIGNALS]
+    stopped, handlers = trainer(), [signal.getsignal(n) for n in ENDING]
     stopped.add_callback(Ask(number, 3))
     expected = Terminated if number == signal.SIGTERM else KeyboardInterrupt
     with terminable(), pytest.raises(expected), saves_when_stopped(stopped):
         stopped.train()
-    assert [signal.getsignal(n) for n in SIGNALS] == handlers
+    assert [signal.getsignal(n) for n in ENDING] == handlers
     assert stopped.state.global_step == 3
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
     again = trainer()

@@ -82,7 +82,7 @@ def command(planned: Planned | None = None) -> None:
         except KeyboardInterrupt as stop:
             with shell.no_more_interrupts():
                 say_stopped(typed)
-            sys.exit(shell.TERMINATED if isinstance(stop, shell.Terminated) else shell.INTERRUPTED)
+            sys.exit(stop.code if isinstance(stop, shell.Terminated) else shell.INTERRUPTED)
 
 
 def say_stopped(command: str) -> None:
@@ -90,9 +90,9 @@ def say_stopped(command: str) -> None:
     from rankdistill.console import is_main_process, stopped
 
     if is_main_process():
-        where = stopped()
-        print(f"Stopped {where}. The same command continues from what is saved:", file=sys.stderr)
-        print(f"  {command}", file=sys.stderr, flush=True)
+        said = f"Stopped {stopped()}. The same command continues from what is saved:\n  {command}"
+        with suppress(OSError):  # the terminal is gone, which may be what it was stopped by
+            print(said, file=sys.stderr, flush=True)
 
 
 def _listed(arguments: list[str]) -> bool:

@@ -14,17 +14,17 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rankdistill.console import is_main_process
+from rankdistill.shell import ENDING
 from rankdistill.trainer.progress import show_progress
 from rankdistill.trainer.steps import anyone
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_S = 1.0
 """Seconds for which nobody has to be told what is waited for."""
 
 
 @contextmanager
 def saves_when_stopped(trainer: Trainer) -> Iterator[None]:
-    """In the block, the first SIGINT or SIGTERM ends a training after its step's checkpoint.
+    """In the block, the first signal of `ENDING` ends a training after its step's checkpoint.
 
     The signal then does what it would have done at once, and so does a second one. Of several
     processes, all stop at the same step where one is asked to. A signal that is ignored, or that
@@ -34,7 +34,7 @@ def saves_when_stopped(trainer: Trainer) -> Iterator[None]:
     trainer.add_callback(stop)
     before = {}
     try:
-        for number in SIGNALS:
+        for number in ENDING:
             if callable(signal.getsignal(number)):
                 before[number] = signal.signal(number, stop.ask)
     except ValueError:  # a thread that is not the main one has no say in it
