@@ -28,6 +28,7 @@ from rankdistill.models import save_model
 from rankdistill.rank.__main__ import main as rank
 from rankdistill.report import write_report
 from rankdistill.report.__main__ import main as render
+from rankdistill.store.locks import is_held
 from rankdistill.store.written import LOCK, RECORD, check_run, one_run_in
 
 
@@ -157,6 +158,8 @@ def test_a_file_system_without_locks_is_one_sentence(
     told = r"cannot lock files \(.*\): give another run folder"
     with pytest.raises(UserError, match=told), one_run_in(tmp_path / "run"):
         pass
+    # What a refused command made is removed next, and this is asked for it: no second sentence.
+    assert not is_held(tmp_path / "run" / LOCK)
 
 
 # -------------------------------------------------------------------------- another model beside it

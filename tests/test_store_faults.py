@@ -358,7 +358,9 @@ def test_files_have_the_mode_of_the_umask(mask):
     assert {mode for name, mode in modes.items() if name != "run.sh"} == {0o666 & ~mask}
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize(
+    "code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO, errno.ESTALE, errno.EPERM]
+)
 def test_a_file_system_without_locks_is_one_sentence(code, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))

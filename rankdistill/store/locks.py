@@ -6,7 +6,6 @@ that died, and no clock is involved.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,16 +21,16 @@ _UNNOTICED_SECONDS = 1.0
 
 
 _ANOTHER_HOME = "set RANKDISTILL_HOME to a folder on another one, such as a local disk."
-_CANNOT_LOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextmanager
 def _lockable(path: Path, remedy: str) -> Iterator[None]:
-    """Network file systems, and some in user space, may have no locks."""
+    """Network file systems, and some in user space, may have no locks, and each says so by a number
+    of its own: ENOLCK, EOPNOTSUPP, EINVAL, EIO, ESTALE."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _CANNOT_LOCK:
+        if error.filename is not None:  # it was not opened, which is another matter
             raise
         raise UserError(
             f"The file system of {path.parent} cannot lock files ({error.strerror}): {remedy}"
@@ -80,11 +79,12 @@ def held_at_once(path: Path, remedy: str = _ANOTHER_HOME) -> Iterator[bool]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock; False where this user may not open it to know."""
+    """Whether a living process holds the lock; False where this user may not open it to know, or
+    nobody can lock it."""
     if not path.exists():
         return False
     try:
         with held_at_once(path) as free:
             return not free
-    except PermissionError:
+    except (PermissionError, UserError):
         return False
