@@ -231,10 +231,20 @@ def test_a_file_of_a_run_that_is_none_is_one_sentence(
     (run / file).unlink()
     if content is not None:
         (run / file).write_bytes(content)
-    for name in ("export", "ranked", "compare", "report"):
+    for name in ("export", "ranked", "compare"):
         assert WRITERS[name](run, tmp_path) == 2, name
         told = capsys.readouterr().err
         assert why in told and told.count("\n") == 1, told
+
+
+def test_a_report_needs_the_configuration(run: Path, capsys: Any) -> None:
+    pages = [run / "report.md", run / "report.html"]
+    before = [page.read_bytes() for page in pages]
+    for spoil in (lambda file: file.write_bytes(b"\xff"), Path.unlink):
+        spoil(run / "config.yaml")
+        assert render([str(run)]) == 2
+        assert "config.yaml' (the run's configuration) can't be read" in capsys.readouterr().err
+    assert [page.read_bytes() for page in pages] == before
 
 
 def test_an_export_needs_to_know_whose_its_model_is(run: Path, tmp_path: Path, capsys: Any) -> None:

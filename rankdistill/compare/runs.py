@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from rankdistill.errors import FAILURE, UserError
 from rankdistill.report.answers import DEMANDS
-from rankdistill.report.metrics import FILE, read_config, read_metrics
+from rankdistill.report.metrics import FILE, read_metrics
+from rankdistill.stages.composed import read_config
 from rankdistill.stages.moved import MOVED
 from rankdistill.store.written import check_run
 

@@ -13,7 +13,7 @@ from rankdistill.errors import UserError
 from rankdistill.export.hub import hub_name, license_of
 from rankdistill.export.place import in_making
 from rankdistill.fields import amounts
-from rankdistill.report import read_config, read_metrics
+from rankdistill.report import read_metrics
 from rankdistill.report.markdown_parts import figures, inline, table
 from rankdistill.report.ranking import (
     WRITERS,
@@ -24,6 +24,7 @@ from rankdistill.report.ranking import (
     writer_labels,
     writer_rows,
 )
+from rankdistill.stages.composed import read_config
 from rankdistill.store.written import check_run
 
 EXPORT = "ranked_export"

@@ -10,8 +10,9 @@ from typing import Any
 
 from rankdistill.errors import UserError
 from rankdistill.models.model import Loading
-from rankdistill.report import read_config, read_metrics
+from rankdistill.report import read_metrics
 from rankdistill.shell import check_run_folder
+from rankdistill.stages.composed import read_config
 from rankdistill.store.written import check_run
 
 EXPORT = "export"

@@ -17,7 +17,7 @@ from rankdistill.console import say
 from rankdistill.report.answers import answer_rows, answers_file, answers_of, demands_file
 from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
-from rankdistill.report.metrics import FILE, metrics_bytes, metrics_of, read_config, read_metrics
+from rankdistill.report.metrics import FILE, metrics_bytes, metrics_of, read_metrics
 from rankdistill.report.run_report import RunReport, StageRecord
 from rankdistill.report.suite_items import suite_items_file
 from rankdistill.report.summary import print_summary
@@ -33,7 +33,6 @@ __all__ = [
     "metrics_of",
     "print_summary",
     "print_tables",
-    "read_config",
     "read_metrics",
     "render",
     "terminal_tables",

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from rankdistill import shell
-from rankdistill.report import print_tables, read_config, read_metrics, render
+from rankdistill.report import print_tables, read_metrics, render
+from rankdistill.store.inputs import read_text
 
 
 @shell.says_mistakes
@@ -23,8 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder of a finished run")
     folder: Path = parser.parse_args(arguments).folder
     metrics = read_metrics(folder)
-    read_config(folder)
-    render(metrics, (folder / "config.yaml").read_text(encoding="utf-8"), folder)
+    render(metrics, read_text(folder / "config.yaml", "the run's configuration"), folder)
     console = Console(highlight=False)
     print_tables(metrics, console)
     console.print(f"{folder / 'report.html'}\n{folder / 'report.md'}", soft_wrap=True)

@@ -10,9 +10,9 @@ from typing import Any
 from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bind
 from rankdistill.models import device, encode_prompt, load_tokenizer
-from rankdistill.report import read_config
 from rankdistill.retrieval.search import Retriever, cut_passage, open_retriever, read_collection
 from rankdistill.schema import RetrievalConfig
+from rankdistill.stages.composed import read_config
 from rankdistill.store.written import check_run
 from rankdistill.train.reward.model import load_reward_model, rewards
 
