@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build_model
+from conftest import build_model, model_in
 from test_store import rows_of
 from tiny_run import TINY, refusal
 
 from rankdistill.errors import UserError
 from rankdistill.models import identity, load_model
+from rankdistill.models.check import check_loading
 from rankdistill.stages import pipeline
 from rankdistill.store import Partial, Store
 from rankdistill.store.inputs import sha256, watched
@@ -35,6 +36,19 @@ def edited(file: Path) -> None:
 def replaced(file: Path) -> None:
     file.with_suffix(".new").write_text("other")
     file.with_suffix(".new").replace(file)
+
+
+def test_what_this_user_may_not_read_is_named(file: Path, tiny_dir: Path, monkeypatch: Any) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("rankdistill.store.inputs.sha256_of", denied)
+    for named, ask in ((file, sha256), (tiny_dir, lambda folder: identity(str(folder)))):
+        with pytest.raises(UserError, match=rf"^'{named}.*' can't be read \(Permission denied\)"):
+            ask(named)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match=r"The teacher's file .*safetensors' can't be read by this"):
+        check_loading("teacher", model_in(tiny_dir), None)
 
 
 CHANGES = {"edited": edited, "replaced": replaced, "removed": Path.unlink}

@@ -79,6 +79,11 @@ def check_trainable(model: Model, settings: Any, lora: LoRA | None) -> None:
 def _check_files(role: str, model: Model) -> None:
     """Reads the headers of the weights, which say how long the files must be."""
     for file in sorted(model.folder.glob("*.safetensors")):
+        if file.exists() and not os.access(file, os.R_OK):  # safetensors says that it is not there
+            raise UserError(
+                f"The {role}'s file '{file}' can't be read by this user: get access to it, or a "
+                "copy of the model."
+            )
         try:
             with safe_open(file, framework="pt"):
                 pass

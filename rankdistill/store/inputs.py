@@ -57,9 +57,13 @@ def watch(path: Path, stamp: Callable[[], Any], digest: Callable[[], str]) -> st
         digest: Of the content.
 
     Raises:
-        UserError: it has another digest than before.
+        UserError: it cannot be read, or has another digest than before.
     """
-    seen, content = stamp(), digest()
+    try:
+        seen, content = stamp(), digest()
+    except OSError as error:
+        where = error.filename or path
+        raise UserError(f"'{where}' can't be read ({error.strerror}): get access to it.") from error
     if _inputs is not None:
         if path in _inputs and _inputs[path].content != content:
             raise _changed(path)
