@@ -26,6 +26,7 @@ from rankdistill.store import Partial, Store, key_of
 from rankdistill.store.faults import writing
 from rankdistill.store.files import link
 from rankdistill.store.inputs import remembered_sha256
+from rankdistill.store.inventory import entries
 
 # ------------------------------------------------------------------------------------------ damage
 
@@ -217,9 +218,13 @@ def test_what_stands_in_the_place_of_one_of_ours_is_named(place, put):
     assert os.path.lexists(path)
 
 
-@pytest.mark.parametrize("put", [os.mkfifo, Path.mkdir])
+def nest(path: Path) -> None:
+    path.write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, Path.mkdir, nest])
 @pytest.mark.timeout(10)
-def test_a_pipe_without_an_end_is_not_read(put):
+def test_what_has_no_end_is_not_read_for_ever(put):
     store = Store()
     output = store.output("sample", {}, make_nine)
     (store.root / "digests").mkdir()
@@ -227,9 +232,10 @@ def test_a_pipe_without_an_end_is_not_read(put):
     file.write_text("{}")
     remembered_sha256(file)
     (memo,) = (store.root / "digests").iterdir()
-    for path in (output.path / "manifest.json", memo):
-        path.unlink()
+    for path in (output.path / "manifest.json", memo, store.root / ".inventory.json"):
+        path.unlink(missing_ok=True)
         put(path)
+    assert len(entries(store)) == 1
     assert remembered_sha256(file) == hashlib.sha256(b"{}").hexdigest()
     assert store.output("sample", {}, make_nine).manifest["counts"] == {"made": 0}
     (path := store.partial_path(key_of("train", {})) / "attempt.json").parent.mkdir(parents=True)

@@ -130,7 +130,7 @@ def read_json(file: Path) -> Any:
 
     A pipe, which may be another's in a shared store, has no end and is not opened.
     """
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         if file.is_file():
             return json.loads(file.read_bytes())
     return None

@@ -14,7 +14,7 @@ from typing import Any
 
 from rankdistill.store import manifest as manifests
 from rankdistill.store.attempt import RECORD, maker_text, read_record
-from rankdistill.store.files import footprint, write_atomically
+from rankdistill.store.files import footprint, read_json, write_atomically
 from rankdistill.store.identity import is_key
 from rankdistill.store.locks import is_held
 from rankdistill.store.outputs import Store
@@ -129,9 +129,9 @@ class _Known:
         self.root, self._new = store.root, False
         self._kept: dict[str, Any] = {}
         self._listed: dict[str, Any] = {}
-        with suppress(OSError, ValueError, TypeError):
-            kept = json.loads((self.root / KNOWN).read_bytes())
-            if isinstance(kept, dict) and kept.get("version") == _VERSION:
+        kept = read_json(self.root / KNOWN)
+        if isinstance(kept, dict) and kept.get("version") == _VERSION:
+            with suppress(KeyError, TypeError, ValueError):
                 self._kept = dict(kept["outputs"])
 
     def of(self, key: str) -> dict[str, Any]:

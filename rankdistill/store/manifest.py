@@ -90,7 +90,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     file = folder / NAME
     try:
         manifest = json.loads(file.read_bytes()) if file.is_file() else None
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     return manifest if is_of(manifest, folder.name) else None
 
