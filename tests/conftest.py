@@ -1,4 +1,8 @@
-"""Tiny models and a tokenizer, built in code: no test of the default set downloads anything."""
+"""Fixtures of all tests, and the order of their files.
+
+Nothing that takes long is imported here: the process that deals tests to those of pytest-xdist
+reads this file too, and runs none.
+"""
 
 from __future__ import annotations
 
@@ -9,62 +13,16 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import frozen
 import pytest
-import torch
-from shortcuts import shortcuts
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedTokenizerFast,
-)
 
-from rankdistill import http_client
-from rankdistill.models import (
-    Loading,
-    Model,
-    keep_layers,
-    load_model,
-    load_tokenizer,
-    locate,
-    save_model,
-)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # What several test files share asserts too, and should say as much as they do when it fails.
 pytest.register_assert_rewrite("tiny_run")
-
-BUNDLED = "bundled/smollm2-135m-instruct"
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-LLAMA_LIKE = {"intermediate_size": 64, "num_key_value_heads": 2}
-SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer: 3 special tokens and one token per byte, so any text round-trips."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(SPECIAL + alphabet)}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<|pad|>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"],
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def model_in(folder: Path | str, precision: str = "float32") -> Model:
-    """The model in a folder, as a stage hands it to another one."""
-    return Model(str(folder), {}, Loading(precision=precision))
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +61,8 @@ INTERVALS = (
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests are repeated at once, and no key of this machine's is sent."""
+    from rankdistill import http_client
+
     monkeypatch.setattr(http_client, "BACKOFF_S", 0.01)
     monkeypatch.setattr(http_client, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -111,6 +71,8 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn in tests of reports and comparisons, and in those marked `drawn`."""
+    from shortcuts import shortcuts
+
     named = request.path.stem.startswith(("test_report", "test_compare"))
     figures = named or request.node.get_closest_marker("drawn") is not None
     intervals = request.path.stem.startswith(INTERVALS)
@@ -125,87 +87,18 @@ def garbage_of_other_files() -> None:
     gc.freeze()
 
 
-# What a tiny model of an architecture needs beyond the common settings.
-EXTRA = {
-    "llama": {},
-    "qwen2": {},
-    "qwen3": {"head_dim": 8},
-    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "n_inner": 64},
-    "mistral": {"sliding_window": 8},
-    "mixtral": {"num_local_experts": 3, "num_experts_per_tok": 2},
-    "gemma2": {
-        "head_dim": 8,
-        "sliding_window": 8,
-        "query_pre_attn_scalar": 8,
-        "attn_logit_softcapping": 2.0,
-        "final_logit_softcapping": 3.0,
-    },
-    "gemma3_text": {
-        "head_dim": 8,
-        "sliding_window": 8,
-        "query_pre_attn_scalar": 8,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-    "phi": {},
-    "phi3": {"sliding_window": 8},
-    "smollm3": {"no_rope_layer_interval": 2},
-    "granite": {"logits_scaling": 3.0},
-    "cohere": {"logit_scale": 0.25},
-    "gpt_neox": {},
-    "olmo2": {},
-    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
-    "phimoe": {"num_local_experts": 2, "sliding_window": 8},
-    "mamba": {"state_size": 4},
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "gpt_oss": {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1},
-    "bloom": {},
-}
-WITHOUT_SDPA = ("mamba", "gpt_oss", "bloom")
-
-
-def build_model(
-    architecture: str = "llama",
-    *,
-    layers: int = 3,
-    seed: int = 0,
-    tied: bool = True,
-    heads: int = 4,
-):
-    """A random model of about 50,000 parameters; `architecture` is a key of `EXTRA`.
-
-    A Llama with `heads=1` has a head of 32, the smallest that vLLM's attention takes on CPUs.
-    """
-    extra = dict(EXTRA[architecture])
-    if "layer_types" in extra:  # the pattern, as often as there are layers
-        extra["layer_types"] = (extra["layer_types"] * layers)[:layers]
-    like_llama = LLAMA_LIKE | {"num_key_value_heads": min(2, heads)}
-    config = AutoConfig.for_model(
-        architecture,
-        vocab_size=len(SPECIAL) + 256,
-        hidden_size=32,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        tie_word_embeddings=tied,
-        bos_token_id=2 if architecture == "gpt2" else None,
-        eos_token_id=2,
-        pad_token_id=0,
-        max_position_embeddings=512,
-        **({} if architecture in ("gpt2", "opt", "bloom", "mamba") else like_llama),
-        **extra,
-    )
-    torch.manual_seed(seed)
-    attention = "eager" if architecture in WITHOUT_SDPA else "sdpa"
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
-
-
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
+    from tiny_models import build_tokenizer
+
     return build_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny Llama of 3 layers with its tokenizer, for wherever a model path is asked for."""
+    from tiny_models import build_model, build_tokenizer
+
     folder = tmp_path_factory.mktemp("tiny-llama")
     build_model("llama").save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
@@ -282,6 +175,10 @@ def bundled_home(shared_home: Path) -> str:
 @pytest.fixture(scope="session")
 def converted(bundled_home: str) -> Path:
     """The bundled model's folder."""
+    from tiny_models import BUNDLED
+
+    from rankdistill.models import locate
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANKDISTILL_HOME", bundled_home)
         return Path(locate(BUNDLED))
@@ -290,6 +187,8 @@ def converted(bundled_home: str) -> Path:
 @pytest.fixture(scope="session")
 def shallow(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled model with 4 of its 30 layers: its tokenizer and its shapes, quickly computed."""
+    from rankdistill.models import keep_layers, load_model, load_tokenizer, save_model
+
     folder = tmp_path_factory.mktemp("shallow") / "model"
     model = keep_layers(load_model(str(converted)), [0, 1, 28, 29])
     save_model(model, load_tokenizer(str(converted)), folder)
@@ -299,6 +198,8 @@ def shallow(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny Llama that a smaller student can be made from."""
+    from tiny_models import build_model, build_tokenizer
+
     folder = tmp_path_factory.mktemp("teacher")
     build_model("llama", layers=3, seed=1).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)

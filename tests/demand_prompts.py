@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from conftest import build_tokenizer
 from omegaconf import OmegaConf
+from tiny_models import build_tokenizer
 
 from rankdistill.prompts import load_prompts
 from rankdistill.prompts.demands import Demand, Kind, demand, kinds

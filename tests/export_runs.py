@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from conftest import build_model, build_tokenizer
 from datasets import Dataset
 from omegaconf import OmegaConf
 from report_rows import run_report
+from tiny_models import build_model, build_tokenizer
 from tiny_run import composed
 
 from rankdistill.models import keep_layers, save_model

@@ -10,7 +10,7 @@ import copy
 import types
 
 import torch
-from conftest import build_model
+from tiny_models import build_model
 from torch import Tensor, nn
 from transformers import AttentionInterface
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from conftest import build_model
 from forward_oracle import ragged_groups
+from tiny_models import build_model
 from transformers import AutoModelForSequenceClassification
 
 from rankdistill.bench.gpu.sharded import prepared

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from conftest import build_model, build_tokenizer
+from tiny_models import build_model, build_tokenizer
 
 CODE = {
     "configuration_own.py": """

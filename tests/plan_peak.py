@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import build_tokenizer
+from tiny_models import build_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rankdistill import RankingConfig, RankingTrainer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conftest import build_model, build_tokenizer
+from tiny_models import build_model, build_tokenizer
 
 from rankdistill.sample import SamplingOptions
 from rankdistill.sample.transformers import TransformersSampler

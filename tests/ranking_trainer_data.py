@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import build_tokenizer
+from tiny_models import build_tokenizer
 
 from rankdistill import RankingConfig, RankingTrainer
 from rankdistill.models import encode_prompt

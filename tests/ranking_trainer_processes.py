@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import build_model
 from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, weights
 from test_ranking_trainer import NotFiniteAbove
+from tiny_models import build_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor

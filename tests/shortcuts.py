@@ -8,7 +8,10 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from scipy import stats
 from transformers import PreTrainedConfig
@@ -41,13 +44,29 @@ class NothingDrawn:
         return [], []
 
 
+load_config = ConfigRepository.load_config
+shipped: dict[tuple[str, str], ConfigResult | None] = {}
+
+
+def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
+    """A file of a package's configuration, parsed once in a process; any other file each time."""
+    source = repository._find_object_source(config_path, ObjectType.CONFIG)
+    if source is None or source.scheme() != "pkg":
+        return load_config(repository, config_path)
+    key = (source.path, config_path)
+    if key not in shipped:
+        shipped[key] = load_config(repository, config_path)
+    return shipped[key]
+
+
 def shortcuts(*, figures: bool = False, intervals: bool = False) -> Iterator[tuple[Any, str, Any]]:
     """What is put in the place of which attribute.
 
     Without `figures` they are empty, without `intervals` these are of 200 draws instead of 10,000.
-    Files are not forced to the disk, since only a loss of power would show. Hydra does not compose
-    once more to see whether a configuration makes a sweep of a run; none of ours does. Transformers
-    writes the JSON of each configuration that it loads for a log that nobody reads.
+    Files are not forced to the disk, since only a loss of power would show. Hydra parses what a
+    package ships once, and does not compose once more to see whether a configuration makes a sweep
+    of a run; none of ours does. Transformers writes the JSON of each configuration that it loads
+    for a log that nobody reads.
     """
     if not figures:
         yield svg, "rc_context", nullcontext
@@ -58,4 +77,5 @@ def shortcuts(*, figures: bool = False, intervals: bool = False) -> Iterator[tup
         yield stats, "bootstrap", few_draws
     yield PreTrainedConfig, "__repr__", object.__repr__
     yield os, "fsync", lambda _: None
+    yield ConfigRepository, "load_config", read_once
     yield Hydra, "get_mode", lambda *_, **__: None

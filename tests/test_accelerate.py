@@ -11,9 +11,9 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from conftest import build_model
 from forward_oracle import ragged_groups
 from hydra.errors import HydraException
+from tiny_models import build_model
 from tiny_run import composed
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer

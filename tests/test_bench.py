@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build_model
+from tiny_models import build_model
 
 from rankdistill.bench import NAMES, cluster, forward, results, sample
 from rankdistill.bench.__main__ import main

@@ -249,7 +249,7 @@ def test_twenty_kills(cluster, driver, tmp_path):
 def test_samples_and_scores_of_the_cluster_are_those_of_one_process(cluster, tmp_path):
     """Token by token; scores to 1e-4 nats."""
     import torch
-    from conftest import build_model, build_tokenizer, model_in
+    from tiny_models import build_model, build_tokenizer, model_in
 
     from rankdistill.cluster.work import Sampling, Scoring
     from rankdistill.sample import SamplingOptions
@@ -311,8 +311,8 @@ def test_a_run_on_the_cluster_ends_where_one_alone_does(cluster, tmp_path, monke
 @pytest.mark.slow
 @pytest.mark.vllm
 def test_vllm_in_a_replica_whose_engine_is_killed(cluster, tmp_path):
-    from conftest import build_tokenizer, model_in
     from ppo_task import policy
+    from tiny_models import build_tokenizer, model_in
 
     from rankdistill.cluster.work import Sampling
     from rankdistill.sample import SamplingOptions

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
 from ppo_task import TOKENIZER, config, policy, prompts, trainer
+from tiny_models import build_model, build_tokenizer
 from tiny_run import PPO, TINY, composed, refusal, run_here
 from torch.testing import assert_close
 

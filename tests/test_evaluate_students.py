@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build_model
+from tiny_models import build_model
 
 from rankdistill.evaluate.model_figures import ModelFigures
 from rankdistill.evaluate.students import HeldOut, evaluate_model, prompt_scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import build_model
+from tiny_models import build_model
 
 from rankdistill.evaluate.tokens import (
     batches_of,

@@ -15,11 +15,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from conftest import build_model, build_tokenizer
 from export_runs import finished_run
 from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
+from tiny_models import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 
 from rankdistill.export import ExportOptions, current_export, export, open_source

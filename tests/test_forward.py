@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-import conftest
 import pytest
+import tiny_models
 import torch
 from forward_oracle import (
     assert_same_gradients,
@@ -95,8 +95,8 @@ def test_what_an_architecture_adds_is_felt(
     batch = collate(groups)
     with torch.no_grad():
         present = response_logps(bind(lively_model(architecture)), batch).token_logps
-        changed = {**conftest.EXTRA[architecture], **setting}
-        monkeypatch.setitem(conftest.EXTRA, architecture, changed)
+        changed = {**tiny_models.EXTRA[architecture], **setting}
+        monkeypatch.setitem(tiny_models.EXTRA, architecture, changed)
         absent = response_logps(bind(lively_model(architecture)), batch).token_logps
     assert (present - absent).abs().max() > 0.01
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from accelerate import Accelerator, dispatch_model
 from accelerate.state import AcceleratorState
-from conftest import build_model
 from forward_oracle import (
     assert_same_gradients,
     gradients,
@@ -23,6 +22,7 @@ from forward_oracle import (
     ragged_groups,
 )
 from peft import LoraConfig, get_peft_model
+from tiny_models import build_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from rankdistill.errors import UserError

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model
 from forward_oracle import ragged_groups
+from tiny_models import build_model
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 

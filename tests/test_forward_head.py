@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build_model
 from forward_oracle import assert_same_gradients, gradients, lively_model, ragged_groups
+from tiny_models import build_model
 from torch import nn
 
 from rankdistill.forward import LMHead, TokenLogps, bind, collate, response_logps

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model, model_in
 from demand_prompts import KINDS, pairs
+from tiny_models import build_model, model_in
 
 from rankdistill.evaluate import guards
 from rankdistill.evaluate.guards import (

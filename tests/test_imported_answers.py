@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import trl
-from conftest import SPECIAL, build_tokenizer
 from test_models_tokenizer import saved
+from tiny_models import SPECIAL, build_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers import models as token_models
 from transformers import PreTrainedTokenizerFast

@@ -8,7 +8,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
 from peft import LoraConfig, PeftModel
 from ranking_trainer_data import (
     TOKENIZER,
@@ -20,6 +19,7 @@ from ranking_trainer_data import (
     trained,
     weights,
 )
+from tiny_models import build_model, build_tokenizer
 from tiny_run import TINY, run_here
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import AutoConfig, AutoModelForCausalLM

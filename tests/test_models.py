@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
 from huggingface_hub import constants
 from safetensors import safe_open
+from tiny_models import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rankdistill.errors import UserError

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer, model_in
 from safetensors.torch import load_file, save_file
 from test_models_convert import shapes as _shapes
 from test_models_convert import write_gguf
+from tiny_models import build_model, build_tokenizer, model_in
 from transformers import BertConfig, BertLMHeadModel
 
 from rankdistill.errors import UserError

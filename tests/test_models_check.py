@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer, model_in
+from tiny_models import build_model, build_tokenizer, model_in
 from tiny_run import TINY, composed
 
 from rankdistill.app import cli

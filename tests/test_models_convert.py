@@ -7,12 +7,13 @@ import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import CHAT_TEMPLATE, SPECIAL, build_tokenizer
+from tiny_models import CHAT_TEMPLATE, SPECIAL, build_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rankdistill.errors import UserError
@@ -136,6 +137,20 @@ def test_a_file_is_converted_once_with_one_line(
     assert all(line.startswith(("Converting", "Waiting for the conversion")) for line in said)
     assert "%" not in capfd.readouterr().err, "no bars of the libraries"
     assert Path(first).parent == home() / "models"
+
+
+def test_a_file_is_parsed_once(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header of tens of thousands of tokens takes seconds, and four readers ask for it."""
+    files = []
+
+    class Reader(gguf.GGUFReader):
+        def __init__(self, path: str, *more: Any) -> None:
+            files.append(Path(path))
+            super().__init__(path, *more)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Reader)
+    locate(str(gguf_file))
+    assert files == [gguf_file] and gguf.GGUFReader is Reader
 
 
 def test_the_same_content_is_the_same_model_whatever_it_is_called(gguf_file: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model
 from ranking_trainer_data import TOKENIZER, config, ragged_groups
+from tiny_models import build_model
 from tiny_run import PPO, TINY, run_here
 from transformers import PreTrainedModel
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_model
+from tiny_models import build_model
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import CHAT_TEMPLATE, build_tokenizer
+from tiny_models import CHAT_TEMPLATE, build_tokenizer
 from tokenizers import processors
 from transformers import AutoTokenizer
 

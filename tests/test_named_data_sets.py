@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import build_tokenizer
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_prompts import load, write
 from test_rank_existing import read
 from test_rows_of_others import HI, assistant, system, user
+from tiny_models import build_tokenizer
 
 from rankdistill.warmup.conversations import Conversations
 

@@ -10,8 +10,8 @@ from traceback import walk_stack
 
 import pytest
 from accelerate import Accelerator
-from conftest import build_model, build_tokenizer
 from datasets import load_dataset
+from tiny_models import build_model, build_tokenizer
 from tiny_run import TINY as SHRUNK
 from tiny_run import refusal, run_here, shrunk
 from transformers import AutoModelForCausalLM, AutoTokenizer

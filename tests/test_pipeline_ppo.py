@@ -186,7 +186,7 @@ def test_a_launch_that_shards_models_is_refused_before_anything_runs(
 
 def test_the_reward_model_of_another_tokenizer_reads_the_text(monkeypatch, tmp_path, teacher):
     """A backbone with a token more in front: its ids differ, so it reads the text."""
-    from conftest import SPECIAL, build_model, build_tokenizer
+    from tiny_models import SPECIAL, build_model, build_tokenizer
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

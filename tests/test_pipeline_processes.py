@@ -12,8 +12,8 @@ from pathlib import Path
 import forked
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
 from safetensors.torch import load_file
+from tiny_models import build_model, build_tokenizer
 from tiny_run import TINY
 
 from rankdistill import distributed

@@ -10,8 +10,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from conftest import build_model
 from ppo_task import WANTED, config, policy, prompts, share_of_wanted, trainer
+from tiny_models import build_model
 
 from rankdistill.errors import UserError
 from rankdistill.models import Loading

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build_tokenizer
 from judge_data import NOBODY, scorer
 from ppo_task import policy, prompts, trainer
 from test_distillation import DISTIL, SUMS, made, sums
 from test_thoughts import Remembering
+from tiny_models import build_tokenizer
 from tiny_run import run_here
 from transformers import AddedToken
 

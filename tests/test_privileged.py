@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model
 from fake_endpoint import FakeEndpoint
+from tiny_models import build_model
 from tiny_run import TINY, composed, run_here
 
 from rankdistill.errors import UserError

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from conftest import build_tokenizer
+from tiny_models import build_tokenizer
 from tiny_run import composed
 
 from rankdistill.errors import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build_tokenizer
+from tiny_models import build_tokenizer
 
 from rankdistill.errors import UserError
 from rankdistill.rank.existing import read_ranked

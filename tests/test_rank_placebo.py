@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import build_tokenizer
 from scipy.stats import kendalltau
 from test_rank import config, group
+from tiny_models import build_tokenizer
 from tiny_run import composed
 
 from rankdistill.models import Rows

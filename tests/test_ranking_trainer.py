@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from ranking_trainer_data import (
@@ -21,6 +20,7 @@ from ranking_trainer_data import (
     trained,
     weights,
 )
+from tiny_models import build_model
 from torch.testing import assert_close
 
 from rankdistill import RankingConfig, RankingTrainer

@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
-from conftest import build_model
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from ranking_trainer_data import TOKENIZER, config, logged, logps_by_hand, strictly_ranked, trained
+from tiny_models import build_model
 from torch.testing import assert_close
 
 from rankdistill import RankingTrainer

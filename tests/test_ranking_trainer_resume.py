@@ -9,8 +9,8 @@ import signal
 
 import pytest
 import torch
-from conftest import build_model
 from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, trained, weights
+from tiny_models import build_model
 from transformers import TrainerCallback
 
 from rankdistill import RankingTrainer

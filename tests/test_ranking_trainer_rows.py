@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build_model
 from datasets import Dataset
 from ranking_trainer_data import EOS, TOKENIZER, config, logged, ragged_groups, trained
+from tiny_models import build_model
 
 from rankdistill import RankingTrainer
 from rankdistill.errors import UserError

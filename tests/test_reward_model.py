@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
 from ranking_trainer_data import EOS, config, logged, ragged_groups
+from tiny_models import build_model, build_tokenizer
 from torch.testing import assert_close
 from transformers import (
     AutoModelForSequenceClassification,

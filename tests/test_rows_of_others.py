@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import build_tokenizer
+from tiny_models import build_tokenizer
 
 from rankdistill.errors import UserError
 from rankdistill.prompts.formats import conversation, response_in

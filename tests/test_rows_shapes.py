@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from conftest import build_tokenizer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_prompts import load, write
 from test_rank_existing import read
+from tiny_models import build_tokenizer
 
 from rankdistill.errors import UserError
 from rankdistill.prompts.formats import conversation

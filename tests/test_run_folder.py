@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build_model, build_tokenizer
 from datasets import Dataset
 from export_runs import config_yaml
 from folders import content, full_disk, written
 from report_rows import run_report
+from tiny_models import build_model, build_tokenizer
 from tiny_run import refusal
 
 from rankdistill import report as reports

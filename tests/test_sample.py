@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer, model_in
 from scipy import stats
+from tiny_models import build_model, build_tokenizer, model_in
 
 from rankdistill.errors import UserError
 from rankdistill.models import decode_response

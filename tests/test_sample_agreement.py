@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import build_model
+from tiny_models import build_model
 from tiny_run import TINY, refusal, run_here
 
 from rankdistill.forward import bind

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import model_in
+from tiny_models import model_in
 
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt, load_model, load_tokenizer, save_model

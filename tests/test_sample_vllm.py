@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import build_model, build_tokenizer, model_in
+from tiny_models import build_model, build_tokenizer, model_in
 
 from rankdistill.errors import UserError
 from rankdistill.sample import SamplingOptions, check_parallel, open_sampler, vllm_process

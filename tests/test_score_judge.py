@@ -12,9 +12,9 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
-from conftest import build_tokenizer
 from fake_endpoint import shown
 from judge_data import group, scorer
+from tiny_models import build_tokenizer
 
 from rankdistill.endpoint import Answer
 from rankdistill.errors import UserError

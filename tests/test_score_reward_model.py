@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from conftest import EXTRA, LLAMA_LIKE, SPECIAL, build_tokenizer
 from judge_data import NOBODY, group, judged, scorer, values
+from tiny_models import EXTRA, LLAMA_LIKE, SPECIAL, build_tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rankdistill.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import model_in
+from tiny_models import model_in
 
 from rankdistill.score.rewrite import REWRITES, SOURCE, rewrites
 from rankdistill.score.verifier.instructions import follows

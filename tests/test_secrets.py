@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from conftest import build_tokenizer
+from tiny_models import build_tokenizer
 from tiny_run import refusal
 
 from rankdistill.errors import UserError

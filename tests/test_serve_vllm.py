@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import model_in
 from export_runs import finished_run
 from judge_data import group, scorer
+from tiny_models import model_in
 
 from rankdistill.export import export, open_source
 from rankdistill.http_client import KEY_VARIABLE, client

@@ -14,8 +14,8 @@ from typing import Any
 import forked
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
 from safetensors.torch import load_file
+from tiny_models import build_model, build_tokenizer
 from tiny_run import TINY, run_here
 
 from rankdistill.distributed import workers

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model
+from tiny_models import build_model
 
 from rankdistill.evaluate.tokens import batches_of, matching_temperature, mean_entropy
 from rankdistill.forward import TokenGroup, bind

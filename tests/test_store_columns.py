@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build_tokenizer
 from datasets import Dataset, load_dataset
+from tiny_models import build_tokenizer
 
 from rankdistill.models import Rows
 from rankdistill.rank import rank_groups, ranked_groups

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build_model, model_in
 from test_store import rows_of
+from tiny_models import build_model, model_in
 from tiny_run import TINY, refusal
 
 from rankdistill.errors import UserError

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import BUNDLED, model_in
 from suite_rows import HELLASWAG, IFEVAL, gsm8k, suite, write
+from tiny_models import BUNDLED, model_in
 from tiny_run import TINY, run_here
 
 from rankdistill.models import locate

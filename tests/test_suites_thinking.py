@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer, model_in
 from suite_rows import HELLASWAG, gsm8k
 from test_imported_answers import ASK, of_template
 from test_template_arguments import QUIET, thoughtful
 from test_thoughts import CUT, FOLDER, OPENING, TEMPLATES
+from tiny_models import build_model, build_tokenizer, model_in
 from tiny_run import refusal, run_here
 from transformers import AddedToken
 

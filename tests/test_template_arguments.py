@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import trl
-from conftest import build_tokenizer, model_in
 from fake_endpoint import FakeEndpoint
 from judge_data import scorer
 from test_imported_answers import ASK
 from test_models_check import run_of
 from test_models_tokenizer import saved
 from test_score_reward_model import reward_model
+from tiny_models import build_tokenizer, model_in
 from tiny_run import TINY, refusal
 
 from rankdistill.errors import UserError

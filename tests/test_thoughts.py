@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import trl
-from conftest import build_model, build_tokenizer, model_in
 from judge_data import NOBODY, group, judged, scorer, values
 from test_imported_answers import ASK, of_template
 from test_models_tokenizer import saved
 from test_score_reward_model import reward_model
+from tiny_models import build_model, build_tokenizer, model_in
 from tiny_run import SMALL, run_here
 from tokenizers import AddedToken
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
 from fake_endpoint import KEY, FakeEndpoint
 from ppo_task import TOKENIZER, config, policy, prompts, trainer
 from served_teacher import at, reads_as
+from tiny_models import build_model, build_tokenizer
 from tiny_run import TINY, composed, refusal, run_by_two, run_here
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM

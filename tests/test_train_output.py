@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate.utils import DistributedType
-from conftest import build_model, build_tokenizer
+from tiny_models import build_model, build_tokenizer
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

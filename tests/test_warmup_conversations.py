@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tokenizer
+from tiny_models import build_tokenizer
 from warmup_runs import warm_up
 
 from rankdistill.errors import UserError

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import SPECIAL, build_model, build_tokenizer
+from tiny_models import SPECIAL, build_model, build_tokenizer
 from tokenizers import pre_tokenizers
 from warmup_runs import warm_up
 

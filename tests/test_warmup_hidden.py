@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
 from safetensors import safe_open
+from tiny_models import build_model, build_tokenizer
 from torch.nn.functional import cosine_similarity
 from transformers import LlamaConfig, LlamaForCausalLM
 from warmup_runs import warm_up

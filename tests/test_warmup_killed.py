@@ -7,7 +7,7 @@ from pathlib import Path
 import forked
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
+from tiny_models import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 from warmup_killed import warm_up
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import build_model, build_tokenizer
+from tiny_models import build_model, build_tokenizer
 
 from rankdistill.errors import UserError
 from rankdistill.models import Rows, encode_response

@@ -9,7 +9,7 @@ from pathlib import Path
 import forked
 import torch
 import warmup_runs
-from conftest import build_model, build_tokenizer
+from tiny_models import build_model, build_tokenizer
 from transformers import AutoModelForCausalLM
 
 from rankdistill.warmup.logits import LogitsWarmup

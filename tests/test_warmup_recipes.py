@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import build_model, build_tokenizer
 from test_warmup_cross_tokenizer import merging_tokenizer
+from tiny_models import build_model, build_tokenizer
 from tiny_run import TINY, refusal, run_here
 
 RUN = [*TINY, "rounds=0"]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
+from tiny_models import build_model, build_tokenizer
 
 from rankdistill.models import Rows
 from rankdistill.schema import Precision

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import build_model, build_tokenizer, model_in
+from tiny_models import build_model, build_tokenizer, model_in
 from transformers import AutoModelForCausalLM
 from warmup_runs import warm_up
 

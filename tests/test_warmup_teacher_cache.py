@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer, model_in
+from tiny_models import build_model, build_tokenizer, model_in
 from warmup_runs import warm_up
 
 from rankdistill.errors import UserError

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model
 from forward_oracle import ragged_groups
 from ppo_task import policy, prompts, trainer
 from ranking_trainer_data import TOKENIZER, strictly_ranked
 from ranking_trainer_data import config as ranking_config
+from tiny_models import build_model
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForSequenceClassification

@@ -8,9 +8,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import build_model, build_tokenizer
 from omegaconf import OmegaConf
 from recipe_files import conversations, ranked_set
+from tiny_models import build_model, build_tokenizer
 from tiny_run import SMALL, TINY, composed, refusal, run_here, shrunk
 
 from rankdistill.accelerate import path_of

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conftest import model_in
+from tiny_models import model_in
 
 from rankdistill.warmup.warmup import Training
 

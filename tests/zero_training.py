@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from conftest import build_model, build_tokenizer
 from forward_oracle import ragged_groups
 from fsdp2_heads import loss_of
+from tiny_models import build_model, build_tokenizer
 
 from rankdistill.forward import bind
 from rankdistill.models import load_model, load_trainable
