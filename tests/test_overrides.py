@@ -7,9 +7,12 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
 from tiny_run import composed
 
 from rankdistill.app.config_errors import explain
+from rankdistill.errors import UserError
+from rankdistill.stages.values import refuse_added
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,17 @@ def test_the_quotes_for_a_shell_give_what_was_meant(argument, value):
 )
 def test_what_no_quotes_would_mend(argument, said):
     assert said in explained(argument) and "\n" not in explained(argument)
+
+
+@pytest.mark.parametrize("group", ["train", "sample", "prompts", "eval.quick", "student.lora"])
+def test_a_class_where_none_is_named_is_told(group):
+    """Hydra's `++` adds even that; some passed unread, others were a traceback."""
+    config = composed("recipe=none", f"++{group}._target_=sys.exit")
+    node = OmegaConf.select(config, group)
+    with pytest.raises(UserError, match=rf"'{group}' has no key '_target_': "):
+        refuse_added(node, group)
+    for built in ("warmup", "score", "objective", "eval"):
+        refuse_added(composed("recipe=none")[built], built)
 
 
 def explained(argument: str) -> str:

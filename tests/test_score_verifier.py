@@ -184,6 +184,7 @@ def test_bytecode_of_another_source_is_not_its(own):
         ("importlib.util:find_spec", "belongs to Python itself"),
         ("test.support:anticipate_failure", "belongs to Python itself"),
         ("torch.hub:load", "belongs to an installed package"),
+        ("rankdistill.store.files:link", "belongs to rankdistill"),
         ("portions.loud:check", "belongs to an installed package"),
         ("own_checks:system", "written in own_checks itself"),
         ("own_checks:_hidden", "leading underscore"),

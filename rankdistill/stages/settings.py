@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -33,7 +33,7 @@ from rankdistill.score.scorer import Scorer
 from rankdistill.stages.authors import check_authors, order_writers
 from rankdistill.stages.moved import MOVED
 from rankdistill.stages.targets import check_target
-from rankdistill.stages.values import check_values
+from rankdistill.stages.values import check_values, refuse_added
 from rankdistill.suites.suite import Suite, shipped
 from rankdistill.trackers import chosen_trackers
 from rankdistill.train.schema import PPOTrainOptions, RewardOptions, TrainOptions
@@ -123,7 +123,7 @@ def build(config: DictConfig) -> Settings:
         raise UserError(NO_SUITE)
     check_values(config)
     for group in config:
-        _refuse_added(config[group], str(group))
+        refuse_added(config[group], str(group))
     options: dict[str, Any] = {
         group: OmegaConf.to_container(config[group], resolve=True, enum_to_str=True)
         for group in ("warmup", "score", "objective")
@@ -215,19 +215,6 @@ def _scorer(group: str, options: Any) -> Any:
                 "inherit from rankdistill.score.Scorer."
             )
     return scorer
-
-
-def _refuse_added(node: Any, path: str) -> None:
-    """`+key=value` opens even a typed group: what its schema has not is refused here."""
-    if not isinstance(node, DictConfig):
-        return
-    schema = OmegaConf.get_type(node)
-    valid = [own.name for own in fields(schema)] if is_dataclass(schema) else None
-    for key in node:
-        if valid is not None and key not in (*valid, "_target_", "_convert_"):
-            raise UserError(f"'{path}' has no key '{key}': {suggest(str(key), valid)}")
-        if not OmegaConf.is_missing(node, key):
-            _refuse_added(node[key], f"{path}.{key}")
 
 
 def _plug_in(group: str, options: Any) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rankdistill.errors import UserError
+from rankdistill.errors import UserError, suggest
 from rankdistill.fields import refuse_credentials
 
 LARGEST = 2**32
@@ -52,6 +53,26 @@ def refuse_secrets(config: DictConfig) -> None:
     """
     for key, value in leaves(OmegaConf.to_container(config, resolve=False)):
         refuse_credentials(key, value)
+
+
+_OF_A_CLASS = ("_target_", "_convert_")
+"""Keys that are Hydra's, in groups whose options name a class ..."""
+_MEASURED_HERE = ("eval.quick", "eval.ranked", "eval.verified")
+"""... which these are not."""
+
+
+def refuse_added(node: Any, path: str) -> None:
+    """`+key=value` opens even a typed group: what its schema has not is refused here."""
+    if not isinstance(node, DictConfig):
+        return
+    schema = OmegaConf.get_type(node)
+    valid = [own.name for own in fields(schema)] if is_dataclass(schema) else None
+    is_built = path.partition(".")[0] in ("warmup", "score", "eval") and path not in _MEASURED_HERE
+    for key in node:
+        if valid is not None and key not in (*valid, *(_OF_A_CLASS if is_built else ())):
+            raise UserError(f"'{path}' has no key '{key}': {suggest(str(key), valid)}")
+        if not OmegaConf.is_missing(node, key):
+            refuse_added(node[key], f"{path}.{key}")
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,8 @@
 
 A configuration names a rule as `module:function`, and configurations are copied from elsewhere, so
 not everything that can be imported may be called: the name must be public, the module neither
-Python's own nor that of an installed package, and the function written in that very module.
+Python's own nor that of an installed package or of this one, and the function written in that
+very module.
 `os:system`, `builtins:eval`, `torch.hub:load`, `my_checks:_hidden` and a `system` that `my_checks`
 merely imported are refused, all but the last before anything is imported.
 """
@@ -27,6 +28,7 @@ from rankdistill.score.verifier import answers, instructions
 from rankdistill.score.verifier.answers import Check
 from rankdistill.store.inputs import sha256
 
+_PACKAGE = Path(__file__).parents[2]
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*")
 
 
@@ -140,7 +142,7 @@ def _owner(place: Path) -> str | None:
         return "an installed package"
     if {Path(paths[name]) for name in ("stdlib", "platstdlib")} & inside:
         return "Python itself"
-    return None
+    return "rankdistill" if _PACKAGE in inside else None
 
 
 def _spec(module: str) -> ModuleSpec | None:
