@@ -14,7 +14,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from tiny_run import TINY, run_here
+from tiny_run import TINY, refusal, run_here
 from transformers import AutoModelForCausalLM
 
 from rankdistill import console
@@ -157,6 +157,13 @@ def test_an_interruption_that_a_library_answers_with_an_error_is_none_of_a_model
     assert said[0].startswith("Stopped in student") and len(said) == 2
     (attempt,) = (tmp_path / "home" / "partial").glob("student-*/attempt.json")
     assert '"state": "stopped"' in attempt.read_text()
+
+
+@pytest.mark.parametrize("code", [None, 0, 3])
+def test_code_of_ones_own_that_exits_is_no_success(code, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rankdistill.stages.pipeline.run", lambda *_, **__: sys.exit(code))
+    told = refusal(monkeypatch, capsys, tmp_path, "recipe=rrhf")
+    assert f"of your own (SystemExit: {code})" in told and not (tmp_path / "run").exists()
 
 
 def test_where_the_work_stands(capsys):

@@ -148,6 +148,8 @@ def own(tmp_path, monkeypatch):
         "def one(text):\n    return 1\n"
         "def broken(text, columns):\n    return 1 / 0\n"
     )
+    (tmp_path / "broken_checks").mkdir()
+    (tmp_path / "broken_checks" / "__init__.py").write_text("raise RuntimeError('no luck')")
     portion = tmp_path / "site-packages" / "portions"
     portion.mkdir(parents=True)
     (portion / "loud.py").write_text("raise SystemExit('imported')")
@@ -194,6 +196,10 @@ def test_bytecode_of_another_source_is_not_its(own):
         ("../own_checks:words", "leading underscore"),
         ("own_checks:one", "must take two arguments"),
         ("missing_checks:words", "not there as Python source"),
+        (
+            "broken_checks.inner:words",
+            "broken_checks.inner of score.rule can't be imported: no luck",
+        ),
         ("numbers", "did you mean 'number'"),
     ],
 )

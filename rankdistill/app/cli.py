@@ -200,8 +200,14 @@ def _run(config: Any, folder: Path, planned: Planned | None = None) -> float | N
     with shell.importing():
         from rankdistill.stages.pipeline import run
 
-    with shell.interruptions_kept(), writable(folder, ANOTHER_FOLDER):
-        return run(config, planned=planned)
+    try:
+        with shell.interruptions_kept(), writable(folder, ANOTHER_FOLDER):
+            return run(config, planned=planned)
+    except SystemExit as error:  # which would end the command as if all were well
+        raise UserError(
+            "The run was ended by code that it calls, such as a class or a rule of your own "
+            f"(SystemExit: {error.code}): let that raise an error, or return."
+        ) from error
 
 
 def _point(config: Any, folder: Path, *, verbose: bool) -> float | None:

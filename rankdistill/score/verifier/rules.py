@@ -39,9 +39,7 @@ def load_function(path: str) -> Callable[..., Any]:
     try:
         module = _imported(module_name, file)
     except Exception as error:
-        raise UserError(
-            f"The module of score.rule={path} can't be imported: {error} ({type(error).__name__})."
-        ) from error
+        raise _not_imported(module_name, error) from error
     function = getattr(module, name, None)
     if not inspect.isfunction(function) or function.__module__ != module_name:
         raise UserError(
@@ -56,6 +54,12 @@ def load_function(path: str) -> Callable[..., Any]:
             f"prompt's kept columns, and return a number ({error})."
         ) from error
     return function
+
+
+def _not_imported(module: str, error: Exception) -> UserError:
+    return UserError(
+        f"The module {module} of score.rule can't be imported: {error} ({type(error).__name__})."
+    )
 
 
 class _FromSource(SourceFileLoader):
@@ -150,6 +154,8 @@ def _spec(module: str) -> ModuleSpec | None:
         return importlib.util.find_spec(module)
     except (ImportError, ValueError, AttributeError):
         return None
+    except Exception as error:  # of the package that it is in
+        raise _not_imported(module, error) from error
 
 
 @dataclass(frozen=True)
