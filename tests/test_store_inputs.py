@@ -16,8 +16,9 @@ from rankdistill.errors import UserError
 from rankdistill.models import identity, load_model
 from rankdistill.models.check import check_loading
 from rankdistill.stages import pipeline
+from rankdistill.stages.rank import _identity as set_identity
 from rankdistill.store import Partial, Store
-from rankdistill.store.inputs import sha256, watched
+from rankdistill.store.inputs import check_unchanged, sha256, watched
 
 
 @pytest.fixture
@@ -73,6 +74,31 @@ def test_an_input_that_changes_before_publishing_fails_its_stage(file: Path, cha
     with watched():
         store.output("sample", {"file": sha256(file)}, make)
     assert seen == [[], []], "what may be made of both contents is not continued"
+
+
+def test_a_link_that_leads_elsewhere_is_a_change(file: Path) -> None:
+    link, other = file.with_suffix(".link"), file.with_suffix(".other")
+    other.write_text("other")
+    link.symlink_to(file)
+    with watched():
+        sha256(link)
+        link.unlink()
+        link.symlink_to(other)
+        with pytest.raises(UserError, match=r"prompts\.link' was changed while"):
+            check_unchanged()
+
+
+@pytest.mark.parametrize("change", ["added", "removed"])
+def test_a_part_of_a_ranked_set_more_or_less_is_a_change(tmp_path: Path, change: str) -> None:
+    parts = [tmp_path / "set" / f"{name}.jsonl" for name in ("a", "b")]
+    parts[0].parent.mkdir()
+    for part in parts if change == "removed" else parts[:1]:
+        part.write_text("{}")
+    with watched():
+        set_identity(str(parts[0].parent))
+        parts[1].write_text("{}") if change == "added" else parts[1].unlink()
+        with pytest.raises(UserError, match="was changed while"):
+            check_unchanged()
 
 
 def test_rows_of_a_changed_input_are_not_kept_and_earlier_ones_are(file: Path) -> None:

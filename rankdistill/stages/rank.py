@@ -26,7 +26,7 @@ from rankdistill.stages.prompts import (
 )
 from rankdistill.stages.run import Run
 from rankdistill.store import Output, Partial
-from rankdistill.store.inputs import sha256
+from rankdistill.store.inputs import sha256, watch
 from rankdistill.store.written import check_run, is_run_folder
 
 DIAGNOSTICS = "diagnostics.json"
@@ -155,4 +155,9 @@ def _identity(path: str) -> dict[str, Any]:
         return source_identity(path)
     if folder.name == "ranked" and is_run_folder(folder.parent):
         check_run(folder.parent, folder.name)
+    watch(folder, lambda: _names(folder), lambda: " ".join(_names(folder)))  # a part more or less
     return {part.name: sha256(part) for part in parts(folder)}
+
+
+def _names(folder: Path) -> list[str]:
+    return [part.name for part in parts(folder)]

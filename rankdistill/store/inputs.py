@@ -99,8 +99,8 @@ def _changed(path: Path) -> UserError:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal; `watched`."""
-    file = path.resolve()
+    """The SHA-256 of a file in hexadecimal; `watched`, of a link as what it leads to by then."""
+    file = path.absolute()
     return watch(file, lambda: stamp_of(file), lambda: remembered_sha256(file))
 
 
