@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from suite_rows import HELLASWAG, IFEVAL, gsm8k, suite, write
 from tiny_models import BUNDLED, model_in
 from tiny_run import TINY, run_here
@@ -108,8 +110,7 @@ def test_through_vllm_the_figures_are_those_through_transformers(monkeypatch, tm
     """Both suites ask one engine."""
     from rankdistill.suites import resuming
 
-    # In this process instead of one more, which takes 20 s to start.
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    threads = torch.set_num_threads
     start, engines = resuming.vllm_model, []
 
     @contextmanager
@@ -120,7 +121,10 @@ def test_through_vllm_the_figures_are_those_through_transformers(monkeypatch, tm
     monkeypatch.setattr(resuming, "vllm_model", one_engine)
     with ExitStack() as opened:
         compare(monkeypatch, tmp_path, str(shallow), 12, backend="vllm")
-    assert engines and not multiprocessing.active_children()
+        assert not multiprocessing.active_children()  # the engine is in this process
+    assert engines and not torch.distributed.is_initialized()
+    assert torch.set_num_threads is threads
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ
 
 
 def test_an_engine_ends_with_its_suite_however_that_ends(monkeypatch, tiny_dir):
@@ -132,6 +136,7 @@ def test_an_engine_ends_with_its_suite_however_that_ends(monkeypatch, tiny_dir):
     lm = SimpleNamespace(model=SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core)))
     back_end = SimpleNamespace(VLLM=lambda **_: lm)
     monkeypatch.setattr(resuming, "_back_end", lambda: back_end)
+    monkeypatch.setattr(resuming, "_in_this_process", nullcontext)  # it imports vLLM
     options = SimpleNamespace(dtype="float32", gpu_memory_utilization=0.5)
     run: Any = SimpleNamespace(settings=SimpleNamespace(sample=SimpleNamespace(vllm=options)))
     with pytest.raises(KeyError), resuming.vllm_model(run, model_in(tiny_dir), 4) as asked:

@@ -145,10 +145,6 @@ def _parts(context: str) -> tuple[str, str]:
     return context[: end + 1], context[end + 2 :]
 
 
-BATCHES_KEPT = 8
-"""Batches whose answers are written at once. lm-eval sorts the requests of a call by length."""
-
-
 @dataclass(frozen=True)
 class HarnessSuite(HarnessOptions, Suite):
     """One task of lm-eval; the keys are explained in `eval/gsm8k.yaml`.
@@ -252,7 +248,7 @@ class HarnessSuite(HarnessOptions, Suite):
             length = self.max_response_tokens and {"max_gen_toks": self.max_response_tokens}
             with self._lm(run, model) as lm:
                 results = evaluate(
-                    model=Resuming(lm, partial.shards("answers"), BATCHES_KEPT * self.batch_size),
+                    model=Resuming(lm, partial.shards("answers"), self.batch_size),
                     tasks=[self.task(self._written(partial), partial.scratch)],
                     # Without an index of lm-eval's thousands of tasks.
                     task_manager=TaskManager(
