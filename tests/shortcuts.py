@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
@@ -59,14 +59,19 @@ def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | 
     return shipped[key]
 
 
+def without_copy(repository: CachingConfigRepository, delegate: ConfigRepository) -> None:
+    """Hydra would copy the whole store of schemas for each composition, which changes none."""
+    repository.delegate, repository.cache = delegate, {}
+
+
 def shortcuts(*, figures: bool = False, intervals: bool = False) -> Iterator[tuple[Any, str, Any]]:
     """What is put in the place of which attribute.
 
     Without `figures` they are empty, without `intervals` these are of 200 draws instead of 10,000.
     Files are not forced to the disk, since only a loss of power would show. Hydra parses what a
-    package ships once, and does not compose once more to see whether a configuration makes a sweep
-    of a run; none of ours does. Transformers writes the JSON of each configuration that it loads
-    for a log that nobody reads.
+    package ships once, copies no schemas, and does not compose once more to see whether a
+    configuration makes a sweep of a run; none of ours does. Transformers writes the JSON of each
+    configuration that it loads for a log that nobody reads.
     """
     if not figures:
         yield svg, "rc_context", nullcontext
@@ -78,4 +83,5 @@ def shortcuts(*, figures: bool = False, intervals: bool = False) -> Iterator[tup
     yield PreTrainedConfig, "__repr__", object.__repr__
     yield os, "fsync", lambda _: None
     yield ConfigRepository, "load_config", read_once
+    yield CachingConfigRepository, "__init__", without_copy
     yield Hydra, "get_mode", lambda *_, **__: None
