@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,14 +50,17 @@ shipped: dict[tuple[str, str], ConfigResult | None] = {}
 
 
 def read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
-    """A file of a package's configuration, parsed once in a process; any other file each time."""
+    """A file of a package's configuration, parsed once in a process; any other file each time.
+
+    Hydra builds on the nodes that it is given, and an override would stay in them: they are copies.
+    """
     source = repository._find_object_source(config_path, ObjectType.CONFIG)
     if source is None or source.scheme() != "pkg":
         return load_config(repository, config_path)
     key = (source.path, config_path)
     if key not in shipped:
         shipped[key] = load_config(repository, config_path)
-    return shipped[key]
+    return deepcopy(shipped[key])
 
 
 def without_copy(repository: CachingConfigRepository, delegate: ConfigRepository) -> None:

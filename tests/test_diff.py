@@ -13,7 +13,8 @@ from rankdistill.diff.changes import Change, changes, headline, html, markdown
 
 def run_of(folder: Path, answers: dict[str, tuple[str, float]]) -> Path:
     folder.mkdir()
-    (folder / "metrics.json").write_text(json.dumps({"format": 2, "trained": "trained"}))
+    metrics = {"format": 2, "recipe": "dpo", "stages": [], "models": {}, "trained": "trained"}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
     rows = [
         {
             "prompt_id": name,
