@@ -101,9 +101,12 @@ def slow(row: int) -> int:
 def test_workers_end_with_a_killed_process(three, number):
     child = os.fork()
     if child == 0:
-        for _ in in_order(slow, range(FEW + 1000 * CHUNK)):
-            pass
-        os._exit(0)
+        try:  # whatever another test's library, such as Ray, does at a SIGTERM is not asked here
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for _ in in_order(slow, range(FEW + 1000 * CHUNK)):
+                pass
+        finally:  # it must not go on as a second process of the tests
+            os._exit(0)
     parent, ends = psutil.Process(child), time.monotonic() + WAIT_S
     while len(parent.children()) < 3 and time.monotonic() < ends:
         time.sleep(0.01)
