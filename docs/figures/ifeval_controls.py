@@ -71,7 +71,7 @@ def main(run: Path, file: str) -> None:
     mean = round(float(np.mean(lengths[0])))
 
     def cut(to: Sequence[int]) -> list[dict[str, Any]]:
-        texts = [tokenizer.decode(one[:n]) for one, n in zip(ids[1], to, strict=True)]
+        texts = [str(tokenizer.decode(one[:n])) for one, n in zip(ids[1], to, strict=True)]
         return judged(docs, texts)
 
     after = mean_strict(trained)
