@@ -1,6 +1,6 @@
 """What cheaper explanations give of a run's change on IFEval, and its kinds apart, as Markdown.
 
-    python docs/figures/ifeval_controls.py RUN eval.ifeval.path's FILE
+    python docs/figures/ifeval_controls.py RUN FILE    # that of eval.ifeval.path
 
 Shorter answers alone: the answers before training, each cut to as many tokens as the trained
 model's answer to the same prompt has, and all cut to its mean. Habits: how often answers to other
@@ -10,17 +10,20 @@ which the run left them.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rankdistill.errors import UserError
 from rankdistill.evaluate.items import ItemValues, change
 from rankdistill.models import load_tokenizer
 from rankdistill.prompts.sources import read_rows
+from rankdistill.report import read_metrics
 from rankdistill.report.table import points, share_percent
 from rankdistill.score.verifier.instructions import follows
 from rankdistill.store import Store
@@ -36,17 +39,28 @@ _WITHOUT_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "combination:two_responses": {},
 }
 """Kinds that any answer may show, with what else they are asked for with."""
+Rows = Sequence[Mapping[str, Any]]
 _STRICT = IFEval.means["mean_strict"][2]
 
 
-def answers(run: Path) -> Iterator[Sequence[Mapping[str, Any]]]:
-    """The items of the trained model and of the one before, in the order of their stages."""
-    stages = json.loads((run / "metrics.json").read_text())["stages"]
-    keys = dict.fromkeys(stage["key"] for stage in stages if stage["stage"] == "evaluate")
-    found = [Store().find(key) for key in keys]
-    for output in found:
-        if output is not None and output.manifest["identity"]["suite"] == "ifeval":
-            yield list(output.rows("items"))
+def answers(run: Path) -> tuple[Rows, Rows]:
+    """The items of the trained model, by the output that it was made in, and of the one before.
+
+    UserError: the run or the store does not have them.
+    """
+    stages = read_metrics(run)["stages"]
+    trained_in = [stage["key"] for stage in stages if stage["stage"] == "train"]
+    found: dict[bool, Rows] = {}
+    for key in dict.fromkeys(stage["key"] for stage in stages if stage["stage"] == "evaluate"):
+        output = Store().find(key)
+        if output is not None and output.manifest["identity"].get("suite") == "ifeval":
+            model = json.dumps(output.manifest["identity"]["model"])
+            found[bool(trained_in) and trained_in[-1] in model] = list(output.rows("items"))
+    if len(found) < 2:
+        raise UserError(
+            f"{run} has no IFEval before and after in this store: run its recipe again."
+        )
+    return found[True], found[False]
 
 
 def judged(docs: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -62,9 +76,8 @@ def mean_strict(rows: Sequence[Mapping[str, Any]]) -> ItemValues:
 
 
 def main(run: Path, file: str) -> None:
+    trained, before = answers(run)
     docs = [row for _, row in read_rows(file)]
-    by_mean = sorted(answers(run), key=lambda rows: -float(np.mean(of_all(rows))))
-    trained, before = by_mean[0], by_mean[1]
     tokenizer = load_tokenizer(str(run / "model"))
     ids = [[tokenizer(row["text"])["input_ids"] for row in rows] for rows in (trained, before)]
     lengths = [[len(one) for one in of] for of in ids]
@@ -115,10 +128,6 @@ def values_mean(values: ItemValues) -> float:
     return float(np.mean(values.sums.sum(axis=1) / values.counts.sum(axis=1)))
 
 
-def of_all(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    return [float(v) for row in rows for v in row["values"][_STRICT[1]]]
-
-
 def kinds(
     docs: Sequence[Mapping[str, Any]], *models: Sequence[Mapping[str, Any]]
 ) -> dict[str, tuple[int, float, float]]:
@@ -135,4 +144,12 @@ def kinds(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    parser = argparse.ArgumentParser(description="Hold a run's change on IFEval against controls.")
+    parser.add_argument("run", type=Path, help="run folder of recipe=ifeval_dpo")
+    parser.add_argument("file", help="that eval.ifeval.path names")
+    given = parser.parse_args()
+    try:
+        main(given.run, given.file)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
