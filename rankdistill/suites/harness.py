@@ -271,11 +271,10 @@ class HarnessSuite(HarnessOptions, Suite):
                 generates_answers(lm, model, chat=self.chat_template)
                 yield lm
             return
-        from lm_eval.models import huggingface
+        from rankdistill.suites.shared_contexts import SharedContexts
 
-        loaded: Any = huggingface.HFLM
-        lm = loaded(
-            pretrained=model.load_on_device(),
+        lm = SharedContexts(
+            model.load_on_device(),
             tokenizer=model.path,
             batch_size=self.batch_size,
             trust_remote_code=model.loading.trust_remote_code,
