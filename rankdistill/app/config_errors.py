@@ -90,8 +90,8 @@ def _other_shape(key: str, text: str, arguments: Sequence[str]) -> str | None:
     """What is said of one value, a list or a mapping where another of these belongs; or None."""
     if "is not a ListConfig" in text or "Cannot merge ListConfig with DictConfig" in text:
         return f"{key} takes a list, as in '{key}=[first,second]'"
-    keys = _keys(key, arguments)
-    if keys and "Cannot merge DictConfig with ListConfig" in text:
+    a_list = "Cannot merge DictConfig with ListConfig" in text
+    if a_list and (keys := _keys(key, arguments)):
         return f"{key} takes no list, and has keys of its own: {', '.join(keys)}"
     return None
 
