@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +17,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_models_convert import shapes as _shapes
 from test_models_convert import write_gguf
-from tiny_models import build_model, build_tokenizer, model_in
+from tiny_models import CHAT_TEMPLATE, build_model, build_tokenizer, model_in
 from transformers import BertConfig, BertLMHeadModel
 
 from rankdistill.errors import UserError
-from rankdistill.models import encode_prompt, identity, load_model, load_tokenizer, locate
+from rankdistill.models import (
+    encode_prompt,
+    identity,
+    load_model,
+    load_tokenizer,
+    locate,
+    template_limits,
+)
 from rankdistill.models.check import check_loading
 from rankdistill.retrieval.search import BiEncoder
 from rankdistill.schema import Precision
@@ -243,6 +252,44 @@ def test_a_broken_model_folder_is_refused_in_one_sentence(folder: Path, kind: st
     with pytest.raises(UserError, match=sentence) as refused:
         _open(folder)
     assert "\n" not in str(refused.value) and str(folder) in str(refused.value)
+
+
+LOOP = "{% for i in range(9**5) %}{% for j in range(9**5) %}{% endfor %}{% endfor %}"
+POWER = "{{ 9 ** (9 ** 9) }}"  # which the interpreter cannot be stopped in
+DOUBLES = (
+    "{% set n = namespace(s='a') %}{% for i in range(40) %}{% set n.s = n.s * 2 %}{% endfor %}"
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of a process are the kernel's")
+@pytest.mark.parametrize(
+    ("template", "most"),
+    [
+        (LOOP, "1 s"),
+        ("{% if messages[3] %}" + POWER + "{% endif %}", "1 s"),
+        ("{{ 'a' * 9**10 }}", "1 GiB of memory"),
+        ("{% if tools %}{{ 'a'.center(9**10) }}{% endif %}", "1 GiB of memory"),
+        (DOUBLES, "1 GiB of memory"),
+    ],
+)
+def test_a_template_without_end_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, template: str, most: str
+) -> None:
+    monkeypatch.setattr(template_limits, "SECONDS", 1)
+    put("chat_template.jinja", template + CHAT_TEMPLATE)(folder)
+    with pytest.raises(UserError, match=f"cannot write a conversation: .* more than {most}, so"):
+        load_tokenizer(str(folder))
+
+
+def test_a_template_has_a_limit_of_its_own_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_limits, "BYTES", 1 << 26)
+    put("chat_template.jinja", "{% set long = 'a' * 10**7 %}" + CHAT_TEMPLATE)(folder)
+    before = [resource.getrlimit(limit) for limit in (resource.RLIMIT_CPU, resource.RLIMIT_AS)]
+    load_tokenizer(str(folder))
+    after = [resource.getrlimit(limit) for limit in (resource.RLIMIT_CPU, resource.RLIMIT_AS)]
+    assert after == before
 
 
 def _open(folder: Path) -> None:

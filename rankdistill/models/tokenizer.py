@@ -27,6 +27,7 @@ from rankdistill.errors import UserError, first_line
 from rankdistill.forward.batch import TokenGroup
 from rankdistill.models.load import load_config, refusal
 from rankdistill.models.locate import locate
+from rankdistill.models.template_limits import check_ends
 from rankdistill.tool_calls import FORMS, tool_names, tools_of
 
 _ASKED = "A question to find in the text."
@@ -95,6 +96,7 @@ def _read(path: str, folder: str, trust_remote_code: bool) -> PreTrainedTokenize
             f"The tokenizer of '{path}' names no EOS token, so a response could never end: "
             f"set `eos_token` in its tokenizer_config.json."
         )
+    check_ends(tokenizer)
     _use_the_end_of_a_turn(tokenizer)
     _check_eos(path, tokenizer, load_config(path, trust_remote_code=trust_remote_code))
     rows = embedding_rows(folder)
