@@ -237,6 +237,33 @@ def test_a_file_of_a_run_that_is_none_is_one_sentence(
         assert why in told and told.count("\n") == 1, told
 
 
+@pytest.mark.parametrize("mistake", ["teacher.path=./nowhere", "score.timeout_s=0"])
+def test_a_refused_command_changes_nothing_in_a_finished_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, mistake: str
+) -> None:
+    written(tmp_path / "run" / "metrics.json", "{}")
+    written(tmp_path / "run" / ".hydra" / "overrides.yaml", "- objective=dpo")
+    for name in (".hydra/config.yaml", ".hydra/hydra.yaml"):
+        written(tmp_path / "run" / name)
+    (tmp_path / "run" / LOCK).touch()
+    before = content(tmp_path / "run")
+    recipe = "problems" if "timeout" in mistake else "likelihood"
+    refusal(monkeypatch, capsys, tmp_path, f"recipe={recipe}", "objective=rrhf", mistake)
+    assert content(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("name", ["rankdistill.log", ".hydra/overrides.yaml"])
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir])
+def test_a_pipe_in_the_place_of_what_is_written_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, name: str, put: Any
+) -> None:
+    place = tmp_path / "run" / name
+    place.parent.mkdir(parents=True)
+    put(place)
+    told = refusal(monkeypatch, capsys, tmp_path, "recipe=likelihood")
+    assert f"{place}, which a run writes to, is no file: move it away" in told
+
+
 def test_a_report_needs_the_configuration(run: Path, capsys: Any) -> None:
     pages = [run / "report.md", run / "report.html"]
     before = [page.read_bytes() for page in pages]

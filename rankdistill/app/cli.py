@@ -120,7 +120,8 @@ def _compose_and_run(arguments: list[str], planned: Planned | None) -> None:
     register()
     for folder in command_line.config_folders(arguments):
         own_code(folder)
-    job, Sweep.current, NewFolder.made = Job(planned), None, None
+    job, Sweep.current = Job(planned), None
+    NewFolder.made = NewFolder.finished = None
     entry = hydra.main(
         config_path="pkg://rankdistill.conf", config_name="config", version_base="1.3"
     )(job)
@@ -144,6 +145,7 @@ def _compose_and_run(arguments: list[str], planned: Planned | None) -> None:
         say_mistake(f"The run folder cannot be made ({error}): {ANOTHER_FOLDER}.")
         sys.exit(2)
     finally:
+        NewFolder.keep_finished()
         swept = Sweep.current is None or Sweep.current.finish()
     if job.failed:
         NewFolder.remove_unused()
