@@ -66,6 +66,14 @@ def test_json_schemas(tmp_path):
         assert scores(texts, {}, rule="json_schema", pattern=pattern) == [1.0, 1.0, 0.0, 0.0]
 
 
+def test_what_python_alone_takes_for_json_is_none():
+    texts = ["1.5", "1e400", "NaN", "[Infinity]", '```json\n{"a": -Infinity}\n```', '"NaN"']
+    found = scores(texts, {}, rule="json_schema", pattern="{}")
+    assert found == [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    with pytest.raises(UserError, match="NaN is no JSON"):
+        scorer("verifier", rule="json_schema", pattern='{"maximum": NaN}')
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "good", "bad"),
     [
@@ -147,6 +155,9 @@ def own(tmp_path, monkeypatch):
         "def words(text, columns):\n    return len(text.split()) / columns['most']\n"
         "def one(text):\n    return 1\n"
         "def broken(text, columns):\n    return 1 / 0\n"
+        "async def asked(text, columns):\n    return 1\n"
+        "def given(text, columns):\n    yield 1\n"
+        "async def streamed(text, columns):\n    yield 1\n"
     )
     (tmp_path / "broken_checks").mkdir()
     (tmp_path / "broken_checks" / "__init__.py").write_text("raise RuntimeError('no luck')")
@@ -195,6 +206,9 @@ def test_bytecode_of_another_source_is_not_its(own):
         ("own_checks:words.__globals__", "leading underscore"),
         ("../own_checks:words", "leading underscore"),
         ("own_checks:one", "must take two arguments"),
+        ("own_checks:asked", "not as `async def` or with `yield`"),
+        ("own_checks:given", "must return a number when it is called"),
+        ("own_checks:streamed", "not as `async def`"),
         ("missing_checks:words", "not there as Python source"),
         (
             "broken_checks.inner:words",

@@ -136,5 +136,5 @@ class _Failures:
         )
 
 
-_CODE = {"ifeval": 3}
+_CODE = {"ifeval": 3, "json_schema": 2}
 """Counted up where a rule's values change."""

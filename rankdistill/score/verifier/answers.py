@@ -124,7 +124,7 @@ def json_schema(column: str, pattern: str | None) -> Check:
         validator = fixed or _schema(columns[column], jsonschema)
         fenced = between(text, "```", "```")
         try:
-            value = json.loads(fenced[0].removeprefix("json").lstrip() if fenced else text)
+            value = _strictly(fenced[0].removeprefix("json").lstrip() if fenced else text)
         except (ValueError, RecursionError):  # a parser may limit the depth (RFC 8259, section 9)
             return 0.0
         return float(validator.is_valid(value))
@@ -132,12 +132,21 @@ def json_schema(column: str, pattern: str | None) -> Check:
     return check
 
 
+def _strictly(text: str) -> Any:
+    """The value of JSON as RFC 8259 has it; Python's parser takes NaN and Infinity too."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
 def _schema(given: Any, jsonschema: Any) -> Any:
     """A validator; a string is the schema's JSON, never a file: data sets have strings too."""
     from jsonschema_specifications import REGISTRY
 
     try:
-        given = json.loads(given) if isinstance(given, str) else given
+        given = _strictly(given) if isinstance(given, str) else given
         kind = jsonschema.validators.validator_for(given)
         kind.check_schema(given)
         # The published drafts and nothing else: a `$ref` to another place is not fetched.

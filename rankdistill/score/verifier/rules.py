@@ -29,6 +29,8 @@ from rankdistill.score.verifier.answers import Check
 from rankdistill.store.inputs import sha256
 
 _PACKAGE = Path(__file__).parents[2]
+_LATER = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+"""Flags of functions of which a call computes nothing."""
 _NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*")
 
 
@@ -53,6 +55,11 @@ def load_function(path: str) -> Callable[..., Any]:
             f"score.rule={path} must take two arguments, the response's text and a dict of the "
             f"prompt's kept columns, and return a number ({error})."
         ) from error
+    if function.__code__.co_flags & _LATER:
+        raise UserError(
+            f"score.rule={path} must return a number when it is called: write it with `def` and "
+            "`return`, not as `async def` or with `yield`."
+        )
     return function
 
 
