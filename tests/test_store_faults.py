@@ -27,6 +27,7 @@ from rankdistill.store.faults import writing
 from rankdistill.store.files import link
 from rankdistill.store.inputs import remembered_sha256
 from rankdistill.store.inventory import entries
+from rankdistill.store.locks import held_at_once, is_held
 
 # ------------------------------------------------------------------------------------------ damage
 
@@ -375,6 +376,20 @@ def test_a_file_system_without_locks_is_one_sentence(code, monkeypatch):
     with pytest.raises(UserError, match=r"cannot lock files \(.*\): set RANKDISTILL_HOME") as told:
         Store().output("sample", {}, make_nine)
     assert "\n" not in str(told.value)
+
+
+def test_a_kernel_without_locks_is_no_matter_of_a_person_s(monkeypatch, recwarn):
+    """filelock then takes a file's existence for the lock."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    store = Store()
+    with held_at_once(store.lock_path("sample-0")) as free:
+        assert free and is_held(store.lock_path("sample-0"))
+    assert not is_held(store.lock_path("sample-0"))
+    assert not recwarn.list
 
 
 def test_an_output_that_is_removed_while_it_is_read_is_one_sentence():

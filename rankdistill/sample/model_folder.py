@@ -15,14 +15,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from rankdistill.errors import UserError
 from rankdistill.models import decode_response
 from rankdistill.models.model import Model
 from rankdistill.rows import Response
 from rankdistill.store.files import home
-from rankdistill.store.locks import held_at_once
+from rankdistill.store.locks import file_lock, held_at_once
 from rankdistill.store.removal import folders_named, is_running
 
 _NOT_SHAPE = ("_name_or_path", "transformers_version", "tie_word_embeddings", "use_cache")
@@ -109,7 +107,7 @@ class EngineFolder:
         parent.mkdir(parents=True, exist_ok=True)
         _remove_left(parent)
         name = f"{socket.gethostname()}@{os.getpid()}-{secrets.token_hex(4)}"
-        self._lock = FileLock(_lock_of(parent / name))
+        self._lock = file_lock(_lock_of(parent / name))
         self._lock.acquire()
         self.path = parent / name
         self.path.mkdir(mode=0o700)

@@ -7,11 +7,16 @@ that died, and no clock is involved.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rankdistill.errors import UserError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 log = logging.getLogger("rankdistill.store")
 
@@ -37,13 +42,22 @@ def _lockable(path: Path, remedy: str) -> Iterator[None]:
         ) from error
 
 
+def file_lock(path: Path) -> FileLock:
+    """Where the kernel has no flock (ENOSYS), filelock takes a file's existence for the lock, and
+    says so in a warning about its own code, of which a person learns nothing."""
+    from filelock import FileLock
+
+    warnings.filterwarnings("ignore", "flock not supported", UserWarning)
+    return FileLock(path)
+
+
 @contextmanager
 def held(path: Path, waiting: Callable[[], str]) -> Iterator[None]:
     """Holds the lock `path`. Where another process does, waits, and says once for what."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = file_lock(path)
     with _lockable(path, _ANOTHER_HOME):
         try:
             lock.acquire(timeout=_UNNOTICED_SECONDS, poll_interval=POLL_SECONDS / 4)
@@ -63,10 +77,10 @@ def held_at_once(path: Path, remedy: str = _ANOTHER_HOME) -> Iterator[bool]:
     Args:
         remedy: What to do where the file system has no locks, for the end of the sentence.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = file_lock(path)
     with _lockable(path, remedy), suppress(Timeout):
         lock.acquire(timeout=0)
     if not lock.is_locked:
