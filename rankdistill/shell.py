@@ -120,23 +120,33 @@ def _behind(error: BaseException) -> Iterator[BaseException]:
 
 
 @contextmanager
+def uncollected() -> Iterator[None]:
+    """Garbage is not looked for in the block, which makes much and throws little away."""
+    looked_for = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looked_for:
+            gc.enable()
+
+
+@contextmanager
 def importing() -> Iterator[None]:
     """Garbage is looked for neither while the block imports nor, later on, among what it imported.
 
     A quarter of the time that torch, transformers and what they need take to import goes into that,
     and 0.3 seconds of every stage's `release`.
     """
-    before, looked_for = len(sys.modules), gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if len(sys.modules) > before:
-            gc.freeze()
-            # At the end all is looked through: nanobind reports what is still there as leaked.
-            atexit.register(gc.unfreeze)
-        if looked_for:
-            gc.enable()
+    before = len(sys.modules)
+    with uncollected():
+        try:
+            yield
+        finally:
+            if len(sys.modules) > before:
+                gc.freeze()
+                # At the end all is looked through: nanobind reports what is still there as leaked.
+                atexit.register(gc.unfreeze)
 
 
 @contextmanager

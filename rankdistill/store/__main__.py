@@ -80,11 +80,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def list_outputs(store: Store, options: argparse.Namespace) -> int:
     """Prints the table of all outputs and the totals."""
-    found = inventory.entries(store)
-    if found:
-        _print_totals(store, found)
-    else:
-        print(f"No outputs in {store.root}.")
+    with shell.uncollected():  # there may be tens of thousands
+        if found := inventory.entries(store):
+            _print_totals(store, found)
+        else:
+            print(f"No outputs in {store.root}.")
     if others := inventory.foreign(store):
         print(_not_ours(others))
     return 0

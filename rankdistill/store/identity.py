@@ -12,6 +12,7 @@ from typing import Any
 KEY_DIGITS = 16
 _STAGE = r"[a-z][a-z0-9_]*"
 KEY_PATTERN = rf"{_STAGE}-[0-9a-f]{{{KEY_DIGITS}}}"
+_KEY = re.compile(KEY_PATTERN)
 
 
 def key_of(stage: str, identity: Mapping[str, Any]) -> str:
@@ -30,7 +31,7 @@ def key_of(stage: str, identity: Mapping[str, Any]) -> str:
 
 def is_key(name: str) -> bool:
     """Whether `key_of` could have made the name, so that what is called so is the store's."""
-    return re.fullmatch(KEY_PATTERN, name) is not None
+    return _KEY.fullmatch(name) is not None
 
 
 def canonical_json(value: Any) -> str:
