@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from test_store import make_nine, rows_of
 
 from rankdistill.errors import UserError
-from rankdistill.models import locate
+from rankdistill.models import identity, locate
 from rankdistill.store import Partial, Store, key_of
 from rankdistill.store.faults import writing
 from rankdistill.store.files import link
@@ -376,6 +376,26 @@ def test_a_file_system_without_locks_is_one_sentence(code, monkeypatch):
     with pytest.raises(UserError, match=r"cannot lock files \(.*\): set RANKDISTILL_HOME") as told:
         Store().output("sample", {}, make_nine)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_model_of_the_store_that_lacks_a_file_is_told_as_one_that_is_made_anew(name):
+    def make(partial: Partial) -> None:
+        (partial.path / "model").mkdir()
+        for file in ("config.json", "tokenizer.json", "model.safetensors"):
+            (partial.path / "model" / file).write_text("{}")
+        (partial.path / "history.json").write_text("[]")
+
+    store = Store()
+    output = store.output("train", {}, make)
+    (output.path / "history.json").unlink()  # not the model's
+    assert locate(str(output.path / "model"))
+    (output.path / "model" / name).unlink()
+    told = f"output {output.key} in the store .* lacks its file model/{name}: run the command that"
+    for asked in (locate, identity):
+        with pytest.raises(UserError, match=told):
+            asked(str(output.path / "model"))
+    assert locate(str(store.output("train", {}, make).path / "model"))
 
 
 def test_a_kernel_without_locks_is_no_matter_of_a_person_s(monkeypatch, recwarn):

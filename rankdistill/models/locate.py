@@ -20,6 +20,7 @@ from rankdistill.models.convert import CONVERSION_VERSION, convert
 from rankdistill.models.hub import cached_models, commit, snapshot
 from rankdistill.store import home
 from rankdistill.store.inputs import remembered_sha256, sha256, stamp_of, watch
+from rankdistill.store.manifest import check_there
 from rankdistill.store.removal import check_not_removed
 
 BUNDLED = {
@@ -137,6 +138,7 @@ def _bundled(path: str) -> tuple[str, str, str, Path]:
 
 
 def _model_folder(folder: Path, path: str) -> Path:
+    check_there(folder, home())
     if (folder / "config.json").is_file():
         return folder
     inside = sorted(str(file.parent) for file in folder.glob("*/config.json"))

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rankdistill.errors import UserError
 from rankdistill.store.files import (
     allowed_mode,
     files_of,
@@ -131,6 +132,23 @@ def damaged_files(
         if not intact:
             damaged.append(relative)
     return damaged
+
+
+def check_there(folder: Path, root: Path) -> None:
+    """UserError where a folder in an output of the store `root` lacks a file that the manifest has.
+
+    Only names are looked at: it is asked each time that a model is looked for.
+    """
+    with suppress(ValueError):
+        [key, *inner] = folder.relative_to(root / "outputs").parts
+        manifest = read(root / "outputs" / key)
+        beginning = "".join(f"{part}/" for part in inner)
+        for name in manifest["files"] if manifest is not None else ():
+            if name.startswith(beginning) and not (root / "outputs" / key / name).exists():
+                raise UserError(
+                    f"The output {key} in the store {root} lacks its file {name}: run the command "
+                    "again that made it, which makes it anew."
+                )
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
