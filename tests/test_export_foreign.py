@@ -54,6 +54,31 @@ def test_an_export_takes_the_place_of_an_earlier_one_and_leaves_nothing_of_it(ru
     assert list(to.parent.iterdir()) == [to]
 
 
+def test_what_a_person_edited_in_an_export_stays(run, tmp_path, capsys):
+    to = export(open_source(run), tmp_path / "to")
+    whole = content(to)
+    for name in ("README.md", "Dockerfile"):
+        written(to / name, f"my own {name}")
+    (to / "app.py").unlink()
+    for _ in range(2):  # what we wrote the last time is not taken for what is there now
+        assert main([str(run), "--to", str(to)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.count("was edited and stays") == 2 and "README.md was edited" in said
+        mine = {name: f"my own {name}" for name in ("README.md", "Dockerfile")}
+        assert content(to) == {**whole, **mine}
+    (to / "README.md").unlink()
+    export(open_source(run), to)
+    assert content(to) == {**whole, "Dockerfile": "my own Dockerfile"}
+
+
+def test_another_model_s_card_is_written_where_nobody_edited_it(run, tmp_path):
+    other = finished_run(tmp_path / "other", "seed=3", title="Another")
+    to = export(open_source(run), tmp_path / "to")
+    assert content(export(open_source(other), to)) == content(
+        export(open_source(other), tmp_path / "fresh")
+    )
+
+
 OURS = {"version": 1, "model": "0" * 64, "precision": "auto", "quantize": "none"}
 FOREIGN = [
     "",
@@ -64,6 +89,7 @@ FOREIGN = [
     '{"name": "thesis", "files": ["thesis.txt"]}',
     json.dumps({**OURS, "files": "thesis.txt"}),
     json.dumps({**OURS, "files": [1]}),
+    json.dumps({**OURS, "files": ["thesis.txt"], "written": ["thesis.txt"]}),
     json.dumps({**OURS, "version": "1", "files": ["thesis.txt"]}),
     json.dumps({**OURS, "theme": "dark", "files": ["thesis.txt"]}),
 ]

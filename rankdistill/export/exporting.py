@@ -15,16 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel
+from rich.markup import escape
 from transformers import AutoModelForCausalLM
 
+from rankdistill.console import say
 from rankdistill.errors import UserError, first_line, suggest
 from rankdistill.export.card import model_card
 from rankdistill.export.hub import License, license_of
 from rankdistill.export.place import (
+    WRITTEN,
     check_place,
     clear_place,
     in_making,
     is_current,
+    keep_edited,
     read_record,
     record_of,
     write_record,
@@ -160,7 +164,8 @@ def check_export(source: Source, to: Path, options: ExportOptions) -> None:
 def export(source: Source, to: Path, options: ExportOptions | None = None) -> Path:
     """Writes weights, tokenizer, license, model card and deployment files; returns the folder.
 
-    An earlier export there is replaced when the new one is complete.
+    An earlier export there is replaced when the new one is complete, but for the card and the
+    deployment files that a person has edited.
 
     Args:
         source: See `open_source`.
@@ -175,9 +180,12 @@ def export(source: Source, to: Path, options: ExportOptions | None = None) -> Pa
     with in_making(to) as partial:
         _fill(partial, source, license, options)
         record = record_of(source, options.precision, options.quantize)
+        written, kept = keep_edited(to, partial, (CARD, *FILES))
         clear_place(to)
         # Last, in the place of the maker's: until here a kill leaves what is told to be a leftover.
-        write_record(partial, record)
+        write_record(partial, {**record, WRITTEN: written})
+    for name in kept:
+        say(f"{escape(str(to / name))} was edited and stays: move it away to get the new one.")
     return to
 
 
@@ -196,7 +204,7 @@ def _fill(partial: Path, source: Source, license: License, options: ExportOption
         (partial / name).write_text(text, encoding="utf-8")
     name = options.repository or source.name
     card = model_card(source, license, name, options.quantize)
-    card.save(partial / "README.md")
+    card.save(partial / CARD)
     write_deployment(source, partial, options.repository, int8)
     if options.quantize == "awq-ready":
         write_calibration(source, partial)
@@ -226,6 +234,7 @@ def _license(source: Source) -> License:
     return license_of(student.get("path") or teacher["path"])
 
 
+CARD = "README.md"
 FILES = (
     "app.py",
     "inferless-runtime-config.yaml",

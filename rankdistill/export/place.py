@@ -1,7 +1,8 @@
 """The folder of an export: what we did not write there stays, or the export is refused.
 
 Its `export.json` says what it was made of, so that one that is up to date is not made again, and
-lists its files, since nothing but these is removed when another takes its place.
+lists its files, since nothing but these is removed when another takes its place. Of those that a
+person edits, as the card, it has the digests: an edited one stays.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from rankdistill.export.source import Source
 from rankdistill.models.files import new_folder, stem_in_making
 from rankdistill.models.locate import folder_digest
 from rankdistill.store.faults import writing
-from rankdistill.store.files import files_of, read_json
+from rankdistill.store.files import files_of, read_json, sha256_of
 from rankdistill.store.removal import folders_named, is_folder, is_running
 
 RECORD = "export.json"
 FILES = "files"
 """Its list of files; missing in the record of an earlier version."""
+WRITTEN = "written"
+"""Its SHA-256 of each file that a person may edit; missing in the record of an earlier version."""
 VERSION = 1
 """Counted up when an export of the same model becomes another."""
 _KINDS = {"version": int, "model": str, "precision": str, "quantize": str}
@@ -48,13 +51,35 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     _write(folder, {**record, FILES: sorted(names - {RECORD})})
 
 
+def keep_edited(to: Path, partial: Path, names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Copies what a person has edited in the export in `to` into the one that will take its place.
+
+    Args:
+        names: The files that a person may edit.
+
+    Returns:
+        The digests of those in `partial` as they were written, for its record, and what was kept.
+    """
+    written = {name: sha256_of(partial / name) for name in names if (partial / name).is_file()}
+    before = (read_record(to) or {}).get(WRITTEN, {})
+    edited = [
+        name
+        for name in written.keys() & before.keys()
+        if (to / name).is_file() and sha256_of(to / name) not in (before[name], written[name])
+    ]
+    for name in edited:
+        shutil.copy2(to / name, partial / name)
+    return written, sorted(edited)
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """That of an export; None where there is none, or a file of that name that we did not write."""
     record = read_json(folder / RECORD)
-    if not isinstance(record, dict) or record.keys() - {FILES} != _KINDS.keys():
+    if not isinstance(record, dict) or record.keys() - {FILES, WRITTEN} != _KINDS.keys():
         return None
-    files = record.get(FILES, [])
+    files, written = record.get(FILES, []), record.get(WRITTEN, {})
     listed = isinstance(files, list) and all(isinstance(name, str) for name in files)
+    listed = listed and isinstance(written, dict)
     typed = all(isinstance(record[name], kind) for name, kind in _KINDS.items())
     return record if listed and typed else None
 
