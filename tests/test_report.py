@@ -345,3 +345,8 @@ def test_a_stage_of_other_versions_says_which(tmp_path):
         text = (tmp_path / name).read_text()
         assert text.count("made in 9.1 s with transformers 4.0.0") == 1
         assert text.count(" with transformers") == 1
+        said = text.replace("\\", "").partition("Stages were made with different versions of ")[2]
+        assert said.startswith("transformers (4.0.0: ")
+    same = write_report(run_report(4, stages=new), tmp_path / "same")
+    assert all(stage["versions"] == {} for stage in same["stages"])
+    assert "different versions" not in (tmp_path / "same" / "report.md").read_text()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from rankdistill.compare import verified_sentences
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.contrasts import Planned
-from rankdistill.compare.runs import FinishedRun
 from rankdistill.compare.wording import (
     NAMED,
     contrast_text,
@@ -18,6 +15,7 @@ from rankdistill.compare.wording import (
     told,
 )
 from rankdistill.report.headline import FEW_PROMPTS, Finding, judge_warning
+from rankdistill.report.stages import several_versions
 
 
 def headline(comparison: Comparison) -> str:
@@ -90,7 +88,7 @@ def findings(comparison: Comparison) -> list[Finding]:
         found = verified_sentences.findings(comparison, comparison.verified)
     else:
         found = [differences(comparison), _leads(comparison), _control(comparison)]
-    versions = of_several_versions(comparison)
+    versions = _versions(comparison)
     exploratory = _exploratory(comparison) if comparison.planned else None
     said = [exploratory, *found, *_placebos(comparison), *_cautions(comparison), versions]
     return [finding for finding in said if finding is not None]
@@ -225,32 +223,7 @@ def _cautions(comparison: Comparison) -> list[Finding | None]:
     return cautions
 
 
-def of_several_versions(comparison: Comparison) -> Finding | None:
-    """A warning where stages were made with different versions of a library.
-
-    The store takes an output whatever made it, so a difference may be a library's.
-    """
-    made: dict[str, dict[str, set[str]]] = {}
-    for run in (run for objective in comparison.objectives for run in objective.runs):
-        for library, version, stage in _made(run):
-            made.setdefault(library, {}).setdefault(version, set()).add(stage)
-    several = [
-        f"{library} ("
-        + "; ".join(f"{version}: {', '.join(sorted(by[version]))}" for version in sorted(by))
-        + ")"
-        for library, by in sorted(made.items())
-        if len(by) > 1
-    ]
-    if not several:
-        return None
-    return Finding(
-        "warning", f"Stages were made with different versions of {' and of '.join(several)}."
-    )
-
-
-def _made(run: FinishedRun) -> Iterator[tuple[str, str, str]]:
-    """(library, version, stage) of all stages of which it is known."""
-    for stage in run.metrics["stages"]:
-        if "versions" in stage or not stage["reused"]:
-            versions = {**run.metrics["versions"], **stage.get("versions", {})}
-            yield from ((name, version, stage["stage"]) for name, version in versions.items())
+def _versions(comparison: Comparison) -> Finding | None:
+    runs = [run for objective in comparison.objectives for run in objective.runs]
+    text = several_versions(run.metrics for run in runs)
+    return Finding("warning", text) if text else None

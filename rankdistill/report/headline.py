@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rankdistill.report.ranked import ranked_cautions, ranked_headline
 from rankdistill.report.ranking import ranking_cautions
 from rankdistill.report.reward import has_reward, reward_cautions, reward_headline
+from rankdistill.report.stages import several_versions
 from rankdistill.report.suites import suite_cautions, suite_changes, suite_headline
 from rankdistill.report.table import direction, number, percent, signed, tokens
 from rankdistill.report.verified_sentences import (
@@ -99,6 +100,11 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 def findings(metrics: Mapping[str, Any]) -> list[Finding]:
     """What a reader must know beside the headline, the most important first."""
+    mixed = several_versions([metrics])
+    return _measured(metrics) + ([Finding("warning", mixed)] if mixed else [])
+
+
+def _measured(metrics: Mapping[str, Any]) -> list[Finding]:
     ranked = _suites(metrics) + _ranked(metrics)
     ranked += [Finding("plain", text) for text in suite_cautions(metrics)]
     if not metrics["models"]:

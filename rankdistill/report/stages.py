@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rankdistill.report.table import Cell, Row, number
@@ -32,6 +32,35 @@ def _time(stage: Mapping[str, Any]) -> str:
         made = f"reused, made in {duration(stage['making_seconds'])}"
         return f"{made} with {others}" if others else made
     return duration(stage["seconds"])
+
+
+def several_versions(runs: Iterable[Mapping[str, Any]]) -> str | None:
+    """A warning where stages of the runs were made with different versions of a library.
+
+    The store takes an output whatever made it, so a difference may be a library's.
+    """
+    made: dict[str, dict[str, set[str]]] = {}
+    for metrics in runs:
+        for library, version, stage in _made(metrics):
+            made.setdefault(library, {}).setdefault(version, set()).add(stage)
+    several = [
+        f"{library} ("
+        + "; ".join(f"{version}: {', '.join(sorted(by[version]))}" for version in sorted(by))
+        + ")"
+        for library, by in sorted(made.items())
+        if len(by) > 1
+    ]
+    if not several:
+        return None
+    return f"Stages were made with different versions of {' and of '.join(several)}."
+
+
+def _made(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(library, version, stage) of all stages of which it is known."""
+    for stage in metrics["stages"]:
+        if "versions" in stage or not stage["reused"]:
+            versions = {**metrics["versions"], **stage.get("versions", {})}
+            yield from ((name, version, stage["stage"]) for name, version in versions.items())
 
 
 def counts(values: Mapping[str, Any]) -> str:
