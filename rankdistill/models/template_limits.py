@@ -33,6 +33,8 @@ _TOOL = {
 }
 _OUT_OF_MEMORY = 3
 """The child's exit code."""
+_ended: set[str] = set()
+"""Templates that a child has written conversations with."""
 
 
 def check_ends(tokenizer: Any) -> None:
@@ -44,7 +46,8 @@ def check_ends(tokenizer: Any) -> None:
     Raises:
         UserError: `SECONDS` or `BYTES` are not enough for the template.
     """
-    if sys.platform != "linux":
+    template = str(tokenizer.chat_template)
+    if sys.platform != "linux" or template in _ended:
         return
     child = os.fork()
     if not child:
@@ -56,6 +59,7 @@ def check_ends(tokenizer: Any) -> None:
             f"The chat template of '{tokenizer.name_or_path}' cannot write a conversation: a short "
             f"one takes more than {most}, so it may have no end."
         )
+    _ended.add(template)
 
 
 def _try(tokenizer: Any) -> NoReturn:
