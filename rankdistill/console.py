@@ -55,7 +55,7 @@ def quiet() -> None:
     # A library whose line finds its stream closed, as one does that stops an engine, would print a
     # traceback between ours.
     logging.raiseExceptions = False
-    libraries = "transformers datasets accelerate trl torch huggingface_hub httpx"
+    libraries = "transformers datasets accelerate trl torch huggingface_hub httpx httpx2"
     for name in libraries.split():
         logging.getLogger(name).setLevel(logging.ERROR)
     import datasets

@@ -9,6 +9,7 @@ import tiny_models
 import torch
 from forward_oracle import (
     assert_same_gradients,
+    called_in_float64,
     gradients,
     lively_model,
     oracle_logps,
@@ -126,6 +127,7 @@ def test_the_merged_path_is_taken_on_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
 def test_gradient_checkpointing_changes_nothing(architecture: str, reentrant: bool) -> None:
     groups = ragged_groups()
     model, oracle = pair(architecture)
+    called_in_float64(model)
     wanted = gradients(oracle, oracle_logps(oracle, groups))
     model.train()
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})

@@ -6,7 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from forward_oracle import assert_same_gradients, gradients, lively_model, ragged_groups
+from forward_oracle import (
+    assert_same_gradients,
+    called_in_float64,
+    gradients,
+    lively_model,
+    ragged_groups,
+)
 from tiny_models import build_model
 from torch import nn
 
@@ -25,6 +31,7 @@ def rows_and_targets(model: nn.Module, count: int = 11) -> tuple[torch.Tensor, S
 @pytest.mark.parametrize("architecture", ["llama", "phi", "granite", "cohere", "gemma2"])
 def test_logits_are_the_models_own(architecture: str) -> None:
     model = lively_model(architecture)
+    called_in_float64(model)
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         hidden = model.base_model(input_ids=ids).last_hidden_state[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -53,7 +54,6 @@ EXTRA = {
     "gpt_oss": {"head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1},
     "bloom": {},
 }
-WITHOUT_SDPA = ("mamba", "gpt_oss", "bloom")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -104,7 +104,8 @@ def build_model(
         **extra,
     )
     torch.manual_seed(seed)
-    attention = "eager" if architecture in WITHOUT_SDPA else "sdpa"
+    made: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    attention = "sdpa" if made._supports_sdpa else "eager"
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
 
 

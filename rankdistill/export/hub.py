@@ -9,14 +9,13 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-import httpx
 from huggingface_hub import HfApi, ModelCard, constants, get_token, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from rankdistill.errors import UserError, first_line
 from rankdistill.export.place import RECORD
-from rankdistill.models.hub import Kind
+from rankdistill.models.hub import UNREACHED, Kind
 from rankdistill.models.locate import locate
 
 PATTERNS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "COPYING*")
@@ -104,7 +103,7 @@ def _on_hub(path: str) -> License:
             name: Path(hf_hub_download(repository, name, revision=info.sha)).read_text("utf-8")
             for name in wanted
         }
-    except (OSError, httpx.HTTPError, UserError):
+    except (*UNREACHED, UserError):
         return License(None)
     data: Any = info.card_data
     return License(data.get("license") if data else None, texts)
@@ -150,7 +149,7 @@ def push(folder: Path, repository: str, private: bool, kind: Kind = "model") -> 
             ignore_patterns=[RECORD],
             **options,
         )
-    except (OSError, httpx.HTTPError) as error:
+    except UNREACHED as error:
         raise UserError(
             f"The hub does not take '{repository}': {first_line(error)} The export is in "
             f"{folder}; `hf upload {repository} {folder}` tries again."

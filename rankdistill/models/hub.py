@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-import httpx
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -19,6 +19,9 @@ from rankdistill.errors import UserError, suggest
 
 _TIMEOUT = 20.0
 """Seconds to wait for the hub before the cache is asked."""
+UNREACHED: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
+"""What a request to the hub fails by: the error of whichever HTTP library huggingface_hub is built
+on (requests, httpx, httpx2), which it does not turn into one of its own."""
 _FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
 
 Kind = Literal["model", "dataset"]
@@ -54,7 +57,7 @@ def snapshot(repository: str, revision: str, *, known: Iterable[str], weights: b
     """The cached folder of a hub model's commit, downloaded where it is missing."""
     sha = commit(repository, revision, known=known)
     wanted = [*_FILES, "*.safetensors"] if weights else _FILES
-    failure: Exception | None = None
+    failure: BaseException | None = None
     for cache_only in [True] if constants.is_offline_mode() else [False, True]:
         try:
             return Path(
@@ -67,7 +70,7 @@ def snapshot(repository: str, revision: str, *, known: Iterable[str], weights: b
                     local_files_only=cache_only,
                 )
             )
-        except (OSError, httpx.HTTPError) as error:
+        except UNREACHED as error:
             failure = error
     raise UserError(
         f"Files of the model '{repository}' are neither in the cache nor could they be downloaded "
@@ -101,7 +104,7 @@ def _commit_on_hub(kind: Kind, repository: str, revision: str, known: Iterable[s
             f"'{repository}' is neither on this machine nor a {noun} of the hub "
             f"(a private one needs `hf auth login`): {suggest(repository, known)}"
         ) from error
-    except (OSError, httpx.HTTPError):
+    except UNREACHED:
         return None
     return found.sha
 

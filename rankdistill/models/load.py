@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,6 +80,8 @@ def from_pretrained(
     """
     folder = locate(path)
     try:
+        if options.get("attn_implementation") == "sdpa" and not _has_sdpa(auto, folder, options):
+            options["attn_implementation"] = "eager"
         model, found = auto.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **options
         )
@@ -101,6 +103,14 @@ def from_pretrained(
             "before its training diverged, or download it again."
         )
     return model
+
+
+def _has_sdpa(auto: Any, folder: str, options: Mapping[str, Any]) -> bool:
+    """Whether the architecture has PyTorch's attention: gpt-oss has not, and from transformers 5.24
+    on Gemma 2 has not. Of code that comes with a model transformers says so itself."""
+    code = options.get("trust_remote_code", False)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=code)
+    return getattr(auto._model_mapping.get(type(config), None), "_supports_sdpa", True)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -131,7 +141,8 @@ def load_model(
         precision: float32, bfloat16, float16, or auto for the one it was saved in.
         quantization: int8 or nf4, by bitsandbytes. A model that was saved quantised (GPTQ, AWQ, ..)
             is loaded as it is. Both are on the GPU where there is one.
-        attn_implementation: transformers' name of the attention function.
+        attn_implementation: transformers' name of the attention function; sdpa is eager where an
+            architecture has none.
         trust_remote_code: Whether code that comes with the model may run.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lm_eval.models.huggingface import HFLM
+from lm_eval.models import huggingface
 from torch import Tensor
 
 from rankdistill.forward import (
@@ -19,11 +19,12 @@ from rankdistill.forward import (
     sum_by_candidate,
 )
 
+_HFLM: Any = huggingface.HFLM  # decorated, which hides its type
 _CHUNK_ROWS = 256
 """Rows whose logits are there at once."""
 
 
-class SharedContexts(HFLM):
+class SharedContexts(_HFLM):
     """`HFLM` whose log-likelihoods take a forward pass per context instead of one per continuation.
 
     A description of HellaSwag and its four endings are 85 tokens of SmolLM2's instead of the 172 of
