@@ -93,6 +93,29 @@ def test_a_second_ctrl_c_takes_nothing_from_what_the_first_one_says(pause):
     assert said[0].endswith("The same command continues from what is saved:") and len(said) == 2
 
 
+def test_a_second_ctrl_c_before_the_first_is_answered_is_answered(monkeypatch, capsys):
+    """Whenever Python lets it in: at the first look at how signals are handled."""
+
+    def work(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    asked = iter([True])
+    real = signal.getsignal
+
+    def interrupted(number: int) -> object:
+        if sys._getframe(1).f_code.co_name != "terminable" and next(asked, False):
+            raise KeyboardInterrupt
+        return real(number)
+
+    monkeypatch.setattr(cli, "_compose_and_run", work)
+    monkeypatch.setattr(signal, "getsignal", interrupted)
+    monkeypatch.setattr(sys, "argv", ["rankdistill", "recipe=rrhf"])
+    with pytest.raises(SystemExit) as ended:
+        cli.command()
+    assert ended.value.code == 130 and next(asked, None) is None
+    assert capsys.readouterr().err.count("The same command continues from what is saved:") == 1
+
+
 @pytest.mark.parametrize("number", ENDING)
 def test_a_program_that_runs_a_command_keeps_its_signal_handlers(number, monkeypatch, capsys):
     def own(*_: object) -> None:

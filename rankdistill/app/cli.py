@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rankdistill import shell
 from rankdistill.app import command_line
@@ -69,20 +69,32 @@ def command(planned: Planned | None = None) -> None:
     typed = shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]])
     with shell.quiet_pipe(), shell.terminable():
         try:
-            for argument in sys.argv[1:]:  # which Hydra writes down
-                refuse_credentials(argument.partition("=")[0], argument)
-            arguments = command_line.ordered(sys.argv[1:])
-            if not _listed(arguments):
-                command_line.refuse_no_recipe(arguments)
-                sys.argv[1:] = arguments
-                _compose_and_run(arguments, planned)
-        except UserError as error:
-            say_mistake(str(error))
-            sys.exit(2)
-        except KeyboardInterrupt as stop:
-            with shell.no_more_interrupts():
-                say_stopped(typed)
-            sys.exit(stop.code if isinstance(stop, shell.Terminated) else shell.INTERRUPTED)
+            try:
+                _asked_for(planned)
+            except KeyboardInterrupt as stop:
+                _end(stop, typed)
+        except KeyboardInterrupt as stop:  # a second one, before the first is answered
+            _end(stop, typed)
+
+
+def _asked_for(planned: Planned | None) -> None:
+    try:
+        for argument in sys.argv[1:]:  # which Hydra writes down
+            refuse_credentials(argument.partition("=")[0], argument)
+        arguments = command_line.ordered(sys.argv[1:])
+        if not _listed(arguments):
+            command_line.refuse_no_recipe(arguments)
+            sys.argv[1:] = arguments
+            _compose_and_run(arguments, planned)
+    except UserError as error:
+        say_mistake(str(error))
+        sys.exit(2)
+
+
+def _end(stop: KeyboardInterrupt, typed: str) -> NoReturn:
+    with shell.no_more_interrupts():
+        say_stopped(typed)
+    sys.exit(stop.code if isinstance(stop, shell.Terminated) else shell.INTERRUPTED)
 
 
 def say_stopped(command: str) -> None:
