@@ -19,7 +19,7 @@ from rankdistill.errors import UserError, suggest
 
 _TIMEOUT = 20.0
 """Seconds to wait for the hub before the cache is asked."""
-UNREACHED: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
+UNREACHED: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
 """What a request to the hub fails by: the error of whichever HTTP library huggingface_hub is built
 on (requests, httpx, httpx2), which it does not turn into one of its own."""
 _FILES = ["*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.py"]
@@ -57,7 +57,7 @@ def snapshot(repository: str, revision: str, *, known: Iterable[str], weights: b
     """The cached folder of a hub model's commit, downloaded where it is missing."""
     sha = commit(repository, revision, known=known)
     wanted = [*_FILES, "*.safetensors"] if weights else _FILES
-    failure: BaseException | None = None
+    failure: Exception | None = None
     for cache_only in [True] if constants.is_offline_mode() else [False, True]:
         try:
             return Path(
