@@ -391,7 +391,7 @@ def test_a_model_of_the_store_that_lacks_a_file_is_told_as_one_that_is_made_anew
     (output.path / "history.json").unlink()  # not the model's
     assert locate(str(output.path / "model"))
     (output.path / "model" / name).unlink()
-    told = f"output {output.key} in the store .* lacks its file model/{name}: run the command that"
+    told = f"output {output.key} in the store .* lacks its file model/{name}: run the command again"
     for asked in (locate, identity):
         with pytest.raises(UserError, match=told):
             asked(str(output.path / "model"))
