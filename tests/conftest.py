@@ -70,11 +70,10 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are drawn in tests of reports and comparisons, and in those marked `drawn`."""
+    """Figures are drawn in tests that are marked `drawn`."""
     from shortcuts import shortcuts
 
-    named = request.path.stem.startswith(("test_report", "test_compare"))
-    figures = named or request.node.get_closest_marker("drawn") is not None
+    figures = request.node.get_closest_marker("drawn") is not None
     intervals = request.path.stem.startswith(INTERVALS)
     for place, name, instead in shortcuts(figures=figures, intervals=intervals):
         monkeypatch.setattr(place, name, instead)

@@ -177,6 +177,7 @@ def test_the_page_needs_nothing_else_and_works_without_its_script(written):
         assert title in page
 
 
+@pytest.mark.drawn
 def test_what_models_wrote_is_escaped(sweep, tmp_path):
     run = tmp_path / "dpo"
     shutil.copytree(sweep / "objective=dpo,seed=0", run)

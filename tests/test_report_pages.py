@@ -21,6 +21,8 @@ from rankdistill.report.html import html_report
 from rankdistill.report.markdown import markdown_report
 from rankdistill.report.rendering import WORDS
 
+pytestmark = pytest.mark.drawn
+
 
 @pytest.fixture(scope="module")
 def attacked() -> dict[str, Any]:

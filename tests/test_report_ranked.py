@@ -91,6 +91,7 @@ def test_no_change_is_called_noise_and_below_the_longer_first_is_said():
     assert any("23 % of the held-out responses were cut" in text for text in said)
 
 
+@pytest.mark.drawn
 def test_a_run_that_samples_nothing_has_all_its_files(tmp_path: Path):
     metrics = write_report(without_sampling(), tmp_path)
     markdown = (tmp_path / "report.md").read_text()

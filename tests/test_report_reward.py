@@ -61,6 +61,7 @@ def test_a_model_that_knows_length_only_is_said():
     assert "not shown to know more than that longer responses win" in said(metrics(right=False))
 
 
+@pytest.mark.drawn
 def test_pages_show_reward_teacher_kl_and_length_together():
     found = metrics(training_history=[
         {**row, "score": row["loss"], "explained_variance": 0.5} for row in history(8, 1.0, 2.0)

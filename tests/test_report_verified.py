@@ -146,6 +146,7 @@ def test_the_pages_have_every_table(metrics):
     assert "bullets 12.5\u00a0%<br>bold 5.0\u00a0%" in html
 
 
+@pytest.mark.drawn
 def test_the_pictures(metrics):
     first, second = verified_plots(metrics)
     titles = [line.title for line in demands_followed(metrics).lines if "best of" not in line.title]
