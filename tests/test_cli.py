@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from rankdistill.app import catalogue, start_page
@@ -18,9 +18,7 @@ from rankdistill.errors import UserError
 def run(
     *arguments: str, cwd: Path | str = "/", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "rankdistill", *arguments]
-    env = {**os.environ, **environment}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return forked.run("rankdistill", *arguments, cwd=cwd, **environment)
 
 
 def refused(*arguments: str, cwd: Path | str = "/", **environment: str) -> str:
