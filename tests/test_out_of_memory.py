@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
 from rankdistill.objectives import RRHF
-from rankdistill.trainer.steps import anyone
+from rankdistill.trainer.steps import Watch, anyone
 
 
 class Allocator(TorchDispatchMode):
@@ -109,6 +110,23 @@ def test_one_group_too_many_and_accumulated_steps_are_told(tmp_path):
     told = r"Step 1 ran out of memory.*max_batch_tokens=2048.*continues from the start"
     with Allocator(SMALL), pytest.raises(UserError, match=told):
         accumulated.train()
+
+
+@pytest.mark.parametrize(
+    ("error", "out"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED."), True),
+        (RuntimeError("shapes do not fit"), False),
+    ],
+)
+def test_what_running_out_of_memory_is(error, out):
+    """CPUs and cuDNN have no class of error for it."""
+    watch = Watch()
+    with nullcontext() if out else pytest.raises(RuntimeError, match="shapes"), watch:
+        raise error
+    assert watch.ran_out == out
 
 
 def test_other_errors_are_not_taken_for_memory(tmp_path):

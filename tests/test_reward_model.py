@@ -215,6 +215,7 @@ def test_learns_a_rule_and_orders_new_groups(tmp_path, folder, loss):
     trainer.train()
     losses, accuracies = logged(trainer), logged(trainer, "pair_accuracy")
     assert fmean(losses[-4:]) < 0.5 * losses[0] and fmean(accuracies[-4:]) > 0.9
+    assert len(accuracies) == len(losses)
     held_out = lower_case_groups(16, 2)
     tokens = [
         TokenGroup(encode_prompt(build_tokenizer(), g["messages"]), [r["token_ids"] for r in rs])
@@ -231,6 +232,20 @@ def test_learns_a_rule_and_orders_new_groups(tmp_path, folder, loss):
     assert figures.longer_wins.mean == 0.5  # all are of one length
     assert figures.like_length_pairs == figures.pairs
     check_gate(figures.row(), 0.8)
+
+
+def test_the_token_that_is_read_behind_a_response_counts_in_the_limit(tmp_path, folder):
+    model, tokenizer = load_reward_model(folder(), new_head=True), build_tokenizer()
+    rows = ragged_groups_with_pairs(4)
+    lengths = [
+        len(encode_prompt(tokenizer, row["messages"]))
+        + max(len(response["token_ids"]) for response in row["responses"])
+        for row in rows
+    ]
+    for limit in (max(lengths) + 1, max(lengths)):
+        args = config(tmp_path / str(limit), max_length=limit)
+        kept: Any = RewardTrainer(model, args, rows, tokenizer).train_dataset
+        assert len(kept) == sum(length < limit for length in lengths)
 
 
 def test_a_step_is_the_same_however_it_is_split(tmp_path, folder):
