@@ -47,6 +47,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "rank/combine.py": {
         "centre = float(np.mean(known)) if known else 1.0": "where no response has a score",
     },
+    "compare/statistics.py": {
+        "for (a, b), one in zip(pairs, tested(estimates), strict=False)": "one for each pair",
+    },
     "rank/preferences.py": {
         "if not math.isnan(given) or not math.isnan(_number(wanted)):": (
             "a text and a number are as different as texts"

@@ -156,6 +156,12 @@ def test_two_prompts_are_tested_by_flipping_their_signs():
     assert told.p_value == 0.5  # of four ways of signs, two are as far from 0
 
 
+def test_what_no_draw_reaches_has_the_smallest_p_value():
+    table = 1e6 + np.random.default_rng(4).normal(size=(2, 12))
+    (told,) = of_differences([table], 2, seed=0)
+    assert told.p_value == 2 / (statistics.RESAMPLES + 1)
+
+
 def test_a_table_that_is_given_twice_is_as_wide_as_alone():
     table = np.random.default_rng(3).normal(size=(3, 12))
     alone, first, second = (
