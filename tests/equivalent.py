@@ -8,6 +8,7 @@ UNUSED = (
 )
 EQUIVALENT: dict[str, dict[str, str]] = {
     "compare/statistics.py": {
+        "for (a, b), one in zip(pairs, tested(estimates), strict=False)": "one for each pair",
         "return float(min(2.0, result.pvalue))": "a p-value is at most 1",
         "batch=max(1, _VALUES_AT_ONCE / values.size),": "how many are drawn at once",
         "return min((len(table) for table in tables if len(table) > 1), default=2)": (
@@ -46,9 +47,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "rank/combine.py": {
         "centre = float(np.mean(known)) if known else 1.0": "where no response has a score",
-    },
-    "compare/statistics.py": {
-        "for (a, b), one in zip(pairs, tested(estimates), strict=False)": "one for each pair",
     },
     "rank/preferences.py": {
         "if not math.isnan(given) or not math.isnan(_number(wanted)):": (
