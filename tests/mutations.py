@@ -66,7 +66,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "rank": (
         "rank/*.py",
         "rank rank_aggregate rank_diagnostics rank_existing rank_export rank_placebo rows_shapes"
-        " rows_of_others writers imported_answers",
+        " rows_of_others rows_set_aside writers imported_answers",
     ),
     "store": (
         "store/*.py",

@@ -15,6 +15,7 @@ from tiny_models import build_tokenizer
 from rankdistill.errors import UserError
 from rankdistill.rank.existing import read_ranked
 from rankdistill.rank.formats import ranked_row
+from rankdistill.rank.row import own_ids
 from rankdistill.schema import Fractions, Limits, PromptsConfig, RankConfig, Select
 
 TOKENIZER = build_tokenizer()
@@ -265,3 +266,14 @@ def test_compressed_files_are_read(tmp_path):
         read(tmp_path, [], path=str(path))
     with pytest.raises(UserError, match="no prompt file"):
         read(tmp_path, [], path=str(tmp_path / "other.jsonl.gz"))
+
+
+def test_ids_that_a_response_brings_are_kept_where_this_tokenizer_wrote_them(tokenizer):
+    ids = tokenizer("ab")["input_ids"]
+    brought = {"token_ids": [0, *ids], "text": "ab"}  # 0 is a special token, which is no text
+    assert own_ids(brought, tokenizer, None) == own_ids(brought, tokenizer, True) == [0, *ids]
+    assert own_ids(brought, tokenizer, False) is None
+    # Bytes that are half a character are no text of their own: what wrote them knows, nobody else.
+    other = {"token_ids": ids, "text": "cd"}
+    assert own_ids(other, tokenizer, True) == ids and own_ids(other, tokenizer, None) is None
+    assert own_ids({"token_ids": [len(tokenizer)], "text": ""}, tokenizer, None) is None

@@ -55,6 +55,8 @@ ODD = {
                 "score": 0}]}, "no_text"),
     "half a surrogate": ({"prompt": "Smile \ud83d!", "chosen": "a", "rejected": "b"},
                          "unencodable"),
+    "half a surrogate in a response": ({"prompt": "Hi", "responses": [
+        {"text": "\ud83d!", "score": 1}, {"text": "b", "score": 0}]}, "unencodable"),
     "labels the wrong way round": ({"prompt": "Hi", "chosen": "a", "rejected": "b",
                                     "score_chosen": 1.0, "score_rejected": 2.0}, "inverted_labels"),
     "nobody known": ({"messages": [{"role": "Bob", "content": "Hi"}], "responses": ["a", "b"],
