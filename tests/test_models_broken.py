@@ -7,6 +7,7 @@ import resource
 import shutil
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,6 +291,17 @@ def test_a_template_has_a_limit_of_its_own_only(
     load_tokenizer(str(folder))
     after = [resource.getrlimit(limit) for limit in (resource.RLIMIT_CPU, resource.RLIMIT_AS)]
     assert after == before
+
+
+def test_a_child_that_only_waits_is_given_up_and_refuses_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(template_limits, "_PATIENCE", 1)
+    monkeypatch.setattr(template_limits, "_write", lambda *_: time.sleep(30))
+    put("chat_template.jinja", "{# Waits. #}" + CHAT_TEMPLATE)(folder)
+    begun = time.monotonic()
+    load_tokenizer(str(folder))
+    assert time.monotonic() - begun < 20
 
 
 def _open(folder: Path) -> None:

@@ -31,6 +31,9 @@ _TOOL = {
         "parameters": {"type": "object", "properties": {}},
     },
 }
+_PATIENCE = 60
+"""Seconds after which a child that computes nothing is given up: a lock that another thread held
+when it was forked stays held in it."""
 _OUT_OF_MEMORY = 3
 """The child's exit code."""
 _ended: set[str] = set()
@@ -81,7 +84,9 @@ def _limit() -> None:
 
     with open("/proc/self/statm") as file:
         has = int(file.read().split()[0]) * resource.getpagesize()
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    for number in (signal.SIGXCPU, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.alarm(_PATIENCE)
     for limit, most in ((resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_AS, has + BYTES)):
         hard = resource.getrlimit(limit)[1]
         resource.setrlimit(
