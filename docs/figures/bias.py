@@ -82,4 +82,8 @@ def main(runs: Mapping[str, Path]) -> None:
 
 
 if __name__ == "__main__":
-    main({name: Path(folder) for name, _, folder in (a.partition("=") for a in sys.argv[1:])})
+    named = (argument.partition("=") for argument in sys.argv[1:])
+    try:
+        main({name: Path(folder) for name, _, folder in named})
+    except OSError as error:
+        sys.exit(f"error: {error}: give LABEL=RUN of runs with verified answers.")

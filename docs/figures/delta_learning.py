@@ -19,10 +19,12 @@ import argparse
 import json
 import random
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rankdistill.errors import UserError
 from rankdistill.models import Model, encode_prompt, load_tokenizer
 from rankdistill.prompts.sources import read_rows
 from rankdistill.report import read_metrics
@@ -118,4 +120,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -51,6 +51,7 @@ class SharedContexts(_HFLM):
         """
         of_context: dict[tuple[int, ...], list[int]] = {}
         for index, (_asked, context, continuation) in enumerate(requests):
+            assert 0 < len(continuation) <= self.max_length  # as HFLM: it cannot be cut
             # A sequence that is too long loses its beginning, as in HFLM.
             kept = context[-(self.max_length + 1 - len(continuation)) :]
             of_context.setdefault(tuple(kept), []).append(index)
