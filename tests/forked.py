@@ -132,6 +132,8 @@ def shares(work: Callable[..., None], *arguments: Any, processes: int = 2) -> No
 
 @cache
 def _context() -> Any:
+    # A process has one server of forks, and an earlier test of what starts another may have it.
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["preloaded"])
     with pytest.MonkeyPatch.context() as patch:  # it does not get this process's `sys.path`
