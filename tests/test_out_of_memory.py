@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, weights
 from test_ranking_trainer import gpt2
 from torch.testing import assert_close
@@ -16,8 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
+from rankdistill.forward import TokenGroup
 from rankdistill.objectives import RRHF
-from rankdistill.trainer.steps import Watch, anyone
+from rankdistill.trainer.batches import RankedBatch
+from rankdistill.trainer.steps import StepTrainer, Watch, anyone, refuse, smaller_budget
 
 
 class Allocator(TorchDispatchMode):
@@ -100,6 +103,101 @@ def test_where_one_of_two_processes_is_out_of_memory_both_repeat(here, others):
     accelerator = SimpleNamespace(num_processes=2, reduce=lambda mine, reduction: mine + others)
     trainer = SimpleNamespace(accelerator=accelerator, args=SimpleNamespace(device="cpu"))
     assert anyone(trainer, here) == (here or others > 0)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_pass_that_others_wait_for_is_ended_without_prompts(tmp_path, monkeypatch, processes):
+    """DDP exchanges gradients in a step's last pass, which is the one that ran out of memory."""
+    monkeypatch.setattr(Accelerator, "num_processes", processes)
+    passes: dict[str, list[tuple[int, bool]]] = {"refused": [], "given": []}
+
+    def train(name: str, **settings: Any) -> RankingTrainer:
+        trainer: Any = trainer_of(tmp_path, **settings)
+        losses = trainer.losses
+
+        def noisy(model: Any, rows: Any) -> torch.Tensor:
+            passes[name].append((len(rows), trainer.accelerator.sync_gradients))
+            found = losses(model, rows) * torch.rand(())  # as dropout draws, for no prompts too
+            if name == "refused" and len(passes[name]) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return found
+
+        trainer.losses = noisy
+        torch.manual_seed(0)
+        trainer.train()
+        return trainer
+
+    refused = train("refused")
+    given = train("given", **refused.memory_figures)
+    ended = [(8, True), (0, True)][:processes]
+    assert passes["refused"] == [*ended, *passes["given"]]
+    assert_close(weights(refused), weights(given), rtol=0, atol=0)
+    assert logged(refused) == logged(given)
+
+
+def test_where_others_exchange_gradients_already_the_step_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    trainer: Any = trainer_of(tmp_path)
+
+    def refused(loss: torch.Tensor, **_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    trainer.accelerator.backward = refused
+    with pytest.raises(UserError, match="cannot repeat it together"):
+        trainer.train()
+
+
+def rows_of(*lengths: int) -> list[Any]:
+    """Rows of a prompt of 3 tokens and a response of so many."""
+    return [
+        SimpleNamespace(prompt_id="p", tokens=TokenGroup([3] * 3, [[4] * length]))
+        for length in lengths
+    ]
+
+
+def one_of_two(others: list[int], budget: int) -> Any:
+    """A trainer as far as its step is concerned, and what the other process tells of its own."""
+
+    def gather(mine: torch.Tensor) -> torch.Tensor:
+        return torch.cat([mine, torch.tensor(others).view(-1, *mine.shape[1:])])
+
+    return SimpleNamespace(
+        accelerator=SimpleNamespace(num_processes=2, gather=gather), layout="shared", weight=len,
+        args=SimpleNamespace(device="cpu", max_batch_tokens=budget, output_dir="absent"),
+        state=SimpleNamespace(global_step=6),
+    )  # fmt: skip
+
+
+def test_a_step_is_of_all_processes_and_each_has_as_many_passes_as_the_one_with_most():
+    trainer = one_of_two([5, 1, 3], 20)
+    batches = [RankedBatch(rows_of(7, 7, 7)), RankedBatch(rows_of(2))]
+    assert StepTrainer._get_num_items_in_batch(trainer, batches, torch.device("cpu")) == 4 + 5
+    assert [[len(part) for part in batch.parts] for batch in batches] == [[2, 1], [1, 0, 0]]
+    again = one_of_two([4], 10)
+    StepTrainer._split_anew(again, batches[0])
+    assert [len(part) for part in batches[0].parts] == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("others", "given", "budget"), [([17, 1], 30, 10), ([35, 1], 36, 17), ([17, 1], 17, 8)]
+)
+def test_the_budget_is_half_of_the_largest_pass_of_any_process(others, given, budget, capsys):
+    found = smaller_budget(one_of_two(others, given), [[0, 1], [2]], rows_of(7, 8, 1))
+    assert found == budget and isinstance(found, int)
+    assert f"max_batch_tokens={budget} in place of {given}," in capsys.readouterr().out
+
+
+def test_one_prompt_at_a_time_is_too_much_only_where_no_process_has_two():
+    assert smaller_budget(one_of_two([30, 2], 40), [[0], [1]], rows_of(7, 8)) == 15
+    with pytest.raises(UserError, match=r"Step 7 ran out .* \(12 tokens at most\)"):
+        smaller_budget(one_of_two([12, 1], 40), [[0], [1]], rows_of(7, 8))
+
+
+@pytest.mark.parametrize(("given", "advised"), [(4096, 2048), (1001, 500), (1, 1)])
+def test_a_step_that_cannot_be_repeated_names_half_of_the_budget(given, advised):
+    told = rf"Step 7 ran out .* with max_batch_tokens={advised} \(of this stage\).* the start"
+    with pytest.raises(UserError, match=told):
+        refuse(one_of_two([], given))
 
 
 def test_one_group_too_many_and_accumulated_steps_are_told(tmp_path):

@@ -124,7 +124,7 @@ class StepTrainer(KeepsFloat32, Trainer, ABC):
             if self.accelerator.num_processes > 1:
                 # DDP still expects the gradients of the pass that was dropped.
                 self.accelerator.gradient_state._set_sync_gradients(syncs)
-                self.accelerator.backward(self.losses(model, []).sum() * 0.0)
+                self.accelerator.backward(self.losses(model, []).sum())
                 before.restore()
             self.reduced_to = smaller_budget(self, inputs.parts, inputs.groups)
             self.args.max_batch_tokens = self.reduced_to
@@ -344,7 +344,7 @@ def smaller_budget(trainer: Any, parts: Sequence[Sequence[int]], groups: Sequenc
             "tokens at most): set gradient_checkpointing=true, take fewer responses (rank.select, "
             f"rank.top_k) or shorter ones, then continue from {_checkpoint(trainer)}."
         )
-    budget = max(1, min(trainer.args.max_batch_tokens, tokens) // 2)
+    budget = min(trainer.args.max_batch_tokens, tokens) // 2
     say(
         f"out of memory: the step is repeated with max_batch_tokens={budget} in place of "
         f"{trainer.args.max_batch_tokens}, which changes no gradient, and so are those after it"
