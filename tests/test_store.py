@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -16,10 +15,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rankdistill.store import Partial, Store, canonical_json, home, key_of
+from rankdistill.errors import UserError
+from rankdistill.store import Partial, Store, canonical_json, home, key_of, outputs
 from rankdistill.store import attempt as attempts
 from rankdistill.store import shards as shards_module
-from rankdistill.store.files import append_line, link
 from rankdistill.store.shards import MERGED
 
 
@@ -110,6 +109,7 @@ def test_home(monkeypatch, tmp_path):
     monkeypatch.delenv("RANKDISTILL_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert home() == tmp_path / ".cache" / "rankdistill"
+    assert home().stat().st_mode & 0o777 == 0o700  # what a user made is nobody else's to read
 
 
 def test_the_store_imports_nothing_heavy():
@@ -328,29 +328,6 @@ def test_a_rank_knows_the_record_of_its_own_launch(tmp_path):
     assert rank_zero.look()["beat"] == 2
 
 
-@pytest.mark.parametrize(
-    ("before", "after"), [("", "new\n"), ("whole\n", "whole\nnew\n"), ("ha", "ha\nnew\n")]
-)
-@pytest.mark.filterwarnings("error")
-def test_a_line_is_added_after_one_that_a_crash_left_half(before, after, tmp_path):
-    (tmp_path / "journal").write_text(before)
-    append_line(tmp_path / "journal", "new")
-    assert (tmp_path / "journal").read_text() == after
-
-
-@pytest.mark.parametrize("apart", [False, True])
-def test_a_link_to_another_file_system_is_a_copy(apart, tmp_path, monkeypatch):
-    def link_of_two(source: object, target: object) -> None:
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    if apart:
-        monkeypatch.setattr(os, "link", link_of_two)
-    (tmp_path / "source").write_text("weights")
-    link(tmp_path / "source", tmp_path / "target")
-    assert (tmp_path / "target").read_text() == "weights"
-    assert (tmp_path / "target").samefile(tmp_path / "source") != apart
-
-
 def test_a_rank_counts_from_the_last_change_of_the_record(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(attempts, "time", SimpleNamespace(monotonic=lambda: clock[0]))
@@ -379,3 +356,13 @@ def test_a_rank_waits_until_the_output_is_there(tmp_path):
     follower = attempts.Follower("sample-0", tmp_path, tmp_path / "lock", 60.0)
     found = iter([None, None, "output"])
     assert follower.wait(lambda: next(found), enter=False) == "output"
+
+
+def test_a_rank_above_0_waits_unless_all_ranks_are_to_make_it(monkeypatch):
+    monkeypatch.setattr(outputs, "rank", lambda: 1)
+    store = Store(patience_seconds=0.0)
+    attempt = store.partial_path(key_of("train", {})) / attempts.RECORD
+    attempt.parent.mkdir(parents=True)
+    attempt.write_text('{"state": "building", "beat": 1}')
+    with pytest.raises(UserError, match="no process is making it"):
+        store.output("train", {}, lambda partial: pytest.fail("it made its own"))

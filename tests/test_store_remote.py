@@ -12,6 +12,7 @@ from typing import ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import known_implementations
 
 from rankdistill.errors import UserError
 from rankdistill.store import Output, Partial, Store
@@ -206,9 +207,12 @@ def test_access_that_is_refused_ends_the_run_in_one_sentence(remote, tmp_path):
         ("simplecache::s3://key:secret@bucket", "has credentials in it"),
         ("s3://bucket?secret=secret", "has credentials in it"),
         ("nothing://bucket", "is no address"),
+        ("absent://bucket", "needs a package that is not installed"),
     ],
 )
 def test_an_address_that_cannot_work_is_refused(address, told, monkeypatch, capsys):
+    package = {"class": "absent_package.FileSystem", "err": "Install absent_package"}
+    monkeypatch.setitem(known_implementations, "absent", package)
     monkeypatch.setenv("RANKDISTILL_REMOTE", address)
     assert main(["list"]) == 2
     said = capsys.readouterr().err

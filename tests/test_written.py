@@ -11,7 +11,7 @@ from folders import content, written
 from test_pipeline_faults import QUICK
 from tiny_run import run_here
 
-from rankdistill.store.written import RECORD, is_run_folder, replace_folder
+from rankdistill.store.written import METRICS, RECORD, begin, is_run_folder, replace_folder
 
 OLD = {"config.json": "old", "model-1.safetensors": "weights", "templates/chat.jinja": "old"}
 NEW = {"config.json": "new", "model.safetensors": "other weights"}
@@ -39,6 +39,13 @@ def test_either_file_makes_a_folder_that_of_a_run(tmp_path, name):
     assert not is_run_folder(tmp_path)
     (tmp_path / name).touch()
     assert is_run_folder(tmp_path)
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, written])
+def test_from_its_beginning_a_run_reads_as_unfinished_whatever_had_the_name(tmp_path, put):
+    put(tmp_path / METRICS)
+    assert begin(tmp_path, [], []) == [(tmp_path / METRICS, tmp_path / f"{METRICS}.1")]
+    assert not (tmp_path / METRICS).exists() and (tmp_path / f"{METRICS}.1").exists()
 
 
 def test_a_run_replaces_what_the_last_one_wrote(place, sources):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,7 +58,7 @@ class Shards:
     def __init__(self, folder: Path, *, writable: bool = True) -> None:
         self.folder = folder
         self._writable = writable
-        self._flushed = -FLUSH_SECONDS
+        self._flushed = -math.inf
         if writable:
             refuse_link(folder)
             folder.mkdir(parents=True, exist_ok=True)
