@@ -9,6 +9,7 @@ import pytest
 
 from rankdistill.statistics import (
     Interval,
+    bootstrap,
     mean_agreement,
     mean_interval,
     paired_difference,
@@ -89,6 +90,19 @@ def test_few_or_nearly_constant_values_have_a_finite_interval(values):
     interval = mean_interval(values, seed=0)
     assert interval.low is not None and interval.high is not None
     assert 0.0 <= interval.low <= interval.mean <= interval.high <= 1.0
+
+
+def test_an_end_that_bca_puts_at_infinity_is_the_percentiles():
+    """As of a ratio whose denominator vanishes in some resamples."""
+    values = np.random.default_rng(6).exponential(size=20)
+    high = mean_interval(values.tolist(), seed=0).high
+
+    def until_there(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        means = drawn.mean(axis)
+        return np.where(means < high, means, math.inf)
+
+    low, end = bootstrap([values], until_there, 0)
+    assert high is not None and low < values.mean() < end < high
 
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf, 1.0]])

@@ -12,6 +12,7 @@ from rankdistill.rank import __main__ as command
 from rankdistill.rank.existing import load_groups
 from rankdistill.rank.formats import ranked_row
 from rankdistill.rank.write import export, write_table
+from rankdistill.store.written import RECORD
 
 
 def group(prompt_id: str, *scored: tuple[str, float, int], split="train"):
@@ -61,6 +62,13 @@ def test_trls_pairs_never_tie(folder, tmp_path, pairs, expected, capsys):
     assert [(r["chosen"][0]["content"], r["rejected"][0]["content"]) for r in found] == expected
     assert found[0]["prompt"] == GROUPS[0]["messages"]
     assert f"{len(expected)} rows" in capsys.readouterr().out
+
+
+def test_the_set_of_a_run_that_is_not_finished_is_refused_by_either_path(folder):
+    (folder / RECORD).write_text("{}")
+    for path in (folder, folder / "ranked"):
+        with pytest.raises(UserError, match="run' is not finished"):
+            list(load_groups(path))
 
 
 def test_tools_are_a_column_of_trls_rows_and_have_no_place_in_ultrafeedbacks(tmp_path):

@@ -15,7 +15,7 @@ from rankdistill import RankingTrainer
 from rankdistill.errors import UserError
 from rankdistill.models import encode_prompt, encode_response
 from rankdistill.objectives import DPO
-from rankdistill.train.groups import load_groups, ranked_group
+from rankdistill.train.groups import RankedGroups, load_groups, ranked_group
 from rankdistill.train.ranking import candidates
 
 USER = [{"role": "user", "content": "Why?"}]
@@ -166,6 +166,26 @@ def test_a_table_is_the_same_as_a_list(tmp_path):
     assert logged(trained(build_model(), pairs, args, objective=DPO()))[0] == pytest.approx(
         0.693147
     )
+
+
+def test_rows_that_stay_on_the_disk_are_read_once_for_an_evaluation(tmp_path):
+    class Disk(list):
+        reads = 0
+
+        def __getitem__(self, place):
+            self.reads += 1
+            return super().__getitem__(place)
+
+    disk = Disk(ragged_groups(4))
+    groups = RankedGroups(disk, TOKENIZER, range(4))
+    args = config(tmp_path, per_device_eval_batch_size=2)
+    trainer = RankingTrainer(
+        build_model(layers=1), args, ragged_groups(1), processing_class=TOKENIZER,
+        eval_dataset=groups,
+    )  # fmt: skip
+    disk.reads = 0
+    trainer.evaluate()
+    assert disk.reads == 4
 
 
 def test_padding_of_the_candidates():

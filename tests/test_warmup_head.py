@@ -130,6 +130,8 @@ def test_exact_from_the_hidden_states_on(kind, alpha):
             hidden, lm_head, batch
         )
         torch.testing.assert_close(sums.loss, expected, rtol=1e-12, atol=0)
+        # What is logged beside the loss has no gradient, and cannot be trained on by mistake.
+        assert not sums.divergence.requires_grad and not sums.cross_entropy.requires_grad
         found = torch.autograd.grad(sums.loss * 3, inputs)
         torch.testing.assert_close(found, expected_gradients, rtol=0, atol=1e-10)
 
