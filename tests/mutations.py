@@ -56,8 +56,8 @@ GROUPS: dict[str, tuple[str, str]] = {
         " train/groups.py warmup/head.py warmup/logits.py trainer/steps.py"
         " trainer/batches.py",
         "ppo_losses ppo_experience reward_loss ranking_trainer ranking_trainer_rows warmup_head"
-        " warmup_support warmup_stages ranking_trainer_reference ppo out_of_memory distillation"
-        " reward_model",
+        " warmup_support warmup_stages warmup_hidden ranking_trainer_reference out_of_memory ppo"
+        " ranking_trainer_resume token_teachers distillation reward_model store_columns",
     ),
     "statistics": (
         "statistics.py compare/statistics.py",
@@ -70,8 +70,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     ),
     "store": (
         "store/*.py",
-        "store store_cli store_faults store_inputs store_foreign store_remote written leftovers"
-        " run_folder sharing",
+        "store store_cli store_columns store_faults store_files store_full_disk store_inputs"
+        " store_foreign store_remote written leftovers run_folder sharing",
     ),
 }
 LEFT_OUT = {"__init__.py", "__main__.py", "words.py", "schema.py"}
