@@ -41,6 +41,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "what is padded is masked wherever it is read"
         ),
     },
+    "train/ppo/experience.py": {
+        "return Support(ids, torch.zeros(tokens, size), torch.full((tokens, 1), -math.log(3)))": (
+            "what is not known of a token has the weight 0"
+        ),
+    },
     "rank/aggregate.py": {
         "while size > _SMALLEST and loss(strengths - size * step) >= loss(strengths):": UNUSED,
         "return float((wins * np.logaddexp(0.0, -gaps)).sum() + PRIOR / 2 * (at**3).sum())": UNUSED,

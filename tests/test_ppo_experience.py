@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch.testing import assert_close
 
 from rankdistill.forward import TokenGroup
 from rankdistill.train.ppo.experience import Episode, Experience, padded, token_rewards
+from rankdistill.warmup.support import Support
 
 
 def episodes() -> list[Episode]:
@@ -82,6 +84,32 @@ def test_whitening_is_over_all_tokens_of_the_rollout(tmp_path):
     plain = Experience.of(episodes(), config(tmp_path), kl_coef=0.1)
     whitened = Experience.of(episodes(), config(tmp_path, whiten_rewards=True), kl_coef=0.1)
     assert not torch.allclose(plain.returns, whitened.returns)
+
+
+def test_what_the_teacher_could_not_read_has_a_place_and_no_weight(tmp_path):
+    options = config(
+        tmp_path, advantage="teacher", divergence="forward_kl", top_k=2, kl_coef=0.5, gamma=0.0,
+        reward_coef=0.0, ppo_epochs=1,
+    )  # fmt: skip
+    logps = torch.tensor([[-1.0, -2.0], [-0.5, -3.0]])
+    tail = torch.log1p(-logps.exp().sum(-1, keepdim=True))
+    read = Support(torch.tensor([[3, 4], [7, 0]]), logps, tail)
+    first, second = episodes()
+    first = replace(first, supports=[read, None], unread=[False, True])
+    second = replace(second, unread=[True, True])
+    experience = Experience.of([first, second], options, kl_coef=0.5)
+    assert experience.weights is not None
+    assert experience.weights.tolist() == [[0.5, 0.5, 0.0], [0.0] * 3, [0.0] * 3, [0.0] * 3]
+    target = experience.target([1, 0], options, vocabulary=9)
+    assert target is not None and target.ids.shape == (3 + 2 + 2 + 1, 2)
+    assert torch.equal(target.ids[5:7], read.ids) and torch.equal(target.values[5:7], logps)
+    assert torch.equal(target.log_tail[5:7], tail[:, 0])
+    # A weight of 0 takes nothing away from what is not finite.
+    assert target.open(slice(None))(torch.randn(8, 9), slice(None)).isfinite().all()
+    alone = experience.target([1], options, vocabulary=9)
+    assert alone is not None and alone.ids.shape == (5, 1)
+    plain = Experience.of([first, second], replace(options, divergence=None), kl_coef=0.5)
+    assert plain.target([0], options, vocabulary=9) is None
 
 
 def test_rows_of_prompts(tmp_path):
