@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,9 @@ def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.fixture(autouse=True, scope="module")
 def garbage_of_other_files() -> None:
     """What earlier files left is not looked through when a training asks for garbage."""
-    gc.collect()
+    with warnings.catch_warnings():  # what is theirs is no error of the test that comes first
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
     gc.freeze()
 
 
