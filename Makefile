@@ -47,14 +47,17 @@ lock: $(READY)
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 # Every Python and the oldest and newest libraries that pyproject.toml allows, each in an environment of its own,
-# without vLLM, which pins its own. `PINS=newest` runs the newest alone.
+# without vLLM, which pins its own. `PINS=newest` runs the newest alone. By uv: pip goes back through years of releases of
+# what s3fs and moto require before it finds the ones that fit.
 PYTHONS ?= 3.11 3.12 3.13
 PINS ?= transformers==5.10.*,trl==1.16.*,peft==0.19.* newest
 matrix:
 	for python in $(PYTHONS); do for pins in $(PINS); do \
 	  echo "Python $$python, $$pins"; \
 	  python$$python -m venv --clear build/matrix && \
-	  build/matrix/bin/pip install --quiet --extra-index-url $(TORCH_INDEX) --editable '.[dev]' \
+	  build/matrix/bin/pip install --quiet uv && \
+	  build/matrix/bin/uv pip install --quiet --python build/matrix/bin/python --index-strategy unsafe-best-match \
+	    --extra-index-url $(TORCH_INDEX) --editable '.[dev]' \
 	    $$(echo $$pins | sed 's/^newest$$//; s/,/ /g') && \
 	  OMP_NUM_THREADS=1 build/matrix/bin/python -m pytest --numprocesses 2 --dist loadfile \
 	    --no-loadscope-reorder --max-worker-restart 0 -m 'not slow and not bundled and not vllm' || exit 1; \
