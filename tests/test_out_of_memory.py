@@ -20,7 +20,15 @@ from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup
 from rankdistill.objectives import RRHF
 from rankdistill.trainer.batches import RankedBatch
-from rankdistill.trainer.steps import StepTrainer, Watch, anyone, refuse, smaller_budget
+from rankdistill.trainer.steps import (
+    StepTrainer,
+    Watch,
+    anyone,
+    random_state,
+    refuse,
+    set_random_state,
+    smaller_budget,
+)
 
 
 class Allocator(TorchDispatchMode):
@@ -96,6 +104,25 @@ def test_random_numbers_are_drawn_again(tmp_path):
     given.train()
     assert logged(refused) == logged(given)
     assert_close(weights(refused), weights(given), rtol=0, atol=0)
+
+
+def test_an_accelerator_draws_its_own_random_numbers_again(monkeypatch):
+    its = torch.arange(3, dtype=torch.uint8)
+    put: dict[torch.device, torch.Tensor] = {}
+    module = SimpleNamespace(
+        get_rng_state=lambda device: its,
+        set_rng_state=lambda state, device: put.update({device: state}),
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    gpu = torch.device("cuda", 1)
+    torch.manual_seed(3)
+    states = random_state(gpu)
+    drawn = torch.rand(4)
+    set_random_state(gpu, states)
+    assert torch.equal(torch.rand(4), drawn) and put == {gpu: its}
+    for device in ("cpu", "meta"):
+        set_random_state(torch.device(device), random_state(torch.device(device)))
+    assert len(put) == 1
 
 
 @pytest.mark.parametrize(("here", "others"), [(False, 0), (True, 0), (False, 1), (True, 1)])

@@ -112,6 +112,16 @@ def test_what_the_teacher_could_not_read_has_a_place_and_no_weight(tmp_path):
     assert plain.target([0], options, vocabulary=9) is None
 
 
+def test_tokens_of_thoughts_and_of_answers_are_told_apart(tmp_path):
+    first, second = episodes()
+    first = replace(first, thought_tokens=[1, 0], unanswered=[False, True])
+    figures = Experience.of([first, second], config(tmp_path), kl_coef=0.1).figures
+    assert (figures["thought_tokens"], figures["answer_tokens"]) == (1 / 4, 8 / 4 - 1 / 4)
+    assert figures["no_answer"] == 1 / 4
+    unthinking = Experience.of(episodes(), config(tmp_path), kl_coef=0.1).figures
+    assert not {"thought_tokens", "answer_tokens", "no_answer"} & unthinking.keys()
+
+
 def test_rows_of_prompts(tmp_path):
     experience = Experience.of(episodes(), config(tmp_path), kl_coef=0.1)
     assert experience.rows([1]) == [2, 3] and experience.tokens([1]) == 5

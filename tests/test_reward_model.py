@@ -248,6 +248,16 @@ def test_the_token_that_is_read_behind_a_response_counts_in_the_limit(tmp_path, 
         assert len(kept) == sum(length < limit for length in lengths)
 
 
+def test_a_process_without_rows_computes_a_gradient_of_zeros(tmp_path, folder):
+    """The others wait for it."""
+    model = load_reward_model(folder(), new_head=True)
+    rows, args = ragged_groups_with_pairs(1), config(tmp_path / "out")
+    loss = RewardTrainer(model, args, rows, build_tokenizer()).losses(model, [])
+    loss.sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert not loss.any() and all(g is not None and not g.any() for g in gradients)
+
+
 def test_a_step_is_the_same_however_it_is_split(tmp_path, folder):
     """Token budgets and accumulation change no weight."""
     path, weights = folder(), []

@@ -19,7 +19,7 @@ from tiny_models import build_model, build_tokenizer
 from tiny_run import TINY, run_here
 
 from rankdistill.distributed import workers
-from rankdistill.store import Output, Partial, Store
+from rankdistill.store import Output, Partial, Store, sharing
 from rankdistill.store.sharing import collect, share, was_shared
 
 NAMES = [f"p{n}" for n in range(23)]
@@ -157,6 +157,36 @@ def test_a_step_that_misses_a_file_fails_also_in_a_process_that_helps(tmp_path):
 
     with pytest.raises(FileNotFoundError, match="no such template"):
         share(helper, NAMES, 4, rows)
+
+
+def test_a_process_that_helps_finds_nothing_to_do_once_the_output_is_made(tmp_path):
+    helper = Partial(tmp_path / "published", tmp_path, writable=False)
+    share(helper, NAMES, 4, lambda places, left: pytest.fail("it made rows"))
+
+
+def test_rows_that_nobody_made_are_no_output(tmp_path):
+    with pytest.raises(RuntimeError, match="not every row was made"):
+        collect(Partial(tmp_path, tmp_path), NAMES, 4, lambda chunks: [])
+
+
+def test_rows_of_another_process_are_looked_for_again_where_it_merged_them(tmp_path, monkeypatch):
+    looks: list[Path] = []
+    merges = sharing._TRIES - 1
+
+    def of_processes(folder: Path) -> list[Any]:
+        looks.append(folder)
+        if len(looks) <= merges:
+            raise FileNotFoundError("a shard")
+        return []
+
+    monkeypatch.setattr(sharing, "_of_processes", of_processes)
+    assert sharing._made(tmp_path) == set() and len(looks) == sharing._TRIES
+    for folder, tries in ((tmp_path, sharing._TRIES), (tmp_path / "published", 1)):
+        merges = sharing._TRIES
+        looks.clear()
+        with pytest.raises(FileNotFoundError):
+            sharing._made(folder)
+        assert len(looks) == tries
 
 
 def test_rows_that_were_lost_with_the_power_are_made_again(tmp_path):

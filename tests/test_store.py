@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from rankdistill.errors import UserError
-from rankdistill.store import Partial, Store, canonical_json, home, key_of, outputs
+from rankdistill.store import Partial, Store, canonical_json, home, key_of
 from rankdistill.store import attempt as attempts
 from rankdistill.store import shards as shards_module
 from rankdistill.store.shards import MERGED
@@ -302,67 +298,3 @@ def test_rows_that_are_put_replace_what_a_killed_attempt_left(tmp_path):
     assert Partial(tmp_path, tmp_path).shards().rows() == rows_of(1, 2, 3)
     with pytest.raises(RuntimeError, match="rank 0"):
         Partial(tmp_path, tmp_path, writable=False).shards().put(rows_of(2))
-
-
-def test_a_rank_knows_the_record_of_its_own_launch(tmp_path):
-    """By a process that has its parent and started with it, or whose record changes meanwhile."""
-    here = {"pid": 1, "host": socket.gethostname()}
-    mine = {
-        "launch": attempts.launch(), "parent": os.getppid(), "process": here, "attempts": 1,
-        "beat": 1, "monotonic": time.monotonic(),
-    }  # fmt: skip
-
-    def write(**changed: object) -> None:
-        (tmp_path / attempts.RECORD).write_text(json.dumps({**mine, **changed}))
-
-    def seen(**changed: object) -> bool:
-        write(**changed)
-        return attempts.RankZero(tmp_path).look() != {}
-
-    older = {"monotonic": time.monotonic() - 1e6}
-    assert seen() and not seen(**older) and not seen(launch="another")
-    assert not seen(parent=-1) and not seen(process={**here, "host": "another"})
-    write(**older)
-    rank_zero = attempts.RankZero(tmp_path)
-    write(**older, beat=2)
-    assert rank_zero.look()["beat"] == 2
-
-
-def test_a_rank_counts_from_the_last_change_of_the_record(tmp_path, monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr(attempts, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-
-    def looked(beat: int, later: float) -> float:
-        (tmp_path / attempts.RECORD).write_text(json.dumps({"beat": beat}))
-        clock[0] += later
-        rank_zero.look()
-        return rank_zero.idle_seconds
-
-    rank_zero = attempts.RankZero(tmp_path)
-    assert [looked(0, 5), looked(1, 2), looked(1, 3), looked(2, 1)] == [0, 0, 3, 0]
-
-
-def test_the_seconds_of_an_attempt_are_noted_to_the_millisecond(tmp_path, monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr(attempts, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    with pytest.raises(RuntimeError), attempts.Attempt(tmp_path, {}):
-        clock[0] += 1.23456
-        raise RuntimeError
-    record = attempts.read_record(tmp_path)
-    assert record is not None and record["seconds"] == 1.235
-
-
-def test_a_rank_waits_until_the_output_is_there(tmp_path):
-    follower = attempts.Follower("sample-0", tmp_path, tmp_path / "lock", 60.0)
-    found = iter([None, None, "output"])
-    assert follower.wait(lambda: next(found), enter=False) == "output"
-
-
-def test_a_rank_above_0_waits_unless_all_ranks_are_to_make_it(monkeypatch):
-    monkeypatch.setattr(outputs, "rank", lambda: 1)
-    store = Store(patience_seconds=0.0)
-    attempt = store.partial_path(key_of("train", {})) / attempts.RECORD
-    attempt.parent.mkdir(parents=True)
-    attempt.write_text('{"state": "building", "beat": 1}')
-    with pytest.raises(UserError, match="no process is making it"):
-        store.output("train", {}, lambda partial: pytest.fail("it made its own"))

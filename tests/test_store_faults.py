@@ -21,6 +21,7 @@ from test_store import make_nine, rows_of
 from rankdistill.errors import UserError
 from rankdistill.models import identity, locate
 from rankdistill.store import Partial, Store, key_of
+from rankdistill.store.faults import explained, writable
 from rankdistill.store.files import link
 from rankdistill.store.inputs import remembered_sha256
 from rankdistill.store.inventory import entries
@@ -175,6 +176,27 @@ def test_no_permission_is_one_sentence():
         assert "RANKDISTILL_HOME" in first
         assert rest == [f"No outputs in {root}.", "list 0", "passed"]
         os.chmod(root, 0o755)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_file_of_the_store_that_may_not_be_used_is_named(code, tmp_path):
+    place = tmp_path / "outputs" / "train-0"
+    told = rf"folder {tmp_path} cannot be used by this user \({os.strerror(code)}: {place}\)"
+    with pytest.raises(UserError, match=told), explained(tmp_path):
+        raise OSError(code, os.strerror(code), str(place))
+    for elsewhere in ("/models/x", None):
+        with pytest.raises(OSError, match=os.strerror(code)), explained(tmp_path):
+            raise OSError(code, os.strerror(code), elsewhere)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.ENOTDIR])
+def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(code, tmp_path):
+    told = rf"folder {tmp_path} cannot be written \({os.strerror(code)}\): make room\."
+    with pytest.raises(UserError, match=told), writable(tmp_path, "make room"):
+        raise OSError(code, os.strerror(code), str(tmp_path / "file"))
+    for other in ((code, "/models/x"), (errno.EIO, str(tmp_path / "file"))):
+        with pytest.raises(OSError, match=other[1]), writable(tmp_path, "make room"):
+            raise OSError(other[0], os.strerror(other[0]), other[1])
 
 
 def test_a_finished_output_is_found_without_write_permission():

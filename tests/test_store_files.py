@@ -5,17 +5,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
 
 import pytest
+from folders import full_disk
 from test_store import rows_of
 
-from rankdistill.store import Partial
+from rankdistill.store import Partial, Store
 from rankdistill.store import shards as shards_module
-from rankdistill.store.files import append_line, link, sync_and_hash, write_atomically
+from rankdistill.store.files import append_line, keep_log, link, sync_and_hash, write_atomically
+from rankdistill.store.inventory import entries
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,35 @@ def test_a_line_is_added_after_one_that_a_crash_left_half(before, after, tmp_pat
     (tmp_path / "journal").write_text(before)
     append_line(tmp_path / "journal", "new")
     assert (tmp_path / "journal").read_text() == after
+
+
+def test_a_line_that_the_disk_has_no_room_for_leaves_no_half(tmp_path):
+    (tmp_path / "journal").write_text("whole\n")
+    with full_disk(8), pytest.raises(OSError, match=r"No space left|File too large"):
+        append_line(tmp_path / "journal", "another")
+    assert (tmp_path / "journal").read_text() == "whole\n"
+
+
+def test_a_log_that_is_kept_is_this_users_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "log").write_text("traceback")
+    kept = keep_log(tmp_path / "log", "run-")
+    assert kept.parent == tmp_path and kept.name.startswith("run-") and kept.suffix == ".log"
+    assert kept.read_text() == "traceback" and kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_list_of_outputs_looks_at_each_file():
+    def make(partial: Partial) -> None:
+        (partial.path / "weights.bin").write_bytes(b"weights")
+
+    output = Store().output("train", {}, make)
+    (before,) = entries(Store())
+    (output.path / "weights.bin").write_bytes(b"more weights")
+    (longer,) = entries(Store())
+    (output.path / "weights.bin").unlink()
+    (gone,) = entries(Store())
+    assert (longer.size, gone.size) == (before.size + 5, before.size - 7)
+    assert (longer.files, gone.files) == (before.files, before.files - 1)
 
 
 @pytest.fixture
@@ -89,6 +121,8 @@ def test_a_shard_is_read_again_where_it_may_have_changed(tmp_path, monkeypatch):
     now[0] += 10**9
     assert [shards_module.is_whole(shard) for _ in range(2)] == [False, False] and len(reads) == 5
     assert not shards_module.is_whole(tmp_path)  # it has no shard's name
+    with pytest.raises(ValueError, match="is no shard"):
+        shards_module.numbers_of(tmp_path)
 
 
 @pytest.mark.parametrize("apart", [False, True])

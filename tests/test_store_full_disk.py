@@ -13,7 +13,7 @@ from test_store_faults import run
 
 from rankdistill.errors import UserError
 from rankdistill.store import Partial, Store, key_of
-from rankdistill.store.faults import writing
+from rankdistill.store.faults import explained, writing
 from rankdistill.store.shards import TENSORS, write_shard
 
 ON_A_FULL_DISK = """
@@ -110,6 +110,17 @@ def test_a_full_disk_is_told_by_what_it_led_to(tmp_path):
         led_to("no table", hidden=False)
     with pytest.raises(ValueError, match="a mistake"), writing(tmp_path, "make room"):
         led_to("a mistake", hidden=True)
+    with pytest.raises(UserError, match="told already"), writing(tmp_path, "make room"):
+        try:
+            led_to("no table", hidden=False)
+        except ValueError as error:
+            raise UserError("told already") from error
+
+
+def test_a_full_disk_outside_of_a_stage_has_taken_nothing(tmp_path):
+    told = r"free\): nothing that was made is lost, and the same command continues"
+    with pytest.raises(UserError, match=told), explained(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_the_fault_of_the_first_file_of_a_folder_is_told(tmp_path):

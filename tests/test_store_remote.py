@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import time
@@ -112,6 +113,29 @@ def test_equal_files_are_sent_once_and_nothing_twice(remote):
     assert remote.calls == ["look", "look", "put", "put", "manifest"]  # rows, and weights once
     remote.calls.clear()
     assert Store().push(output.key) == 0 and remote.calls == ["look"]
+
+
+def test_what_is_not_whole_here_is_not_sent(remote):
+    output = Store().output("train", {}, make)
+    remote.store.clear()
+    (output.path / "model" / "same.bin").write_bytes(bytes(range(256)) * 39 + bytes(256))
+    with pytest.raises(UserError, match=r"(same|weights).bin is damaged, so train-.* not pushed"):
+        Store().push(output.key)
+    assert not [path for path in remote.store if path.endswith(".json")]
+    with pytest.raises(UserError, match=r"^train-0000000000000000 is not complete in .*home\.$"):
+        Store().push("train-0000000000000000")
+
+
+def test_a_disk_that_is_full_here_is_no_fault_of_the_remote_store(remote, tmp_path):
+    Store().output("train", {}, make)
+
+    def full(what: str, path: str) -> None:
+        if what == "get":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    remote.before = staticmethod(full)
+    with pytest.raises(UserError, match=f"No space for the store {tmp_path / 'elsewhere'} on"):
+        elsewhere(tmp_path).output("train", {}, not_made)
 
 
 def test_half_an_upload_is_nobodys_output(remote, tmp_path, caplog):

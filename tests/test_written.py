@@ -11,7 +11,15 @@ from folders import content, written
 from test_pipeline_faults import QUICK
 from tiny_run import run_here
 
-from rankdistill.store.written import METRICS, RECORD, begin, is_run_folder, replace_folder
+from rankdistill.errors import UserError
+from rankdistill.store.written import (
+    METRICS,
+    RECORD,
+    begin,
+    check_run,
+    is_run_folder,
+    replace_folder,
+)
 
 OLD = {"config.json": "old", "model-1.safetensors": "weights", "templates/chat.jinja": "old"}
 NEW = {"config.json": "new", "model.safetensors": "other weights"}
@@ -39,6 +47,14 @@ def test_either_file_makes_a_folder_that_of_a_run(tmp_path, name):
     assert not is_run_folder(tmp_path)
     (tmp_path / name).touch()
     assert is_run_folder(tmp_path)
+
+
+def test_a_folder_without_a_run_and_one_of_an_unfinished_run_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match="There is no run in"):
+        check_run(tmp_path)
+    (tmp_path / RECORD).touch()
+    with pytest.raises(UserError, match=r"is not finished \(no metrics.json\)"):
+        check_run(tmp_path)
 
 
 @pytest.mark.parametrize("put", [Path.mkdir, written])

@@ -82,7 +82,7 @@ def writable(folder: Path, remedy: str) -> Iterator[None]:
             raise
         if not _inside(error, folder):
             raise
-        why = error.strerror or os.strerror(error.errno)
+        why = os.strerror(error.errno)
         raise UserError(f"The folder {folder} cannot be written ({why}): {remedy}.") from error
 
 
@@ -140,10 +140,9 @@ def _first_of(error: OSError) -> str:
 
 
 def _denied_sentence(root: Path, error: OSError) -> str:
-    where = f" ({error.strerror}: {error.filename})" if error.filename else f" ({error.strerror})"
     return (
-        f"The store's folder {root} cannot be used by this user{where}: get access to it or set "
-        "RANKDISTILL_HOME to a folder of your own."
+        f"The store's folder {root} cannot be used by this user ({error.strerror}: "
+        f"{error.filename}): get access to it or set RANKDISTILL_HOME to a folder of your own."
     )
 
 

@@ -183,13 +183,14 @@ def _gathered(folder: Path, names: Sequence[str], chunks: Sequence[range]) -> It
 
 def _made(folder: Path) -> set[str]:
     """The names of the rows that are there."""
-    for attempt in range(_TRIES):
+    tries = _TRIES
+    while True:
         try:
             return {name for rows in _of_processes(folder) for name in rows.values("prompt_id")}
         except FileNotFoundError:  # another process has just merged some of its shards
-            if attempt == _TRIES - 1 or not folder.is_dir():
+            tries -= 1
+            if not tries or not folder.is_dir():
                 raise
-    raise AssertionError
 
 
 def _of_processes(folder: Path) -> Iterator[LazyRows]:
