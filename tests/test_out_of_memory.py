@@ -162,6 +162,25 @@ def test_a_pass_that_others_wait_for_is_ended_without_prompts(tmp_path, monkeypa
     assert logged(refused) == logged(given)
 
 
+def test_what_is_logged_counts_a_pass_that_is_repeated_once(tmp_path):
+    whole = trainer_of(tmp_path)
+    whole.train()
+    refused: Any = trainer_of(tmp_path, max_batch_tokens=200)
+    losses, passes = refused.losses, []
+
+    def second_fails(model: Any, rows: Any) -> torch.Tensor:
+        passes.append(len(rows))
+        if len(passes) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return losses(model, rows)
+
+    refused.losses = second_fails
+    refused.train()
+    assert 1 < passes[0] < 8
+    for name in ("loss", "rank_loss", "sft_loss"):
+        assert logged(refused, name) == pytest.approx(logged(whole, name), rel=1e-6)
+
+
 def test_where_others_exchange_gradients_already_the_step_is_not_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "num_processes", 2)
     trainer: Any = trainer_of(tmp_path)

@@ -82,7 +82,7 @@ def test_a_rank_above_0_waits_unless_all_ranks_are_to_make_it(monkeypatch):
     store = Store(patience_seconds=0.0)
     attempt = store.partial_path(key_of("train", {})) / attempts.RECORD
     attempt.parent.mkdir(parents=True)
-    attempt.write_text('{"state": "building", "beat": 1}')
+    attempt.write_text(json.dumps(of_this_launch(state="building")))
     with pytest.raises(UserError, match="no process is making it"):
         store.output("train", {}, lambda partial: pytest.fail("it made its own"))
 

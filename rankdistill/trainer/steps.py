@@ -191,7 +191,7 @@ class StepTrainer(KeepsFloat32, Trainer, ABC):
         parts = micro_batches(tokens, self.args.max_batch_tokens, self.layout)
         mine = torch.tensor([len(parts)], device=self.args.device)
         everyone: Any = self.accelerator.gather(mine)
-        inputs.parts = equally_many(parts, max(int(everyone.max()), 1))
+        inputs.parts = equally_many(parts, int(everyone.max()))
 
     def floating_point_ops(self, inputs: RankedBatch) -> int:  # type: ignore[override]
         """Trainer's estimate, 6 per parameter and token that the model computes."""
