@@ -123,6 +123,20 @@ def test_rows_of_a_changed_input_are_not_kept_and_earlier_ones_are(file: Path) -
     assert seen == [[], rows_of(1)]
 
 
+def test_each_of_several_inputs_is_looked_at(file: Path) -> None:
+    others = [file.with_name(name) for name in ("second", "third")]
+    with watched():
+        sha256(file)
+        for other in others:
+            other.write_text("first")
+            sha256(other)
+        os.utime(others[0])
+        check_unchanged()
+        edited(others[1])
+        with pytest.raises(UserError, match="third' was changed while"):
+            check_unchanged()
+
+
 def test_another_stamp_of_the_same_content_is_none(file: Path) -> None:
     def make(partial: Partial) -> None:
         os.link(file, file.with_suffix(".link"))
