@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from tiny_run import composed
+from tiny_run import LIKELIHOOD, composed
 
 from rankdistill.app import catalogue, command_line
 from rankdistill.app.config_errors import explain
@@ -19,6 +19,8 @@ from rankdistill.app.synonyms import SYNONYMS
 from rankdistill.errors import UserError
 from rankdistill.models.locate import check_path, locate
 from rankdistill.prompts.sources import check_source
+from rankdistill.stages import settings
+from rankdistill.stages.prompts import check_prompts
 from rankdistill.store.written import check_run
 
 
@@ -142,6 +144,29 @@ def test_words_that_stand_for_a_model_or_a_set_are_suggested(monkeypatch):
         check_path("teacherr", ("teacher", "endpoint"))
     with pytest.raises(UserError, match=r"did you mean 'gsm8k'"):
         check_source("gsm9k", instead=("gsm8k", "math500"))
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("prompts.path=starrter", "did you mean 'starter'?"),
+        ("rank.path=starrter", "give a file."),
+        ("warmup.conversations=starrter", "give a file."),
+        (
+            "prompts.decontaminate.against=[ifeval]",
+            "give a file of its rows in the place of 'ifeval' in prompts.decontaminate.against, or "
+            "run once with a connection.",
+        ),
+    ],
+)
+def test_sets_of_prompts_are_suggested_where_prompts_are_meant(key, remedy, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = composed("recipe=rrhf", *LIKELIHOOD, "warmup=sft", key)
+    with pytest.raises(UserError) as refused:
+        check_prompts(settings.build(config))
+    assert str(refused.value).endswith(f"reached (HF_HUB_OFFLINE is set): {remedy}")
 
 
 def quick(code: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from suite_rows import EVAL, IFEVAL, QUESTIONS, gsm8k, suite, write
@@ -84,12 +85,16 @@ def test_local_data_that_is_missing_or_malformed(tmp_path):
     assert "has no rows" in refused("hellaswag", path=str(tmp_path / "none.jsonl"))
 
 
-def test_data_that_only_the_hub_has_names_the_local_way(monkeypatch):
-    def unreachable(path):
-        raise UserError("the hub can't be reached.")
-
-    monkeypatch.setattr(harness, "source_identity", unreachable)
-    assert "eval.gsm8k.path" in refused("gsm8k")
+@pytest.mark.parametrize("name", ["gsm8k", "hellaswag", "ifeval"])
+def test_data_that_only_the_hub_has_names_the_local_way(name, monkeypatch, tmp_path):
+    """And neither the sets of prompts nor the files that happen to be there, which are none."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.jsonl").touch()
+    told = r"The data set '\S+' is .* \(HF_HUB_OFFLINE is set\): give the data of "
+    remedy = rf"eval=\[{name}\] with eval\.{name}\.path=FILE, or run once with a connection\."
+    assert re.fullmatch(told + remedy, refused(name))
 
 
 def test_ifeval_without_its_download_names_both_remedies(monkeypatch, tmp_path):

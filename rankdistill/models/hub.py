@@ -31,23 +31,34 @@ _commits: dict[tuple[Kind, str, str], str] = {}
 """One answer per process: a branch that moves during a job does not change the job's model."""
 
 
-def commit(repository: str, revision: str, *, known: Iterable[str], kind: Kind = "model") -> str:
+def commit(
+    repository: str,
+    revision: str,
+    *,
+    known: Iterable[str] = (),
+    kind: Kind = "model",
+    remedy: str = "",
+) -> str:
     """The commit that `revision` of a hub repository stands for: the hub's, else the cache's.
 
+    Args:
+        known: Names to suggest from, where it is not had.
+        remedy: What to do then in their place, as the end of a sentence.
+
     Raises:
-        UserError: no such repository or revision, no access, or neither hub nor cache has it;
-            `known` are the names to suggest from.
+        UserError: no such repository or revision, no access, or neither hub nor cache has it.
     """
+    remedy = remedy or suggest(repository, known)
     key = (kind, repository, revision)
     if key not in _commits:
-        answer = _commit_on_hub(*key, known) or _commit_in_cache(*key)
+        answer = _commit_on_hub(*key, remedy) or _commit_in_cache(*key)
         if answer is None:
             name = repository if revision == "main" else f"{repository}@{revision}"
             why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else "no connection"
             local = "folder" if kind == "model" else "file"
             raise UserError(
                 f"The {_NOUNS[kind]} '{name}' is no local {local}, not in Hugging Face's cache, "
-                f"and the hub can't be reached ({why}): {suggest(repository, known)}"
+                f"and the hub can't be reached ({why}): {remedy}"
             )
         _commits[key] = answer
     return _commits[key]
@@ -86,7 +97,7 @@ def cached_models() -> list[str]:
     )
 
 
-def _commit_on_hub(kind: Kind, repository: str, revision: str, known: Iterable[str]) -> str | None:
+def _commit_on_hub(kind: Kind, repository: str, revision: str, remedy: str) -> str | None:
     if constants.is_offline_mode():
         return None
     noun = _NOUNS[kind]
@@ -102,7 +113,7 @@ def _commit_on_hub(kind: Kind, repository: str, revision: str, known: Iterable[s
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
             f"'{repository}' is neither on this machine nor a {noun} of the hub "
-            f"(a private one needs `hf auth login`): {suggest(repository, known)}"
+            f"(a private one needs `hf auth login`): {remedy}"
         ) from error
     except UNREACHED:
         return None

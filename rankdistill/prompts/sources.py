@@ -62,14 +62,14 @@ def read_rows(path: str) -> Iterator[Row]:
         raise UserError(f"The prompt file '{path}' can't be read: {reason}.") from error
 
 
-def source_identity(path: str, instead: Iterable[str] = ()) -> dict[str, str]:
+def source_identity(path: str, instead: Iterable[str] = OWN) -> dict[str, str]:
     """What determines the rows of `read_rows(path)`, made to be hashed.
 
     The SHA-256 of a file, or of a set of the package; of a hub data set its commit, configuration
     and split.
 
     Args:
-        instead: Words that may stand in the place of a set.
+        instead: Words that may stand in the place of a file or data set, for the error.
 
     Raises:
         UserError: there is no such file or data set.
@@ -81,17 +81,30 @@ def source_identity(path: str, instead: Iterable[str] = ()) -> dict[str, str]:
         return {"sha256": hashlib.sha256(shipped.read_bytes()).hexdigest()}
     if not _is_hub(path):
         return {"sha256": sha256(_existing(path))}
-    known = [*instead, *OWN, *_files(Path())]
-    sha = commit(_hub_parts(path)[0], "main", known=known, kind="dataset")
+    known = [*instead, *_files(Path())]
+    return hub_identity(path, known, "" if known else "give a file.")
+
+
+def hub_identity(path: str, known: Iterable[str] = (), remedy: str = "") -> dict[str, str]:
+    """What determines the rows of a hub data set: its commit, configuration and split.
+
+    Args:
+        known, remedy: For the error, see `commit`.
+
+    Raises:
+        UserError: there is no such data set, or neither hub nor cache has it.
+    """
+    repository = _hub_parts(path)[0]
+    sha = commit(repository, "main", known=known, kind="dataset", remedy=remedy)
     return {"data": path, "commit": sha}
 
 
-def check_source(path: str, what: str = "prompt file", instead: Iterable[str] = ()) -> None:
+def check_source(path: str, what: str = "prompt file", instead: Iterable[str] = OWN) -> None:
     """Refuse what can't be read, before anything that takes long.
 
     Args:
         what: For the sentence: what the path was to be.
-        instead: Words that may stand in its place.
+        instead: Words that may stand in its place, for the error.
 
     Raises:
         UserError: there is no such file or data set; of a file also: its first row can't be read,

@@ -100,7 +100,7 @@ def _of_conversations(run: Run, own: Conversations, by_split: Mapping[str, Rows]
     held_out = {prompt_id(prompt["messages"]) for prompt in measured_on}
     identity = {
         "code": 4,
-        "conversations": source_identity(own.path),
+        "conversations": source_identity(own.path, ()),
         "max_tokens": own.max_tokens,
         "train": own.train,
         "validation": own.validation,

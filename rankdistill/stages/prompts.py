@@ -14,7 +14,7 @@ from rankdistill.prompts.augment import REASONS, Filter, requests, written
 from rankdistill.prompts.demands import demands_digest
 from rankdistill.prompts.instructions import InstructionOptions, with_demands
 from rankdistill.prompts.similarity import SUITES, Evaluated, evaluated_identity
-from rankdistill.prompts.sources import OWN, check_source
+from rankdistill.prompts.sources import OWN, check_source, hub_identity
 from rankdistill.prompts.splits import SPLITS, require_splits
 from rankdistill.rows import Group, Message, Prompt
 from rankdistill.schema import AugmentConfig, PromptsConfig
@@ -117,12 +117,23 @@ def check_prompts(settings: Settings) -> None:
             check_source(path)
     for path in settings.rank.sets:
         if not Path(path).expanduser().is_dir():
-            check_source(path, "ranked set")
+            check_source(path, "ranked set", ())
     for name in settings.prompts.decontaminate.against:
-        check_source(SUITES.get(name, name), "file of an evaluation", SUITES)
+        _check_evaluation(name)
     own = settings.warmup.own_conversations
     if own is not None and settings.warmup.lessons is not None:
-        check_source(own.path, "file of conversations")
+        check_source(own.path, "file of conversations", ())
+
+
+def _check_evaluation(name: str) -> None:
+    if name not in SUITES:
+        check_source(name, "file of an evaluation", SUITES)
+        return
+    remedy = (
+        f"give a file of its rows in the place of '{name}' in prompts.decontaminate.against, or "
+        "run once with a connection."
+    )
+    hub_identity(SUITES[name], remedy=remedy)
 
 
 def mixture_identity(

@@ -152,7 +152,7 @@ def existing(run: Run) -> Rows:
 def _identity(path: str) -> dict[str, Any]:
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        return source_identity(path)
+        return source_identity(path, ())
     if folder.name == "ranked" and is_run_folder(folder.parent):
         check_run(folder.parent, folder.name)
     watch(folder, lambda: _names(folder), lambda: " ".join(_names(folder)))  # a part more or less

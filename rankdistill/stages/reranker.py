@@ -90,7 +90,7 @@ def check_retrieval(run: Run) -> None:
         )
     for path in filter(None, (settings.corpus, settings.queries)):
         if path != DOCSTRINGS and not Path(path).expanduser().is_dir():
-            check_source(path)
+            check_source(path, instead=(DOCSTRINGS,))
     if settings.encoder is None:
         require_bm25s()
     else:

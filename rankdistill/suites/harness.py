@@ -24,7 +24,7 @@ from rankdistill.evaluate.items import ItemValues
 from rankdistill.evaluate.schema import HarnessOptions
 from rankdistill.fields import identity_of
 from rankdistill.models.device import device
-from rankdistill.prompts.sources import read_rows, source_identity
+from rankdistill.prompts.sources import hub_identity, read_rows
 from rankdistill.store.inputs import sha256
 from rankdistill.suites.suite import Figure, Measured, Suite, item_figure
 from rankdistill.suites.thinking import generates_answers
@@ -186,13 +186,11 @@ class HarnessSuite(HarnessOptions, Suite):
         """What determines the data: files, or a commit of the hub. UserError: there is none."""
         if self.path is not None:
             return {split: sha256(file) for split, file in self._files().items()}
-        try:
-            return dict(source_identity(self.hub))
-        except UserError as error:
-            raise UserError(
-                f"The data of eval=[{self.name}] cannot be had ({str(error).rstrip('.')}): give a "
-                f"local copy with eval.{self.name}.path."
-            ) from error
+        remedy = (
+            f"give the data of eval=[{self.name}] with eval.{self.name}.path=FILE, or run once "
+            "with a connection."
+        )
+        return dict(hub_identity(self.hub, remedy=remedy))
 
     def measure(self, run: Run, model: Model, role: str) -> Measured:
         """The figures of a model, from the store where they are known; see `Suite`."""

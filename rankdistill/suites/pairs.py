@@ -116,7 +116,7 @@ class Pairs(PairsOptions, Suite):
             "code": 1,
             "suite": self.name,
             "version": self.version,
-            "data": source_identity(self.path or ""),
+            "data": source_identity(self.path or "", ()),
             "limit": self.limit,
         }
         return run.stage("evaluate", what, {**common, **identity}, make)
