@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from pipeline_kills import Watch, content
-from test_store_faults import flip_a_bit, truncate
+from test_store_damage import flip_a_bit, truncate
 from tiny_run import TINY, run_here
 
 from rankdistill.app.cli import main

@@ -1,10 +1,9 @@
-"""Damaged files and a hostile environment: only what is damaged is made again."""
+"""A hostile environment: no permission, no space, no locks, and what stands in the way."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import subprocess
@@ -19,111 +18,11 @@ from safetensors.torch import save_file
 from test_store import make_nine, rows_of
 
 from rankdistill.errors import UserError
-from rankdistill.models import identity, locate
 from rankdistill.store import Partial, Store, key_of
 from rankdistill.store.faults import explained, writable
-from rankdistill.store.files import link
 from rankdistill.store.inputs import remembered_sha256
 from rankdistill.store.inventory import entries
 from rankdistill.store.locks import held_at_once, is_held
-
-# ------------------------------------------------------------------------------------------ damage
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-3])
-
-
-def flip_a_bit(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-DAMAGE = [truncate, flip_a_bit, empty]
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_shard_of_a_partial_is_dropped_alone(damage, tmp_path, caplog):
-    partial = Partial(tmp_path, tmp_path)
-    make_nine(partial)
-    victim = sorted((tmp_path / "rows").iterdir())[1]
-    damage(victim)
-    assert partial.shards().rows() == rows_of(0, 1, 2, 6, 7, 8)
-    assert not victim.exists() and len(caplog.records) == 1 and victim.name in caplog.text
-    assert make_nine(partial) == {"made": 3}
-    # Made again, the batch stands where it stood.
-    assert partial.shards().rows() == rows_of(*range(9)) and len(caplog.records) == 1
-
-
-@pytest.mark.parametrize("damage", [*DAMAGE, Path.unlink])
-def test_a_damaged_shard_of_an_output_is_made_again_alone(damage, caplog):
-    store = Store()
-    output = store.output("sample", {}, make_nine)
-    intact = (output.path / "manifest.json").read_bytes()
-    victim = sorted((output.path / "rows").iterdir())[1]
-    others = {
-        path: path.stat().st_ino for path in (output.path / "rows").iterdir() if path != victim
-    }
-    damage(victim)
-    with pytest.raises(UserError, match="same command again"):
-        output.rows()
-    assert store.find(output.key) is None
-
-    again = store.output("sample", {}, make_nine)
-    assert again.manifest["counts"] == {"made": 3} and again.rows() == rows_of(*range(9))
-    assert again.manifest["files"] == json.loads(intact)["files"]
-    assert again.manifest["attempts"] == 2
-    assert {path: path.stat().st_ino for path in others} == others
-    assert "is damaged" in caplog.text and victim.name in caplog.text
-
-
-@pytest.mark.parametrize("victim", ["model/weights.bin", "manifest.json"])
-def test_other_damage_keeps_the_rows_only(victim):
-    store = Store()
-    output = store.output("train", {}, make_nine)
-    truncate(output.path / victim)
-    seen = []
-
-    def make(partial: Partial) -> dict[str, int]:
-        seen.extend(path.name for path in partial.path.iterdir())
-        return make_nine(partial)
-
-    again = store.output("train", {}, make)
-    assert seen == ["rows"] and again.manifest["counts"] == {"made": 0}
-    assert again.rows() == rows_of(*range(9)) and (again.path / "model" / "weights.bin").exists()
-
-
-def test_weights_that_were_copied_over_in_a_run_folder_are_seen(tmp_path):
-    """`cp` writes into the file that is there, which is the store's as well."""
-    store = Store()
-    output = store.output("train", {}, make_nine)
-    weights, linked = output.path / "model" / "weights.bin", tmp_path / "weights.bin"
-    sealed = weights.read_bytes()
-    link(weights, linked)
-    os.utime(weights)  # written again as they were, or copied in another order
-    assert store.find(output.key) == output
-    linked.write_bytes(bytes(len(sealed)))
-    assert store.find(output.key) is None
-    again = store.output("train", {}, make_nine)
-    assert (again.path / "model" / "weights.bin").read_bytes() == sealed
-    assert linked.read_bytes() == bytes(len(sealed))
-
-
-def test_a_flipped_bit_in_the_manifest_is_seen():
-    store = Store()
-    output = store.output("train", {}, make_nine)
-    path = output.path / "manifest.json"
-    path.write_text(path.read_text().replace('"made": 9', '"made": 8'))
-    assert store.find(output.key) is None
-    assert store.output("train", {}, make_nine).manifest["counts"] == {"made": 0}
-
-
-# --------------------------------------------------------------------------------- the environment
 
 
 def test_a_clock_that_goes_backwards_breaks_nothing(monkeypatch):
@@ -304,26 +203,6 @@ def test_a_file_system_without_locks_is_one_sentence(code, monkeypatch):
     assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_model_of_the_store_that_lacks_a_file_is_told_as_one_that_is_made_anew(name):
-    def make(partial: Partial) -> None:
-        (partial.path / "model").mkdir()
-        for file in ("config.json", "tokenizer.json", "model.safetensors"):
-            (partial.path / "model" / file).write_text("{}")
-        (partial.path / "history.json").write_text("[]")
-
-    store = Store()
-    output = store.output("train", {}, make)
-    (output.path / "history.json").unlink()  # not the model's
-    assert locate(str(output.path / "model"))
-    (output.path / "model" / name).unlink()
-    told = f"output {output.key} in the store .* lacks its file model/{name}: run the command again"
-    for asked in (locate, identity):
-        with pytest.raises(UserError, match=told):
-            asked(str(output.path / "model"))
-    assert locate(str(store.output("train", {}, make).path / "model"))
-
-
 def test_a_kernel_without_locks_is_no_matter_of_a_person_s(monkeypatch, recwarn):
     """filelock then takes a file's existence for the lock."""
 
@@ -336,20 +215,3 @@ def test_a_kernel_without_locks_is_no_matter_of_a_person_s(monkeypatch, recwarn)
         assert free and is_held(store.lock_path("sample-0"))
     assert not is_held(store.lock_path("sample-0"))
     assert not recwarn.list
-
-
-def test_an_output_that_is_removed_while_it_is_read_is_one_sentence():
-    store = Store()
-    output = store.output("sample", {}, make_nine)
-    assert store.remove(output.key)
-    told = f"{output.key} was removed from the store .* while it was in use: run the same command"
-    with pytest.raises(UserError, match=told):
-        output.rows()
-    with pytest.raises(UserError, match=told):
-        locate(str(output.path / "model"))
-
-    def read(partial: Partial) -> None:
-        (output.path / "history.json").read_text()
-
-    with pytest.raises(UserError, match=told):
-        store.output("train", {}, read)
