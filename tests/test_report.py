@@ -347,6 +347,12 @@ def test_a_stage_of_other_versions_says_which(tmp_path):
         assert text.count(" with transformers") == 1
         said = text.replace("\\", "").partition("Stages were made with different versions of ")[2]
         assert said.startswith("transformers (4.0.0: ")
+    both = replace(new[0], versions={"torch": "2.12.0 and 2.13.0"})
+    write_report(run_report(4, stages=[both]), tmp_path / "both")
+    text = (tmp_path / "both" / "report.md").read_text().replace("\\", "")
+    stage = both.stage
+    assert f"different versions of torch (2.12.0: {stage}; 2.13.0: {stage})" in text
+    assert text.count(" with torch 2.12.0 and 2.13.0") == 1
     same = write_report(run_report(4, stages=new), tmp_path / "same")
     assert all(stage["versions"] == {} for stage in same["stages"])
     assert "different versions" not in (tmp_path / "same" / "report.md").read_text()

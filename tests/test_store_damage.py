@@ -108,6 +108,35 @@ def test_a_flipped_bit_in_the_manifest_is_seen():
     assert store.output("train", {}, make_nine).manifest["counts"] == {"made": 0}
 
 
+def test_an_output_that_was_continued_with_another_version_has_both(monkeypatch):
+    def of(**versions: str) -> None:
+        monkeypatch.setattr("rankdistill.store.manifest.versions", lambda: versions)
+
+    def stop(partial: Partial) -> None:
+        partial.shards().append(rows_of(1))
+        raise KeyboardInterrupt
+
+    store = Store()
+    of(torch="2.12.0")
+    for stopped in (stop, lambda partial: {}["nothing is written"]):
+        with pytest.raises((KeyboardInterrupt, KeyError)):
+            store.output("sample" if stopped is stop else "train", {}, stopped)
+    of(torch="2.13.0", vllm="0.19")
+    with pytest.raises(KeyboardInterrupt):
+        store.output("sample", {}, stop)
+    for stage, torch in (("sample", "2.12.0 and 2.13.0"), ("train", "2.13.0")):
+        output = store.output(stage, {}, make_nine)
+        assert output.manifest["versions"] == {"torch": torch, "vllm": "0.19"}
+    of(torch="2.14.1")
+    sorted((output.path / "rows").iterdir())[1].unlink()
+    assert store.output("train", {}, make_nine).manifest["versions"] == {
+        "torch": "2.13.0 and 2.14.1",
+        "vllm": "0.19",
+    }
+    (output.path / "manifest.json").unlink()  # which had them
+    assert store.output("train", {}, make_nine).manifest["versions"] == {"torch": "2.14.1"}
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_model_of_the_store_that_lacks_a_file_is_told_as_one_that_is_made_anew(name):
     def make(partial: Partial) -> None:

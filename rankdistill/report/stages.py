@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rankdistill.report.table import Cell, Row, number
+from rankdistill.store.manifest import each
 
 
 def stage_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
     """Stage, what, result (its counts), time, key; in order.
 
-    Of a reused one the time that it took when it was made, and what it was made with, where that is
-    another version than this run's.
+    Of a reused one the time that it took when it was made; and what a stage was made with, where
+    that is another version than this run's, or one more.
     """
     return [
         [
@@ -27,11 +28,12 @@ def stage_rows(metrics: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _time(stage: Mapping[str, Any]) -> str:
+    others = ", ".join(f"{name} {of}" for name, of in stage.get("versions", {}).items())
     if stage["reused"]:
-        others = ", ".join(f"{name} {of}" for name, of in stage.get("versions", {}).items())
         made = f"reused, made in {duration(stage['making_seconds'])}"
-        return f"{made} with {others}" if others else made
-    return duration(stage["seconds"])
+    else:
+        made = duration(stage["seconds"])
+    return f"{made} with {others}" if others else made
 
 
 def several_versions(runs: Iterable[Mapping[str, Any]]) -> str | None:
@@ -60,7 +62,8 @@ def _made(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for stage in metrics["stages"]:
         if "versions" in stage or not stage["reused"]:
             versions = {**metrics["versions"], **stage.get("versions", {})}
-            yield from ((name, version, stage["stage"]) for name, version in versions.items())
+            for name, joined in versions.items():
+                yield from ((name, version, stage["stage"]) for version in each(joined))
 
 
 def counts(values: Mapping[str, Any]) -> str:

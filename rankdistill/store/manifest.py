@@ -29,6 +29,7 @@ from rankdistill.store.sequences import opened
 from rankdistill.store.shards import TENSORS, is_shard, is_whole
 
 NAME = "manifest.json"
+_AND = " and "
 # Module and the distributions that provide it.
 _PACKAGES = {
     "rankdistill": ["rankdistill"],
@@ -48,6 +49,17 @@ def versions() -> Mapping[str, str]:
             with suppress(PackageNotFoundError):
                 found[package] = version(distribution)
     return found
+
+
+def joined(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """The versions of what was begun with some and continued with others: ``5.17.0 and 5.24.0``."""
+    both = {name: [*each(before[name]), now.get(name)] for name in before}
+    return {**now, **{name: _AND.join(filter(None, dict.fromkeys(both[name]))) for name in both}}
+
+
+def each(version: str) -> list[str]:
+    """The versions of one library in what `joined` returns."""
+    return version.split(_AND)
 
 
 def seal(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -267,13 +267,13 @@ class Store:
             partial.path.mkdir(parents=True, exist_ok=True)
             partial.scratch.mkdir(exist_ok=True)
             self._sweep(partial)
+            about["versions"] = self._versions(partial)
             with Attempt(folder, about) as attempt, explained(self.root, key, folder):
                 counts = dict(make(partial) or {})
                 _check_inputs(partial)
                 for rows in filter(is_folder, partial.path.iterdir()):
                     become_columns(rows)
                 about |= {
-                    "versions": manifests.versions(),
                     "started": attempt.record["started"],
                     "finished": utc_now(),
                     "seconds": round(attempt.seconds, 3),
@@ -284,6 +284,12 @@ class Store:
                 self._publish(key, partial.path)
         self._offered(key)
         return Output(about["stage"], key, self.output_path(key), manifest)
+
+    def _versions(self, partial: Partial) -> dict[str, str]:
+        """Those of this process, and of the attempts that wrote what is there."""
+        kept = any(any(files_of(place)) for place in (partial.path, partial.scratch))
+        record = read_record(partial.path.parent) if kept else None
+        return manifests.joined((record or {}).get("versions", {}), manifests.versions())
 
     def _publish(self, key: str, folder: Path) -> None:
         target = self.output_path(key)
@@ -333,7 +339,9 @@ class Store:
         remove_folder(partial, self.root)
         partial.mkdir(parents=True)
         if manifest is not None:
-            account = {name: manifest[name] for name in ("started", "seconds", "attempts")}
+            account = {
+                name: manifest[name] for name in ("started", "seconds", "attempts", "versions")
+            }
             write_atomically(partial / RECORD, json_bytes(account))
         os.rename(folder, partial / "files")
 
