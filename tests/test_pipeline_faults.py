@@ -121,6 +121,39 @@ def test_only_what_is_damaged_is_made_again(monkeypatch, tmp_path, teacher, copi
     assert {path: path.stat().st_ino for path in others} == others
 
 
+STAGES = ["prompts", "student", "sample", "score", "rank", "train", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "way"), [*zip(STAGES, ["rm -r", "store remove"] * 3, strict=False)]
+)
+def test_an_output_that_is_removed_while_the_next_stage_needs_it(
+    stage, way, monkeypatch, tmp_path, teacher, capsys, copied
+):
+    """In a store whose later stages are to be made: the run ends in one sentence, or needs no more
+    of it, and the same command makes what is missing."""
+    before, asked = content(copied), [*QUICK, f"teacher.path={teacher}", "hydra.run.dir=run"]
+    for key in before:
+        if key.partition("-")[0] in STAGES[STAGES.index(stage) + 1 :]:
+            assert copied.remove(key)
+    found, gone = Store.output, []
+
+    def removed_then(store, name, *arguments, **more):
+        output = found(store, name, *arguments, **more)
+        if name == stage and not gone:
+            gone.append(output.key)
+            shutil.rmtree(output.path) if way == "rm -r" else store.remove(output.key)
+        return output
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "output", removed_then)
+        assert command(patch, tmp_path, *asked) == 2
+    told = f"error: The output {gone[0]} was removed from the store {copied.root} while it was in "
+    assert one_sentence(capsys) == f"{told}use: run the same command again, which makes it anew."
+    assert command(monkeypatch, tmp_path, *asked) == 0
+    assert content(copied) == before
+
+
 def test_a_file_in_the_place_of_the_store(monkeypatch, tmp_path, teacher, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RANKDISTILL_HOME", str(tmp_path / "file" / "below"))

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from report_rows import run_report
+from safetensors.torch import load_file
 from test_store import make_nine, rows_of
+from transformers import AutoConfig
 
 from rankdistill.errors import UserError
-from rankdistill.models import identity, locate
-from rankdistill.store import Partial, Store
+from rankdistill.models import identity, load_model, load_tokenizer, locate
+from rankdistill.report import write_report
+from rankdistill.store import Partial, Store, key_of
+from rankdistill.store.attempt import read_record
+from rankdistill.store.faults import reading
 from rankdistill.store.files import link
 
 
@@ -157,18 +165,62 @@ def test_a_model_of_the_store_that_lacks_a_file_is_told_as_one_that_is_made_anew
     assert locate(str(store.output("train", {}, make).path / "model"))
 
 
-def test_an_output_that_is_removed_while_it_is_read_is_one_sentence():
+def test_an_output_that_was_removed_is_no_damaged_one_and_no_model_that_never_was():
     store = Store()
     output = store.output("sample", {}, make_nine)
     assert store.remove(output.key)
-    told = f"{output.key} was removed from the store .* while it was in use: run the same command"
-    with pytest.raises(UserError, match=told):
-        output.rows()
-    with pytest.raises(UserError, match=told):
-        locate(str(output.path / "model"))
+    for read in (output.rows, lambda: locate(str(output.path / "model"))):
+        with pytest.raises(UserError, match=f"{output.key} was removed from the store"):
+            read()
 
-    def read(partial: Partial) -> None:
-        (output.path / "history.json").read_text()
 
-    with pytest.raises(UserError, match=told):
-        store.output("train", {}, read)
+READERS = {
+    "text": lambda output: (output.path / "history.json").read_text(),
+    "rows": lambda output: output.rows(),
+    "located": lambda output: locate(str(output.path / "model")),
+    "tokenizer": lambda output: load_tokenizer(str(output.path / "model")),
+    "model": lambda output: load_model(str(output.path / "model")),
+    "safetensors": lambda output: load_file(output.path / "model" / "model.safetensors"),
+    "transformers": lambda output: AutoConfig.from_pretrained(output.path / "model"),
+    "report": lambda output: write_report(
+        run_report(4), output.path.parents[2] / "run", {"model": output.path / "model"}
+    ),
+    "arrow": lambda output: pa.OSFile(str(output.path / "history.json")),
+}
+"""What a run does with an output, by libraries each of which has words of its own."""
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("way", ["store remove", "rm -r", "rm"])
+def test_what_is_removed_while_it_is_read_is_one_sentence(read, way, tiny_dir):
+    def make(partial: Partial) -> None:
+        shutil.copytree(tiny_dir, partial.path / "model")
+        partial.shards().append(rows_of(1, 2))
+        (partial.path / "history.json").write_text("[]")
+
+    store = Store()
+    output = store.output("train", {}, make)
+    told = f"output {output.key} was removed from the store {store.root} while it was in use: run"
+    if way == "store remove":
+        assert store.remove(output.key)
+    elif way == "rm -r":
+        shutil.rmtree(output.path)
+    else:
+        for path in [path for path in output.path.rglob("*.*") if path.name != "manifest.json"]:
+            path.unlink()
+        told = f"output {output.key} in the store {store.root} lacks its file .*: run the command"
+    with pytest.raises(UserError, match=told), reading(store.root):
+        read(output)
+    with pytest.raises(UserError, match=told):  # and is what the record of the attempt says
+        store.output("evaluate", {}, lambda partial: read(output))
+    assert "run the" in read_record(store.partial_path(key_of("evaluate", {})))["error"]
+    assert read(store.output("train", {}, make)) is not None
+
+
+def test_an_error_about_an_output_that_is_whole_stays_what_it_is():
+    store = Store()
+    output = store.output("sample", {}, make_nine)
+    for error in (UserError(f"{output.path} is no model."), OSError(5, "bad", str(output.path))):
+        with pytest.raises(type(error)) as raised, reading(store.root):
+            raise error
+        assert raised.value is error

@@ -24,6 +24,7 @@ from rankdistill.report.summary import print_summary
 from rankdistill.report.terminal import print_tables, terminal_tables
 from rankdistill.store import home
 from rankdistill.store.faults import ANOTHER_FOLDER, writing
+from rankdistill.store.manifest import check_there
 from rankdistill.store.removal import check_not_removed
 from rankdistill.store.written import DIGESTS, begin, digests_of, put_files, replace_folder
 
@@ -53,7 +54,8 @@ def write_report(
         folders: What is copied beside them, by its name there: `model`, `ranked`.
 
     Raises:
-        UserError: the folder cannot be written, or one of `folders` was removed from the store.
+        UserError: the folder cannot be written, or one of `folders` was removed from the store,
+            whole or in part.
     """
     folders, metrics = folders or {}, metrics_of(report)
     answers = answer_rows(report.groups)
@@ -64,6 +66,7 @@ def write_report(
     files |= _pages(metrics, report.config_yaml, answers, folder)
     for source in folders.values():
         check_not_removed(source, home())
+        check_there(source, home())
     with writing(folder, ANOTHER_FOLDER):
         folder.mkdir(parents=True, exist_ok=True)
         moved = begin(folder, folders, files)

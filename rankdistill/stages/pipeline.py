@@ -68,8 +68,8 @@ from rankdistill.stages.validation import Validation, train_at_best_rate
 from rankdistill.stages.verified import Verification, by_split_of, verification_of
 from rankdistill.stages.warmup import check_warmup, warm_up
 from rankdistill.stages.writers import verified_too, written_by_all
-from rankdistill.store import Output, Store
-from rankdistill.store.faults import explained
+from rankdistill.store import Output, Store, home
+from rankdistill.store.faults import explained, reading
 from rankdistill.store.inputs import watched
 from rankdistill.store.written import one_run_in
 from rankdistill.train.schema import PPOTrainOptions
@@ -87,7 +87,7 @@ def run(
     Returns the trained student's validation figure where a sweeper chooses points by it.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    with one_run_in(folder) if console.is_main_process() else nullcontext():
+    with one_run_in(folder) if console.is_main_process() else nullcontext(), reading(home()):
         return _whole_run(config, folder, planned)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from rankdistill.errors import UserError
 from rankdistill.store.files import footprint, replaced
+from rankdistill.store.identity import KEY_PATTERN
+from rankdistill.store.manifest import check_there
 from rankdistill.store.removal import check_not_removed
 from rankdistill.store.sequences import opened
 from rankdistill.store.shards import TENSORS, is_shard
@@ -42,15 +45,14 @@ def explained(root: Path, key: str = "", partial: Path | None = None) -> Iterato
         key, partial: The output in the making and its folder, for what a full disk has kept.
     """
     try:
-        yield
+        with reading(root):
+            yield
     except UserError:
         raise
     except Exception as error:
         full = _full(error, root)
         if full:
             raise UserError(_full_sentence(root, full, key, partial)) from error
-        if isinstance(error, FileNotFoundError) and error.filename is not None:
-            check_not_removed(Path(os.fsdecode(error.filename)), root)
         if isinstance(error, OSError) and _inside(error, root):
             if error.errno in _DENIED:
                 raise UserError(_denied_sentence(root, error)) from error
@@ -66,6 +68,33 @@ def explained(root: Path, key: str = "", partial: Path | None = None) -> Iterato
                     f"({error.strerror}): move it away, or set RANKDISTILL_HOME to another folder."
                 ) from error
         raise
+
+
+@contextmanager
+def reading(root: Path) -> Iterator[None]:
+    """Turns an error about a file in an output that was removed meanwhile, whole or in part, into
+    a UserError: each library says in words of its own that a file is missing.
+
+    Args:
+        root: The store's folder.
+    """
+    try:
+        yield
+    except Exception as error:
+        outputs = re.compile(rf"{re.escape(str(root))}/outputs/({KEY_PATTERN})\b")
+        for one in _behind(error):
+            for key in outputs.findall(f"{one} {getattr(one, 'filename', '')}"):
+                check_not_removed(root / "outputs" / key, root)
+                check_there(root / "outputs" / key, root)
+        raise
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what led to it as a traceback shows it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
 
 
 @contextmanager
@@ -179,14 +208,12 @@ def _kept(partial: Path) -> str:
 
 def _full(error: BaseException, root: Path) -> str:
     """How the system says that the disk is full; empty if it is something else."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _behind(error):
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return os.strerror(cause.errno)
         for words, code in _FULL_WORDS.items():
             if words in str(cause):
                 return os.strerror(code)
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     if any(words in str(error) for words in _STREAM_WORDS):
         with suppress(OSError):
             if shutil.disk_usage(_existing(root)).free < _NOTHING_LEFT:
