@@ -116,6 +116,22 @@ def test_a_recipe_is_named_where_it_is_not_called_like_its_method(tmp_path):
     assert labels == ["DPO", "PRO", "RRHF (zephyr_rrhf)"]
 
 
+def test_a_command_that_was_killed_in_a_finished_run_s_folder_names_no_objective(sweep, tmp_path):
+    """Hydra had written its own overrides over those of the figures."""
+    run, other = sweep / "objective=dpo,seed=0", sweep / "objective=rrhf,seed=0"
+
+    def chosen(folder: Path) -> frozenset[str]:
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra" / "overrides.yaml").write_text("[recipe=rrhf, objective=pro]")
+        return read_runs([folder, other]).finished[0].chosen
+
+    command = ["recipe=rrhf", "objective=dpo"]
+    assert chosen(edited(run, tmp_path / "a", lambda m: m.update(overrides=command))) == {"dpo"}
+    assert chosen(edited(run, tmp_path / "b", lambda m: m.update(overrides=[]))) == frozenset()
+    earlier = edited(run, tmp_path / "c", lambda m: m.pop("overrides"))
+    assert chosen(earlier) == {"pro"}
+
+
 def test_a_reused_training_took_what_it_took_when_it_was_made(sweep, tmp_path):
     def reuse(metrics):
         for stage in metrics["stages"]:

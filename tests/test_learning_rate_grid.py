@@ -81,6 +81,7 @@ def test_a_run_with_a_grid_is_the_run_at_the_chosen_rate(monkeypatch, tmp_path, 
     metrics = json.loads((folder / "metrics.json").read_text())
     chosen, tried = metrics["learning_rates"]["chosen"], metrics["learning_rates"]["tried"]
     assert chosen == max(tried, key=lambda t: t["figure"])["learning_rate"]
+    assert metrics["overrides"] == [*tiny, "train.learning_rate_grid=[1e-2,1e-3]"]
     assert "3 validation prompts" in metrics["learning_rates"]["what"]
     # The first round trains at both rates, the second at the one that was chosen.
     assert metrics["optimiser_steps"] == 4 and len(trainings(folder)) == 3

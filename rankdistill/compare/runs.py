@@ -131,7 +131,8 @@ def _is_run(folder: Path) -> bool:
 
 def _read(folder: Path) -> FinishedRun:
     values = read_config(folder)
-    return FinishedRun(folder, read_metrics(folder), settings_of(values), _chosen(folder))
+    metrics = read_metrics(folder)
+    return FinishedRun(folder, metrics, settings_of(values), _chosen(folder, metrics))
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -145,7 +146,11 @@ def chosen_objectives(overrides: Iterable[str]) -> frozenset[str]:
     return frozenset(value for key, _, value in pairs if key == "objective")
 
 
-def _chosen(folder: Path) -> frozenset[str]:
+def _chosen(folder: Path, metrics: Mapping[str, Any]) -> frozenset[str]:
+    """Hydra's file is of the last command in the folder, which a kill may have ended before it had
+    figures; the runs of earlier versions have nothing else."""
+    if "overrides" in metrics:
+        return chosen_objectives(metrics["overrides"])
     try:
         return chosen_objectives(OmegaConf.load(folder / OVERRIDES))
     except Exception:  # a name less to call the objective by

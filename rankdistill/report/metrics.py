@@ -57,6 +57,7 @@ def metrics_of(report: RunReport) -> dict[str, Any]:
         "title": report.title,
         "recipe": report.recipe,
         "command": report.command,
+        "overrides": list(report.overrides),
         "date": report.date,
         "judge": {"name": report.judge, "is_training_teacher": report.judged_by_training_teacher},
         "ranked_by": report.ranked_by,

@@ -38,6 +38,7 @@ class RunReport:
     """One line: what was trained, on what."""
     recipe: str
     command: str
+    """As it was typed; of a sweep's point, the sweep's."""
     config_yaml: str
     judge: str
     """What the scores are: `likelihood under <teacher>`."""
@@ -45,6 +46,8 @@ class RunReport:
     """The judge of this evaluation also ranked the responses that the student was trained on."""
     ranked_by: str | None = None
     """The same of what ranked the training responses; None: an existing set has its ranks."""
+    overrides: Sequence[str] = ()
+    """What this run's command, or its point of a sweep, set."""
     models: Sequence[ModelFigures] = ()
     """The columns, in their order; none where nothing was sampled."""
     groups: Mapping[str, Sequence[Group]] = field(default_factory=dict)

@@ -48,6 +48,7 @@ def begin_report(run: Run, config: DictConfig) -> RunReport:
         title=title,
         recipe=HydraConfig.get().runtime.choices.get("recipe") or "none",
         command=shlex.join(["python", "-m", "rankdistill", *sys.argv[1:]]),
+        overrides=list(HydraConfig.get().overrides.task),
         config_yaml=OmegaConf.to_yaml(config, resolve=True),
         judge=_about(evaluation_judge(settings), settings.teacher.path),
         ranked_by=ranked_by,
