@@ -41,6 +41,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
             "what is padded is masked wherever it is read"
         ),
     },
+    "warmup/head.py": {
+        "BLOCK_VALUES = 3**21": "how many logits the loss is worked out for at once",
+    },
     "train/ppo/experience.py": {
         "return Support(ids, torch.zeros(tokens, size), torch.full((tokens, 1), -math.log(3)))": (
             "what is not known of a token has the weight 0"

@@ -57,7 +57,8 @@ GROUPS: dict[str, tuple[str, str]] = {
         " trainer/batches.py",
         "ppo_losses ppo_experience reward_loss ranking_trainer ranking_trainer_rows warmup_head"
         " warmup_support warmup_stages warmup_hidden ranking_trainer_reference out_of_memory ppo"
-        " ranking_trainer_resume token_teachers distillation reward_model store_columns",
+        " ranking_trainer_resume token_teachers distillation reward_model store_columns"
+        " imported_answers",
     ),
     "statistics": (
         "statistics.py compare/statistics.py",

@@ -92,6 +92,25 @@ def test_what_a_template_puts_before_an_answer(template, prompt, answer):
     assert answers[1][-1] == tokenizer.eos_token_id
 
 
+def test_ranked_answers_stand_behind_an_open_thought_where_one_was_sampled_there():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = THINKING
+
+    def read(*responses: dict[str, object]) -> tuple[str, list[str]]:
+        tokens = ranked_group({"messages": ASK, "responses": responses}, 0, tokenizer).tokens
+        return tokenizer.decode(tokens.prompt), [tokenizer.decode(ids) for ids in tokens.responses]
+
+    yes, no = {"text": "Yes", "score": 1.0}, {"text": "No", "score": 0.0}
+    prompt, answers = read(yes, no)
+    assert prompt.endswith("<|im_start|>assistant\n") and answers == [
+        "Yes<|im_end|>",
+        "No<|im_end|>",
+    ]
+    sampled = {"text": "Hm", "token_ids": tokenizer("Hm")["input_ids"], "score": 2.0}
+    prompt, answers = read(sampled, no)
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n") and answers == ["Hm", "No<|im_end|>"]
+
+
 def test_a_teacher_that_would_think_reads_an_answer_where_one_stands(tmp_path):
     # Its likelihood was that of a thought: the answer stood behind the open <think>.
     plain, thinking = tmp_path / "plain", tmp_path / "thinking"

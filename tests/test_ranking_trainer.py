@@ -287,6 +287,9 @@ def test_token_counts_and_a_path_as_the_model(tmp_path, tiny_dir):
     prompts = sum(len(encode_prompt(TOKENIZER, row["messages"])) for row in rows)
     responses = sum(len(r["token_ids"]) for row in rows for r in row["responses"])
     assert logged(trainer, "num_input_tokens_seen")[-1] == prompts + responses
+    layers = [p for name, p in trainer.model.named_parameters() if "embed_tokens" not in name]
+    flops = 6 * sum(p.numel() for p in layers) * (prompts + responses)
+    assert trainer.state.total_flos == flops
 
 
 @dataclass(frozen=True)

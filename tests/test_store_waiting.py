@@ -167,6 +167,15 @@ def test_ranks_make_an_output_together_or_take_what_is_there(monkeypatch):
     assert store.output("train", {}, make, every_rank=True) == output and entered == [False]
 
 
+def test_a_lock_is_one_holders_at_a_time(tmp_path):
+    for _ in range(2):
+        with locks.held_at_once(tmp_path / "lock") as first:
+            assert first and locks.is_held(tmp_path / "lock")
+            with locks.held_at_once(tmp_path / "lock") as second:
+                assert not second
+        assert not locks.is_held(tmp_path / "lock")
+
+
 def test_who_waits_for_another_process_says_once_for_what(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(locks, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(locks, "_UNNOTICED_SECONDS", 0.02)
