@@ -168,6 +168,7 @@ def test_ranks_make_an_output_together_or_take_what_is_there(monkeypatch):
 
 
 def test_a_lock_is_one_holders_at_a_time(tmp_path):
+    assert not locks.is_held(tmp_path / "lock")
     for _ in range(2):
         with locks.held_at_once(tmp_path / "lock") as first:
             assert first and locks.is_held(tmp_path / "lock")

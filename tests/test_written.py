@@ -17,6 +17,7 @@ from rankdistill.store.written import (
     RECORD,
     begin,
     check_run,
+    is_metrics,
     is_run_folder,
     replace_folder,
 )
@@ -62,6 +63,13 @@ def test_from_its_beginning_a_run_reads_as_unfinished_whatever_had_the_name(tmp_
     put(tmp_path / METRICS)
     assert begin(tmp_path, [], []) == [(tmp_path / METRICS, tmp_path / f"{METRICS}.1")]
     assert not (tmp_path / METRICS).exists() and (tmp_path / f"{METRICS}.1").exists()
+
+
+def test_figures_of_a_run_are_known_by_their_keys():
+    whole = dict.fromkeys(("format", "recipe", "stages", "models"))
+    assert is_metrics(whole) and is_metrics({**whole, "seconds": 1.0})
+    parts = [{key: None for key in whole if key != left} for left in whole]
+    assert not any(map(is_metrics, [*parts, [*whole], None]))
 
 
 def test_a_run_replaces_what_the_last_one_wrote(place, sources):
