@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+BLOCKS = "how many logits the loss is worked out for at once"
 TRIED = "lengths that a kernel is tried on, for which others would do as well"
 UNUSED = (
     "Newton's whole step lowered the loss on each of 4,000 random sets of votes, so it is taken"
@@ -42,7 +43,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         ),
     },
     "warmup/head.py": {
-        "BLOCK_VALUES = 3**21": "how many logits the loss is worked out for at once",
+        "BLOCK_VALUES = 3**21": BLOCKS,
+        "step = max(2, values // logits.shape[1])": BLOCKS,
     },
     "train/ppo/experience.py": {
         "return Support(ids, torch.zeros(tokens, size), torch.full((tokens, 1), -math.log(3)))": (

@@ -15,7 +15,7 @@ import pytest
 from folders import full_disk
 from test_store import rows_of
 
-from rankdistill.store import Partial, Store
+from rankdistill.store import Partial, Store, inventory
 from rankdistill.store import shards as shards_module
 from rankdistill.store.files import append_line, keep_log, link, sync_and_hash, write_atomically
 from rankdistill.store.inventory import entries
@@ -58,6 +58,12 @@ def test_the_list_of_outputs_looks_at_each_file():
     (gone,) = entries(Store())
     assert (longer.size, gone.size) == (before.size + 5, before.size - 7)
     assert (longer.files, gone.files) == (before.files, before.files - 1)
+
+
+def test_what_goes_while_the_list_looks_has_no_age(monkeypatch):
+    Store().partial_path("train-0123456789abcdef").mkdir(parents=True)
+    monkeypatch.setattr(inventory, "_modified", lambda path: None)
+    assert [entry.age_seconds for entry in entries(Store())] == [0.0]
 
 
 @pytest.fixture

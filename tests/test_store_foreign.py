@@ -56,6 +56,13 @@ def here(tmp_path, monkeypatch) -> Path:
     return project
 
 
+def test_what_is_removed_is_nobody_elses_to_look_at(here):
+    made_and_removed(Store())
+    assert (here / ".trash").stat().st_mode & 0o777 == 0o700 and not any(
+        (here / ".trash").iterdir()
+    )
+
+
 @pytest.mark.parametrize("name", ["trash", ".trash"])
 def test_a_trash_folder_of_the_persons_own_keeps_what_is_in_it(here, name):
     """Names that are nearly ours, in a folder that is called like the store's."""

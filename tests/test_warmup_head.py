@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -226,6 +227,21 @@ def test_an_accelerator_is_started_few_times_for_many_tokens():
             targets = torch.empty(len(logits), dtype=torch.long, device="meta")
             head_module._work_out(head, logits, targets, head.target.open(chunk), True)
     assert len(chunks) == 3 and 100 < launches.count <= 500
+
+
+def test_a_layer_is_recorded_in_the_forward_that_was_asked_for_alone():
+    """Checkpointing computes it again in the backward pass, when nobody takes what it returns."""
+    layer, states = torch.nn.Linear(4, 3), torch.randn(1, 5, 4)
+    recorder = head_module.Recorder({"layer": layer})
+    batch: Any = SimpleNamespace(predictors=torch.tensor([3, 0]))
+    layer(states)
+    assert recorder.take(batch) == {}
+    recorder.arm()
+    made = layer(states)
+    taken = recorder.take(batch)
+    torch.testing.assert_close(taken, {"layer": made[0, [3, 0]]})
+    layer(states)
+    assert recorder.take(batch) == {}
 
 
 def test_low_rank_adapter_on_the_output_layer_is_trained():

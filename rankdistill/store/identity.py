@@ -41,7 +41,7 @@ def canonical_json(value: Any) -> str:
     the point must not make a stage run again. A tuple is a list.
     """
     plain = canonical(value)
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
 def canonical(value: Any, where: str = "identity") -> Any:
