@@ -61,6 +61,8 @@ def test_list(filled, capsys):
     one, old, failed = cells[filled["one"].key], cells[filled["old"].key], cells[unfinished()]
     assert one[1:4] == ["2.02 MB", "3", "1,500"] and one[-1] == "complete"
     assert re.fullmatch(r"\d{4,} d", old[4])
+    left = [p for p in Store().partial_path(unfinished()).rglob("*") if p.is_file()]
+    assert failed[1:3] == [size_text(sum(p.stat().st_size for p in left)), str(len(left))] and left
     # Whole, on one line, and not taken for rich's markup.
     assert failed[-1] == "failed" and note == f"{unfinished()} failed: [b]no teacher[/b]"
     assert total.startswith("2 outputs, 4.05 MB; 1 unfinished, ")

@@ -91,6 +91,28 @@ def test_other_damage_keeps_the_rows_only(victim):
     assert again.rows() == rows_of(*range(9)) and (again.path / "model" / "weights.bin").exists()
 
 
+def test_weights_are_not_read_through_where_a_shard_is_damaged(monkeypatch):
+    """That would take minutes."""
+    output = Store().output("sample", {}, make_nine)
+    truncate(next((output.path / "rows").iterdir()))
+    read = "rankdistill.store.manifest.sha256_of"
+    monkeypatch.setattr(read, lambda path: pytest.fail(f"{path} was read"))
+    assert Store().output("sample", {}, make_nine).manifest["counts"] == {"made": 3}
+
+
+def test_checkpoints_whose_removal_was_killed_are_none_of_the_next_attempt_s():
+    output = Store().output("sample", {}, make_nine)
+    (Store().partial_path(output.key) / "scratch" / "checkpoint-1").mkdir(parents=True)
+    truncate(next((output.path / "rows").iterdir()))
+    seen: list[list[Path]] = []
+
+    def make(partial: Partial) -> dict[str, int]:
+        seen.append(list(partial.scratch.iterdir()))
+        return make_nine(partial)
+
+    assert Store().output("sample", {}, make).manifest["counts"] == {"made": 3} and seen == [[]]
+
+
 def test_weights_that_were_copied_over_in_a_run_folder_are_seen(tmp_path):
     """`cp` writes into the file that is there, which is the store's as well."""
     store = Store()

@@ -105,7 +105,7 @@ def _complete(store: Store, key: str, known: _Known, has_more: bool) -> Entry:
 
 def _in_the_making(store: Store, key: str) -> Entry:
     partial = store.partial_path(key)
-    files, size = footprint(partial) if partial.is_dir() else (0, 0)
+    files, size = footprint(partial)
     state, note = _partial_state(store, key)
     return Entry(
         key=key,
