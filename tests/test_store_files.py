@@ -12,12 +12,19 @@ from types import SimpleNamespace
 from typing import IO
 
 import pytest
-from folders import full_disk
+from folders import full_disk, written
 from test_store import rows_of
 
 from rankdistill.store import Partial, Store, inventory
 from rankdistill.store import shards as shards_module
-from rankdistill.store.files import append_line, keep_log, link, sync_and_hash, write_atomically
+from rankdistill.store.files import (
+    append_line,
+    files_of,
+    keep_log,
+    link,
+    sync_and_hash,
+    write_atomically,
+)
 from rankdistill.store.inventory import entries
 
 
@@ -44,6 +51,15 @@ def test_a_log_that_is_kept_is_this_users_alone(tmp_path, monkeypatch):
     kept = keep_log(tmp_path / "log", "run-")
     assert kept.parent == tmp_path and kept.name.startswith("run-") and kept.suffix == ".log"
     assert kept.read_text() == "traceback" and kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_files_of_a_folder_come_in_one_order_on_every_file_system(tmp_path):
+    """A manifest lists them so."""
+    for folder in "gbheacfd":
+        for name in "2013":
+            written(tmp_path / folder / name)
+    expected = [tmp_path / folder / name for folder in "abcdefgh" for name in "0123"]
+    assert list(files_of(tmp_path)) == expected
 
 
 def test_the_list_of_outputs_looks_at_each_file():
