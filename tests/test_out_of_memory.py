@@ -21,6 +21,7 @@ from rankdistill.forward import TokenGroup
 from rankdistill.objectives import RRHF
 from rankdistill.trainer.batches import RankedBatch
 from rankdistill.trainer.steps import (
+    BeforeStep,
     StepTrainer,
     Watch,
     anyone,
@@ -179,6 +180,14 @@ def test_what_is_logged_counts_a_pass_that_is_repeated_once(tmp_path):
     assert 1 < passes[0] < 8
     for name in ("loss", "rank_loss", "sft_loss"):
         assert logged(refused, name) == pytest.approx(logged(whole, name), rel=1e-6)
+
+
+def test_gradients_that_are_dropped_hold_no_memory():
+    layer = torch.nn.Linear(2, 2)
+    layer(torch.ones(1, 2)).sum().backward()
+    args = SimpleNamespace(device=torch.device("cpu"))
+    BeforeStep(SimpleNamespace(args=args, adds_to=(), model_wrapped=layer)).restore()
+    assert layer.weight.grad is None and layer.bias.grad is None
 
 
 def test_where_others_exchange_gradients_already_the_step_is_not_repeated(tmp_path, monkeypatch):
