@@ -168,6 +168,11 @@ def test_ranks_make_an_output_together_or_take_what_is_there(monkeypatch):
     assert store.output("train", {}, make, every_rank=True) == output and entered == [False]
 
 
+def test_a_free_lock_is_had_at_once(tmp_path):
+    with locks.held_at_once(tmp_path / "lock") as free:
+        assert free
+
+
 def test_a_lock_is_one_holders_at_a_time(tmp_path):
     assert not locks.is_held(tmp_path / "lock")
     for _ in range(2):
