@@ -44,6 +44,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "warmup/head.py": {
         "BLOCK_VALUES = 3**21": BLOCKS,
+        "BLOCK_VALUES = 2**22": BLOCKS,
+        "BLOCK_VALUES = 2*21": BLOCKS,
         "step = max(2, values // logits.shape[1])": BLOCKS,
     },
     "train/ppo/experience.py": {

@@ -113,6 +113,14 @@ def test_checkpoints_whose_removal_was_killed_are_none_of_the_next_attempt_s():
     assert Store().output("sample", {}, make).manifest["counts"] == {"made": 3} and seen == [[]]
 
 
+def test_damage_is_repaired_where_outputs_alone_were_copied_into_a_store():
+    output = Store().output("sample", {}, make_nine)
+    for name in ("partial", "locks"):
+        shutil.rmtree(Store().root / name)
+    truncate(next((output.path / "rows").iterdir()))
+    assert Store().output("sample", {}, make_nine).manifest["counts"] == {"made": 3}
+
+
 def test_weights_that_were_copied_over_in_a_run_folder_are_seen(tmp_path):
     """`cp` writes into the file that is there, which is the store's as well."""
     store = Store()

@@ -196,6 +196,18 @@ def test_bfloat16_autocast_keeps_the_loss_in_float32():
     assert all(p.grad.isfinite().all() for p in student.parameters())
 
 
+def test_bfloat16_weights_have_gradients_of_a_float32_loss():
+    student, teacher = (model.float() for model in pair(tied=False))
+    exact = chunked(student, teacher, rows())
+    expected = gradients(student, exact.loss)["lm_head.weight"]
+    low = chunked(student.bfloat16(), teacher.bfloat16(), rows())
+    assert low.loss.dtype == torch.float32
+    torch.testing.assert_close(low.loss, exact.loss, rtol=0.05, atol=0.05)
+    found = gradients(student, low.loss)["lm_head.weight"]
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).norm() < 0.05 * expected.norm()
+
+
 class Launches(TorchDispatchMode):
     """Counts operations that an accelerator would start a kernel for; views start none."""
 
