@@ -79,6 +79,7 @@ def test_a_cached_hub_model_is_used_offline_at_its_commit(hub_cache: str, tiny_d
         ("someone/tinny", "'someone/tinny' is no local folder.*HF_HUB_OFFLINE.*'someone/tiny'"),
         ("someone/tiny@v9", "'someone/tiny@v9' is no local folder.*HF_HUB_OFFLINE"),
         ("./stuednt", "no model folder './stuednt': did you mean 'student'"),
+        ("./nothing", "no model folder './nothing': valid names are 'model.gguf', 'student'."),
         ("/nowhere/at/all", "no model folder '/nowhere/at/all'"),
         ("modl.gguf", "no file 'modl.gguf': did you mean 'model.gguf'"),
         ("empty", "folder 'empty' holds no model"),

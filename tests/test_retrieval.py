@@ -277,7 +277,7 @@ def test_without_known_relevance_the_gains_are_the_teachers(monkeypatch, tmp_pat
         (["rank.path=corpus.jsonl"], "set one of them to null"),
         (["retrieval.queries=null"], "give retrieval.queries"),
         (["retrieval.corpus=.", "retrieval.queries=null"], "two passages in files that end in .md"),
-        (["retrieval.queries=absent.jsonl"], "There is no prompt file 'absent.jsonl'"),
+        (["retrieval.queries=absent.jsonl"], "There is no file of queries 'absent.jsonl'"),
         (["retrieval.queries=corpus.jsonl"], "leaves no prompt for the train split"),
         (["retrieval.corpus=twice.jsonl"], "The id 'a' in line 2 of 'twice.jsonl' is another"),
         (

@@ -164,7 +164,7 @@ def _hub_id(path: str) -> tuple[str, str]:
 
 
 def _beside(path: str) -> Iterable[str]:
-    """Paths near `path`, written as it was: what its nearest existing folder holds.
+    """Paths near `path`, written as it was: what holds models in its nearest existing folder.
 
     What a whole machine holds, in its root folder, is near nothing.
     """
@@ -172,9 +172,10 @@ def _beside(path: str) -> Iterable[str]:
     folder = next((f for f in given.parents if f.expanduser().is_dir()), Path())
     if folder.absolute() == Path(folder.absolute().anchor):
         return _known_names()
-    entries = sorted(folder.expanduser().iterdir())
-    models = [e.name for e in entries if e.suffix == ".gguf" or (e.is_dir() and e.name[0] != ".")]
-    return [str(folder / name) for name in models] or _known_names()
+    there = folder.expanduser()
+    forms = ("*.gguf", "*/config.json", "*/*/config.json")
+    models = {file.relative_to(there).parts[0] for form in forms for file in there.glob(form)}
+    return [str(folder / name) for name in sorted(models)] or _known_names()
 
 
 def _known_names() -> list[str]:

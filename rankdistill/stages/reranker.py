@@ -88,9 +88,9 @@ def check_retrieval(run: Run) -> None:
             f"rank.path is {run.settings.rank.path}, a ranking that exists, but retrieval has the "
             "teacher rank what it finds: set one of them to null."
         )
-    for path in filter(None, (settings.corpus, settings.queries)):
-        if path != DOCSTRINGS and not Path(path).expanduser().is_dir():
-            check_source(path, instead=(DOCSTRINGS,))
+    for what, path in (("corpus", settings.corpus), ("file of queries", settings.queries)):
+        if path and path != DOCSTRINGS and not Path(path).expanduser().is_dir():
+            check_source(path, what, instead=(DOCSTRINGS,))
     if settings.encoder is None:
         require_bm25s()
     else:
