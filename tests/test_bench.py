@@ -6,7 +6,6 @@ import gc
 import json
 import math
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,7 +114,6 @@ def test_the_flop_limit_is_its_closed_form():
 
 def test_all_benchmarks_compare_what_is_equal(tmp_path, capsys):
     file = tmp_path / "figures.json"
-    with_vllm = find_spec("vllm") is not None
     assert main(["all", "--model", "tiny", "--rounds", "2", "--json", str(file)]) == 0
     report = json.loads(file.read_text())
     assert report["machine"]["cores"] >= 1 and report["machine"]["torch"] == torch.__version__
@@ -129,10 +127,9 @@ def test_all_benchmarks_compare_what_is_equal(tmp_path, capsys):
         ("forward", "DPO, one pair", "TRL DPOTrainer"),
         ("forward", "DPO, all pairs", "TRL DPOTrainer, pair by pair"),
         ("forward", "DPO, all pairs", "TRL DPOTrainer, one batch"),
-        *([("sample", "sampling", "generate(num_return_sequences=K)")] if with_vllm else []),
+        ("sample", "sampling", "generate(num_return_sequences=K)"),
     ]
-    names = set(NAMES) if with_vllm else set(NAMES) - {"sample"}
-    assert {row["benchmark"] for row in report["rows"]} == names
+    assert {row["benchmark"] for row in report["rows"]} == set(NAMES)
     for (name, _, _), row in rows.items():
         theirs, ours = row["theirs_median"], row["ours_median"]
         assert row["rounds"] == len(row["our_turns"]) == len(row["their_turns"])

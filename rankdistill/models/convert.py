@@ -130,7 +130,8 @@ def _convert(file: Path, to: Path) -> None:
     if found["missing_keys"]:
         raise ValueError(f"it lacks {', '.join(sorted(found['missing_keys'])[:3])}")
     repaired: Any = model
-    del repaired.config.quantization_config
+    with suppress(AttributeError):  # transformers 5.10 sets none
+        del repaired.config.quantization_config
     repaired.hf_quantizer = None
     repaired.is_quantized = False
     tokenizer.model_max_length = model.config.max_position_embeddings
