@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, Sampler
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rankdistill.forward import TokenGroup, token_count
 
@@ -112,6 +112,20 @@ class StepBatches(Sampler[list[int]]):
             left.remove(fitting)
             together += fitting
         return together
+
+
+class EpochOrder(TrainerCallback):
+    """Tells `StepBatches` the epoch in whose middle a training goes on.
+
+    transformers 5.10 tells it to the loader that skips what is done, which keeps it to itself.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        batches = kwargs["train_dataloader"].batch_sampler
+        if isinstance(batches, StepBatches):
+            batches.set_epoch(int(state.epoch or 0))
 
 
 def step_loader(

@@ -25,7 +25,7 @@ from rankdistill.errors import UserError
 from rankdistill.forward import TokenGroup, bound_layout, micro_batches, token_count
 from rankdistill.models.device import release
 from rankdistill.trainer.arguments import RankingConfig
-from rankdistill.trainer.batches import RankedBatch, step_loader
+from rankdistill.trainer.batches import EpochOrder, RankedBatch, step_loader
 from rankdistill.trainer.checkpoints import last_checkpoint, not_finite, stop
 from rankdistill.trainer.modes import KeepsFloat32
 
@@ -57,6 +57,10 @@ class StepTrainer(KeepsFloat32, Trainer, ABC):
     """Attributes that `losses` adds up what is logged in; put back where a step is repeated."""
     reduced_to: int | None = None
     """`max_batch_tokens` where memory made it smaller than it was given."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(EpochOrder())
 
     @abstractmethod
     def losses(self, model: nn.Module, rows: Sequence[Any]) -> Tensor:
