@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from hydra.utils import get_class
 
@@ -65,7 +63,7 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path, capsys):
 
 
 def test_a_run_from_before_has_the_settings_of_one_from_now(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "read_metrics", lambda folder: SimpleNamespace())
+    monkeypatch.setattr(runs, "read_metrics", lambda folder: {})
     for name, target in (("before", OLD), ("now", NEW)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(f"eval: {{mine: {{_target_: {target}}}}}\n")
