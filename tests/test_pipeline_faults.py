@@ -124,8 +124,19 @@ def test_only_what_is_damaged_is_made_again(monkeypatch, tmp_path, teacher, copi
 STAGES = ["prompts", "student", "sample", "score", "rank", "train", "evaluate"]
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
-    ("stage", "way"), [*zip(STAGES, ["rm -r", "store remove"] * 3, strict=False)]
+    ("stage", "way"),
+    [
+        pytest.param("prompts", "rm -r", marks=SLOW),
+        ("student", "store remove"),
+        pytest.param("sample", "rm -r", marks=SLOW),
+        pytest.param("score", "store remove", marks=SLOW),
+        ("rank", "rm -r"),
+        pytest.param("train", "store remove", marks=SLOW),
+    ],
 )
 def test_an_output_that_is_removed_while_the_next_stage_needs_it(
     stage, way, monkeypatch, tmp_path, teacher, capsys, copied
