@@ -72,8 +72,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     "store": (
         "store/*.py",
         "store store_cli store_columns store_damage store_faults store_files store_full_disk"
-        " store_inputs store_foreign store_remote store_waiting written leftovers run_folder"
-        " sharing asked_places",
+        " store_inputs store_foreign store_remote store_s3 store_waiting written leftovers"
+        " run_folder sharing asked_places",
     ),
 }
 LEFT_OUT = {"__init__.py", "__main__.py", "words.py", "schema.py"}
