@@ -2,8 +2,9 @@
 
     python docs/figures/problems.py "one round=runs/problems" "gold=runs/problems_gold"
 
-Several runs of a label, as in `one round=multirun/a,multirun/b`, are seeds: a problem's share is
-their mean. The teacher's ways are those of the first run. Intervals are 95 %, over problems.
+Several runs of a label, as in `one round=multirun/a,multirun/b`, are seeds: their answers to a
+problem count together. The teacher's ways are those of the first label. Intervals are 95 %, over
+problems, as in the report.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
-from rankdistill.statistics import mean_interval
+from rankdistill.evaluate.verified import DemandRow, Tally, difference, share, tally
+from rankdistill.statistics import Interval
 
 TEACHER = {
     "teacher, sampled": "teacher",
@@ -24,30 +25,27 @@ TEACHER = {
     "teacher, four examples": "teacher_examples",
 }
 AGAINST = ("teacher, greedy", "teacher, four examples")
-Solved = Mapping[str, float]
-"""By problem: the share of its answers whose last number is right."""
 
 
-def solved(folders: Sequence[Path], *arms: str) -> Solved:
-    """Of the first of these arms that the runs have; empty where they have none."""
-    found: dict[str, dict[str, list[float]]] = {arm: {} for arm in arms}
-    for folder in folders:
-        for row in pq.read_table(folder / "demands.parquet").to_pylist():
-            if row["arm"] in found and row["kind"] == "number":
-                found[row["arm"]].setdefault(row["cluster"], []).append(row["followed"])
-    first: Mapping[str, list[float]] = next(filter(None, found.values()), {})
-    return {problem: float(np.mean(shares)) for problem, shares in first.items()}
+def solved(folders: Sequence[Path], *arms: str) -> Tally:
+    """Right last numbers, of the first of these arms that the runs have."""
+    rows = [row for f in folders for row in pq.read_table(f / "demands.parquet").to_pylist()]
+    arm = next(arm for arm in arms if any(row["arm"] == arm for row in rows))
+    kept = [DemandRow(**row) for row in rows if row["arm"] == arm and row["kind"] == "number"]
+    found = tally(kept)
+    assert found is not None
+    return found
 
 
-def told(values: Sequence[float], form: str = ".1f") -> str:
-    """A mean in per cent, with its interval."""
-    of = mean_interval([100 * value for value in values], seed=0)
-    return f"{of.mean:{form}} [{of.low:{form}}, {of.high:{form}}]"
+def told(of: Interval | None, form: str = ".1f") -> str:
+    """In per cent, with the interval."""
+    assert of is not None and of.low is not None and of.high is not None
+    return f"{100 * of.mean:{form}} [{100 * of.low:{form}}, {100 * of.high:{form}}]"
 
 
 def main(runs: Mapping[str, Sequence[Path]]) -> None:
     first = next(iter(runs.values()))
-    lines = {label: solved(first[:1], arm) for label, arm in TEACHER.items()}
+    lines = {label: solved(first, arm) for label, arm in TEACHER.items()}
     lines["warmed up, greedy"] = solved(first, "warmed_up_greedy")
     for label, folders in runs.items():
         lines[f"{label}, greedy"] = solved(folders, "trained_greedy", "warmed_up_greedy")
@@ -55,10 +53,10 @@ def main(runs: Mapping[str, Sequence[Path]]) -> None:
     print(f"|---|---|{'---|' * len(AGAINST)}")
     for label, line in lines.items():
         minus = [
-            "" if label in TEACHER else told([line[p] - lines[other][p] for p in line], "+.1f")
+            "" if label in TEACHER else told(difference(line, lines[other], seed=0), "+.1f")
             for other in AGAINST
         ]
-        print(f"| {label} | {told([*line.values()])} | {' | '.join(minus)} |")
+        print(f"| {label} | {told(share(line, seed=0))} | {' | '.join(minus)} |")
 
 
 if __name__ == "__main__":
