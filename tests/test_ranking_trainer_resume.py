@@ -9,6 +9,7 @@ import signal
 
 import pytest
 import torch
+from accelerate import skip_first_batches
 from ranking_trainer_data import TOKENIZER, config, logged, ragged_groups, trained, weights
 from tiny_models import build_model
 from transformers import TrainerCallback
@@ -16,6 +17,7 @@ from transformers import TrainerCallback
 from rankdistill import RankingTrainer
 from rankdistill.objectives import DPO
 from rankdistill.shell import ENDING, Terminated, terminable
+from rankdistill.trainer.batches import EpochOrder, StepBatches
 from rankdistill.trainer.checkpoints import last_checkpoint, owes_evaluation
 from rankdistill.trainer.stopping import saves_when_stopped
 
@@ -51,6 +53,27 @@ def test_continued_run_ends_with_the_same_weights(tmp_path, unbroken, step):
     assert logged(again, "rank_accuracy") == logged(unbroken, "rank_accuracy")
     for name, value in weights(unbroken).items():
         assert torch.equal(weights(again)[name], value), name
+
+
+def test_what_is_left_of_an_epoch_is_in_its_order_whoever_tells_the_loader(tmp_path):
+    """Some versions of transformers tell the epoch to the loader that skips, which keeps it."""
+    trainer = RankingTrainer(
+        build_model(), arguments(tmp_path), ROWS, DPO(), processing_class=TOKENIZER
+    )
+    loader = trainer.get_train_dataloader()
+    rest = skip_first_batches(loader, 3)
+    trainer.state.epoch = 1.375
+    EpochOrder().on_epoch_begin(
+        trainer.args, trainer.state, trainer.control, train_dataloader=loader
+    )
+    orders = []
+    for epoch in (0, 1):
+        batches = StepBatches(len(ROWS), 3, accumulation=2, seed=trainer.args.seed)
+        batches.set_epoch(epoch)
+        orders.append([[ROWS[row]["prompt_id"] for row in batch] for batch in batches])
+    left = [[group.prompt_id for group in batch.groups] for batch in rest]
+    assert left == orders[1][3:] != orders[0][3:]
+    assert any(type(c) is EpochOrder for c in trainer.callback_handler.callbacks)
 
 
 def test_continues_from_the_last_complete_checkpoint(tmp_path, unbroken):

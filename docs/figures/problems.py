@@ -9,12 +9,15 @@ problems, as in the report.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
+from rankdistill.errors import UserError
 from rankdistill.evaluate.verified import DemandRow, Tally, difference, share, tally
 from rankdistill.statistics import Interval
 
@@ -28,13 +31,27 @@ AGAINST = ("teacher, greedy", "teacher, four examples")
 
 
 def solved(folders: Sequence[Path], *arms: str) -> Tally:
-    """Right last numbers, of the first of these arms that the runs have."""
-    rows = [row for f in folders for row in pq.read_table(f / "demands.parquet").to_pylist()]
-    arm = next(arm for arm in arms if any(row["arm"] == arm for row in rows))
-    kept = [DemandRow(**row) for row in rows if row["arm"] == arm and row["kind"] == "number"]
-    found = tally(kept)
-    assert found is not None
-    return found
+    """Right last numbers, of the first of these arms that the runs have.
+
+    Raises:
+        UserError: they have none of them.
+    """
+    rows = [row for folder in folders for row in _rows(folder) if row["kind"] == "number"]
+    for arm in arms:
+        found = tally([DemandRow(**row) for row in rows if row["arm"] == arm])
+        if found is not None:
+            return found
+    where = ", ".join(map(str, folders))
+    raise UserError(f"{where} has no answers of {' or '.join(arms)}: give runs of recipe=problems.")
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "demands.parquet"
+    if not file.is_file():
+        raise UserError(
+            f"There is no {file}: give the folder of a finished run of recipe=problems."
+        )
+    return pq.read_table(file).to_pylist()
 
 
 def told(of: Interval | None, form: str = ".1f") -> str:
@@ -43,7 +60,8 @@ def told(of: Interval | None, form: str = ".1f") -> str:
     return f"{100 * of.mean:{form}} [{100 * of.low:{form}}, {100 * of.high:{form}}]"
 
 
-def main(runs: Mapping[str, Sequence[Path]]) -> None:
+def table(runs: Mapping[str, Sequence[Path]]) -> None:
+    """Prints it."""
     first = next(iter(runs.values()))
     lines = {label: solved(first, arm) for label, arm in TEACHER.items()}
     lines["warmed up, greedy"] = solved(first, "warmed_up_greedy")
@@ -59,6 +77,17 @@ def main(runs: Mapping[str, Sequence[Path]]) -> None:
         print(f"| {label} | {told(share(line, seed=0))} | {' | '.join(minus)} |")
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="LABEL=RUN,RUN")
+    given = (one.partition("=") for one in parser.parse_args().runs)
+    table({label: [Path(run) for run in of.split(",")] for label, _, of in given})
+
+
 if __name__ == "__main__":
-    given = (one.partition("=") for one in sys.argv[1:])
-    main({label: [Path(run) for run in of.split(",")] for label, _, of in given})
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
