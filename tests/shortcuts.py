@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.hydra import Hydra
@@ -18,6 +18,9 @@ from scipy import stats
 from transformers import PreTrainedConfig
 
 from rankdistill.report import svg
+from rankdistill.score import verifier
+from rankdistill.score.verifier.processes import Checkers
+from rankdistill.score.verifier.rules import Rule
 
 bootstrap = stats.bootstrap
 
@@ -68,6 +71,27 @@ def without_copy(repository: CachingConfigRepository, delegate: ConfigRepository
     repository.delegate, repository.cache = delegate, {}
 
 
+class KeptCheckers(Checkers):
+    """Its processes are kept for the next checks by the same rule, as each takes a quarter of a
+    second to start. Not those of a function of one's own, which may keep something."""
+
+    kept: ClassVar[dict[tuple[Any, ...], list[Any]]] = {}
+
+    def __init__(self, rule: Rule, limit_s: float, groups: int) -> None:
+        super().__init__(rule, limit_s, groups)
+        self._kept = self.kept.setdefault((rule, limit_s, os.getpid()), [])
+        for _ in range(0 if rule.own else min(len(self._kept), self._count)):
+            self._free.get()
+            self._free.put(self._kept.pop())
+        self._own = rule.own
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._own or any(exception):
+            super().__exit__(*exception)
+        else:
+            self._kept += [self._free.get() for _ in range(self._count)]
+
+
 def shortcuts(*, figures: bool = False, intervals: bool = False) -> Iterator[tuple[Any, str, Any]]:
     """What is put in the place of which attribute.
 
@@ -75,7 +99,8 @@ def shortcuts(*, figures: bool = False, intervals: bool = False) -> Iterator[tup
     Files are not forced to the disk, since only a loss of power would show. Hydra parses what a
     package ships once, copies no schemas, and does not compose once more to see whether a
     configuration makes a sweep of a run; none of ours does. Transformers writes the JSON of each
-    configuration that it loads for a log that nobody reads.
+    configuration that it loads for a log that nobody reads. Processes that check responses are
+    kept.
     """
     if not figures:
         yield svg, "rc_context", nullcontext
@@ -88,4 +113,5 @@ def shortcuts(*, figures: bool = False, intervals: bool = False) -> Iterator[tup
     yield os, "fsync", lambda _: None
     yield ConfigRepository, "load_config", read_once
     yield CachingConfigRepository, "__init__", without_copy
+    yield verifier, "Checkers", KeptCheckers
     yield Hydra, "get_mode", lambda *_, **__: None

@@ -88,7 +88,7 @@ def test_the_second_run_reuses_all_and_another_objective_the_ranking(
 def test_a_rewrite_joins_the_groups(monkeypatch, tmp_path, teacher):
     folder = run(
         monkeypatch, tmp_path, teacher, "sample.rule_rewrite=true",
-        "eval.quick.sharpening_control=false",
+        "eval.quick.sharpening_control=false", "sample.max_response_tokens=60",
         "prompts.instructions.kinds=[quotation,commas,paragraphs,bold,sentences]",
     )  # fmt: skip
     rows = pq.read_table(folder / "ranked" / "train.parquet").to_pylist()

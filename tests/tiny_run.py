@@ -38,7 +38,7 @@ TINY = [*LIKELIHOOD, *SMALL]
 VERIFIED = [
     *SMALL, "prompts.max_prompt_tokens=800", "prompts.limit.train=12",
     "prompts.instructions.demands_per_prompt=[4]", "prompts.instructions.both_sides=false",
-    "sample.from_cluster=false", "sample.responses_per_prompt=8", "sample.max_response_tokens=60",
+    "sample.from_cluster=false", "sample.responses_per_prompt=8", "sample.max_response_tokens=30",
     "sample.temperature=1.0", "eval.verified.best_of=[1,2]", "eval.verified.best_of_prompts=2",
     "eval.verified.guard_prompts=2",
 ]  # fmt: skip
