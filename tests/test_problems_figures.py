@@ -39,10 +39,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *runs: str) -> None:
 def test_shares_and_differences(tmp_path, monkeypatch, capsys):
     teacher = {"teacher": 2, "teacher_greedy": 8, "teacher_majority": 6, "teacher_examples": 10}
     seeds = [
-        write(tmp_path / f"{n}", **teacher, warmed_up_greedy=5, trained_greedy=n) for n in (9, 15)
+        write(tmp_path / f"seed={n},a", **teacher, warmed_up_greedy=5, trained_greedy=n)
+        for n in (9, 15)
     ]
     gold = write(tmp_path / "gold", warmed_up_greedy=7)
-    run(monkeypatch, f"ours={seeds[0]},{seeds[1]}", f"gold={gold}")
+    run(monkeypatch, f"ours={seeds[0]}", f"gold={gold}", f"ours={seeds[1]}")
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     told = [[line[0].strip("| "), *(cell.split(" [")[0] for cell in line[1:])] for line in lines]
     assert [line[:2] for line in told[:4]] == [

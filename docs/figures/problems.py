@@ -2,8 +2,8 @@
 
     python docs/figures/problems.py "one round=runs/problems" "gold=runs/problems_gold"
 
-Several runs of a label, as in `one round=multirun/a,multirun/b`, are seeds: their answers to a
-problem count together. The teacher's ways are those of the first label. Intervals are 95 %, over
+Several runs of a label, as in `"gold=multirun/sweep/a" "gold=multirun/sweep/b"`, are seeds: their
+answers to a problem count together. The teacher's ways are those of the first label. Intervals are 95 %, over
 problems, as in the report.
 """
 
@@ -81,9 +81,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", metavar="LABEL=RUN,RUN")
-    given = (one.partition("=") for one in parser.parse_args().runs)
-    table({label: [Path(run) for run in of.split(",")] for label, _, of in given})
+    parser.add_argument("runs", nargs="+", metavar="LABEL=RUN")
+    runs: dict[str, list[Path]] = {}
+    for given in parser.parse_args().runs:
+        label, _, run = given.partition("=")
+        runs.setdefault(label, []).append(Path(run))
+    table(runs)
 
 
 if __name__ == "__main__":
