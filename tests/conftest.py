@@ -107,11 +107,10 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# Files of ten seconds and more. The second needs no bundled model, which whoever has the first
-# converts meanwhile. Docs and Zephyr take stages from the store of the recipes, so they come when
-# these are done.
+# Files of ten seconds and more. Docs and Zephyr take stages from the store of the recipes, so they
+# come when these are done.
 LONGEST = (
-    "test_serve_vllm", "test_pipeline_kills", "test_sample_bundled", "test_recipes",
+    "test_sample_bundled", "test_pipeline_kills", "test_recipes",
     "test_models_device", "test_sweep", "test_suites_harness", "test_docs",
     "test_pipeline_verified", "test_zephyr", "test_configs", "test_pipeline_ppo",
     "test_ranking_trainer", "test_warmup_stages", "test_warmup_recipes", "test_pipeline_faults",

@@ -1,7 +1,7 @@
 """What one process of a launch finds: every head under FSDP2 as accelerate itself wraps it.
 
-python -m fsdp2_heads FOLDER, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; it writes the
-figures of every case into RANK.json.
+python -m fsdp2_heads FOLDER [all], with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; it writes
+the figures of every case, or of all combinations, into RANK.json.
 """
 
 from __future__ import annotations
@@ -31,12 +31,19 @@ from rankdistill.warmup.trainer import distil
 HEADS = ("logps", "distil", "distil in chunks", "ppo", "reward")
 Case = tuple[str, bool, str, bool | str]
 """Head, whether the tables are tied, precision, gradient checkpointing."""
+CHECKPOINTING = (False, True, "selective")
+ALL: list[Any] = [*product(HEADS, (False, True), ("no", "bf16"), CHECKPOINTING)]
 CASES: list[Any] = [
-    *product(HEADS, (False, True), ("no", "bf16"), (False, True, "selective")),
+    *(
+        (head, tied, precision, checkpointing)
+        for head, tied, precision, checkpointing in ALL
+        if (HEADS.index(head) + tied + (precision == "no") + CHECKPOINTING.index(checkpointing)) % 2
+    ),
     ("micro-batches", False, "bf16", True),
     ("micro-batches", True, "no", "selective"),
     ("micro-batches", True, "no", True),
 ]
+"""Half of all combinations, in which every two values of different parts meet."""
 
 
 def student(head: str, tied: bool, checkpointing: bool | str) -> Any:
@@ -123,7 +130,8 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     DistillationHead.__dataclass_fields__["chunk_rows"].default = 7
-    found: dict[str, Any] = {json.dumps(case): measured(*case) for case in CASES}
+    cases = ALL if sys.argv[2:] else CASES
+    found: dict[str, Any] = {json.dumps(case): measured(*case) for case in cases}
     if dist.get_world_size() == 1:
         found["log ratio"] = log_ratio()
     Path(sys.argv[1], f"{dist.get_rank()}.json").write_text(json.dumps(found))

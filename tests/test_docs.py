@@ -162,6 +162,7 @@ def test_the_program_of_the_quick_start(program, tmp_path, monkeypatch):
     assert (tmp_path / "out").is_dir()
 
 
+@pytest.mark.slow
 def test_the_program_of_the_quick_start_in_a_notebook(program, tmp_path, monkeypatch):
     """In a cell, whose kernel is a process of its own: the bar, and what was trained."""
     nbclient = pytest.importorskip("nbclient", reason="the extra `dev` has it")

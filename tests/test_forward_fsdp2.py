@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from forked import run, together
-from fsdp2_heads import CASES
+from fsdp2_heads import ALL, CASES
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The figures by case, as one process finds them."""
-    folder = tmp_path_factory.mktemp("fsdp2")
+def figures_of(folder: Path, processes: int, *which: str) -> list[dict[str, Any]]:
+    """The figures by case, as each process of a launch finds them."""
+    command = ("fsdp2_heads", str(folder), *which)
+    launched = [alone_in_a_launch(*command)] if processes == 1 else together(*command)
+    for done in launched:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+
+
+def alone_in_a_launch(*command: str) -> subprocess.CompletedProcess[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     launch |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    done = run("fsdp2_heads", str(folder), **launch)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "0.json").read_text())
+    return run(*command, **launch)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return figures_of(tmp_path_factory.mktemp("fsdp2"), 1)[0]
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The figures by case, as each of two processes finds them."""
-    folder = tmp_path_factory.mktemp("fsdp2-of-two")
-    for done in together("fsdp2_heads", str(folder)):
-        assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return figures_of(tmp_path_factory.mktemp("fsdp2-of-two"), 2)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -47,6 +54,14 @@ def test_two_processes_have_the_gradients_of_one(case: Any, both: Any) -> None:
 def test_a_policy_that_equals_its_reference_has_log_ratios_of_0(alone: Any) -> None:
     """One precision for both: under autocast, norms would be float32 in one of them only."""
     assert alone["log ratio"] < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_combination(processes: int, tmp_path: Path) -> None:
+    for found in figures_of(tmp_path, processes, "all"):
+        for case in ALL:
+            check(found, case)
 
 
 def check(found: Any, case: Any) -> None:

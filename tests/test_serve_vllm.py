@@ -28,7 +28,7 @@ from rankdistill.serve import serving as commands
 from rankdistill.serve.serving import Server, Serving, free_port
 from rankdistill.serve.talk import answer, served_model
 
-pytestmark = [pytest.mark.bundled, pytest.mark.vllm]
+pytestmark = [pytest.mark.bundled, pytest.mark.vllm, pytest.mark.slow]
 
 QUESTIONS = ("What is the capital of France?", "Name three animals.", "2 + 2 =")
 TOKENS = 12
@@ -93,7 +93,6 @@ def answers_of(http, model: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_a_chat_completion_is_greedy_generation(serving, greedy):
     with client(serving.url) as http:
         assert served_model(http) == serving.asked_for == "student"
@@ -134,7 +133,6 @@ def one_engine() -> Iterator[None]:
         engine.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["pointwise", "pairwise"])
 def test_a_judge_in_process_and_over_http_agree(exported, serving, one_engine, mode):
     options = {"mode": mode, "dtype": "float32", "concurrency": 8}
@@ -155,7 +153,6 @@ def test_a_judge_in_process_and_over_http_agree(exported, serving, one_engine, m
             assert all(1.0 <= value <= 10.0 for value in a["values"])
 
 
-@pytest.mark.slow
 def test_the_likelihood_of_a_teacher_that_is_only_served(exported, serving):
     tokenizer = load_tokenizer(str(exported))
     groups = [
@@ -205,7 +202,6 @@ os._exit(0)  # vLLM's own teardown can hang
 """
 
 
-@pytest.mark.slow
 def test_inferless_app_answers(exported):
     environment = {
         **os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
