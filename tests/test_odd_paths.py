@@ -46,7 +46,7 @@ def test_a_whole_run(place, teacher, monkeypatch, capsys):
     rows = [{"prompt": f"Say {number}."} for number in range(40)]
     prompts = place / odd(".jsonl")
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = ["recipe=rrhf", *TINY, "prompts=augmented"]
+    given = ["recipe=rrhf", *TINY, "prompts=augmented", "prompts.augment.requests=8"]
     given.append("eval.quick.sharpening_control=false")
     paths = {
         "teacher.path": place / odd("-teacher"), "prompts.path": prompts,
