@@ -3,8 +3,8 @@
     python docs/figures/problems.py "one round=runs/problems" "gold=runs/problems_gold"
 
 Several runs of a label, as in `"gold=multirun/sweep/a" "gold=multirun/sweep/b"`, are seeds: their
-answers to a problem count together. The teacher's ways are those of the first label. Intervals are 95 %, over
-problems, as in the report.
+answers to a problem count together. The teacher's ways are those of the first label. Intervals are
+95 %, over problems, as in the report.
 """
 
 from __future__ import annotations
