@@ -112,7 +112,9 @@ def test_the_flop_limit_is_its_closed_form():
     assert limit == pytest.approx(2.74, abs=0.005)
 
 
-def test_all_benchmarks_compare_what_is_equal(tmp_path, capsys):
+def test_all_benchmarks_compare_what_is_equal(tmp_path, capsys, monkeypatch):
+    # The default model's largest batch needs more than the tests do.
+    monkeypatch.setattr(forward, "free_mb", lambda: None)
     file = tmp_path / "figures.json"
     assert main(["all", "--model", "tiny", "--rounds", "2", "--json", str(file)]) == 0
     report = json.loads(file.read_text())
