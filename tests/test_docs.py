@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from tiny_run import TINY, composed, run_here, shrunk
+from tiny_run import TINY, composed, quickly, run_here, shrunk
 
 from rankdistill.app import catalogue
 
@@ -143,7 +143,7 @@ def test_commands_run(point, folder, shared_home, teacher, monkeypatch, tmp_path
         small = [part for part in small if not part.startswith("warmup.")]
     if "teacher.path" not in given:
         small.append(f"teacher.path={teacher}")
-    run = run_here(monkeypatch, tmp_path, "--config-dir", "my_conf", *overrides, *small)
+    run = run_here(monkeypatch, tmp_path, "--config-dir", "my_conf", *overrides, *quickly(small))
     assert json.loads((run / "metrics.json").read_text())["stages"]
 
 
