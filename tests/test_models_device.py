@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import io
+import platform
+import resource
 import sys
 import time
 import weakref
@@ -12,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from ranking_trainer_data import TOKENIZER, config, ragged_groups
@@ -21,7 +24,7 @@ from transformers import PreTrainedModel
 
 from rankdistill import RankingTrainer, vllm_worker
 from rankdistill.forward import bind
-from rankdistill.models import device, load_model, release
+from rankdistill.models import claim_device, device, load_model, release
 from rankdistill.models import model as model_module
 from rankdistill.models.model import Loading, Model
 from rankdistill.stages.run import Run
@@ -95,6 +98,25 @@ def test_what_is_free_on_an_accelerator_is_given_back(monkeypatch: pytest.Monkey
     del circle
     release()
     assert seen() is None and emptied == ["cuda"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="about a machine without one")
+def test_on_a_cpu_what_tensors_give_back_stays_until_it_is_released() -> None:
+    def bytes_of_new_pages(times: int) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(times):
+            torch.ones(2**24)  # 64 MiB
+        pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        return pages * resource.getpagesize()
+
+    claim_device()
+    bytes_of_new_pages(5)  # until there is room for it wherever it begins
+    assert bytes_of_new_pages(5) < 2**24
+    held = psutil.Process().memory_info().rss
+    release()
+    assert held - psutil.Process().memory_info().rss > 0.9 * 2**26
+    assert bytes_of_new_pages(1) > 0.9 * 2**26
 
 
 @pytest.mark.parametrize(("rank", "index"), [(None, 2), ("3", 3), ("9", 2)])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+from functools import cache
 
 import torch
+
+_MMAP_MAX, _TRIM_THRESHOLD = -4, -1
+"""`M_MMAP_MAX` and `M_TRIM_THRESHOLD` of glibc's mallopt(3)."""
 
 
 def device() -> torch.device:
@@ -24,10 +29,18 @@ def device() -> torch.device:
 
 
 def claim_device() -> None:
-    """Makes `device()` the current accelerator, before anything else is put on the first one."""
+    """Makes `device()` the current accelerator, before anything else is put on the first one.
+
+    Where there is none, what tensors give back stays with this process until `release`. glibc
+    returns it at once, and the pages that the system then clears again for the next tensors take a
+    seventh of a training's CPU time.
+    """
     found = device()
     if found.type != "cpu":
         torch.accelerator.set_device_index(found)
+    elif libc := _libc():
+        libc.mallopt(_MMAP_MAX, 0)
+        libc.mallopt(_TRIM_THRESHOLD, -1)  # never by itself
 
 
 def own_precision() -> str:
@@ -37,13 +50,24 @@ def own_precision() -> str:
 
 
 def release() -> None:
-    """Give the accelerator's memory back, of all that nobody holds any more.
+    """Give the device's memory back, of all that nobody holds any more.
 
     An engine in another process finds free what is free. Weights that no circle holds are gone with
     their last user, so a machine without an accelerator is spared the search for circles (0.3 s).
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
+        if libc := _libc():
+            libc.malloc_trim(0)
         return
     gc.collect()  # accelerate's autocast holds a model in a circle
     torch.get_device_module(accelerator).empty_cache()
+
+
+@cache
+def _libc() -> ctypes.CDLL | None:
+    """glibc; None where the C library is another."""
+    try:
+        return ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None
