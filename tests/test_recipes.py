@@ -33,7 +33,7 @@ TRAININGS = {"warmup": "student", "reward": "backbone", "train": "student"}
 
 
 DRAWN = ("rrhf", "ppo")
-"""Recipes whose figures are drawn; tests of the pages draw those of the others."""
+"""Recipes whose figures are drawn; those of the others are computed, and drawn on nothing."""
 
 
 OBJECTIVES = ("cpo", "ipo", "kto", "lipo", "orpo", "plackett_luce", "pro", "simpo", "slic")
