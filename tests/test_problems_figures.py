@@ -62,3 +62,5 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch):
     for given, said in ((tmp_path, "There is no .*demands.parquet"), (other, "no answers of")):
         with pytest.raises(SystemExit, match=f"error: .*{said}"):
             run(monkeypatch, f"ours={given}")
+    with pytest.raises(SystemExit, match="error: 'runs/a' has no label: write 'ours=runs/a'"):
+        run(monkeypatch, "runs/a")

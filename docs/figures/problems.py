@@ -84,7 +84,9 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="LABEL=RUN")
     runs: dict[str, list[Path]] = {}
     for given in parser.parse_args().runs:
-        label, _, run = given.partition("=")
+        label, named, run = given.partition("=")
+        if not named:
+            raise UserError(f"'{given}' has no label: write 'ours={given}'.")
         runs.setdefault(label, []).append(Path(run))
     table(runs)
 
