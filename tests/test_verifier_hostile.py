@@ -8,12 +8,15 @@ import socket
 import time
 from collections import Counter
 
+import psutil
 import pytest
 from judge_data import group, judged, scorer, values
 
 from rankdistill.score import score_groups
 from rankdistill.score.verifier.answers import between
 from rankdistill.score.verifier.instructions import follows
+from rankdistill.score.verifier.processes import GROUPS_PER_PROCESS, Checkers
+from rankdistill.score.verifier.rules import Rule
 
 
 def told(rows, capsys, **changes):
@@ -167,3 +170,15 @@ def _growth(check, part: str, end: str) -> float:
         # What takes less than this is linear, however the clock's steps divide.
         ratios.append(0.0 if times[1] < 0.05 else times[1] / times[0])
     return min(ratios)
+
+
+def test_no_process_outlives_the_checks_that_it_was_started_for():
+    """Other tests keep theirs, see `shortcuts.py`."""
+    groups = [(["It is 4.", "It is 5."], {"answer": "4"})] * (2 * GROUPS_PER_PROCESS)
+    before = {child.pid for child in psutil.Process().children()}
+    with Checkers(Rule("number", "answer", None), 5.0, len(groups)) as checkers:
+        values = [[answer.value for answer in group] for group in checkers.answers(groups)]
+        started = [c for c in psutil.Process().children() if c.pid not in before]
+    assert values == [[1.0, 0.0]] * len(groups)
+    assert 1 <= len(started) <= 2
+    assert not any(child.is_running() for child in started)
