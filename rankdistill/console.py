@@ -44,6 +44,8 @@ TELLING_SHARE = 0.05
 """Share of the work after which its pace tells how long the rest takes."""
 TELLING_SECONDS = 1.0
 """What comes within it comes from one batch, and has no pace."""
+SILENT_SECONDS = 60.0
+"""After it the pace of any share is told: iterations that take minutes are few."""
 
 
 def quiet() -> None:
@@ -261,16 +263,17 @@ class Bar:
         if self._live is not None:
             self._live.update(self._task, advance=amount, note=note)
         now = time.monotonic()
+        measured = self.done - self._from
         if self._started is None:  # starting an engine, or compiling, tells nothing of the pace
             self._from, self._started = self.done, now
         elif (
             self._live is None
             and now - self._printed > PLAIN_SECONDS
-            and now - self._started > TELLING_SECONDS
-            and self.done - self._from >= TELLING_SHARE * (self.total - self._from)
+            and (pace_s := now - self._started) > TELLING_SECONDS
+            and (measured >= TELLING_SHARE * (self.total - self._from) or pace_s > SILENT_SECONDS)
         ):
             self._printed = now
-            rate = (self.done - self._from) / (now - self._started)
+            rate = measured / pace_s
             left = clock((self.total - self.done) / rate)
             told = [f"{self.done}/{self.total} {self.unit}", _pace(rate, self.unit), f"{left} left"]
             result(", ".join([*told, note] if note else told))

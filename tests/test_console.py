@@ -103,6 +103,17 @@ def test_the_clock_of_a_bar_starts_with_the_first_unit(monkeypatch, capsys):
     assert "20/100 prompts, 2.0 s per prompt, 2 min 40 s left, loss 2.53" in told
 
 
+def test_units_that_take_minutes_are_told_from_the_second_on(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("rankdistill.console.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(console, "console", Console(width=80))
+    with console.progress(100, "iterations") as bar:
+        for now[0] in (150.0, 180.0, 270.0):
+            bar.advance()
+    [told] = capsys.readouterr().out.splitlines()
+    assert told.strip() == "3/100 iterations, 60.0 s per iteration, 1 h 37 min left"
+
+
 def test_a_batch_that_is_done_at_once_has_no_pace(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr("rankdistill.console.time.monotonic", lambda: now[0])
