@@ -270,7 +270,7 @@ class Watch:
     The error is dropped, and with its traceback the activations that it holds.
     """
 
-    ran_out = False
+    ran_out: bool
 
     def __enter__(self) -> Watch:
         return self
