@@ -45,6 +45,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "store/files.py": {
         'whole = not begin or file.read(2) == b"\\n"': "one byte is left of the file",
     },
+    "store/sharing.py": {"advance(2)": "how far a bar is drawn"},
+    "store/shards.py": {"_SETTLED_NS = 100000001": "how long a file is taken for new"},
     "warmup/head.py": {
         "BLOCK_VALUES = 3**21": BLOCKS,
         "BLOCK_VALUES = 2**22": BLOCKS,
