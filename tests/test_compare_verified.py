@@ -32,7 +32,7 @@ from rankdistill.compare.runs import read_runs
 from rankdistill.compare.sentences import findings, headline
 from rankdistill.compare.tables import COLUMNS, table_rows
 from rankdistill.compare.verified import contributions, over_seeds, verified_rows, verified_tables
-from rankdistill.evaluate.verified import DemandRow, difference, share, tally
+from rankdistill.evaluate.verified import FORM, DemandRow, difference, share, tally
 from rankdistill.report.answers import demands_file
 from rankdistill.report.html import typeset
 from rankdistill.store.written import put_files
@@ -205,6 +205,25 @@ def test_what_is_said_is_said_of_demands(comparison):
     assert any(text.startswith(control) for text in told)
     assert comparison.measure == "share of demands followed"
     assert [row.key for row in table_rows(comparison)][:2] == ["seeds", "win_rate"]
+
+
+def test_answers_that_owe_one_rule_are_not_called_demands(tmp_path):
+    for name, gain in (("RRHF", 0.3), ("DPO", 0.1)):
+        run = write_run(tmp_path / name, name, 0)
+        rows = [row for row in made_up_demands(gain, 0) if row.kind == "words"]
+        own = {"kind": "number", "side": "number", "group": "other", "opposite": None}
+        ruled = [replace(row, **own) for row in rows]
+        form = [replace(row, kind=FORM, side=FORM, group=FORM, opposite=None) for row in rows]
+        put_files(run, demands_file(ruled + form))
+    compared = compare_runs(read_runs([tmp_path]))
+    met = 100 * compared.verified.figures["RRHF"]["trained"].interval.mean
+    assert headline(compared).startswith(
+        f"RRHF meets the rule number in {met:.1f} % of its answers on 60 held-out prompts, "
+    )
+    assert [row.key for row in verified_rows(compared.verified)][:2] == ["trained", "form"]
+    page = (compare([tmp_path], tmp_path / "out").parent / "report.html").read_text()
+    assert "Rule met" in page and "That meet the rule" in page
+    assert "Demands followed" not in page and "base prompts" not in page
 
 
 def test_a_placebo_is_called_so_and_its_gain_is_told(comparison, sweep, tmp_path):

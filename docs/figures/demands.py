@@ -18,7 +18,7 @@ from rankdistill.compare.contrasts import (
 )
 from rankdistill.compare.demands import by_run, read
 from rankdistill.compare.pages import difference_parts, planned_parts, verified_parts
-from rankdistill.compare.tables import VERIFIED_DIFFERENCES, rows_of, rows_of_planned
+from rankdistill.compare.tables import about_verified_differences, rows_of, rows_of_planned
 from rankdistill.compare.verified import verified_tables
 from rankdistill.errors import UserError
 from rankdistill.report.table import points
@@ -46,7 +46,9 @@ def main() -> int:
     parts = [
         *planned_parts(rows_of_planned(planned, points)),
         *verified_parts(verified),
-        *difference_parts(rows_of(rest, points), VERIFIED_DIFFERENCES, "Differences"),
+        *difference_parts(
+            rows_of(rest, points), about_verified_differences(verified), "Differences"
+        ),
     ]
     print("\n\n".join(parts))
     return 0

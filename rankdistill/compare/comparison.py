@@ -85,7 +85,10 @@ class Comparison:
 
     @property
     def measure(self) -> str:
-        return "share of demands followed" if self.verified else self.score
+        if self.verified is None:
+            return self.score
+        met = "answers that meet the rule"
+        return f"share of {'demands followed' if self.verified.rule is None else met}"
 
     @property
     def score(self) -> str:

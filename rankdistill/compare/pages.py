@@ -12,9 +12,10 @@ from rankdistill.compare.comparison import Answered, Comparison, answered
 from rankdistill.compare.plots import looks, plots_of
 from rankdistill.compare.tables import DifferenceRow, table_rows
 from rankdistill.compare.verified import (
-    VERIFIED_TITLE,
     VerifiedTables,
     about_verified,
+    title_of,
+    unit,
     verified_rows,
 )
 from rankdistill.report.html import coded, typeset
@@ -67,7 +68,8 @@ def html_report(comparison: Comparison, title: str, command: str) -> str:
     }
     if comparison.verified:
         page |= {
-            "verified_title": VERIFIED_TITLE,
+            "verified_title": title_of(comparison.verified),
+            "verified_unit": unit(comparison.verified),
             "about_verified": about_verified(comparison.verified),
             "verified_rows": verified_rows(comparison.verified),
         }
@@ -169,8 +171,8 @@ def _failed(comparison: Comparison) -> list[str]:
 
 
 def verified_parts(verified: VerifiedTables) -> list[str]:
-    """The table of demands followed with what its rows mean."""
-    heading, *shown = figures(VERIFIED_TITLE, list(verified.figures), verified_rows(verified))
+    """The table of what is verified with what its rows mean."""
+    heading, *shown = figures(title_of(verified), list(verified.figures), verified_rows(verified))
     return [heading, inline(about_verified(verified)), *shown]
 
 

@@ -13,6 +13,7 @@ from rankdistill.compare.comparison import Comparison, mean_of
 from rankdistill.compare.figures import role
 from rankdistill.compare.groups import differing_keys
 from rankdistill.compare.runs import FinishedRun
+from rankdistill.compare.verified import title_of
 from rankdistill.report.curves import Points, points, running_mean
 from rankdistill.report.plots import Plot
 from rankdistill.report.svg import INK, MUTED, SERIES, plot
@@ -92,7 +93,7 @@ CURVES = [
 def plots_of(comparison: Comparison) -> list[Plot]:
     """The plots there is data for, in reading order."""
     verified = comparison.verified is not None
-    score = "Demands followed" if verified else "Score"
+    score = title_of(comparison.verified) if comparison.verified else "Score"
     over = "over the student before training"
     over += "; the smaller of the sampled and the greedy one" if verified else ""
     sampled = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rankdistill.compare import verified_sentences
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.contrasts import Planned
+from rankdistill.compare.verified import unit
 from rankdistill.compare.wording import (
     NAMED,
     contrast_text,
@@ -203,8 +204,8 @@ def _cautions(comparison: Comparison) -> list[Finding | None]:
     verified = comparison.verified
     prompts = verified.base_prompts if verified else len(comparison.prompts)
     if prompts < FEW_PROMPTS:
-        unit = "base prompts" if verified else "prompts"
-        cautions.append(Finding("warning", f"Only {prompts} {unit}: the intervals are rough."))
+        of = unit(verified) if verified else "prompts"
+        cautions.append(Finding("warning", f"Only {prompts} {of}: the intervals are rough."))
     if comparison.not_verified:
         cautions.append(Finding("warning", comparison.not_verified))
     if comparison.not_here:

@@ -15,7 +15,12 @@ from rankdistill.compare.figures import FIGURES, computed_seconds, suite_rows, t
 from rankdistill.compare.groups import ObjectiveRuns, config_rows
 from rankdistill.compare.statistics import Difference, Estimate, Tested
 from rankdistill.compare.suites import change_columns, change_rows, change_values
-from rankdistill.compare.verified import verified_columns, verified_values
+from rankdistill.compare.verified import (
+    VerifiedTables,
+    unit,
+    verified_columns,
+    verified_values,
+)
 from rankdistill.compare.wording import p_text, verdict
 from rankdistill.report.stages import duration
 from rankdistill.report.table import (
@@ -127,9 +132,9 @@ DIFFERENCES = (
     "of that difference alone. The p-value is corrected for how many differences there are (Holm): "
     "below 0.05 is beyond noise."
 )
-VERIFIED_DIFFERENCES = (
-    "Trained kinds followed by the first objective minus those by the second, in points, on the "
-    "same base prompts and seeds, with the 95 % interval of that difference alone; from two seeds "
+_VERIFIED_DIFFERENCES = (
+    "{} by the first objective minus those by the second, in points, on the "
+    "same {} and seeds, with the 95 % interval of that difference alone; from two seeds "
     "on it takes in how much seeds differ. The p-value is corrected for how many differences there "
     "are (Holm): below 0.05 is beyond noise."
 )
@@ -193,8 +198,14 @@ def rows_of(
 
 def about_differences(comparison: Comparison) -> str:
     """What stands above them."""
-    about = VERIFIED_DIFFERENCES if comparison.verified else DIFFERENCES
+    about = about_verified_differences(comparison.verified) if comparison.verified else DIFFERENCES
     return EXPLORATORY + about if comparison.planned else about
+
+
+def about_verified_differences(verified: VerifiedTables) -> str:
+    """The same where answers were verified."""
+    what = "Trained kinds followed" if verified.rule is None else "Answers that meet the rule,"
+    return _VERIFIED_DIFFERENCES.format(what, unit(verified))
 
 
 def win_rows(comparison: Comparison) -> list[Row]:

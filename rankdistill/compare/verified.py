@@ -65,6 +65,8 @@ class VerifiedTables:
     differences: list[Difference]
     """Of that share of the trained students, every pair of labels."""
     base_prompts: int
+    rule: str | None
+    """Which all answers were held against; None: demands of several kinds."""
     minus: Mapping[str, Mapping[str, np.ndarray]]
     """By a name of `MINUS`, then by label: [seeds, base prompts], whose mean is that figure."""
 
@@ -118,8 +120,15 @@ def verified_tables(runs: Sequence[RunDemands], *, seed: int = 0) -> VerifiedTab
         seeds={label: sorted(rows[label]) for label in ordered},
         differences=pair_differences(tables, seed=seed),
         base_prompts=len(clusters),
+        rule=_rule(runs),
         minus={name: _minus_tables(tallies, *arms) for name, arms in MINUS.items()},
     )
+
+
+def _rule(runs: Sequence[RunDemands]) -> str | None:
+    kinds = {(row.kind, row.side) for run in runs for row in run.rows if row.kind != verified.FORM}
+    [(kind, side), *more] = kinds
+    return kind if kind == side and not more else None
 
 
 def _minus_tables(tallies: Mapping[str, ByArm], a: str, b: str) -> dict[str, np.ndarray]:
@@ -237,11 +246,9 @@ def _each(of: BySeed) -> dict[int, float]:
     return {s: float(one.mean(np.ones(len(one.clusters)))) for s, one in of.items()}
 
 
-VERIFIED_TITLE = "Demands followed"
 ABOUT = (
-    "Shares are of the trained student's sampled answers, each kind of demand counting alike; "
-    "differences are in points of 100, on the same base prompts and of trained kinds, bold where "
-    "the interval excludes 0. The 95 % intervals resample base prompts."
+    "Shares are of the trained student's sampled answers{}; differences are in points of 100, on "
+    "the same {}, bold where the interval excludes 0. The 95 % intervals resample {} ({})."
 )
 ABOUT_SEEDS = " Of several seeds: the interval is their mean's, and each seed's value follows it."
 
@@ -321,17 +328,35 @@ def figure_of(verified: VerifiedTables, label: str, name: str) -> VerifiedFigure
 def verified_rows(verified: VerifiedTables) -> list[Row]:
     """The rows that there are figures for; a column per label of `figures`."""
     rows = []
-    for line in LINES:
+    for line in LINES if verified.rule is None else _lines_of(verified.rule):
         cells = [_cell(verified, label, line) for label in verified.figures]
         if any(cell.value != NOTHING for cell in cells):
             rows.append(Row(line.name, line.title, line.explanation, cells))
     return rows
 
 
+def _lines_of(rule: str) -> list[Measure]:
+    """Of answers that owe one rule alone, of which all demands are that one."""
+    answers = Measure("trained", "Answers", f"That meet the rule `{rule}`.", share_percent)
+    return [answers, *(line for line in LINES if line.name not in ("trained", "strict"))]
+
+
 def about_verified(verified: VerifiedTables) -> str:
     """What stands above the table."""
     more = ABOUT_SEEDS if any(len(seeds) > 1 for seeds in verified.seeds.values()) else ""
-    return f"{ABOUT.removesuffix('.')} ({verified.base_prompts}).{more}"
+    each = ", each kind of demand counting alike" if verified.rule is None else ""
+    same = "base prompts and of trained kinds" if verified.rule is None else "prompts"
+    return ABOUT.format(each, same, unit(verified), verified.base_prompts) + more
+
+
+def title_of(verified: VerifiedTables) -> str:
+    """What a share is of: as in the report of one run."""
+    return "Demands followed" if verified.rule is None else "Rule met"
+
+
+def unit(verified: VerifiedTables) -> str:
+    """What intervals resample."""
+    return "base prompts" if verified.rule is None else "held-out prompts"
 
 
 def verified_columns() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from rankdistill.compare.comparison import Comparison
-from rankdistill.compare.verified import VerifiedTables
+from rankdistill.compare.verified import VerifiedTables, unit
 from rankdistill.compare.wording import NAMED, differences, listed, sentence, told
 from rankdistill.report.headline import Finding
 from rankdistill.report.table import share_percent
@@ -24,8 +24,12 @@ def headline(comparison: Comparison, verified: VerifiedTables) -> str:
     """One sentence: who follows most demands, of whom that is beyond noise, and whether it is more
     than a control that trains nothing reaches."""
     best, *others = (objective.label for objective in comparison.ordered)
-    where = f"on {verified.base_prompts} base prompts"
-    follows = f"{best} follows {share_percent(comparison.mean(best))} of the demands {where}"
+    share = share_percent(comparison.mean(best))
+    where = f"on {verified.base_prompts} {unit(verified)}"
+    did = f"follows {share} of the demands"
+    if verified.rule is not None:
+        did = f"meets the rule {verified.rule} in {share} of its answers"
+    follows = f"{best} {did} {where}"
     rest = _beside_controls(comparison, verified, best)
     if not others:
         gain = told(comparison.lead(best), comparison)
@@ -51,7 +55,7 @@ def _beside_controls(comparison: Comparison, verified: VerifiedTables, best: str
     over, left = _CONTROLS[found[0]], found[1].interval
     if left.excludes() and left.mean > 0:
         return f"; over {over}, it gains {told(left, comparison)}"
-    return f"; it is not shown to follow more than {over}"
+    return f"; it is not shown to be ahead of {over}"
 
 
 def findings(comparison: Comparison, verified: VerifiedTables) -> list[Finding | None]:
@@ -63,7 +67,7 @@ def findings(comparison: Comparison, verified: VerifiedTables) -> list[Finding |
         differences(comparison),
         _gains(gains, comparison) if gains else None,
         _over_controls(controls, comparison) if controls else None,
-        _seeds(comparison),
+        _seeds(comparison, verified),
     ]
 
 
@@ -117,11 +121,11 @@ def _told(labels: Iterable[str], found: Mapping[str, Named], comparison: Compari
     )
 
 
-def _seeds(comparison: Comparison) -> Finding | None:
+def _seeds(comparison: Comparison, verified: VerifiedTables) -> Finding | None:
     if comparison.seeds == 1:
         return None
     return Finding(
         "plain",
-        "Intervals of gains resample base prompts and speak of these trained students; differences "
-        "between objectives take in how much seeds differ as well.",
+        f"Intervals of gains resample {unit(verified)} and speak of these trained students; "
+        "differences between objectives take in how much seeds differ as well.",
     )
