@@ -17,6 +17,7 @@ from rankdistill.compare import compare
 from rankdistill.compare.__main__ import main
 from rankdistill.compare.callback import CompareRuns
 from rankdistill.compare.comparison import answered, compare_runs
+from rankdistill.compare.contrasts import contrasts_of, names_of
 from rankdistill.compare.groups import objectives_of
 from rankdistill.compare.runs import read_runs
 from rankdistill.compare.sentences import findings, headline
@@ -130,6 +131,19 @@ def test_a_command_that_was_killed_in_a_finished_run_s_folder_names_no_objective
     assert chosen(edited(run, tmp_path / "b", lambda m: m.update(overrides=[]))) == frozenset()
     earlier = edited(run, tmp_path / "c", lambda m: m.pop("overrides"))
     assert chosen(earlier) == {"pro"}
+
+
+def test_two_shipped_objectives_of_one_class_are_called_by_their_options(tmp_path):
+    shipped = Path(__file__).parents[1] / "conf" / "objective"
+    for name in ("dpo", "rpo"):
+        text = (shipped / f"{name}.yaml").read_text()
+        config = "objective:\n" + "".join(f"  {line}\n" for line in text.splitlines())
+        write_run(tmp_path / name, "DPO", 0, config=config)
+    write_run(tmp_path / "other", "RRHF", 0, config="objective:\n  _target_: mine.RRHF\n")
+    objectives = objectives_of(read_runs([tmp_path]).finished)
+    assert [objective.label for objective in objectives] == ["DPO", "RRHF", "DPO (rpo)"]
+    [contrast] = contrasts_of(["rpo-dpo"], names_of(objectives))
+    assert contrast == ("DPO (rpo)", "DPO")
 
 
 def test_a_reused_training_took_what_it_took_when_it_was_made(sweep, tmp_path):

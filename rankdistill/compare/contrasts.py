@@ -74,7 +74,7 @@ class Named(NamedTuple):
 
     label: str
     options: Sequence[str] = ()
-    """Of recipe and objective, as its command names them."""
+    """Of recipe and objective, as commands name them."""
     method: str = ""
 
 
@@ -84,7 +84,8 @@ def names_of(objectives: Iterable[ObjectiveRuns]) -> list[Named]:
     for objective in objectives:
         first = objective.runs[0]
         recipe = str(first.metrics["recipe"])
-        options = [*first.chosen, *([] if recipe == "none" else [recipe])]
+        of_command = [objective.option, None if recipe == "none" else recipe]
+        options = [*first.chosen, *filter(None, of_command)]
         named = Named(objective.label, options, objective.method)
         found.append(Named(objective.label) if objective.placebo else named)
     return found

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
-from rankdistill.compare.runs import FinishedRun
+import yaml
+
+from rankdistill.compare.runs import FinishedRun, settings_of
 
 _NO_DIFFERENCE = ("seed", "report_to", "name", "contrasts")
 _LABEL_KEYS = 3
@@ -33,6 +37,11 @@ class ObjectiveRuns:
     def method(self) -> str:
         """What its title says that it was trained by: `DPO, 2 rounds`."""
         return _method(self.runs[0])
+
+    @property
+    def option(self) -> str | None:
+        """The shipped option of `objective` that it is; None: none, or PPO, which reads none."""
+        return _option(self.runs[0])
 
     @property
     def placebo(self) -> bool:
@@ -129,6 +138,11 @@ def _names(firsts: Sequence[FinishedRun]) -> list[str]:
     labels = []
     for run, method in zip(firsts, methods, strict=True):
         alike = [other for other, name in zip(firsts, methods, strict=True) if name == method]
+        options = [_option(other) for other in alike]
+        option = _option(run)
+        if option is not None and None not in options and len({*options}) == len(options) > 1:
+            labels.append(_named(method, option))
+            continue
         keys = [key for key in differing_keys(alike) if key != PLACEBO]
         said = _said(run, keys) if shared[method] > 1 else ""
         alone = len(shared) == 1 and said
@@ -140,9 +154,28 @@ def _method(run: FinishedRun) -> str:
     return str(run.metrics["title"]).partition(":")[0].replace("Warmup", " warm-up")
 
 
-def _named(method: str, recipe: str) -> str:
-    """Both, or the method alone where the recipe is called like it, or there is none."""
-    return method if recipe in ("none", method.lower()) else f"{method} ({recipe})"
+def _named(method: str, option: str) -> str:
+    """Both, or the method alone where the recipe or objective is called like it, or is none."""
+    return method if option in ("none", method.lower()) else f"{method} ({option})"
+
+
+def _option(run: FinishedRun) -> str | None:
+    """The shipped option of `objective` that has a run's values: `rpo`; None: none, or not read."""
+    if _read(run, "objective._target_") == _MISSING:
+        return None
+    own = {key: value for key, value in run.config.items() if key.startswith("objective.")}
+    return next((name for name, values in _shipped().items() if values == own), None)
+
+
+@cache
+def _shipped() -> Mapping[str, Mapping[str, Any]]:
+    folder = files("rankdistill") / "conf" / "objective"
+    shipped = {}
+    for file in folder.iterdir():
+        name, dot, suffix = file.name.rpartition(".")
+        if dot and suffix == "yaml":
+            shipped[name] = settings_of({"objective": yaml.safe_load(file.read_text("utf-8"))})
+    return shipped
 
 
 def _said(run: FinishedRun, keys: Sequence[str]) -> str:
