@@ -59,7 +59,7 @@ RERANKER = [
 ]  # fmt: skip
 OF_RECIPE = {
     "ppo": PPO, "ppo_group": PPO, "reward_model": REWARD, "reranker": RERANKER,
-    "on_policy": PPO[-1:], "self_distillation": PPO[-1:],
+    "on_policy": PPO[-1:], "self_distillation": PPO[-1:], "problems_ppo": PPO[-1:],
 }  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def shrunk(recipe: str) -> list[str]:
     text = catalogue.recipe_files()[recipe].read_text()
     with_demands = ("/prompts: instructions", "- rrhf", "- on_policy")
     verified = any(f"{base}\n" in text for base in with_demands)
-    problems = recipe in ("problems", "problems_gold")
+    problems = recipe.startswith("problems")
     base = PROBLEMS if problems else VERIFIED if verified else TINY
     small = [*base, *OF_RECIPE.get(recipe, [])]
     if "/warmup: none" in text:

@@ -43,7 +43,7 @@ RECIPES = {
     ),
     "Your own data and models": ("ranked_set", "served_teacher", "evaluate", "reranker"),
     "A public benchmark, before and after": ("ifeval_dpo",),
-    "Word problems with a right answer": ("problems", "problems_gold"),
+    "Word problems with a right answer": ("problems", "problems_ppo", "problems_gold"),
     "Reward model and PPO": ("reward_model", "ppo", "ppo_group"),
     "Distillation on what the student itself writes": (
         "on_policy", "off_policy", "self_distillation",
