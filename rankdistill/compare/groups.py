@@ -78,10 +78,14 @@ def _read(run: FinishedRun, key: str) -> str:
     """A setting as it is told, where the run has the stage that reads it."""
     stages = {stage["stage"] for stage in run.metrics["stages"]}
     unread = [f"{stage}." for stage in ("reward", "train") if stage not in stages]
-    # PPO's policy learns from a reward model.
-    if "train" not in stages or any(name.startswith("train.rollout.") for name in run.config):
+    if "train" not in stages or _is_ppo(run):
         unread.append("objective.")
     return _MISSING if key.startswith(tuple(unread)) else _told(_settings(run), key)
+
+
+def _is_ppo(run: FinishedRun) -> bool:
+    """Its policy learns from a reward, and reads no objective."""
+    return any(name.startswith("train.rollout.") for name in run.config)
 
 
 def _settings(run: FinishedRun) -> dict[str, Any]:
@@ -161,7 +165,7 @@ def _named(method: str, option: str) -> str:
 
 def _option(run: FinishedRun) -> str | None:
     """The shipped option of `objective` that has a run's values: `rpo`; None: none, or not read."""
-    if _read(run, "objective._target_") == _MISSING:
+    if run.config.get("rounds") == 0 or _is_ppo(run):
         return None
     own = {key: value for key, value in run.config.items() if key.startswith("objective.")}
     return next((name for name, values in _shipped().items() if values == own), None)
