@@ -173,7 +173,7 @@ def _option(run: FinishedRun) -> str | None:
 
 @cache
 def _shipped() -> Mapping[str, Mapping[str, Any]]:
-    folder = files("rankdistill") / "conf" / "objective"
+    folder = files("rankdistill.conf") / "objective"
     shipped = {}
     for file in folder.iterdir():
         name, dot, suffix = file.name.rpartition(".")
