@@ -356,6 +356,7 @@ def test_hardware_of_one_s_own(capsys, tmp_path):
         (["recipe=rrhf", "plan.spread=fsdp3"], "no configuration 'fsdp3' of accelerate"),
         (["recipe=rrhf", "prompts.path=no/data"], "give it as plan.prompts=N"),
         (["recipe=rrhf", "'plan.like={a/b: c/d}'", "student.path=a/b"], "plan."),
+        (["recipe=problems_ppo", "train.rollout.responses_per_prompt=1"], "at least 2."),
         (["recipe=rrhf", "student.path=./nowhere"], "'plan.like={./nowhere: mistralai/Mistral"),
     ],
 )

@@ -158,6 +158,23 @@ class PPOMethod(Optimiser):
                 "train=ppo, which learns from a reward alone."
             )
 
+    def check_rollouts(self, sampling: SamplingParameters) -> None:
+        """UserError: nothing can be learned from what is sampled so."""
+        if sampling.top_p < 1 or sampling.top_k > 0:
+            raise UserError(
+                f"PPO's rollouts were asked for with top_p={sampling.top_p}, top_k="
+                f"{sampling.top_k}, but the ratio and the KL are those of the whole distribution: "
+                "sample them with top_p=1 and top_k=0."
+            )
+        if sampling.temperature <= 0:
+            raise UserError("PPO's rollouts need a temperature above 0: there is nothing to learn.")
+        compares = self.advantage != "gae" and self.reward_coef > 0
+        if compares and sampling.responses_per_prompt < 2:
+            raise UserError(
+                f"train.advantage={self.advantage} compares the rewards of the responses to a "
+                "prompt: give train.rollout.responses_per_prompt at least 2."
+            )
+
 
 @dataclass(frozen=True)
 class RolloutOptions(SamplingParameters):
@@ -185,6 +202,7 @@ class PPOTrainOptions(PPOMethod, TrainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_rollouts(self.rollout)
         _check_teachers(self)
         require_choice("train.critic", self.critic, CRITICS)
         require_choice("train.reward", self.reward, REWARDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rankdistill.errors import UserError
 from rankdistill.fields import at_least, require_choice
 from rankdistill.forward import LAYOUTS
 from rankdistill.objectives.divergences import divergence_named
@@ -42,7 +41,7 @@ class PPOConfig(PPOMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_sampling()
+        self.check_rollouts(self.sampling)
         if self.divergence is not None:
             divergence_named(self.divergence, "train.divergence")
         require_choice("train.layout", self.layout, LAYOUTS)
@@ -52,20 +51,3 @@ class PPOConfig(PPOMethod):
     def precision(self) -> str:
         """That the policy computes in while it is trained."""
         return {"bf16": "bfloat16", "fp16": "float16"}.get(self.mixed_precision, "float32")
-
-    def _check_sampling(self) -> None:
-        sampling = self.sampling
-        if sampling.top_p < 1 or sampling.top_k > 0:
-            raise UserError(
-                f"PPO's rollouts were asked for with top_p={sampling.top_p}, top_k="
-                f"{sampling.top_k}, but the ratio and the KL are those of the whole distribution: "
-                "sample them with top_p=1 and top_k=0."
-            )
-        if sampling.temperature <= 0:
-            raise UserError("PPO's rollouts need a temperature above 0: there is nothing to learn.")
-        compares = self.advantage != "gae" and self.reward_coef > 0
-        if compares and sampling.responses_per_prompt < 2:
-            raise UserError(
-                f"train.advantage={self.advantage} compares the rewards of the responses to a "
-                "prompt: give train.rollout.responses_per_prompt at least 2."
-            )
