@@ -14,7 +14,7 @@ from rankdistill.rank import rank_groups
 from rankdistill.rank.combine import combine, debiased, scale_of
 from rankdistill.rank.diagnostics import agreement, diagnose, krippendorff_alpha
 from rankdistill.schema import Aggregate, RankConfig, Select
-from rankdistill.stages.rank import _require_agreement
+from rankdistill.stages.rank import _require_agreement, _tell_little_agreement
 
 
 def simulated(prompts: int, candidates: int, *, position: float, length: float):
@@ -167,6 +167,16 @@ def test_the_gate():
         _require_agreement(good, 0.7)
     with pytest.raises(UserError, match="no agreement to measure"):
         _require_agreement({"validation": None, "raters": None}, 0.1)
+
+
+def test_little_agreement_is_told_before_the_training(capsys):
+    _tell_little_agreement({"alpha": 0.18, "raters": "scorers"})
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the scorers agree with Krippendorff's alpha 0.18" in said
+    assert "rank.min_agreement stops such a run" in said
+    _tell_little_agreement({"alpha": 0.2, "raters": "scorers"})
+    _tell_little_agreement({"alpha": None, "raters": None})
+    assert capsys.readouterr().out == ""
 
 
 def test_an_ensemble_is_standardised_and_weighted():

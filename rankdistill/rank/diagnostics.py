@@ -26,6 +26,8 @@ from rankdistill.thoughts import answer_of
 HUMAN = ("human", "imported")
 """Names of the scorers whose values come from people, or from the data itself."""
 DISPUTED, BINS, RESAMPLES = 10, 20, 2000
+LITTLE_AGREEMENT = 0.2
+"""Krippendorff's alpha below which a ranking is called mostly noise."""
 _QUOTED = 300
 """Characters of a text."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from rankdistill.rank.diagnostics import LITTLE_AGREEMENT
 from rankdistill.report.svg import SERIES, Plot, plot
 from rankdistill.report.table import Cell, Row, interval_cell, number, percent, plain_cell
 
@@ -69,8 +70,8 @@ def _of(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 Metrics = Mapping[str, Any]
-_LENGTH_BIAS, _FLIPS, _AGREEMENT = 0.3, 0.2, 0.2
-"""Beyond these the report warns: tau of score and length, share of flips, alpha."""
+_LENGTH_BIAS, _FLIPS = 0.3, 0.2
+"""Beyond these the report warns: tau of score and length, share of flips."""
 
 
 def ranking_labels(metrics: Metrics) -> list[str]:
@@ -115,10 +116,14 @@ def ranking_cautions(metrics: Metrics) -> list[tuple[str, str]]:
     said += writer_cautions(metrics)
     alpha, raters = ranking["alpha"], ranking["raters"]
     if alpha is not None:
-        kind = "warning" if alpha < _AGREEMENT else "plain"
-        little = ": close to chance, so the ranking is mostly noise" if alpha < _AGREEMENT else ""
-        said.append((kind, f"Ranking: the {raters} agree with Krippendorff's alpha "
-                           f"{number(alpha)}{little}."))  # fmt: skip
+        noise = alpha < LITTLE_AGREEMENT
+        little = ": close to chance, so the ranking is mostly noise" if noise else ""
+        said.append(
+            (
+                "warning" if noise else "plain",
+                f"Ranking: the {raters} agree with Krippendorff's alpha {number(alpha)}{little}.",
+            )
+        )
     return said
 
 

@@ -9,13 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rankdistill.console import result
 from rankdistill.errors import UserError
 from rankdistill.models import Rows, tokenizer_digest
 from rankdistill.prompts import source_identity
 from rankdistill.prompts.splits import require_splits
 from rankdistill.rank import ranked_groups
 from rankdistill.rank.combine import combine, debiased
-from rankdistill.rank.diagnostics import diagnose, writer_figures
+from rankdistill.rank.diagnostics import LITTLE_AGREEMENT, diagnose, writer_figures
 from rankdistill.rank.existing import parts, read_ranked
 from rankdistill.rank.write import write_table
 from rankdistill.stages.prompts import (
@@ -85,7 +86,9 @@ def rank(run: Run, groups: Rows, scorers: Sequence[str] | None = None) -> Output
 
     what = f"{len(groups)} groups ({chosen}{', placebo' if settings.placebo else ''})"
     output = run.stage("rank", what, identity, make)
-    _require_agreement(diagnostics(output), settings.min_agreement)
+    figures = diagnostics(output)
+    _require_agreement(figures, settings.min_agreement)
+    _tell_little_agreement(figures)
     return output
 
 
@@ -109,6 +112,16 @@ def _require_agreement(figures: Mapping[str, Any], least: float | None) -> None:
             f"The {raters} agree too little to train on: Krippendorff's alpha is {alpha:.2f} on "
             f"the validation split, below rank.min_agreement={least}; look at the most disputed "
             "prompts in diagnostics.json, and take a better judge or clearer criteria."
+        )
+
+
+def _tell_little_agreement(figures: Mapping[str, Any]) -> None:
+    """Before the training, which would be on noise; the report says it after."""
+    alpha = figures["alpha"]
+    if alpha is not None and alpha < LITTLE_AGREEMENT:
+        result(
+            f"the {figures['raters']} agree with Krippendorff's alpha {alpha:.2f}, which is close "
+            "to chance: the ranking is mostly noise (rank.min_agreement stops such a run)"
         )
 
 
