@@ -17,6 +17,10 @@ class UserError(Exception):
     """
 
 
+class Diverged(UserError):
+    """A training that has left all bounds; at a lower learning rate it may not."""
+
+
 class EngineDied(UserError):
     """An engine's process has ended by itself; another one may do better."""
 

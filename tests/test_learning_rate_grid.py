@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_run import TINY, run_here
 
-from rankdistill.errors import UserError
+from rankdistill.errors import Diverged, UserError
 from rankdistill.report.stages import rate_labels, rate_rows, rate_title
 from rankdistill.stages.validation import GridSearch, train_at_best_rate
 from rankdistill.store import Store
@@ -36,7 +36,7 @@ def choose(
 ) -> GridSearch:
     def train(rate: float) -> Any:
         if rate in fails:
-            raise UserError(f"the loss at {rate} is no number.")
+            raise Diverged(f"the loss at {rate} is no number.")
         return rate, [{"rate": rate}]
 
     judged: Any = Judged({"warm": 0.0, **figures})
@@ -55,8 +55,19 @@ def test_of_equals_the_smallest_and_none_that_failed():
     assert search.learning_rate == 1.0
     assert "no number" in search.figures["tried"][-1]["failure"]
     assert search.figures["tried"][-1]["figure"] is None
-    with pytest.raises(UserError, match=r"at 1\.0"):
+    with pytest.raises(Diverged, match=r"at 1\.0"):
         choose([1.0, 2.0], {}, fails=(1.0, 2.0))
+
+
+def test_a_full_disk_is_no_verdict_on_a_rate():
+    def train(rate: float) -> Any:
+        if rate == 1.0:
+            raise UserError("No space for the store.")
+        return rate, []
+
+    judged: Any = Judged({"warm": 0.0, 1.0: 0.5, 2.0: 0.2})
+    with pytest.raises(UserError, match="No space"):
+        train_at_best_rate([1.0, 2.0], judged, train)
 
 
 def test_the_report_shows_all_values():

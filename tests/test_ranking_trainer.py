@@ -24,7 +24,7 @@ from tiny_models import build_model
 from torch.testing import assert_close
 
 from rankdistill import RankingConfig, RankingTrainer
-from rankdistill.errors import UserError
+from rankdistill.errors import Diverged, UserError
 from rankdistill.models import encode_prompt
 from rankdistill.objectives import ObjectiveOutput
 from rankdistill.trainer.batches import StepBatches
@@ -321,7 +321,7 @@ def test_stops_where_it_is_not_finite_and_keeps_the_checkpoint(tmp_path, what):
     model = gpt2()
     trainer = RankingTrainer(model, args, rows, NotFiniteAbove(infinite_loss=what == "loss"),
                              processing_class=TOKENIZER)  # fmt: skip
-    with pytest.raises(UserError) as stopped:
+    with pytest.raises(Diverged) as stopped:
         trainer.train()
     message = str(stopped.value)
     named = "p5:" if what == "loss" else "p4, p5:"

@@ -18,7 +18,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from rankdistill.console import result
-from rankdistill.errors import UserError
+from rankdistill.errors import Diverged, UserError
 from rankdistill.models import Rows
 from rankdistill.stages.evaluate import Evaluation
 from rankdistill.stages.ranked import pair_accuracy
@@ -100,23 +100,24 @@ def train_at_best_rate(
 ) -> GridSearch:
     """Train at every learning rate of the grid, and choose the student that validates best.
 
-    Every value is a training of its own in the store. Rates whose training fails (NaN loss) are
-    skipped; ties go to the smallest.
+    Every value is a training of its own in the store. Rates whose training diverges are skipped;
+    ties go to the smallest.
 
     Args:
         grid: `train.learning_rate_grid`, at least one value.
-        train: The student and its history at a learning rate; a UserError is a failed training.
+        train: The student and its history at a learning rate; `Diverged` where there is none.
 
     Raises:
-        UserError: training failed at every value, or there are no validation prompts.
+        UserError: there are no validation prompts, or a training could not be done, at whatever
+            rate (a full disk). `Diverged` at every value is raised too.
     """
     validation.check()
     trained: dict[float, Trained] = {}
-    failed: dict[float, UserError] = {}
+    failed: dict[float, Diverged] = {}
     for rate in sorted(set(grid)):
         try:
             trained[rate] = train(rate)
-        except UserError as error:
+        except Diverged as error:
             failed[rate] = error
             result(f"learning rate {rate:g}: {error}")
     if not trained:

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
 
-from rankdistill.errors import UserError
+from rankdistill.errors import Diverged
 from rankdistill.store.files import read_json
 
 NUMBER = "0|[1-9][0-9]*"
@@ -74,7 +74,7 @@ def not_finite(parts: Sequence[tuple[Sequence[Any], Tensor]]) -> list[str]:
 
 
 def stop(what: str, prompt_ids: list[str], trainer: Any) -> NoReturn:
-    """Raises UserError on every process, with the prompts of all; every process must call it."""
+    """Raises Diverged on every process, with the prompts of all; every process must call it."""
     where = f"at step {trainer.state.global_step + 1}"
     checkpoint = last_checkpoint(trainer.args.output_dir)
     refuse_not_finite(what, where, gather_object(prompt_ids), checkpoint)
@@ -83,7 +83,7 @@ def stop(what: str, prompt_ids: list[str], trainer: Any) -> NoReturn:
 def refuse_not_finite(
     what: str, where: str, prompt_ids: Sequence[str], checkpoint: str | Path | None
 ) -> NoReturn:
-    """Raises UserError.
+    """Raises Diverged.
 
     Args:
         what: That is not finite: ``loss``.
@@ -91,7 +91,7 @@ def refuse_not_finite(
         prompt_ids: Of the rows that it is of.
         checkpoint: To continue from; None: there is none.
     """
-    raise UserError(
+    raise Diverged(
         f"The {what} is not finite {where}, on the prompts {listed(prompt_ids)}: lower "
         "learning_rate or look at these rows, then continue from "
         f"{checkpoint or 'the start, since there is no checkpoint'}."

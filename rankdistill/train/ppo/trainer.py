@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase, get_scheduler
 
 from rankdistill.console import say
 from rankdistill.distributed import refuse_sharding
-from rankdistill.errors import UserError
+from rankdistill.errors import Diverged, UserError
 from rankdistill.forward import bind
 from rankdistill.models import Loading, WithoutAdapters, place
 from rankdistill.sample.sampler import Sampler
@@ -198,7 +198,7 @@ class PPOTrainer:
         if self.config.max_kl is None or kl <= self.config.max_kl:
             return
         folder = last_complete(Path(self.config.output_dir))
-        raise UserError(
+        raise Diverged(
             f"The policy is {kl:.2f} nats per token from the reference in iteration "
             f"{iteration + 1}, above train.max_kl={self.config.max_kl:g}: lower "
             "train.learning_rate or raise train.kl_coef; the policy before is in "
