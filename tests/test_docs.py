@@ -125,6 +125,7 @@ def to_run() -> list[str]:
 def test_commands_run(point, folder, shared_home, teacher, monkeypatch, tmp_path):
     monkeypatch.setenv("RANKDISTILL_HOME", str(shared_home))
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "figures"))  # the rules of what was measured
     shown = (
         "my.jsonl",
         "mine.jsonl",
@@ -141,6 +142,8 @@ def test_commands_run(point, folder, shared_home, teacher, monkeypatch, tmp_path
     small = [p for p in (shrunk(recipe[1]) if recipe else TINY) if p.split("=")[0] not in given]
     if "warmup=none" in point:
         small = [part for part in small if not part.startswith("warmup.")]
+    if "score" in given:
+        small = [part for part in small if not part.startswith("score.")]
     if "teacher.path" not in given:
         small.append(f"teacher.path={teacher}")
     run = run_here(monkeypatch, tmp_path, "--config-dir", "my_conf", *overrides, *quickly(small))
