@@ -16,11 +16,7 @@ import re
 import sys
 from pathlib import Path
 
-from delta_learning import OPTIONS, in_bold
-
-from rankdistill.models import Model, encode_prompt, load_tokenizer
-from rankdistill.prompts.sources import read_rows
-from rankdistill.sample.vllm import VLLMSampler
+from delta_learning import in_bold, unmarked
 
 NUMBERS = ("one word", "two words", "three words", "four words")
 MOST = 5
@@ -34,16 +30,11 @@ WORD = re.compile(r"\b[A-Za-z]{4,}\b")
 
 def write(path: Path) -> None:
     """Writes the prompts with their responses, which the bundled model writes without marks."""
-    model = Model.named("bundled/smollm2-135m-instruct").for_sampling
-    tokenizer = load_tokenizer(model.path)
-    requests = [row["prompt"] for _, row in read_rows("everyday")]
-    asked = [(p, encode_prompt(tokenizer, [{"role": "user", "content": p}])) for p in requests]
     chance = random.Random(0)
-    with VLLMSampler() as sampler, path.open("w") as file:
-        for request, (answer,) in sampler.sample(model, asked, OPTIONS, "student"):
-            text = str(tokenizer.decode(answer["token_ids"], skip_special_tokens=True))
+    with path.open("w") as file:
+        for request, text in unmarked("everyday"):
             words = list(WORD.finditer(text))
-            if "*" in text or len(words) < MOST + 1:
+            if len(words) < MOST + 1:
                 continue
             for number in chance.sample(range(len(NUMBERS)), 2):
                 demand = chance.choice(WORDINGS).format(NUMBERS[number])

@@ -21,7 +21,7 @@ import random
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rankdistill.errors import UserError
@@ -46,24 +46,31 @@ def in_bold(text: str, words: Sequence[re.Match[str]]) -> str:
     return text
 
 
-def pairs(folder: Path) -> None:
-    """Writes the three files."""
+def unmarked(source: str) -> Iterator[tuple[str, str]]:
+    """The prompts of a set with the bundled model's answers, as far as these have no marks."""
     model = Model.named("bundled/smollm2-135m-instruct").for_sampling
     tokenizer = load_tokenizer(model.path)
-    prompts = [row["prompt"] for _, row in read_rows("starter")]
+    prompts = [row["prompt"] for _, row in read_rows(source)]
     requests = [(p, encode_prompt(tokenizer, [{"role": "user", "content": p}])) for p in prompts]
+    with VLLMSampler() as sampler:
+        for prompt, (answer,) in sampler.sample(model, requests, OPTIONS, "student"):
+            text = str(tokenizer.decode(answer["token_ids"], skip_special_tokens=True))
+            if "*" not in text:
+                yield prompt, text
+
+
+def pairs(folder: Path) -> None:
+    """Writes the three files."""
     chance = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
     with (
-        VLLMSampler() as sampler,
         (folder / "up.jsonl").open("w") as up,
         (folder / "down.jsonl").open("w") as down,
         (folder / "either.jsonl").open("w") as either,
     ):
-        for prompt, (answer,) in sampler.sample(model, requests, OPTIONS, "student"):
-            text = str(tokenizer.decode(answer["token_ids"], skip_special_tokens=True))
+        for prompt, text in unmarked("starter"):
             words = list(WORD.finditer(text))
-            if "*" in text or len(words) < 2 * MORE:
+            if len(words) < 2 * MORE:
                 continue
             drawn = chance.sample(words, MORE)
             more, fewer = in_bold(text, drawn), in_bold(text, drawn[:FEWER])
