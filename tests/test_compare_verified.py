@@ -203,6 +203,7 @@ def test_what_is_said_is_said_of_demands(comparison):
     assert any(text.startswith(f"More than before training, {by}: RRHF +") for text in told)
     control = "More than the strongest control, which trains nothing: RRHF +"
     assert any(text.startswith(control) for text in told)
+    assert not any("intervals are below" in text for text in told)
     assert comparison.measure == "share of demands followed"
     assert [row.key for row in table_rows(comparison)][:2] == ["seeds", "win_rate"]
 
@@ -224,6 +225,31 @@ def test_answers_that_owe_one_rule_are_not_called_demands(tmp_path):
     page = (compare([tmp_path], tmp_path / "out").parent / "report.html").read_text()
     assert "Rule met" in page and "That meet the rule" in page
     assert "Demands followed" not in page and "base prompts" not in page
+
+
+def test_of_many_objectives_the_sentences_leave_intervals_to_the_table(tmp_path):
+    gains = {"RRHF": 0.3, "PRO": 0.2, "DPO": 0.06}
+    for name, gain in gains.items():
+        for rate in ("1.0e-4", "3.0e-4"):  # six objectives by their rates
+            run = write_run(tmp_path / f"{name},{rate}", name, 0)
+            more = gain + (0.03 if rate == "3.0e-4" else 0.0)
+            put_files(run, demands_file(made_up_demands(more, 0)))
+            config = run / "config.yaml"
+            config.write_text(
+                re.sub(r"learning_rate: .*", f"learning_rate: {rate}", config.read_text())
+            )
+    compared = compare_runs(read_runs([tmp_path]))
+    assert len(compared.objectives) == 6
+    gained, controlled = (
+        next(f.text for f in findings(compared) if f.text.startswith(f"More than {what}"))
+        for what in ("before training", "the strongest control")
+    )
+    for text in (gained, controlled):
+        assert "in points (intervals are below): RRHF" in text and "95 %" not in text
+        more, unclear = text.split(" Not shown to be more: ")
+        told = [float(number) for number in re.findall(r"\) ([+-]\d+\.\d)", more)]
+        assert told == sorted(told, reverse=True) and len(told) == 4
+        assert "DPO" in unclear and "than" not in unclear
 
 
 def test_a_placebo_is_called_so_and_its_gain_is_told(comparison, sweep, tmp_path):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from rankdistill.compare.comparison import Comparison
 from rankdistill.compare.verified import VerifiedTables, unit
-from rankdistill.compare.wording import NAMED, differences, listed, sentence, told
+from rankdistill.compare.wording import NAMED, differences, listed, told
 from rankdistill.report.headline import Finding
-from rankdistill.report.table import share_percent
+from rankdistill.report.table import points, share_percent
 from rankdistill.statistics import Interval
 
 _CONTROLS = {
@@ -41,10 +41,14 @@ def headline(comparison: Comparison, verified: VerifiedTables) -> str:
         none = f"no difference between the {len(others) + 1} objectives is beyond noise"
         return f"{follows}, the most, but {none}{rest}."
     if not below:
-        return f"{follows}, the most, but not beyond noise against {listed(level)}{rest}."
-    whom = f"all {len(below)} others" if not level and len(below) > NAMED else listed(below)
+        return f"{follows}, the most, but not beyond noise against {_others(level)}{rest}."
+    whom = f"all {len(below)} others" if not level and len(below) > NAMED else _others(below)
     said = f"{follows}, more than {whom} beyond noise"
-    return f"{said}; against {listed(level)} it is not{rest}." if level else f"{said}{rest}."
+    return f"{said}; against {_others(level)} it is not{rest}." if level else f"{said}{rest}."
+
+
+def _others(labels: Sequence[str]) -> str:
+    return listed(labels) if len(labels) <= NAMED else f"{len(labels)} others"
 
 
 def _beside_controls(comparison: Comparison, verified: VerifiedTables, best: str) -> str:
@@ -83,28 +87,18 @@ def _control(verified: VerifiedTables, label: str) -> Named | None:
 
 def _gains(gains: Mapping[str, Named], comparison: Comparison) -> Finding:
     ahead, behind, unclear = _sorted(gains)
-    by = "by the smaller of the sampled and the greedy gain"
-    said = [
-        f"{title}: {_told(labels, gains, comparison)}"
-        for title, labels in (
-            (f"More than before training, {by}", ahead),
-            (f"Less than before training, {by}", behind),
-            (f"Not shown to be more than before training, {by}", unclear),
-        )
-        if labels
-    ]
-    return Finding("warning" if behind or not ahead else "good", sentence(". ".join(said)))
+    than = "than before training, by the smaller of the sampled and the greedy gain"
+    parts = {"More": ahead, "Less": behind, "Not shown to be more": unclear}
+    kind = "warning" if behind or not ahead else "good"
+    return Finding(kind, _told(parts, than, gains, comparison))
 
 
 def _over_controls(controls: Mapping[str, Named], comparison: Comparison) -> Finding:
     ahead, behind, unclear = _sorted(controls)
-    rest = behind + unclear
-    said = [
-        f"{title} the strongest control, which trains nothing: {_told(own, controls, comparison)}"
-        for title, own in (("More than", ahead), ("Not shown to be more than", rest))
-        if own
-    ]
-    return Finding("warning" if rest else "good", sentence(". ".join(said)))
+    than = "than the strongest control, which trains nothing"
+    parts = {"More": ahead, "Not shown to be more": behind + unclear}
+    kind = "warning" if behind or unclear else "good"
+    return Finding(kind, _told(parts, than, controls, comparison))
 
 
 def _sorted(found: Mapping[str, Named]) -> tuple[list[str], list[str], list[str]]:
@@ -115,10 +109,31 @@ def _sorted(found: Mapping[str, Named]) -> tuple[list[str], list[str], list[str]
     return ahead, behind, [label for label in found if label not in clear]
 
 
-def _told(labels: Iterable[str], found: Mapping[str, Named], comparison: Comparison) -> str:
-    return "; ".join(
-        f"{label} {told(found[label][1], comparison)}{found[label][0]}" for label in labels
-    )
+def _told(
+    parts: Mapping[str, Sequence[str]],
+    than: str,
+    found: Mapping[str, Named],
+    comparison: Comparison,
+) -> str:
+    """A sentence for each part that has objectives, the largest first; only the first says `than`.
+
+    Where there are many, the table alone has intervals, and what each is over.
+    """
+    many = len(found) > NAMED
+    said = []
+    for title, labels in parts.items():
+        if not labels:
+            continue
+        each = [
+            f"{label} {points(interval.mean)}"
+            if many
+            else f"{label} {told(interval, comparison)}{behind}"
+            for label in sorted(labels, key=lambda label: -found[label][1].mean)
+            for behind, interval in (found[label],)
+        ]
+        of = "" if said else f" {than}{', in points (intervals are below)' if many else ''}"
+        said.append(f"{title}{of}: {'; '.join(each)}.")
+    return " ".join(said)
 
 
 def _seeds(comparison: Comparison, verified: VerifiedTables) -> Finding | None:
