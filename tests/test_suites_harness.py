@@ -221,7 +221,7 @@ def test_our_checker_says_what_that_of_lm_eval_says(monkeypatch):
     monkeypatch.setattr(nltk.data, "find", lambda *_: True)
     from lm_eval.tasks.ifeval.utils import process_results
 
-    from rankdistill.suites.tasks import verdicts
+    from rankdistill.suites.instructions import verdicts
 
     asked = [
         ("punctuation:no_comma", {}), ("detectable_format:json_format", {}),

@@ -28,7 +28,7 @@ from rankdistill.report.table import points, share_percent
 from rankdistill.score.verifier.instructions import follows
 from rankdistill.store import Store
 from rankdistill.suites.harness import item_values
-from rankdistill.suites.tasks import IFEval, verdicts
+from rankdistill.suites.instructions import MEANS, verdicts
 
 _WITHOUT_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "detectable_content:postscript": {"postscript_marker": "P.S."},
@@ -40,7 +40,7 @@ _WITHOUT_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Kinds that any answer may show, with what else they are asked for with."""
 Rows = Sequence[Mapping[str, Any]]
-_STRICT = IFEval.means["mean_strict"][2]
+_STRICT = MEANS["mean_strict"]
 
 
 def answers(run: Path) -> tuple[Rows, Rows]:

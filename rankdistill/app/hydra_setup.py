@@ -185,6 +185,7 @@ SCHEMAS: dict[str, type] = {
     "eval/gsm8k": suites.HarnessOptions,
     "eval/hellaswag": suites.HarnessOptions,
     "eval/ifeval": suites.IFEvalOptions,
+    "eval/ifbench": suites.IFBenchOptions,
     "eval/mt_bench": suites.MTBenchOptions,
     "eval/alpaca_eval": suites.AlpacaEvalOptions,
     "eval/pairs": suites.PairsOptions,

@@ -117,6 +117,13 @@ class IFEvalOptions(HarnessOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class IFBenchOptions(HarnessOptions):
+    """Keys of `eval=[ifbench]`."""
+
+    checker: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MTBenchOptions:
     """Keys of `eval=[mt_bench]`. UserError: a value is out of its range."""
 

@@ -106,6 +106,7 @@ SUITES = {
     "gsm8k": "openai/gsm8k/main:test",
     "hellaswag": "Rowan/hellaswag:validation",
     "ifeval": "google/IFEval:train",
+    "ifbench": "allenai/IFBench_test:train",
     "alpaca_eval": "tatsu-lab/alpaca_eval",
 }
 """The data of the evaluation suites that the hub has, by the suite's name."""

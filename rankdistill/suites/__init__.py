@@ -6,16 +6,18 @@ models that they share. Suites of your own: a YAML with `_target_` in a folder `
 """
 
 from rankdistill.suites.alpaca_eval import AlpacaEval
+from rankdistill.suites.instructions import IFBench, IFEval
 from rankdistill.suites.mt_bench import MTBench
 from rankdistill.suites.pairs import Pairs
 from rankdistill.suites.suite import Figure, Measured, Suite
-from rankdistill.suites.tasks import GSM8K, HellaSwag, IFEval
+from rankdistill.suites.tasks import GSM8K, HellaSwag
 
 __all__ = [
     "GSM8K",
     "AlpacaEval",
     "Figure",
     "HellaSwag",
+    "IFBench",
     "IFEval",
     "MTBench",
     "Measured",
