@@ -187,9 +187,9 @@ class IFBench(IFBenchOptions, InstructionSuite):
         try:
             module = import_module(self.checker)
         except ImportError as error:
+            why = first_line(error)[:-1]
             raise UserError(
-                f"eval.ifbench.checker={self.checker} cannot be imported ({first_line(error)}): "
-                f"{remedy}."
+                f"eval.ifbench.checker={self.checker} cannot be imported ({why}): {remedy}."
             ) from error
         kinds = getattr(module, "INSTRUCTION_DICT", None)
         if not isinstance(kinds, Mapping):
@@ -284,7 +284,7 @@ class _Checks:
         if not isinstance(error, ImportError) and type(error) is not LookupError:  # NLTK's
             return
         plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # NLTK writes the name in yellow
-        missing = re.search(r"Resource (\w+) not found", plain)
+        missing = re.search(r"Resource \W*(\w+)\W* not found", plain)
         what = f"NLTK's {missing[1]}" if missing else first_line(error)[:-1]
         raise UserError(
             f"{self.module} cannot check '{kind}' without what is not installed ({what}). What "
