@@ -36,9 +36,15 @@ def differences(comparison: Comparison) -> Finding | None:
     said = []
     if clear:
         largest = sorted(clear, key=lambda d: -d.tested.estimate.mean)
-        shown = "; ".join(difference_text(d, comparison) for d in largest[:NAMED])
-        more = f"; and {len(clear) - NAMED} more below" if len(clear) > NAMED else ""
-        said.append(f"Beyond noise: {shown}{more}.")
+        if (unnamed := len(clear) - NAMED) > 0:
+            told_alone = (
+                f"{d.better} over {d.worse} {difference_alone(d.tested.estimate, comparison)}"
+                for d in largest[:NAMED]
+            )
+            said.append(f"Beyond noise: {'; '.join(told_alone)}; and {unnamed} more below.")
+        else:
+            shown = "; ".join(difference_text(d, comparison) for d in largest)
+            said.append(f"Beyond noise: {shown}.")
     if rest:
         shown = "; ".join(f"{d.better} and {d.worse}" for d in rest[:NAMED])
         more = f"; and {len(rest) - NAMED} more below" if len(rest) > NAMED else ""
