@@ -31,7 +31,7 @@ def write(folder: Path, right: int, followed: int) -> Path:
         {
             "arm": arm, "prompt_id": one, "cluster": one, "kind": "words", "side": "words",
             "group": "other", "trained": True, "answer": 0, "weight": 1.0, "tokens": 9,
-            "followed": float(n < most), "opposite": None,
+            "followed": float(n < most), "opposite": float(n >= most),
         }
         for arm, most in {"trained_greedy": followed, "warmed_up_greedy": 80}.items()
         for n, one in enumerate(ids)
@@ -60,11 +60,11 @@ def test_share_above_chance_and_its_line(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     cells = [[cell.split(" [")[0] for cell in line.strip("| ").split(" | ")] for line in lines[2:5]]
     assert cells == [
-        ["30", "1.25", "33.0 (of 65.0)", "20.0", "60.0"],
-        ["60", "1.25", "37.0 (of 65.0)", "30.0", "60.0"],
-        ["120", "1.25", "41.0 (of 65.0)", "40.0", "60.0"],
+        ["30", "1.25", "33.0 (of 65.0)", "20.0", "20.0"],
+        ["60", "1.25", "37.0 (of 65.0)", "30.0", "20.0"],
+        ["120", "1.25", "41.0 (of 65.0)", "40.0", "20.0"],
     ]
-    assert "(of 80.0 [" in lines[2]
+    assert "(of 60.0 [" in lines[2]
     # 97 % is 5.7 doublings beyond 40 %: 120 * 2 ** 5.7.
     assert lines[-1] == (
         "A doubling of the minutes adds 10.0 points; the line is at 97% after 6,238 minutes."

@@ -28,7 +28,13 @@ CHANCE = 0.25
 """One of four endings."""
 AS_DISTILBERT = 0.97
 """Of the teacher's score, in Sanh et al. 2019."""
-HEADINGS = ("minutes", "KL to the teacher", "HellaSwag, %", "kept, %", "demands followed, %")
+HEADINGS = (
+    "minutes",
+    "KL to the teacher",
+    "HellaSwag, %",
+    "kept, %",
+    "demands, own minus opposite",
+)
 
 
 def above_chance(student: np.ndarray, teacher: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -55,15 +61,15 @@ def line_through(shares: Mapping[float, float]) -> tuple[float, float]:
 
 
 def followed(folder: Path, arm: str) -> Interval:
-    """Demands that an arm's answers follow, of all held-out ones."""
+    """Demands that an arm's answers follow minus opposite ones: 0 is deaf, whatever the habit."""
     rows = [DemandRow(**row) for row in pq.read_table(folder / "demands.parquet").to_pylist()]
-    found = tally([row for row in rows if row.arm == arm])
+    found = tally([row for row in rows if row.arm == arm], "own_minus_opposite")
     if found is None:
         raise UserError(f"{folder} has no answers of {arm}: give runs with eval=[verified].")
     return share(found, seed=0)
 
 
-def per_cent(of: Interval) -> str:
+def told(of: Interval) -> str:
     if of.low is None or of.high is None:
         return f"{100 * of.mean:.1f}"
     return f"{100 * of.mean:.1f} [{100 * of.low:.1f}, {100 * of.high:.1f}]"
@@ -81,8 +87,8 @@ def main(runs: Mapping[float, Path]) -> None:
         divergence = metrics["models"][metrics["trained"]]["kl_to_teacher"]
         print(
             f"| {minutes:g} | {divergence:.2f} | {100 * student:.1f} (of {100 * teacher:.1f}) "
-            f"| {per_cent(interval)} | {per_cent(followed(folder, 'trained_greedy'))} "
-            f"(of {per_cent(followed(folder, 'warmed_up_greedy'))}) |"
+            f"| {told(interval)} | {told(followed(folder, 'trained_greedy'))} "
+            f"(of {told(followed(folder, 'warmed_up_greedy'))}) |"
         )
     if len(shares) > 1:
         doubling, minutes = line_through(shares)
