@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rankdistill import shell
+from rankdistill.errors import UserError
 
 
 @shell.says_mistakes
@@ -23,9 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rankdistill.plan import table
     from rankdistill.plan.planner import Planner
     from rankdistill.plan.stages import stages
+    from rankdistill.plan.suites import unplanned
 
     planner = Planner(settings, told.plan, told.hardware)
     found = stages(planner)
+    if not found:
+        raise UserError(
+            f"nothing is trained, and what eval=[{','.join(unplanned(settings))}] takes depends "
+            "on rows or judges that a plan does not read: there is nothing to plan."
+        )
     if given.json:
         json.dump(table.as_json(planner, found, machine), sys.stdout, indent=1)
         print()
@@ -38,6 +45,7 @@ def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
     from rich.console import Console
 
     from rankdistill.plan import served, table
+    from rankdistill.plan.suites import unplanned
 
     console = Console(highlight=False)
     width = max(60 if console.is_terminal else table.WIDTH, console.width)
@@ -54,6 +62,8 @@ def _show(planner: Any, found: Sequence[Any], machine: str) -> None:
     wide.print(table.peak(found))
     for line in served.who_does_what(planner, found):
         wide.print(line, soft_wrap=True)
+    if left_out := unplanned(planner.settings):
+        wide.print(f"Not counted: eval=[{','.join(left_out)}].", markup=False, soft_wrap=True)
     if planner.plan.machines > 1 or planner.plan.price is not None:
         wide.print(table.told(table.of_machines(planner, found)), soft_wrap=True)
     for line in table.misfits(planner, found) or ["Everything fits."]:

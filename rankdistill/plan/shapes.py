@@ -61,6 +61,12 @@ def known_data() -> dict[str, dict[str, int]]:
     return _known()["data"]
 
 
+@cache
+def known_suites() -> dict[str, dict[str, int]]:
+    """Items, and tokens read and written for each, by the name of a suite of `eval`."""
+    return _known()["suites"]
+
+
 def shape_of(
     path: str,
     *,

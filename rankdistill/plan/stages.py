@@ -13,6 +13,7 @@ from rankdistill.plan.served import QUESTION, judged, written
 from rankdistill.plan.served import read as read_by_servers
 from rankdistill.plan.shapes import Shape
 from rankdistill.plan.stage import PlannedStage, cost, times
+from rankdistill.plan.suites import suites
 from rankdistill.score.schema import JudgeEndpoint
 from rankdistill.score.scorer import Questions, Scorer
 from rankdistill.stages.rounds import method, needs_ranking, needs_reward
@@ -319,6 +320,7 @@ def _evaluation(planner: Planner) -> Iterator[PlannedStage]:
             planner.student, settings.student, work,
             max_batch_tokens=settings.ranked.max_batch_tokens, group="student",
         )  # fmt: skip
+    yield from suites(planner)
 
 
 def _verified(planner: Planner) -> Iterator[PlannedStage]:

@@ -12,6 +12,7 @@ from rich.text import Text
 from rankdistill.plan.memory import GIB, Memory
 from rankdistill.plan.planner import Planner
 from rankdistill.plan.stage import PlannedStage, room
+from rankdistill.plan.suites import unplanned
 from rankdistill.report.stages import duration
 from rankdistill.report.table import NOTHING, size
 from rankdistill.store.words import size_text
@@ -170,6 +171,7 @@ def as_json(planner: Planner, found: Sequence[PlannedStage], machine: str) -> di
         "counts": asdict(planner.counts),
         "machines": asdict(of_machines(planner, found)),
         "stages": [_stage(stage, planner) for stage in found],
+        "suites_not_counted": unplanned(planner.settings),
         "seconds": sum(stage.seconds for stage in found),
         "disk_bytes": sum(stage.disk for stage in found),
         "scratch_bytes": max(stage.scratch for stage in found),
