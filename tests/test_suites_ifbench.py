@@ -151,6 +151,25 @@ def test_mistakes_are_told_at_start_up(checker, tmp_path):
     assert "python -m nltk.downloader punkt_tab stopwords averaged_perceptron_tagger_eng" in said
 
 
+@pytest.mark.parametrize("kwargs", [[], {"least": 2}, [{}, {}]])
+@pytest.mark.parametrize("name", ["ifbench", "ifeval"])
+def test_rows_without_arguments_for_every_kind(checker, tmp_path, name, kwargs):
+    kind = "count:length" if name == "ifbench" else "punctuation:no_comma"
+    rows = [row(1, (kind, {"least": 2})), {**row(2, (kind, {})), "kwargs": kwargs}]
+    by = {"checker": checker if name == "ifbench" else "own"}
+    with pytest.raises(UserError, match=rf"row 2 of eval\.{name}\.path has not one set"):
+        suite(name, path=str(write(tmp_path / "rows.jsonl", rows)), **by).check(None)
+
+
+def test_kinds_that_ifeval_has_not_are_told_before_answers_are_written(tmp_path):
+    file = write(tmp_path / "rows.jsonl", [row(1, ("count:numbers", {}))])
+    with pytest.raises(UserError) as raised:
+        suite("ifeval", path=str(file), checker="own").check(None)
+    said = str(raised.value)
+    assert said.startswith("row 1 of eval.ifeval.path: There is no instruction 'count:numbers'")
+    assert "eval=[ifbench]" in said
+
+
 def test_models_are_measured_by_a_module_of_ones_own(
     checker, monkeypatch, tmp_path, tiny_dir, teacher
 ):

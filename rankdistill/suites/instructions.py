@@ -60,6 +60,24 @@ class InstructionSuite(HarnessSuite):
     splits = ("train", "train")
     columns = ("key", "prompt", "instruction_id_list", "kwargs")
 
+    def asked(self) -> Iterator[tuple[int, Mapping[str, Any], str, Mapping[str, Any]]]:
+        """Number of the row, the row, kind and arguments of every instruction of local rows.
+
+        Raises:
+            UserError: a row has not one set of arguments for every kind.
+        """
+        for rows in (self._local_rows() or {}).values():
+            for number, row in enumerate(rows, 1):
+                kinds, given = row["instruction_id_list"], row["kwargs"]
+                lists = isinstance(kinds, list) and isinstance(given, list)
+                if not lists or len(kinds) != len(given):
+                    raise UserError(
+                        f"row {number} of eval.{self.name}.path has not one set of arguments "
+                        "(kwargs) for every kind of its instruction_id_list: both are lists."
+                    )
+                for kind, arguments in zip(kinds, given, strict=True):
+                    yield number, row, kind, arguments or {}
+
     def _figures(self, rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
         return [*self._means(rows), *super()._figures(rows)]
 
@@ -125,6 +143,16 @@ class IFEval(IFEvalOptions, InstructionSuite):
     def check(self, run: Run) -> None:
         """As for every task; and the data, or the package, that the checker needs."""
         super().check(run)
+        from rankdistill.score.verifier.instructions import check_names
+
+        for number, row, _, _ in self.asked():
+            try:
+                check_names(row)
+            except UserError as error:
+                raise UserError(
+                    f"row {number} of eval.ifeval.path: {error} Kinds that another module knows "
+                    "are measured by eval=[ifbench] (eval.ifbench.checker)."
+                ) from error
         if self.checker == "lm_eval":
             _require_punkt()
             return
@@ -163,19 +191,15 @@ class IFBench(IFBenchOptions, InstructionSuite):
         """As for every task; the module, and that it knows the kinds of local rows."""
         super().check(run)
         checks, seen = _Checks(self.checker, self._kinds()), set[str]()
-        for rows in (self._local_rows() or {}).values():
-            for number, row in enumerate(rows, 1):
-                asked = zip(row["instruction_id_list"], row["kwargs"], strict=True)
-                for kind, given in asked:
-                    if kind not in checks.kinds:
-                        raise UserError(
-                            f"row {number} of eval.ifbench.path asks for '{kind}', which "
-                            f"{self.checker} does not know: name the module that does with "
-                            "eval.ifbench.checker."
-                        )
-                    if kind not in seen:
-                        checks.require(kind, given or {}, row["prompt"])
-                        seen.add(kind)
+        for number, row, kind, given in self.asked():
+            if kind not in checks.kinds:
+                raise UserError(
+                    f"row {number} of eval.ifbench.path asks for '{kind}', which {self.checker} "
+                    "does not know: name the module that does with eval.ifbench.checker."
+                )
+            if kind not in seen:
+                checks.require(kind, given, row["prompt"])
+                seen.add(kind)
 
     def task(self, files: Mapping[str, str] | None, scratch: Path) -> Any:
         """lm-eval has none: the definition of IFEval, with the module's verdicts."""
