@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from tiny_models import CHAT_TEMPLATE, build_tokenizer
-from tokenizers import processors
+from tokenizers import normalizers, processors
 from transformers import AutoTokenizer
 
 from rankdistill.errors import UserError
 from rankdistill.models import (
+    Model,
     decode_response,
     encode_prompt,
     encode_response,
@@ -19,6 +20,7 @@ from rankdistill.models import (
     tokenizers_agree,
 )
 
+NAMED_OTHERWISE = {"name_or_path": "hub/another", "model_max_length": 77, "padding_side": "left"}
 HI = [{"role": "user", "content": "Hi"}]
 
 
@@ -45,6 +47,27 @@ def test_files_are_read_once_and_again_when_they_change(tmp_path: Path, monkeypa
     assert second.encode("Hi", padding="max_length", max_length=4) != first.encode("Hi")
     (tmp_path / "chat_template.jinja").write_text(CHAT_TEMPLATE + "{# new #}")
     assert load_tokenizer(path).chat_template.endswith("{# new #}") and len(read) == 2
+
+
+def test_models_of_one_tokenizer_share_what_their_conversations_are_made_of(tmp_path: Path) -> None:
+    one, two = saved(tmp_path / "one"), saved(tmp_path / "two", **NAMED_OTHERWISE)
+    (tmp_path / "two" / "config.json").write_text('{"model_type": "llama", "vocab_size": 300}')
+    a, b = (Model(path, {"sha256": path}) for path in (one, two))
+    assert a.identity != b.identity and a.tokenizer_identity == b.tokenizer_identity
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"chat_template": CHAT_TEMPLATE + "{# new #}"}, {"pad_token": "<|im_start|>"}, {}],
+    ids=["template", "special token", "normaliser"],
+)
+def test_what_writes_a_conversation_otherwise_is_another_tokenizer(tmp_path: Path, changes) -> None:
+    tokenizer = build_tokenizer()
+    if not changes:  # the same vocabulary
+        tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    one, other = saved(tmp_path / "one"), saved(tmp_path / "other", tokenizer, **changes)
+    a, b = (Model(path, {}).tokenizer_identity for path in (one, other))
+    assert a != b
 
 
 def test_a_prompt_ends_where_the_response_begins(tokenizer) -> None:

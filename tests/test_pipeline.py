@@ -106,6 +106,25 @@ def test_every_stage_runs_and_the_run_folder_is_complete(monkeypatch, tmp_path, 
     assert [reused for _, reused in keys_by_stage(other)["train"]] == [False]
 
 
+def test_a_run_that_goes_on_from_another_has_its_prompts_and_teacher_s_responses(
+    monkeypatch, tmp_path, teacher
+):
+    """Its student is another model with the same tokenizer."""
+    plain = [*TINY, f"teacher.path={teacher}", "rounds=0", "warmup=logits"]
+    first = run_here(monkeypatch, tmp_path, *plain)
+    (tmp_path / "run").rename(tmp_path / "first")
+    further = run_here(
+        monkeypatch, tmp_path, *plain, f"student.path={tmp_path / 'first' / 'model'}",
+        "student.keep_layers=null",
+    )  # fmt: skip
+    assert first == further
+    stages = keys_by_stage(further)
+    assert [reused for _, reused in stages["prompts"]] == [True]
+    assert [reused for _, reused in stages["warmup"]] == [False]
+    lessons = stages["sample"][:2]  # of the training and the validation prompts
+    assert [reused for _, reused in lessons] == [True, True]
+
+
 def test_a_response_of_the_teacher_joins_each_train_group(
     monkeypatch, tmp_path, teacher, shared_home
 ):

@@ -30,7 +30,7 @@ from rankdistill.models.template import (
     with_chat_template,
 )
 from rankdistill.models.thoughts import Thoughts, knows_thoughts
-from rankdistill.models.tokenizer import load_tokenizer
+from rankdistill.models.tokenizer import conversation_digest, load_tokenizer
 from rankdistill.store import Output
 
 
@@ -137,6 +137,13 @@ class Model:
         """Its tokenizer, see `load_tokenizer` for what is set in it and what is refused."""
         with self._key_named():
             return load_tokenizer(self.path, trust_remote_code=self.loading.trust_remote_code)
+
+    @property
+    def tokenizer_identity(self) -> dict[str, str]:
+        """What its tokens of a conversation depend on: equal for all models of one tokenizer."""
+        trusted = self.loading.trust_remote_code
+        with self._key_named():
+            return {"digest": conversation_digest(self.path, trust_remote_code=trusted)}
 
     @property
     def thoughts_identity(self) -> dict[str, Any]:

@@ -54,6 +54,39 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedT
     return copy.deepcopy(_read_once(path, folder, _stamp(folder)))
 
 
+PROBE = (
+    "Write 3 words, please:\n\tfor (i = 0; i < 1024; i++) { x += 3.14159; }\r\n  naïve Œuvre, "
+    "它是什么。 Привет — “don't” #hash @name https://a.b/c?d=e&f=1 🙂👍🏽 ½ ﬁ é\u00a0\u200b!"
+)
+"""A text on which tokenizers of one vocabulary that split or normalise differently differ."""
+
+
+def conversation_digest(path: str, *, trust_remote_code: bool = False) -> str:
+    """Equal for tokenizers that write conversations in the same tokens, whatever their models are.
+
+    Of the vocabulary, the special tokens, the chat template, and the tokens of `PROBE`: none of
+    them changes when a library writes its files in another way.
+
+    Args:
+        path: As of `load_tokenizer`.
+        trust_remote_code: As of `load_tokenizer`.
+    """
+    folder = locate(path, weights=False)
+    return _digest_once(path, folder, _stamp(folder), trust_remote_code)
+
+
+@lru_cache(maxsize=64)
+def _digest_once(path: str, folder: str, stamp: tuple[object, ...], trusted: bool) -> str:
+    tokenizer = load_tokenizer(path, trust_remote_code=trusted)
+    content = [
+        sorted(tokenizer.get_vocab().items()),
+        [tokenizer.eos_token_id, tokenizer.pad_token_id, sorted(set(tokenizer.all_special_ids))],
+        tokenizer.get_chat_template(),
+        tokenizer(PROBE, add_special_tokens=False)["input_ids"],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
 def _stamp(folder: str) -> tuple[object, ...]:
     """Changes when a file in the folder does."""
     found = [(entry.name, entry.stat()) for entry in os.scandir(folder) if os.path.exists(entry)]

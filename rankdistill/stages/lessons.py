@@ -80,7 +80,7 @@ def _nothing(run: Run, lessons: Lessons) -> str:
 
 
 def _of_data(run: Run, prompts: Rows, most: int | None) -> Rows:
-    identity = {"code": 2, "prompts": prompts.key, "tokenizer": dict(run.start.identity)}
+    identity = {"code": 2, "prompts": prompts.key, "tokenizer": run.start.tokenizer_identity}
     if most is not None:
         identity["max_prompts"] = most
 
@@ -105,7 +105,7 @@ def _of_conversations(run: Run, own: Conversations, by_split: Mapping[str, Rows]
         "train": own.train,
         "validation": own.validation,
         "held_out": hashlib.sha256(json.dumps(sorted(held_out)).encode()).hexdigest(),
-        "tokenizer": dict(run.start.identity),
+        "tokenizer": run.start.tokenizer_identity,
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:

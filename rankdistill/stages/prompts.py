@@ -49,7 +49,7 @@ def augmented(run: Run, prompts: Rows) -> Rows:
         "answers": answered.key,
         "augment": asdict(augment),
         "max_prompt_tokens": most,
-        "tokenizer": dict(run.start.identity),
+        "tokenizer": run.start.tokenizer_identity,
         **({"thoughts": "left out"} if thinks(answered) else {}),
     }
 
@@ -194,7 +194,7 @@ def load(run: Run) -> Rows:
         partial.shards().put(rows)
         return counts
 
-    identity = _identity(settings, dict(run.start.identity), demanding)
+    identity = _identity(settings, run.start.tokenizer_identity, demanding)
     prompts = Rows.of(read_set(run, "prompts", settings.named, identity, make))
     if settings.augment.requests:
         prompts = augmented(run, prompts)
@@ -204,7 +204,7 @@ def load(run: Run) -> Rows:
 
 
 def _identity(
-    settings: PromptsConfig, tokenizer: dict[str, Any], demanding: InstructionOptions | None
+    settings: PromptsConfig, tokenizer: Mapping[str, str], demanding: InstructionOptions | None
 ) -> dict[str, Any]:
     """What the prompts depend on; `tokenizer` is what measures them."""
     identity = {

@@ -146,7 +146,7 @@ def existing(run: Run) -> Rows:
         "max_prompt_tokens": prompts.max_prompt_tokens,
         "splits": asdict(prompts.splits),
         "limit": asdict(prompts.limit),
-        "tokenizer": dict(run.start.identity),
+        "tokenizer": run.start.tokenizer_identity,
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:

@@ -50,7 +50,7 @@ def retrieve(run: Run, collection: Collection) -> Rows:
         "max_prompt_tokens": prompts.max_prompt_tokens,
         "splits": asdict(prompts.splits),
         "limit": asdict(prompts.limit),
-        "tokenizer": dict(run.start.identity),
+        "tokenizer": run.start.tokenizer_identity,
     }
 
     def make(partial: Partial) -> Mapping[str, Any]:
