@@ -56,15 +56,18 @@ def test_share_above_chance_and_its_line(tmp_path, monkeypatch, capsys):
         minutes: write(tmp_path / f"{minutes}", right, 60)
         for minutes, right in {60: 37, 30: 33, 120: 41}.items()
     }
-    run(monkeypatch, *(f"{minutes}={folder}" for minutes, folder in runs.items()))
-    lines = capsys.readouterr().out.splitlines()
-    cells = [[cell.split(" [")[0] for cell in line.strip("| ").split(" | ")] for line in lines[2:5]]
+    untrained = write(tmp_path / "0", 25, 0)
+    (untrained / "metrics.json").write_text('{"models": null}')  # HellaSwag alone
+    run(monkeypatch, f"0={untrained}", *(f"{minutes}={of}" for minutes, of in runs.items()))
+    _, _, none, *lines = capsys.readouterr().out.splitlines()
+    assert none.startswith("| 0 |  | 25.0 (of 65.0) | 0.0 [")
+    cells = [[cell.split(" [")[0] for cell in line.strip("| ").split(" | ")] for line in lines[:3]]
     assert cells == [
         ["30", "1.25", "33.0 (of 65.0)", "20.0", "20.0"],
         ["60", "1.25", "37.0 (of 65.0)", "30.0", "20.0"],
         ["120", "1.25", "41.0 (of 65.0)", "40.0", "20.0"],
     ]
-    assert "(of 60.0 [" in lines[2]
+    assert "(of 60.0 [" in lines[0]
     # 97 % is 5.7 doublings beyond 40 %: 120 * 2 ** 5.7.
     assert lines[-1] == (
         "A doubling of the minutes adds 10.0 points; the line is at 97% after 6,238 minutes."

@@ -84,12 +84,16 @@ def main(runs: Mapping[float, Path]) -> None:
         interval, student, teacher = kept(folder)
         shares[minutes] = interval.mean
         metrics = json.loads((folder / "metrics.json").read_text())
-        divergence = metrics["models"][metrics["trained"]]["kl_to_teacher"]
+        answered, divergence, demands = metrics["models"], "", ""
+        if answered:  # not where HellaSwag alone was measured
+            divergence = f"{answered[metrics['trained']]['kl_to_teacher']:.2f}"
+            own, of = (followed(folder, f"{arm}_greedy") for arm in ("trained", "warmed_up"))
+            demands = f"{told(own)} (of {told(of)})"
         print(
-            f"| {minutes:g} | {divergence:.2f} | {100 * student:.1f} (of {100 * teacher:.1f}) "
-            f"| {told(interval)} | {told(followed(folder, 'trained_greedy'))} "
-            f"(of {told(followed(folder, 'warmed_up_greedy'))}) |"
+            f"| {minutes:g} | {divergence} | {100 * student:.1f} (of {100 * teacher:.1f}) "
+            f"| {told(interval)} | {demands} |"
         )
+    shares.pop(0.0, None)  # which has no logarithm
     if len(shares) > 1:
         doubling, minutes = line_through(shares)
         print(
