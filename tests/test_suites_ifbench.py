@@ -196,6 +196,22 @@ def test_models_are_measured_by_a_module_of_ones_own(
     assert "ifbench, prompts, loose" in (folder / "report.md").read_text()
 
 
+def test_a_changed_check_is_not_taken_from_the_store(checker, tmp_path, monkeypatch):
+    """Of a module within a package, those beside it count too: the classes are in one of them."""
+    alone = suite("ifbench", checker=checker).code_identity()
+    package = tmp_path / "kinds_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "registry.py").write_text("from kinds_package.classes import INSTRUCTION_DICT\n")
+    (package / "classes.py").write_text(MODULE)
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    within = suite("ifbench", checker="kinds_package.registry")
+    before = within.code_identity()
+    assert before == within.code_identity() != alone
+    (package / "classes.py").write_text(MODULE.replace(">= self.least", "> self.least"))
+    assert within.code_identity() != before
+
+
 def test_a_module_that_is_missing_is_one_sentence_of_a_run(monkeypatch, capsys, tmp_path, teacher):
     said = refusal(
         monkeypatch, capsys, tmp_path, "recipe=evaluate", "eval=[ifbench]",

@@ -192,6 +192,10 @@ class HarnessSuite(HarnessOptions, Suite):
         )
         return dict(hub_identity(self.hub, remedy=remedy))
 
+    def code_identity(self) -> Mapping[str, str]:
+        """What determines the figures besides lm-eval, the data and the keys; of most nothing."""
+        return {}
+
     def measure(self, run: Run, model: Model, role: str) -> Measured:
         """The figures of a model, from the store where they are known; see `Suite`."""
         identity = {
@@ -202,6 +206,7 @@ class HarnessSuite(HarnessOptions, Suite):
             "data": self.data_identity(),
             "dtype": run.settings.sample.vllm.dtype if self.backend == "vllm" else None,
             **identity_of(self, instead=("path",)),
+            **self.code_identity(),
             **({"thoughts": 2} if model.thoughts_identity else {}),
         }
 

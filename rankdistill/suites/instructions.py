@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +17,7 @@ from rankdistill.console import result
 from rankdistill.errors import UserError, first_line
 from rankdistill.evaluate.items import ItemValues
 from rankdistill.evaluate.schema import IFBenchOptions, IFEvalOptions
+from rankdistill.store.inputs import sha256
 from rankdistill.suites.harness import HarnessSuite, item_values, local_data
 from rankdistill.suites.suite import Figure, item_figure
 
@@ -205,6 +208,14 @@ class IFBench(IFBenchOptions, InstructionSuite):
         """lm-eval has none: the definition of IFEval, with the module's verdicts."""
         follows = _Checks(self.checker, self._kinds()).follows
         return self.verified_by(partial(verdicts, follows=follows), files, scratch)
+
+    def code_identity(self) -> Mapping[str, str]:
+        """The sources of the module, and of those beside it that it may be made of."""
+        self._kinds()
+        own = Path(str(sys.modules[self.checker].__file__))
+        sources = sorted(own.parent.glob("*.py")) if "." in self.checker else [own]
+        digests = "".join(f"{file.name} {sha256(file)}\n" for file in sources)
+        return {"sources": hashlib.sha256(digests.encode()).hexdigest()}
 
     def _kinds(self) -> Mapping[str, Any]:
         remedy = "`pip install ifbench` brings ifbench.instructions_registry"
