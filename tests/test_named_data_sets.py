@@ -217,7 +217,8 @@ def test_every_set_that_is_named_elsewhere_is_in_the_table():
     for file in ROOT.glob("recipes/*.yaml"):
         recipe = yaml.safe_load(file.read_text())
         for group, name in (("rank", "path"), ("prompts", "path"), ("warmup", "conversations")):
-            named.add((recipe.get(group) or {}).get(name))
+            path = (recipe.get(group) or {}).get(name)
+            named.update(path if isinstance(path, dict | list) else [path])  # several sets
     assert {"openbmb/UltraFeedback", "HuggingFaceH4/ultrachat_200k:train_sft"} <= named
     hub = {
         name for name in named if name and "/" in name and not name.endswith((".json", ".jsonl"))
