@@ -131,6 +131,11 @@ def test_what_a_check_lacks_is_no_answer_that_does_not_follow(checker, kind):
         said_of(checker, "Some text.", (kind, {}))
 
 
+def test_a_kind_of_the_hub_s_data_that_a_module_has_not_is_no_answer_that_does_not_follow(checker):
+    with pytest.raises(UserError, match="'count:lenght', which kinds_of_mine does not know"):
+        said_of(checker, "Some text.", ("count:lenght", {}))
+
+
 def refused(**changes: object) -> str:
     with pytest.raises(UserError) as raised:
         suite("ifbench", **changes).check(None)
@@ -142,6 +147,9 @@ def test_mistakes_are_told_at_start_up(checker, tmp_path):
     suite("ifbench", checker=checker, path=str(good)).check(None)
     assert "pip install ifbench" in refused(path=str(good), checker="nothing_like_it.registry")
     assert "has no INSTRUCTION_DICT" in refused(path=str(good), checker="json")
+    (tmp_path / "broken_kinds.py").write_text("INSTRUCTION_DICT = {1 / 0: None}\n")
+    said = refused(path=str(good), checker="broken_kinds")
+    assert "checker=broken_kinds cannot be imported (division by zero)" in said
     rows = [row(1, ("count:length", {"least": 2})), row(2, ("count:lenght", {}))]
     other = write(tmp_path / "other.jsonl", rows)
     said = refused(path=str(other), checker=checker)

@@ -17,6 +17,7 @@ MOVED = {
     "rankdistill.evaluate.suites.tasks.GSM8K": "rankdistill.suites.GSM8K",
     "rankdistill.evaluate.suites.tasks.HellaSwag": "rankdistill.suites.HellaSwag",
     "rankdistill.evaluate.suites.tasks.IFEval": "rankdistill.suites.IFEval",
+    "rankdistill.suites.tasks.IFEval": "rankdistill.suites.IFEval",
     "rankdistill.sweep.Sweep": "rankdistill.app.sweep.Sweep",
 }
 _TARGET = re.compile(r"""(_target_["']?\s*:\s*["']?)(rankdistill(?:\.\w+)+)""")

@@ -195,12 +195,8 @@ class IFBench(IFBenchOptions, InstructionSuite):
         super().check(run)
         checks, seen = _Checks(self.checker, self._kinds()), set[str]()
         for number, row, kind, given in self.asked():
-            if kind not in checks.kinds:
-                raise UserError(
-                    f"row {number} of eval.ifbench.path asks for '{kind}', which {self.checker} "
-                    "does not know: name the module that does with eval.ifbench.checker."
-                )
             if kind not in seen:
+                checks.require_known(kind, f"row {number} of eval.ifbench.path asks for")
                 checks.require(kind, given, row["prompt"])
                 seen.add(kind)
 
@@ -221,7 +217,7 @@ class IFBench(IFBenchOptions, InstructionSuite):
         remedy = "`pip install ifbench` brings ifbench.instructions_registry"
         try:
             module = import_module(self.checker)
-        except ImportError as error:
+        except Exception as error:  # a module of one's own raises whatever is wrong with it
             why = first_line(error)[:-1]
             raise UserError(
                 f"eval.ifbench.checker={self.checker} cannot be imported ({why}): {remedy}."
@@ -286,8 +282,9 @@ class _Checks:
         """A response of blanks follows nothing, nor does one on which the check itself fails.
 
         Raises:
-            UserError: the check needs what is not installed.
+            UserError: the module does not know the kind, or needs what is not installed.
         """
+        self.require_known(kind, "the data of eval=[ifbench] ask for")
         try:
             return bool(response.strip()) and self._checked(response, kind, given, prompt)
         except Exception as error:
@@ -299,6 +296,14 @@ class _Checks:
                     f"{first_line(error)[:-1]}): such responses count as not following."
                 )
             return False
+
+    def require_known(self, kind: str, who: str) -> None:
+        """UserError: the module has no class for this kind."""
+        if kind not in self.kinds:
+            raise UserError(
+                f"{who} '{kind}', which {self.module} does not know: name the module that does "
+                "with eval.ifbench.checker."
+            )
 
     def require(self, kind: str, given: Mapping[str, Any], prompt: str) -> None:
         """UserError: to check this kind, something is not installed."""
