@@ -159,9 +159,9 @@ def test_base_student_and_teacher_stand_in_one_table_and_are_measured_once(
     three = evaluated(monkeypatch, tmp_path, *arguments, f"base={teacher}")
     assert [m["label"] for m in three["ifeval"]["models"].values()] == ["base", "student"]
     assert three["ifeval"]["models"]["trained"] == one["ifeval"]["models"]["trained"]
-    # The terminal has one line for both; the log has each.
+    # The terminal has one line for all; the log has the answers and the verdicts of each.
     assert "reused    evaluate" in capsys.readouterr().out
-    assert (tmp_path / "run" / "rankdistill.log").read_text().count("evaluate reused, ") == 2
+    assert (tmp_path / "run" / "rankdistill.log").read_text().count("evaluate reused, ") == 4
 
 
 def test_a_training_run_has_its_models_on_a_suite_beside_the_built_in_figures(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 from suite_rows import suite, write
 from tiny_run import refusal, run_here
 
@@ -178,15 +180,24 @@ def test_kinds_that_ifeval_has_not_are_told_before_answers_are_written(tmp_path)
     assert "eval=[ifbench]" in said
 
 
+def answering(monkeypatch, text: str) -> list[int]:
+    """Models write this text: what tiny ones do is blank. Requests of each call, as they come."""
+    from rankdistill.suites.shared_contexts import SharedContexts
+
+    calls: list[int] = []
+
+    def generate_until(_: object, asked: list[object], **__: object) -> list[str]:
+        calls.append(len(asked))
+        return [text] * len(asked)
+
+    monkeypatch.setattr(SharedContexts, "generate_until", generate_until)
+    return calls
+
+
 def test_models_are_measured_by_a_module_of_ones_own(
     checker, monkeypatch, tmp_path, tiny_dir, teacher
 ):
-    from rankdistill.suites.shared_contexts import SharedContexts
-
-    # What tiny models write is blank, which follows nothing.
-    monkeypatch.setattr(
-        SharedContexts, "generate_until", lambda _, asked, **__: ["A text."] * len(asked)
-    )
+    answering(monkeypatch, "A text.")
     file = write(
         tmp_path / "rows.jsonl",
         [row(1, ("count:length", {"least": 1})), row(2, ("words:last", {"word": "never"}))],
@@ -202,6 +213,74 @@ def test_models_are_measured_by_a_module_of_ones_own(
         figures = {key: figure["mean"] for key, figure in model["figures"].items()}
         assert figures["prompt_level_loose_acc,none"] == figures["mean_loose"] == 0.5
     assert "ifbench, prompts, loose" in (folder / "report.md").read_text()
+
+
+def test_another_check_asks_no_model_again(checker, monkeypatch, tmp_path, teacher):
+    calls = answering(monkeypatch, "A text of five words.")
+    file = write(tmp_path / "rows.jsonl", [row(1, ("count:length", {"least": 21}))])
+
+    def followed() -> float:
+        folder = run_here(
+            monkeypatch, tmp_path, "recipe=evaluate", "eval=[ifbench]", f"teacher.path={teacher}",
+            f"eval.ifbench.path={file}", f"eval.ifbench.checker={checker}",
+        )  # fmt: skip
+        found = json.loads((folder / "metrics.json").read_text())["suites"]["ifbench"]
+        [model] = found["models"].values()
+        return model["figures"]["mean_strict"]["mean"]
+
+    assert (followed(), calls) == (1.0, [1])
+    (tmp_path / "kinds_of_mine.py").write_text(MODULE.replace(">= self.least", "> self.least"))
+    monkeypatch.delitem(sys.modules, checker)
+    importlib.invalidate_caches()
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert (followed(), calls) == (0.0, [1])
+
+
+def test_lm_evals_checker_and_ours_judge_the_same_answers(monkeypatch, tmp_path, teacher):
+    import nltk
+
+    calls = answering(monkeypatch, "<<Tea>> without commas")
+    kinds = ("detectable_format:title", {}), ("startend:quotation", {})
+    file = write(tmp_path / "rows.jsonl", [row(1, *kinds), row(2, ("punctuation:no_comma", {}))])
+    monkeypatch.setattr(nltk.data, "find", lambda *_: True)  # of what these kinds do not need
+
+    def figures(who: str) -> dict[str, float]:
+        folder = run_here(
+            monkeypatch, tmp_path, "recipe=evaluate", "eval=[ifeval]", f"teacher.path={teacher}",
+            f"eval.ifeval.path={file}", f"eval.ifeval.checker={who}",
+        )  # fmt: skip
+        found = json.loads((folder / "metrics.json").read_text())["suites"]["ifeval"]
+        assert found["about"].endswith({"own": "our checker", "lm_eval": "lm-eval's checker"}[who])
+        [model] = found["models"].values()
+        return {key: figure["mean"] for key, figure in model["figures"].items()}
+
+    ours = figures("own")
+    assert (ours["prompt_level_strict_acc,none"], ours["inst_level_strict_acc,none"]) == (
+        0.5,
+        2 / 3,
+    )
+    assert (figures("lm_eval"), calls) == (ours, [2])
+
+
+def test_prompts_are_asked_as_lm_eval_asks_them(tmp_path):
+    """Its definition of IFEval has a checker besides, whose import looks for NLTK's download."""
+    import lm_eval
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!function", lambda *_: None)
+    file = Path(lm_eval.__file__).parent / "tasks/ifeval/ifeval.yaml"
+    theirs = yaml.load(file.read_text(), Loader)
+    rows = write(tmp_path / "rows.jsonl", [row(1, ("count:length", {"least": 1}))])
+    task = suite("ifeval").task({"train": str(rows)}, tmp_path)
+    ours = task.config.to_dict()
+    for key in ("output_type", "test_split", "num_fewshot", "doc_to_text", "generation_kwargs"):
+        assert ours[key] == theirs[key], key
+    assert suite("ifeval").hub == theirs["dataset_path"]
+    assert {name.removesuffix(",none") for name in suite("ifeval").metrics} == {
+        metric["metric"] for metric in theirs["metric_list"]
+    }
 
 
 def test_a_changed_check_is_not_taken_from_the_store(checker, tmp_path, monkeypatch):

@@ -159,6 +159,8 @@ class HarnessSuite(HarnessOptions, Suite):
     splits: ClassVar[tuple[str, str]]
     """Evaluated, and the one that examples are shown from."""
     columns: ClassVar[Sequence[str]]
+    kept: ClassVar[Sequence[str]] = ()
+    """Columns that an item keeps of its row."""
     metrics: ClassVar[Mapping[str, tuple[str, str]]]
     """Title and meaning by lm-eval's ``metric,filter``."""
 
@@ -192,21 +194,31 @@ class HarnessSuite(HarnessOptions, Suite):
         )
         return dict(hub_identity(self.hub, remedy=remedy))
 
-    def code_identity(self) -> Mapping[str, str]:
-        """What determines the figures besides lm-eval, the data and the keys; of most nothing."""
-        return {}
-
     def measure(self, run: Run, model: Model, role: str) -> Measured:
         """The figures of a model, from the store where they are known; see `Suite`."""
+        what = f"{role}: {self.name}, {self.about()}"
+        return self._measured(self.asked_of(run, model, what, self.name))
+
+    def asked_of(
+        self, run: Run, model: Model, what: str, suite: str, *, instead: Sequence[str] = ()
+    ) -> Output:
+        """What lm-eval makes of a model's answers, from the store where it is there: `items`.
+
+        Args:
+            run: Where it is measured.
+            model: Who answers.
+            what: For the person.
+            suite: The output's name.
+            instead: Keys that say nothing of it.
+        """
         identity = {
             "code": 1,
-            "suite": self.name,
+            "suite": suite,
             "lm_eval": version("lm_eval"),
             "model": model.identity,
             "data": self.data_identity(),
             "dtype": run.settings.sample.vllm.dtype if self.backend == "vllm" else None,
-            **identity_of(self, instead=("path",)),
-            **self.code_identity(),
+            **identity_of(self, instead=("path", *instead)),
             **({"thoughts": 2} if model.thoughts_identity else {}),
         }
 
@@ -217,14 +229,13 @@ class HarnessSuite(HarnessOptions, Suite):
             lost = sum(row.get("text") == "" for row in rows) if model.thoughts_identity else 0
             return {"items": len(rows), **({"thoughts_without_answer": lost} if lost else {})}
 
-        what = f"{role}: {self.name}, {self.about()}"
         output = run.stage("evaluate", what, identity, make)
         if lost := output.manifest["counts"].get("thoughts_without_answer"):
             result(
                 f"{lost} responses have no answer behind their thought: raise "
                 f"eval.{self.name}.max_response_tokens."
             )
-        return self._measured(output)
+        return output
 
     def task(self, files: Mapping[str, str] | None, scratch: Path) -> Any:
         """The task for lm-eval: a file that includes its own, with local data for the hub's.
@@ -263,7 +274,7 @@ class HarnessSuite(HarnessOptions, Suite):
                     gen_kwargs=length,
                     bootstrap_iters=0,
                 )
-        return _items(next(iter(results["samples"].values())))
+        return _items(next(iter(results["samples"].values())), self.kept)
 
     @contextmanager
     def _lm(self, run: Run, model: Model) -> Iterator[Any]:
@@ -357,11 +368,12 @@ def local_data(files: Mapping[str, str] | None, scratch: Path) -> dict[str, Any]
     }
 
 
-def _items(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _items(samples: Sequence[Mapping[str, Any]], kept: Sequence[str]) -> list[dict[str, Any]]:
     """One row per item: what lm-eval made of it, by ``metric,filter``, and what the model wrote."""
     rows: dict[str, dict[str, Any]] = {}
     for sample in samples:
-        row = rows.setdefault(str(sample["doc_id"]), {"id": str(sample["doc_id"]), "values": {}})
+        id, doc = str(sample["doc_id"]), sample["doc"]
+        row = rows.setdefault(id, {"id": id, "values": {}, **{c: doc[c] for c in kept}})
         for metric in sample["metrics"]:
             row["values"][f"{metric},{sample['filter']}"] = sample[metric]
         written = sample["resps"][0][0]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,16 +20,19 @@ from rankdistill.evaluate.items import ItemValues
 from rankdistill.evaluate.schema import IFBenchOptions, IFEvalOptions
 from rankdistill.store.inputs import sha256
 from rankdistill.suites.harness import HarnessSuite, item_values, local_data
-from rankdistill.suites.suite import Figure, item_figure
+from rankdistill.suites.suite import Figure, Measured, item_figure
 
 if TYPE_CHECKING:
-    from rankdistill.stages.run import Run
+    from rankdistill.stages.run import Model, Run
+    from rankdistill.store import Partial
 
 PUNKT = "tokenizers/punkt_tab"
 NLTK_DATA = ("punkt_tab", "stopwords", "averaged_perceptron_tagger_eng")
 """What the classes of IFBench ask NLTK for."""
 Follows = Callable[[str, str, Mapping[str, Any], str], bool]
 """Of a response, the name of a kind, its arguments and the prompt."""
+Verdict = Callable[[Mapping[str, Any], list[str]], Mapping[str, Any]]
+"""Of a row and the one response to it, by the name of a metric: lm-eval's `process_results`."""
 
 
 MEANS = {
@@ -58,10 +62,57 @@ def _metrics(name: str) -> Mapping[str, tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionSuite(HarnessSuite):
-    """Prompts whose rows name the kinds of their instructions, and the arguments of each."""
+    """Prompts whose rows name the kinds of their instructions, and the arguments of each.
+
+    Answers are kept apart from the verdicts on them: another checker asks no model again.
+    """
+
+    checker: str
 
     splits = ("train", "train")
-    columns = ("key", "prompt", "instruction_id_list", "kwargs")
+    columns = kept = ("key", "prompt", "instruction_id_list", "kwargs")
+
+    @property
+    def checked_by(self) -> str:
+        """Whose verdicts they are, for a person."""
+        raise NotImplementedError
+
+    def verdict(self) -> Verdict:
+        """Says what a response follows."""
+        raise NotImplementedError
+
+    def code_identity(self) -> Mapping[str, str]:
+        """What determines the verdicts besides the answers and `checker`; mostly nothing."""
+        return {}
+
+    def about(self) -> str:
+        """How it was measured, in a few words."""
+        return f"{super().about()}, {self.checked_by}"
+
+    def measure(self, run: Run, model: Model, role: str) -> Measured:
+        """The figures of a model, from the store where they are known; see `Suite`."""
+        what = f"{role}: {self.name}, {super().about()}"
+        answers = self.asked_of(run, model, what, f"{self.name} answers", instead=("checker",))
+        identity = {
+            "code": 1,
+            "suite": self.name,
+            "model": model.identity,
+            "answers": answers.key,
+            "checker": self.checker,
+            **self.code_identity(),
+        }
+
+        def make(output: Partial) -> Mapping[str, Any]:
+            verdict, rows = self.verdict(), answers.rows("items")
+            items = [
+                {**row, "values": {f"{m},none": v for m, v in verdict(row, [row["text"]]).items()}}
+                for row in rows
+            ]
+            output.shards("items").put(items)
+            return {"items": len(items)}
+
+        what = f"{role}: {self.name}, {self.checked_by}"
+        return self._measured(run.stage("evaluate", what, identity, make))
 
     def asked(self) -> Iterator[tuple[int, Mapping[str, Any], str, Mapping[str, Any]]]:
         """Number of the row, the row, kind and arguments of every instruction of local rows.
@@ -92,10 +143,8 @@ class InstructionSuite(HarnessSuite):
             meaning = f"The mean of the two shares, of prompts and of instructions{comma}."
             yield item_figure(key, f"{self.name}, mean{comma}", meaning, values)
 
-    def verified_by(
-        self, verdict: Callable[..., Any], files: Mapping[str, str] | None, scratch: Path
-    ) -> Any:
-        """The task for lm-eval, with `verdict` in the place of its `process_results`."""
+    def task(self, files: Mapping[str, str] | None, scratch: Path) -> Any:
+        """lm-eval's definition of IFEval without a checker: its own imports NLTK's download."""
         from lm_eval.api.task import ConfigurableTask
 
         definition = {
@@ -112,14 +161,9 @@ class InstructionSuite(HarnessSuite):
                 "temperature": 0.0,
                 "max_gen_toks": 1280,
             },
-            "process_results": verdict,
+            "process_results": lambda doc, results: {"answered": 1},
             "metric_list": [
-                {
-                    "metric": key.removesuffix(",none"),
-                    "aggregation": _mean_of_lists if key.startswith("inst") else "mean",
-                    "higher_is_better": True,
-                }
-                for key in self.metrics
+                {"metric": "answered", "aggregation": "mean", "higher_is_better": True}
             ],
         }
         return ConfigurableTask(config={**definition, **local_data(files, scratch)})
@@ -138,10 +182,10 @@ class IFEval(IFEvalOptions, InstructionSuite):
     hub = "google/IFEval"
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = _metrics("ifeval")
 
-    def about(self) -> str:
-        """How it was measured, in a few words."""
-        checked = "lm-eval's checker" if self.checker == "lm_eval" else "our checker"
-        return f"{super().about()}, {checked}"
+    @property
+    def checked_by(self) -> str:
+        """Whose verdicts they are, for a person."""
+        return "lm-eval's checker" if self.checker == "lm_eval" else "our checker"
 
     def check(self, run: Run) -> None:
         """As for every task; and the data, or the package, that the checker needs."""
@@ -165,12 +209,17 @@ class IFEval(IFEvalOptions, InstructionSuite):
                 "brings it."
             )
 
-    def task(self, files: Mapping[str, str] | None, scratch: Path) -> Any:
-        """lm-eval's task; with our checker its definition with another verdict."""
-        if self.checker == "lm_eval":
-            return super().task(files, scratch)
-        # lm-eval's file names its own checker, whose import looks for NLTK's download.
-        return self.verified_by(verdicts, files, scratch)
+    def code_identity(self) -> Mapping[str, str]:
+        """Of lm-eval's checker, its version."""
+        return {"lm_eval": version("lm_eval")} if self.checker == "lm_eval" else {}
+
+    def verdict(self) -> Verdict:
+        """lm-eval's `process_results`, or ours."""
+        if self.checker == "own":
+            return verdicts
+        from lm_eval.tasks.ifeval.utils import process_results
+
+        return process_results
 
 
 @dataclass(frozen=True)
@@ -186,9 +235,10 @@ class IFBench(IFBenchOptions, InstructionSuite):
     hub = "allenai/IFBench_test"
     metrics: ClassVar[Mapping[str, tuple[str, str]]] = _metrics("ifbench")
 
-    def about(self) -> str:
-        """How it was measured, in a few words."""
-        return f"{super().about()}, {self.checker}"
+    @property
+    def checked_by(self) -> str:
+        """Whose verdicts they are, for a person."""
+        return self.checker
 
     def check(self, run: Run) -> None:
         """As for every task; the module, and that it knows the kinds of local rows."""
@@ -200,10 +250,9 @@ class IFBench(IFBenchOptions, InstructionSuite):
                 checks.require(kind, given, row["prompt"])
                 seen.add(kind)
 
-    def task(self, files: Mapping[str, str] | None, scratch: Path) -> Any:
-        """lm-eval has none: the definition of IFEval, with the module's verdicts."""
-        follows = _Checks(self.checker, self._kinds()).follows
-        return self.verified_by(partial(verdicts, follows=follows), files, scratch)
+    def verdict(self) -> Verdict:
+        """Those of the module's classes."""
+        return partial(verdicts, follows=_Checks(self.checker, self._kinds()).follows)
 
     def code_identity(self) -> Mapping[str, str]:
         """The sources of the module, and of those beside it that it may be made of."""
@@ -330,11 +379,6 @@ class _Checks:
             f"{self.module} cannot check '{kind}' without what is not installed ({what}). What "
             f"ifbench needs: `python -m nltk.downloader {' '.join(NLTK_DATA)}`."
         ) from error
-
-
-def _mean_of_lists(items: list[list[bool]]) -> float:
-    flat = [followed for item in items for followed in item]
-    return sum(flat) / len(flat)
 
 
 def _require_punkt() -> None:
