@@ -224,6 +224,12 @@ def test_the_script_computes_changes_of_some_items_again(runs, monkeypatch, caps
     # Of b and c: 0 of 2 prompts and 2 of 4 instructions, then 1 of 2 and 2 of 4.
     assert "| ifeval: mean_strict | 2 | 25.0 % | 50.0 % | +25.0 (" in told(file, "--from", "1")
     assert "error: there are no items" in told(file, "--from", "3")
+    # DPO's trained model has what RRHF's had before.
+    other = str(runs / "DPO0" / "suites.parquet")
+    said = told(file, "--against", other)
+    assert "| the other | after |" in said
+    assert "| ifeval: mean_strict | 3 | 25.0 % | 66.7 % | +41.7 (" in said
+    assert "| ifeval: mean_strict | 3 | 66.7 % | 25.0 % | -41.7 (" in told(other, "--against", file)
     assert "not a table of a suite's items" in told(str(runs / "RRHF0" / "metrics.json"))
 
 

@@ -1,6 +1,9 @@
 """What became of a suite's figures in training, computed again from a run's items, as Markdown.
 
-python docs/figures/suites.py RUN/suites.parquet [--from 120] [--to 541]
+python docs/figures/suites.py RUN/suites.parquet [--from 120] [--to 541] [--against OTHER/suites.parquet]
+
+With another run, its trained model stands in the place of the one before training: a placebo's, for
+example.
 """
 
 from __future__ import annotations
@@ -16,17 +19,19 @@ from rankdistill.report.suite_items import read_suite_items
 from rankdistill.report.table import points, share_percent
 
 
-def rows(path: Path, start: int, end: int | None) -> Iterator[str]:
+def rows(path: Path, start: int, end: int | None, against: Path | None = None) -> Iterator[str]:
     """A line for each figure that both models have. UserError: no item is in the range."""
-    yield "| figure | items | before | after | change in points |"
+    yield f"| figure | items | {'the other' if against else 'before'} | after | change in points |"
     yield "|---|---:|---:|---:|---:|"
+    others = read_suite_items(against or path)
     for suite, figures in read_suite_items(path).items():
         for key, models in figures.items():
-            if not {"trained", "warmed_up"} <= models.keys():
+            held = others.get(suite, {}).get(key, {}).get("trained" if against else "warmed_up")
+            if held is None or "trained" not in models:
                 continue
             # In the order of the suite's own data.
             ids = models["trained"].ids[start:end]
-            after, before = (models[name].on(ids) for name in ("trained", "warmed_up"))
+            after, before = models["trained"].on(ids), held.on(ids)
             if (found := change(after, before)) is None:
                 raise UserError(f"there are no items from {start} on: {suite} has fewer.")
             interval = (
@@ -43,9 +48,12 @@ def main() -> int:
     parser.add_argument("items", type=Path, help="suites.parquet of a run")
     parser.add_argument("--from", dest="start", type=int, default=0, help="first item, from 0")
     parser.add_argument("--to", dest="end", type=int, default=None, help="item to stop before")
+    parser.add_argument(
+        "--against", type=Path, help="suites.parquet of another run, whose trained model is taken"
+    )
     given = parser.parse_args()
     try:
-        print("\n".join([*rows(given.items, given.start, given.end)]))
+        print("\n".join([*rows(given.items, given.start, given.end, given.against)]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
