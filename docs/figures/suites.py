@@ -1,9 +1,9 @@
 """What became of a suite's figures in training, computed again from a run's items, as Markdown.
 
-python docs/figures/suites.py RUN/suites.parquet [--from 120] [--to 541] [--against OTHER/suites.parquet]
+python docs/figures/suites.py RUN/suites.parquet [--from 120] [--to 541] [--against OTHER]
 
-With another run, its trained model stands in the place of the one before training: a placebo's, for
-example.
+With another run's suites.parquet its trained model, a placebo's for example, stands in the place of
+the one before training.
 """
 
 from __future__ import annotations
