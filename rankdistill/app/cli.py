@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -118,6 +118,17 @@ def _listed(arguments: list[str]) -> bool:
 
 
 def _compose_and_run(arguments: list[str], planned: Planned | None) -> None:
+    from rankdistill.app.hydra_setup import own_code, register
+
+    register()
+    for folder in command_line.config_folders(arguments):
+        own_code(folder)
+    while not _attempt(arguments, planned):
+        pass
+
+
+def _attempt(arguments: list[str], planned: Planned | None) -> bool:
+    """Whether it came to its end: not where a group had to be opened, see `open_replaced`."""
     # Hydra then raises instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
@@ -125,13 +136,10 @@ def _compose_and_run(arguments: list[str], planned: Planned | None) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from rankdistill.app.config_errors import composition_errors, explain
-    from rankdistill.app.hydra_setup import own_code, register
+    from rankdistill.app.hydra_setup import open_replaced
     from rankdistill.app.run_folder import NewFolder
     from rankdistill.app.sweep import Sweep
 
-    register()
-    for folder in command_line.config_folders(arguments):
-        own_code(folder)
     job, Sweep.current = Job(planned), None
     NewFolder.made = NewFolder.finished = None
     entry = hydra.main(
@@ -140,6 +148,8 @@ def _compose_and_run(arguments: list[str], planned: Planned | None) -> None:
     try:
         _enter(entry)
     except composition_errors() as error:
+        if not job.begun and open_replaced(error, arguments):
+            return False
         hydras = isinstance(error, HydraException | OmegaConfBaseException)
         if "hydra.verbose=true" in arguments or (job.begun and not hydras):
             raise
@@ -163,6 +173,7 @@ def _compose_and_run(arguments: list[str], planned: Planned | None) -> None:
         NewFolder.remove_unused()
     if job.failed or not swept:
         sys.exit(2)
+    return True
 
 
 class Job:
@@ -200,13 +211,15 @@ class Job:
 
     def __reduce__(self) -> Any:
         """A launcher's worker has none of what the command line registered."""
-        return _in_worker, ()
+        from rankdistill.app.hydra_setup import opened
+
+        return _in_worker, (opened(),)
 
 
-def _in_worker() -> Job:
+def _in_worker(groups: Collection[str]) -> Job:
     from rankdistill.app.hydra_setup import register
 
-    register()
+    register(groups)
     return Job()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from rankdistill.app.command_line import several_values, word_remedy
 from rankdistill.app.synonyms import ours
 from rankdistill.errors import suggest
+from rankdistill.stages.values import OF_OPTIONS
 
 OF_A_FILE = ("prompts", "rank", "student", "teacher")
 """Groups that a person gives a file or a model, which is their key `path`."""
@@ -174,6 +175,15 @@ def _path_key(missing: str) -> str | None:
         return None
     what = "a model" if group in ("student", "teacher") else "a file or data set"
     return f"'{path}' is no option of {group}; {what} is given as {group}.path={path}"
+
+
+def replaced_option(error: Exception, arguments: Sequence[str]) -> str | None:
+    """The group of a recipe's key that its option, chosen by the command line, has not; or None."""
+    text = _innermost(error)
+    key, recipe = re.search(r"full_key: (\w+)\.", text), re.search(r"In 'recipe/", text)
+    if not (key and recipe and key[1] in OF_OPTIONS and "' not in '" in text):
+        return None
+    return key[1] if any(word.startswith(f"{key[1]}=") for word in arguments) else None
 
 
 def unknown_override(error: Exception) -> str | None:

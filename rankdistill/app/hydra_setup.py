@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, get_origin, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from rankdistill.app import catalogue
+from rankdistill.app.config_errors import replaced_option
 from rankdistill.evaluate import schema as suites
 from rankdistill.schema import (
     ClusterConfig,
@@ -29,6 +30,7 @@ from rankdistill.schema import (
 )
 from rankdistill.score import schema as score
 from rankdistill.score.ensemble import Ensemble
+from rankdistill.stages.values import OF_OPTIONS
 from rankdistill.train import schema as train
 from rankdistill.warmup import schema as warmup
 
@@ -74,11 +76,16 @@ def own_code(folder: Path) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, known), path])
 
 
-def register() -> None:
-    """Offer schemas, recipes and suites to Hydra, and the resolvers that name run folders."""
+def register(groups: Collection[str] = ()) -> None:
+    """Offer schemas, recipes and suites to Hydra, and the resolvers that name run folders.
+
+    Args:
+        groups: Those that are `opened`.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     _store()
+    _open(groups)
 
     def overrides(root: Any) -> list[str]:
         return list((root.get("hydra") or HydraConfig.get()).overrides.task)
@@ -113,6 +120,44 @@ def _store() -> None:
         node = OmegaConf.create(path.read_text(encoding="utf-8"))
         store.store(group="eval", name=name, package=f"eval.{name}", node=node)
     _prefer_own_plug_ins()
+
+
+def opened() -> frozenset[str]:
+    """Groups that take keys which the chosen option has not, for `leave_out` to find."""
+    return frozenset(_opened)
+
+
+def open_replaced(error: Exception, arguments: Sequence[str]) -> bool:
+    """Opens the group in which a recipe sets what its option, chosen by the command line, has not.
+
+    Args:
+        error: What composing raised.
+        arguments: The command line.
+
+    Returns:
+        Whether there was one to open, so that composing again gets further.
+    """
+    group = replaced_option(error, arguments)
+    if group is None or group in _opened:
+        return False
+    _open({*_opened, group})
+    return True
+
+
+_opened: set[str] = set()
+
+
+def _open(groups: Collection[str]) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    stored = ConfigStore.instance().repo["schema"]
+    for path in SCHEMAS:
+        group, _, name = path.partition("/")
+        if group in OF_OPTIONS:
+            node = (stored[group][f"{name}.yaml"] if name else stored[f"{group}.yaml"]).node
+            OmegaConf.set_struct(node, False if group in groups else None)
+    _opened.clear()
+    _opened.update(groups)
 
 
 def _prefer_own_plug_ins() -> None:

@@ -236,18 +236,27 @@ def _checked(config: Any, overrides: Sequence[str], number: int = 0) -> CheckedP
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import open_dict
 
+    from rankdistill.app.config_errors import composition_errors
+    from rankdistill.app.hydra_setup import open_replaced
     from rankdistill.stages import settings
     from rankdistill.stages.prompts import check_prompts
     from rankdistill.stages.rounds import method
+    from rankdistill.stages.values import leave_out
 
     loader = GlobalHydra.instance().config_loader()
-    composed = loader.load_sweep_config(config, list(overrides))
+    try:
+        composed = loader.load_sweep_config(config, list(overrides))
+    except composition_errors() as error:
+        if not open_replaced(error, overrides):
+            raise
+        return _checked(config, overrides, number)
     with open_dict(composed):  # as the launcher does, for a subdir that is made of them
         composed.hydra.job.num, composed.hydra.job.id = number, f"job_{number}"
     folder = Path(composed.hydra.sweep.dir, composed.hydra.sweep.subdir).absolute()
     recipe = composed.hydra.runtime.choices.get("recipe") or "none"
     with open_dict(composed):
         del composed["hydra"]
+    leave_out(composed, overrides)  # the point itself says what
     built = settings.build(composed)
     check_prompts(built)
     return CheckedPoint(folder, composed, recipe, method(built), overrides)

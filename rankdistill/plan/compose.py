@@ -12,10 +12,11 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from rankdistill.app.config_errors import composition_errors, explain
-from rankdistill.app.hydra_setup import own_code, register
+from rankdistill.app.hydra_setup import open_replaced, own_code, register
 from rankdistill.errors import UserError
 from rankdistill.plan.config import PlanConfig, PlannerConfig, register_plan
 from rankdistill.stages.settings import Settings, build
+from rankdistill.stages.values import leave_out
 
 
 def composed(
@@ -37,6 +38,7 @@ def composed(
         own_code(config_dir)
     more = [f"hydra.searchpath=[file://{config_dir.absolute()}]"] if config_dir else []
     config = _compose("config", [*theirs, *more], theirs)
+    leave_out(config, theirs)
     told = planner_config([*ours, *more], ours)
     named = [part.partition("=")[2] for part in ours if part.startswith("hardware=")]
     return build(config), told, named[-1] if named else "cpu2"
@@ -72,6 +74,8 @@ def _compose(name: str, overrides: Sequence[str], arguments: Sequence[str]) -> A
             ) from error
         raise UserError(explain(error, arguments)) from error
     except composition_errors() as error:
+        if open_replaced(error, arguments):
+            return _compose(name, overrides, arguments)
         raise UserError(_explained(name, error, arguments)) from error
 
 

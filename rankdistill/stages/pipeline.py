@@ -65,6 +65,7 @@ from rankdistill.stages.token_teachers import check_routes
 from rankdistill.stages.train import train
 from rankdistill.stages.unused import unused
 from rankdistill.stages.validation import Validation, train_at_best_rate
+from rankdistill.stages.values import leave_out
 from rankdistill.stages.verified import Verification, by_split_of, verification_of
 from rankdistill.stages.warmup import check_warmup, warm_up
 from rankdistill.stages.writers import verified_too, written_by_all
@@ -100,8 +101,10 @@ def _whole_run(
         console.say(line)
     store = Store()
     with explained(store.root):
+        overrides = HydraConfig.get().overrides.task
+        left_out = leave_out(config, overrides)
         chosen = settings.build(config)
-        for line in unused(chosen, HydraConfig.get().overrides.task):
+        for line in (*left_out, *unused(chosen, overrides)):
             console.say(escape(line))
         check_prompts(chosen)
         run = Run(chosen, store, folder)

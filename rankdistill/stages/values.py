@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from rankdistill.errors import UserError, suggest
 from rankdistill.fields import refuse_credentials
@@ -19,6 +19,8 @@ GROUPS = (
     "train", "eval",
 )  # fmt: skip
 """Keys that hold keys; `retrieval` may be null."""
+OF_OPTIONS = ("warmup", "score", "train")
+"""Groups whose options have keys of their own."""
 
 
 def check_values(config: DictConfig) -> None:
@@ -73,6 +75,41 @@ def refuse_added(node: Any, path: str) -> None:
             raise UserError(f"'{path}' has no key '{key}': {suggest(str(key), valid)}")
         if not OmegaConf.is_missing(node, key):
             refuse_added(node[key], f"{path}.{key}")
+
+
+def leave_out(config: DictConfig, overrides: Collection[str]) -> list[str]:
+    """Takes out what a recipe sets for its option of a group, where the command line took another.
+
+    What the command line sets itself is left for `refuse_added`.
+
+    Args:
+        config: A configuration whose schema did not refuse such keys, see `hydra_setup.register`.
+        overrides: The command line's.
+
+    Returns:
+        For the person, what was taken out of each group.
+    """
+    said: list[str] = []
+    for group in OF_OPTIONS:
+        chosen = [word for word in overrides if word.startswith(f"{group}=")]
+        node = config.get(group)
+        if not chosen or not isinstance(node, DictConfig):
+            continue
+        known = (*(own.name for own in fields(OmegaConf.get_type(node))), *_OF_A_CLASS)
+        given = {word.lstrip("+").partition("=")[0] for word in overrides}
+        keys = [str(key) for key in node if key not in known]
+        keys = [key for key in keys if not any(_within(word, f"{group}.{key}") for word in given)]
+        with open_dict(node):
+            for key in keys:
+                del node[key]
+        if keys:
+            named = ", ".join(f"{group}.{key}" for key in keys)
+            said.append(f"{chosen[-1]} has no use for {named}, which the recipe sets: left out.")
+    return said
+
+
+def _within(key: str, parent: str) -> bool:
+    return key == parent or key.startswith(f"{parent}.")
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
