@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from tiny_run import TINY, refusal, run_here
 
 from rankdistill.app.cli import Job, main
@@ -14,6 +15,7 @@ from rankdistill.app.hydra_setup import opened, register
 from rankdistill.errors import UserError
 from rankdistill.plan.compose import composed
 from rankdistill.stages import pipeline
+from rankdistill.stages.values import leave_out
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,12 @@ def test_what_both_options_have_stays_and_so_does_what_is_given():
     warmup = settings.warmup
     assert type(warmup).__name__ == "SFTWarmup"
     assert (warmup.learning_rate, warmup.epochs) == (2e-4, 3.0)  # type: ignore[attr-defined]
+
+
+def test_an_option_of_ones_own_without_a_schema_keeps_all():
+    config = OmegaConf.create({"warmup": {"_target_": "mine.Own", "steps": 3}, "score": None})
+    assert leave_out(config, ["warmup=own", "score=null"]) == []
+    assert config.warmup.steps == 3
 
 
 @pytest.mark.parametrize(

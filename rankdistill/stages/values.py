@@ -93,9 +93,10 @@ def leave_out(config: DictConfig, overrides: Collection[str]) -> list[str]:
     for group in OF_OPTIONS:
         chosen = [word for word in overrides if word.startswith(f"{group}=")]
         node = config.get(group)
-        if not chosen or not isinstance(node, DictConfig):
+        schema = OmegaConf.get_type(node)
+        if not chosen or not isinstance(node, DictConfig) or not is_dataclass(schema):
             continue
-        known = (*(own.name for own in fields(OmegaConf.get_type(node))), *_OF_A_CLASS)
+        known = (*(own.name for own in fields(schema)), *_OF_A_CLASS)
         given = {word.lstrip("+").partition("=")[0] for word in overrides}
         keys = [str(key) for key in node if key not in known]
         keys = [key for key in keys if not any(_within(word, f"{group}.{key}") for word in given)]
