@@ -263,6 +263,19 @@ def test_the_policy_learns_the_ranking(tmp_path):
     assert trainer.state.total_flos > 0
 
 
+def test_a_training_of_one_step_learns(tmp_path):
+    """A warm-up's first step has no learning rate, and of one step it would be the last too."""
+    model, rows = build_model(), strictly_ranked(2)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    args = config(tmp_path, prompts_per_step=2, warmup_steps=0.1, num_train_epochs=1)
+    trainer = trained(model, rows, args)
+    assert trainer.state.global_step == 1
+    assert any(not torch.equal(before[n], weight) for n, weight in model.named_parameters())
+    steps = [args.get_warmup_steps(total) for total in (1, 2, 10, 11)]
+    assert steps == [0, 1, 1, 2]
+    assert RankingConfig(str(tmp_path), warmup_steps=5).get_warmup_steps(4) == 3
+
+
 def test_dropout_is_off(tmp_path):
     model = gpt2()
     for module in model.modules():

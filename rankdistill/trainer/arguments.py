@@ -39,21 +39,27 @@ def optimised(options: Optimiser, precision: str) -> dict[str, Any]:
     }
 
 
-class UnnumberedCPU:
-    """Arguments whose device is plainly the CPU where it is one.
+class CommonArguments:
+    """What the arguments of every training have otherwise than transformers'."""
 
-    accelerate numbers that of several processes, ``cpu:0``, and no optimiser's state can be loaded
-    onto a device of that name: a training of several processes could not be continued.
-    """
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """Never all: the first has no learning rate, so a training of one would learn nothing."""
+        steps: int = super().get_warmup_steps(num_training_steps)  # type: ignore[misc]
+        return min(steps, max(num_training_steps - 1, 0))
 
     @cached_property
     def _setup_devices(self) -> torch.device:
+        """Plainly the CPU where it is one.
+
+        accelerate numbers that of several processes, ``cpu:0``, and no optimiser's state can be
+        loaded onto a device of that name: a training of several could not be continued.
+        """
         found: torch.device = super()._setup_devices  # type: ignore[misc]
         return torch.device("cpu") if found.type == "cpu" else found
 
 
 @dataclass
-class RankingConfig(UnnumberedCPU, TrainingArguments):
+class RankingConfig(CommonArguments, TrainingArguments):
     """transformers' `TrainingArguments` with what a ranking adds, and defaults that suit one.
 
     Args:

@@ -15,7 +15,7 @@ from trl.trainer.sft_config import SFTConfig
 from rankdistill.errors import UserError
 from rankdistill.models import Model
 from rankdistill.rows import Group
-from rankdistill.trainer.arguments import UnnumberedCPU
+from rankdistill.trainer.arguments import CommonArguments
 from rankdistill.trainer.checkpoints import last_checkpoint
 from rankdistill.trainer.modes import KeepsFloat32, enable_gradient_checkpointing
 from rankdistill.trainer.output import save_trained
@@ -28,7 +28,7 @@ from rankdistill.warmup.warmup import Training, Warmup, training_arguments
 IGNORED = -100
 
 
-class _SFTArguments(UnnumberedCPU, SFTConfig):
+class _SFTArguments(CommonArguments, SFTConfig):
     """See both."""
 
 
