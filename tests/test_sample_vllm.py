@@ -181,6 +181,7 @@ def test_two_engines_share_the_prompts(model: Path, log: Path) -> None:
 
 def test_engines_by_the_cores_and_the_work(model: Path, log: Path, monkeypatch) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=64 << 30))
     with VLLMSampler() as sampler:
         few = sampled(sampler, model, PROMPTS[:4])
         assert len(events(log, "start")) == 1
