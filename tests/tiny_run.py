@@ -73,7 +73,7 @@ def shrunk(recipe: str) -> list[str]:
     small = [*base, *OF_RECIPE.get(recipe, [])]
     if "/warmup: none" in text:
         small.remove("warmup.epochs=1")
-    else:  # of one step the learning rate is 0, so it would train nothing
+    else:  # two steps
         small.append("warmup.responses_per_step=3")
     if "/eval: [ranked]" not in text and "/retrieval:" not in text:
         small.append("eval.quick.sharpening_control=false")
