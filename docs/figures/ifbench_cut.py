@@ -40,10 +40,13 @@ def answers(run: Path) -> list[str]:
 
 
 def main(after: Path, before: Path, file: str, model: str) -> None:
-    from ifbench.instructions_registry import INSTRUCTION_DICT
+    try:
+        from ifbench.instructions_registry import INSTRUCTION_DICT
+    except ImportError as error:
+        raise UserError(f"IFBench's checks are not installed: {error}.") from error
 
-    docs = [row for _, row in read_rows(file)]
     trained, untrained = answers(after), answers(before)
+    docs = [row for _, row in read_rows(file)]
     tokenizer, checks = load_tokenizer(model), _Checks(CHECKER, INSTRUCTION_DICT)
     ids = [[tokenizer(text)["input_ids"] for text in texts] for texts in (trained, untrained)]
     cut = [str(tokenizer.decode(of[: len(to)])) for to, of in zip(*ids, strict=True)]
